@@ -1,0 +1,3 @@
+"""sipha: a SIP registrar and proxy that replicates its location table through a Raft log."""
+
+__version__ = "0.1.0"

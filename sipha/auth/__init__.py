@@ -1,0 +1,1 @@
+"""Digest authentication for registrar and proxy alike: challenge, verification, nonce-count window."""

@@ -1,0 +1,204 @@
+"""Every keyed derivation: nonces, tags, branches and Record-Route tokens, each under a subkey of its own.
+
+The keys come from the log, so that what one leader made the next one verifies (design §5). A token names the key it
+was made with; keys overlap for longer than the longest call.
+"""
+
+from __future__ import annotations
+
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
+from hashlib import blake2s
+from ipaddress import ip_address
+from struct import Struct
+from typing import NamedTuple
+
+from sipha.sip.flow import Flow
+
+MAGIC_COOKIE = "z9hG4bK"
+"""What every branch of RFC 3261 begins with (§8.1.1.7)."""
+
+_MAC_SIZE = 12
+_TRANSPORTS = ("UDP", "TCP", "TLS", "WS", "WSS")
+_NONCE = Struct("!BIII")
+_BRANCH = Struct("!BIBB")
+_SIDE = Struct("!BH")
+
+
+class Nonce(NamedTuple):
+    """What a nonce of ours says: the term and the cluster time (seconds) at which it was made."""
+
+    term: int
+    issued_at: int
+
+
+class BranchToken(NamedTuple):
+    """What a branch of ours says: when it was made, as which of how many forks, and the digest that shows a loop."""
+
+    issued_at: int
+    fork: int
+    forks: int
+    loop: str
+
+
+class Hop(NamedTuple):
+    """Where one side of a dialog is reached: a transport, and the address that the flow had."""
+
+    transport: str
+    host: str
+    port: int
+
+
+class RouteToken(NamedTuple):
+    """What a Record-Route token of ours says: where the two sides of the dialog are."""
+
+    caller: Hop
+    callee: Hop
+
+
+class _Subkeys:
+    """The subkeys of one key of the log."""
+
+    __slots__ = ("branch", "nonce", "route", "tag")
+
+    def __init__(self, secret: bytes) -> None:
+        self.branch = _subkey(secret, b"branch")
+        self.nonce = _subkey(secret, b"nonce")
+        self.route = _subkey(secret, b"route")
+        self.tag = _subkey(secret, b"tag")
+
+
+class Tokens:
+    """Makes and verifies tokens under a ring of keys: key id (1–255) to secret; the highest id is the current one."""
+
+    def __init__(self, keyring: Mapping[int, bytes]) -> None:
+        if not keyring:
+            msg = "a keyring needs at least one key"
+            raise ValueError(msg)
+        self._keys = {key_id: _Subkeys(secret) for key_id, secret in keyring.items()}
+        self._current_id = max(keyring)
+        self._current = self._keys[self._current_id]
+
+    def nonce(self, term: int, now: float, serial: int) -> str:
+        """Make a nonce (RFC 7616 §3.3) in a term at a cluster time; `serial` tells those of one second apart."""
+        head = _NONCE.pack(self._current_id, term & 0xFFFFFFFF, int(now), serial & 0xFFFFFFFF)
+        return _text(head + _mac(self._current.nonce, head))
+
+    def read_nonce(self, nonce: str) -> Nonce | None:
+        """Return what a nonce says, or None if it isn't ours."""
+        data = _data(nonce)
+        if data is None or len(data) != _NONCE.size + _MAC_SIZE:
+            return None
+        head = data[: _NONCE.size]
+        key_id, term, issued_at, _ = _NONCE.unpack(head)
+        keys = self._keys.get(key_id)
+        if keys is None or not hmac.compare_digest(_mac(keys.nonce, head), data[_NONCE.size :]):
+            return None
+        return Nonce(term, issued_at)
+
+    def tag(self, call_id: str, from_tag: str, cseq: int, branch: str) -> str:
+        """Make the To tag of a stateless response: the same for each copy of a request (RFC 3261 §8.2.7)."""
+        return self._tag(self._current_id, self._current, (call_id, from_tag, str(cseq), branch))
+
+    def is_tag(self, tag: str, call_id: str, from_tag: str, cseq: int, branch: str) -> bool:
+        """Return True if `tag` is the one that `tag` made of these, under any key still held."""
+        fields = (call_id, from_tag, str(cseq), branch)
+        given = tag.encode("utf-8", "surrogateescape")
+        return any(
+            hmac.compare_digest(self._tag(key_id, keys, fields).encode(), given) for key_id, keys in self._keys.items()
+        )
+
+    def branch(self, identity: tuple[str, ...], now: float, fork: int, forks: int, loop: str) -> str:
+        """Make the branch of fork `fork` of `forks` (pitfalls-log-vip 4).
+
+        `identity` is the next Via (sent-by, branch, received, rport), Call-ID, From tag, CSeq number and target:
+        neither method nor credentials, so that CANCEL and ACK match. `loop` is the digest of `loop_digest`.
+        """
+        head = _BRANCH.pack(self._current_id, int(now) & 0xFFFFFFFF, fork & 0xFF, forks & 0xFF)
+        return MAGIC_COOKIE + _text(head + _branch_mac(self._current.branch, head, identity, loop)) + "." + loop
+
+    def read_branch(self, branch: str, identity: tuple[str, ...]) -> BranchToken | None:
+        """Return what a branch says, or None if it isn't ours or wasn't made for this identity."""
+        token, _, loop = branch.removeprefix(MAGIC_COOKIE).partition(".")
+        data = _data(token)
+        if data is None or len(data) != _BRANCH.size + _MAC_SIZE:
+            return None
+        head = data[: _BRANCH.size]
+        key_id, issued_at, fork, forks = _BRANCH.unpack(head)
+        keys = self._keys.get(key_id)
+        if keys is None or not hmac.compare_digest(
+            _branch_mac(keys.branch, head, identity, loop), data[_BRANCH.size :]
+        ):
+            return None
+        return BranchToken(issued_at, fork, forks, loop)
+
+    def loop_digest(self, fields: tuple[str, ...]) -> str:
+        """Make the part of a branch that shows a loop: a digest of all that routes the request (RFC 5393 §4.2)."""
+        return _mac(self._current.branch, _join(fields)).hex()[:16]
+
+    def route(self, call_id: str, caller_tag: str, caller: Flow, callee: Flow) -> str:
+        """Make the token of our Record-Route: it proves the dialog and says where its sides are (design §5)."""
+        body = bytes((self._current_id,)) + _side(caller) + _side(callee)
+        return _text(body + _mac(self._current.route, body + _join((call_id, caller_tag))))
+
+    def read_route(self, token: str, call_id: str, caller_tag: str) -> RouteToken | None:
+        """Return what a Record-Route token says, or None unless it was made for this Call-ID and caller's tag."""
+        data = _data(token)
+        if data is None or len(data) <= _MAC_SIZE:
+            return None
+        body, mac = data[:-_MAC_SIZE], data[-_MAC_SIZE:]
+        keys = self._keys.get(body[0])
+        if keys is None or not hmac.compare_digest(_mac(keys.route, body + _join((call_id, caller_tag))), mac):
+            return None
+        caller, rest = _read_side(body[1:])
+        callee, _ = _read_side(rest)
+        return RouteToken(caller, callee)
+
+    @staticmethod
+    def _tag(key_id: int, keys: _Subkeys, fields: tuple[str, ...]) -> str:
+        return f"{key_id:02x}{_mac(keys.tag, _join(fields)).hex()}"
+
+
+def _subkey(secret: bytes, purpose: bytes) -> bytes:
+    return blake2s(key=secret, person=purpose).digest()
+
+
+def _mac(key: bytes, data: bytes) -> bytes:
+    return blake2s(data, key=key, digest_size=_MAC_SIZE).digest()
+
+
+def _branch_mac(key: bytes, head: bytes, identity: tuple[str, ...], loop: str) -> bytes:
+    return _mac(key, head + _join((*identity, loop)))
+
+
+def _join(fields: tuple[str, ...]) -> bytes:
+    """Join fields so that no two different tuples give the same bytes: each behind its length."""
+    parts = [field.encode("utf-8", "surrogateescape") for field in fields]
+    return b"".join(b"%d:%b" % (len(part), part) for part in parts)
+
+
+def _side(flow: Flow) -> bytes:
+    host, port = flow.remote
+    packed = ip_address(host.partition("%")[0]).packed
+    code = _TRANSPORTS.index(flow.transport) | (0x80 if len(packed) == 16 else 0)
+    return _SIDE.pack(code, port) + packed
+
+
+def _read_side(data: bytes) -> tuple[Hop, bytes]:
+    code, port = _SIDE.unpack_from(data)
+    end = _SIDE.size + (16 if code & 0x80 else 4)
+    return Hop(_TRANSPORTS[code & 0x7F], str(ip_address(data[_SIDE.size : end])), port), data[end:]
+
+
+def _text(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _data(text: str) -> bytes | None:
+    try:
+        data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except ValueError:
+        return None
+    # Base64 ignores stray characters and trailing bits: only the one spelling that we made is ours.
+    return data if _text(data) == text else None

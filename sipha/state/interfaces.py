@@ -1,0 +1,48 @@
+"""How the rest of sipha reaches the replicated state; cluster/ provides these, service.py wires them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from zope.interface import Interface
+
+if TYPE_CHECKING:
+    from sipha.errors import Unavailable
+    from sipha.state.accounts import Account
+    from sipha.state.entries import Record
+    from sipha.state.location import Binding
+    from sipha.state.machine import Outcome
+
+
+class ILog(Interface):
+    """The replicated log, for who changes the state."""
+
+    def propose(record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
+        """Queue a record for the next batch and call `done` once, with what apply returned or why it did not come.
+
+        `done` may be called before `propose` returns (not the leader, queue full) and never raises.
+        """
+
+    def cluster_time() -> float:
+        """The cluster time now, in seconds; it never goes back."""
+
+
+class ILocation(Interface):
+    """The location service (RFC 3261 §10), for who reads it."""
+
+    def lookup(aor: str) -> Sequence[Binding]:
+        """The unexpired bindings of an AOR, by falling q, then the most recently refreshed first."""
+
+    def bindings(aor: str) -> Sequence[Binding]:
+        """The unexpired bindings of an AOR in the order they were made."""
+
+
+class ICredentials(Interface):
+    """The accounts, for who authenticates."""
+
+    def credential(auth_name: str, realm: str) -> Account | None:
+        """The account that authenticates as `auth_name` in `realm`."""
+
+    def known(aor: str) -> bool:
+        """True if an account has this AOR as its identity."""

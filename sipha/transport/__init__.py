@@ -1,0 +1,1 @@
+"""UDP and streams on Twisted: bytes to sip/ and back."""
