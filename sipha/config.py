@@ -1,0 +1,528 @@
+"""The configuration: one TOML file, decoded into typed values before the reactor starts.
+
+`load` is total: it returns a `Config` in which every value was checked, or raises ConfigError with one message that
+names the file, the line or the key, what is wrong and what would be right. Keys and defaults are explained in
+etc/sipha.toml.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
+
+import msgspec
+
+from sipha.errors import ConfigError
+from sipha.sip.flow import Address
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
+Expiry = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Algorithm = Literal["SHA-512-256", "SHA-256", "MD5"]
+
+STRENGTH: tuple[Algorithm, ...] = ("SHA-512-256", "SHA-256", "MD5")
+"""The digest algorithms, strongest first (RFC 8760 §2.4)."""
+
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_DOMAIN = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+class IpAddress(str):
+    """An IPv4 or IPv6 literal, without brackets, in its canonical form."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> IpAddress:
+        """Read the literal; raises ValueError."""
+        try:
+            return cls(ip_address(text))
+        except ValueError:
+            raise ValueError(
+                f'{text!r} is not an IP address; write one such as "192.0.2.10" or "2001:db8::10"'
+            ) from None
+
+
+class SocketAddress(str):
+    """An IP address and a port: `192.0.2.10:7000` or `[2001:db8::10]:7000`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> SocketAddress:
+        """Read the address; raises ValueError."""
+        host, _, port = text.rpartition(":")
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        try:
+            literal = ip_address(bare)
+            if (literal.version == 6) != (bare != host) or not re.fullmatch(r"[0-9]{1,5}", port):
+                raise ValueError  # noqa: TRY301
+            if not 1 <= int(port) <= 65535:
+                raise ValueError  # noqa: TRY301
+        except ValueError:
+            raise ValueError(
+                f'{text!r} is not an IP address and port; write one such as "192.0.2.10:7000" or "[2001:db8::10]:7000"'
+            ) from None
+        return cls(f"[{literal}]:{int(port)}" if literal.version == 6 else f"{literal}:{int(port)}")
+
+    @property
+    def address(self) -> Address:
+        """Host without brackets, and port."""
+        host, _, port = self.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+class Network(str):
+    """An IP network in CIDR notation, or a single address."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Network:
+        """Read the network; raises ValueError."""
+        try:
+            return cls(ip_network(text))
+        except ValueError as error:
+            right = 'write one such as "192.0.2.0/24", "2001:db8::/32" or "192.0.2.10"'
+            if "host bits" in str(error):
+                right = f'the network is "{ip_network(text, strict=False)}"'
+            raise ValueError(f"{text!r} is not an IP network; {right}") from None
+
+    @property
+    def network(self) -> IPv4Network | IPv6Network:
+        """The network as a value that tells whether an address is in it."""
+        return ip_network(str(self))
+
+
+class DomainName(str):
+    """A SIP domain, in lower case: a host name, or an IP literal (IPv6 in brackets, as in a URI)."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> DomainName:
+        """Read the name; raises ValueError."""
+        name = text.lower().removesuffix(".")
+        if name.startswith("["):
+            return cls(f"[{IpAddress.parse(name[1:].removesuffix(']'))}]")
+        if not _DOMAIN.fullmatch(name):
+            raise ValueError(f'{text!r} is not a domain; write a host name such as "sipha.test"')
+        return cls(name)
+
+
+class NodeName(str):
+    """The name of a node: letters, digits, dot, hyphen and underscore, at most 63."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> NodeName:
+        """Read the name; raises ValueError."""
+        if not _NAME.fullmatch(text):
+            raise ValueError(f'{text!r} is not a name; write letters, digits, ".", "_" or "-", at most 63, such as "a"')
+        return cls(text)
+
+
+class AdminUrl(str):
+    """The URL of a node's admin: `http://127.0.0.1:8080`, without a path."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> AdminUrl:
+        """Read the URL; raises ValueError."""
+        try:
+            parts = urlsplit(text)
+            plain = parts.scheme == "http" and parts.path in {"", "/"} and not parts.query and not parts.fragment
+            host = parts.hostname if plain and parts.username is None and parts.port != 0 else None
+        except ValueError:
+            host = None
+        if not host:
+            raise ValueError(f'{text!r} is not the URL of an admin; write one such as "http://127.0.0.1:8080"')
+        return cls(text.removesuffix("/"))
+
+
+class AbsolutePath(str):
+    """The absolute path of a file or directory."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> AbsolutePath:
+        """Read the path; raises ValueError."""
+        if not text.startswith("/") or "\0" in text:
+            raise ValueError(f'{text!r} is not an absolute path; write one such as "/var/lib/sipha"')
+        return cls(text)
+
+    @property
+    def path(self) -> Path:
+        """The path as a value."""
+        return Path(self)
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the configuration; a key that it doesn't know is an error."""
+
+
+class Node(Section, frozen=True):
+    """This node."""
+
+    name: NodeName
+    data_dir: AbsolutePath = AbsolutePath("/var/lib/sipha")
+
+
+class ClusterPeer(Section, frozen=True):
+    """Another node of the cluster; an empty `admin` means that writes can't be forwarded to it."""
+
+    name: NodeName
+    address: SocketAddress
+    admin: AdminUrl = AdminUrl("")
+
+
+class Cluster(Section, frozen=True):
+    """The log between the nodes; times in seconds."""
+
+    listen: SocketAddress = SocketAddress("127.0.0.1:7000")
+    plaintext: bool = False
+    heartbeat: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = 0.05
+    election_min: Annotated[float, msgspec.Meta(ge=0.1, le=10)] = 0.4
+    election_max: Annotated[float, msgspec.Meta(ge=0.1, le=20)] = 0.8
+    proposal_timeout: Annotated[float, msgspec.Meta(ge=0.1, le=30)] = 2.0
+    peers: tuple[ClusterPeer, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check what concerns more than one key."""
+        if not self.heartbeat * 3 < self.election_min:
+            raise ValueError(
+                f"heartbeat: {self.heartbeat} is too long for election_min = {self.election_min}; "
+                f"a follower must hear three within it: write less than {self.election_min / 3:.3g}"
+            )
+        if not self.election_min < self.election_max:
+            raise ValueError(f"election_max: {self.election_max} must be more than election_min = {self.election_min}")
+        _refuse_repeats("peers", "name", (peer.name for peer in self.peers))
+        _refuse_repeats("peers", "address", (peer.address for peer in self.peers))
+        if self.peers and not self.plaintext:
+            raise ValueError(
+                "plaintext: the nodes talk in the clear until TLS between them exists; write plaintext = true to allow it"
+            )
+        for key, address in (("listen", self.listen), *(("peers", peer.address) for peer in self.peers)):
+            if not _is_loopback(address.address[0]):
+                raise ValueError(
+                    f"{key}: {str(address)!r} is not a loopback address, and without TLS the log must not leave the "
+                    'machine; write one such as "127.0.0.11:7000"'
+                )
+
+
+class VirtualAddress(Section, frozen=True):
+    """The addresses that the leader alone answers at; in `loopback` mode it binds them and the others don't."""
+
+    mode: Literal["loopback"] = "loopback"
+    addresses: tuple[IpAddress, ...] = (IpAddress("127.0.0.10"),)
+
+    def __post_init__(self) -> None:
+        """Check what concerns more than one value."""
+        if not self.addresses:
+            raise ValueError('addresses: needs at least one address, such as ["127.0.0.10"]')
+        _refuse_repeats("addresses", "", self.addresses)
+        for address in self.addresses:
+            if ip_address(address).is_unspecified or ip_address(address).is_multicast:
+                raise ValueError(
+                    f"addresses: {str(address)!r} can't be the address of a host; write the virtual address"
+                )
+
+
+class Sip(Section, frozen=True):
+    """The SIP transports and the timers of RFC 3261 §17 and §16.6; times in seconds, sizes in bytes."""
+
+    port: Port = 5060
+    transports: tuple[Literal["udp", "tcp"], ...] = ("udp", "tcp")
+    receive_buffer: Annotated[int, msgspec.Meta(ge=65536, le=2**30)] = 4194304
+    max_message: Annotated[int, msgspec.Meta(ge=4096, le=2**20)] = 65536
+    max_connections: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10000
+    idle_timeout: Seconds = 3600.0
+    message_timeout: Seconds = 10.0
+    t1: Annotated[float, msgspec.Meta(ge=0.05, le=10)] = 0.5
+    t2: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 4.0
+    t4: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 5.0
+    timer_c: Annotated[float, msgspec.Meta(ge=180, le=3600)] = 180.0
+    branch_timeout: Annotated[float, msgspec.Meta(ge=0.5, le=32)] = 6.0
+
+    def __post_init__(self) -> None:
+        """Check what concerns more than one key."""
+        if "udp" not in self.transports:
+            raise ValueError('transports: must contain "udp" (RFC 3261 §18); write ["udp", "tcp"]')
+        _refuse_repeats("transports", "", self.transports)
+        if self.t2 < self.t1:
+            raise ValueError(f"t2: {self.t2} must not be less than t1 = {self.t1}")
+
+
+class Domain(Section, frozen=True):
+    """A domain that sipha is responsible for; the first one is the default domain, an empty realm is the name."""
+
+    name: DomainName
+    realm: str = ""
+    aliases: tuple[DomainName, ...] = ()
+    algorithms: tuple[Algorithm, ...] = ("SHA-256", "MD5")
+    case_sensitive: bool = True
+    third_party_register: bool = False
+
+    def __post_init__(self) -> None:
+        """Fill in the realm, and check what concerns more than one value."""
+        if not self.realm:
+            msgspec.structs.force_setattr(self, "realm", str(self.name))
+        if not self.realm.isprintable() or '"' in self.realm or "\\" in self.realm:
+            raise ValueError(f"realm: {self.realm!r} has quotes, backslashes or control characters; leave them out")
+        right = tuple(algorithm for algorithm in STRENGTH if algorithm in self.algorithms)
+        if not right:
+            raise ValueError('algorithms: needs at least one; write ["SHA-256", "MD5"]')
+        if self.algorithms != right:
+            raise ValueError(f"algorithms: must stand strongest first and once each; write {_array(right)}")
+
+
+class Registrar(Section, frozen=True):
+    """What REGISTER may do (RFC 3261 §10.3); times in seconds, jitter in per cent of the granted expiry."""
+
+    default_expires: Expiry = 3600
+    min_expires: Expiry = 60
+    max_expires: Expiry = 7200
+    min_expires_policy: Literal["reject", "raise"] = "reject"
+    expires_jitter: Annotated[int, msgspec.Meta(ge=0, le=50)] = 0
+    max_contacts: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 12
+    full: Literal["replace", "refuse"] = "replace"
+    one_per_instance: bool = True
+    out_of_order: Literal[500, 200] = 500
+    nonce_lifetime: Annotated[int, msgspec.Meta(ge=5, le=86400)] = 300
+    edges: tuple[Network, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check what concerns more than one key."""
+        if not self.min_expires <= self.default_expires <= self.max_expires:
+            raise ValueError(
+                f"default_expires: {self.default_expires} must lie between min_expires = {self.min_expires} "
+                f"and max_expires = {self.max_expires}"
+            )
+        # "This response code MUST only be used where the expiry is less than one hour" (RFC 3261 §10.3 step 7).
+        if self.min_expires_policy == "reject" and self.min_expires > 3600:
+            raise ValueError(
+                f"min_expires: {self.min_expires} is more than 3600, which RFC 3261 §10.3 doesn't let a registrar reject; "
+                'write 3600 or less, or min_expires_policy = "raise"'
+            )
+
+
+class Proxy(Section, frozen=True):
+    """What the proxy does with requests (RFC 3261 §16)."""
+
+    allow_inbound: bool = False
+    max_breadth: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 60
+
+
+class Peer(Section, frozen=True):
+    """A trusted SIP element, known by the address it sends from; its requests aren't challenged."""
+
+    name: NodeName
+    networks: tuple[Network, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the peer can be recognised."""
+        if not self.networks:
+            raise ValueError('networks: needs at least one network, such as ["192.0.2.10"]')
+
+
+class Admin(Section, frozen=True):
+    """The admin's HTTP listener."""
+
+    listen: SocketAddress = SocketAddress("127.0.0.1:8080")
+
+    def __post_init__(self) -> None:
+        """Refuse to serve strangers while nobody is asked who he is."""
+        if not _is_loopback(self.listen.address[0]):
+            raise ValueError(
+                f"listen: {str(self.listen)!r} is not a loopback address, and the admin asks nobody for a password yet; "
+                'write one such as "127.0.0.1:8080" and reach it through ssh -L'
+            )
+
+
+class Log(Section, frozen=True):
+    """What the daemon writes to its log."""
+
+    level: Literal["debug", "info", "warn", "error", "critical"] = "info"
+
+
+class Config(Section, frozen=True):
+    """The whole configuration of a node."""
+
+    node: Node
+    cluster: Cluster = Cluster()
+    virtual_address: VirtualAddress = VirtualAddress()
+    sip: Sip = Sip()
+    domains: tuple[Domain, ...]
+    registrar: Registrar = Registrar()
+    proxy: Proxy = Proxy()
+    peers: tuple[Peer, ...] = ()
+    admin: Admin = Admin()
+    log: Log = Log()
+
+    def __post_init__(self) -> None:
+        """Check what concerns more than one section."""
+        if not self.domains:
+            raise ValueError('domains: needs at least one; write [[domains]] and name = "sipha.test"')
+        names = [name for domain in self.domains for name in (domain.name, *domain.aliases)]
+        _refuse_repeats("domains", "name or alias", names)
+        _refuse_repeats("peers", "name", (peer.name for peer in self.peers))
+        for peer in self.cluster.peers:
+            if peer.name == self.node.name:
+                raise ValueError(f"cluster.peers: {str(peer.name)!r} is this node itself; list only the other nodes")
+            if peer.address == self.cluster.listen:
+                raise ValueError(
+                    f"cluster.peers: {str(peer.address)!r}, the address of {peer.name}, is this node's cluster.listen; "
+                    "write that node's own"
+                )
+
+    @property
+    def default_domain(self) -> Domain:
+        """The domain that a Request-URI with an address of ours means."""
+        return self.domains[0]
+
+
+def load(path: str | Path) -> Config:
+    """Read and check the configuration file; raises ConfigError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: can't be read: {error.strerror}; give the configuration with --config FILE"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {_syntax(str(error), text)}") from error
+    try:
+        return msgspec.convert(document, Config, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(str(error), document)}") from error
+
+
+_Text = IpAddress | SocketAddress | Network | DomainName | NodeName | AdminUrl | AbsolutePath
+
+
+def _decode(kind: type[_Text], value: object) -> _Text:
+    if not isinstance(value, str):
+        raise ValueError(f"Expected `str`, got `{_TOML_TYPES.get(type(value), type(value).__name__)}`")  # noqa: TRY004
+    return kind.parse(value)
+
+
+def _is_loopback(host: str) -> bool:
+    return ip_address(host).is_loopback
+
+
+def _array(values: Iterable[str]) -> str:
+    return "[" + ", ".join(f'"{value}"' for value in values) + "]"
+
+
+def _refuse_repeats(key: str, what: str, values: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise ValueError(f"{key}: {what + ' ' if what else ''}{str(value)!r} appears twice; each must be different")
+        seen.add(value)
+
+
+_MESSAGE = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?", re.DOTALL)
+_KEY = re.compile(r"(?P<key>[a-z_.]+): (?P<what>.*)", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_WRONG_TYPE = re.compile(r"Expected `([^`]*)`, got `[^`]*`")
+_OUT_OF_BOUNDS = re.compile(r"Expected `(?:int|float)` (>=|<=|>|<) (\S+)")
+_CHOICE = re.compile(r"Invalid enum value")
+
+_TOML_TYPES = {
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    dict: "a table",
+    list: "an array",
+}
+_WANTED = {"str": "a string", "bool": "true or false", "int": "an integer", "float": "a number", "object": "a table"}
+_SIGNS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+
+
+def _syntax(error: str, text: str) -> str:
+    """The line that isn't TOML, and why."""
+    what, _, where = error.rpartition(" (at ")
+    line = re.match(r"line (\d+), column (\d+)", where)
+    if line is None:
+        return f"line {text.count(chr(10)) + 1}: not TOML: {what}; the file ends too early"
+    return f"line {line[1]}, column {line[2]}: not TOML: {what}"
+
+
+def _explain(error: str, document: dict[str, Any]) -> str:
+    """What msgspec or a check above says, as an operator reads it: the key, what is wrong, what would be right."""
+    match = _MESSAGE.fullmatch(error)
+    assert match is not None  # noqa: S101 - the pattern matches any text
+    what, path = match["what"], match["path"] or ""
+    if ours := _KEY.fullmatch(what):
+        return f"{_join(path, ours['key'])}: {ours['what']}"
+    section, kind, value = _look_up(path, document)
+    if unknown := _UNKNOWN.fullmatch(what):
+        known = section.__struct_fields__
+        close = difflib.get_close_matches(unknown[1], known, 1)
+        right = f"did you mean {close[0]}?" if close else f"the keys here are {', '.join(known)}"
+        return f"{_join(path, unknown[1])}: is not a known key; {right}"
+    if missing := _MISSING.fullmatch(what):
+        return f"{_join(path, missing[1])}: is missing; {_example(path, missing[1])}"
+    if wrong := _WRONG_TYPE.fullmatch(what):
+        wanted = _WANTED.get(wrong[1], "an array")
+        return f"{path}: {_written(value)} is {_TOML_TYPES.get(type(value), 'a date or time')}; write {wanted}"
+    if bound := _OUT_OF_BOUNDS.fullmatch(what):
+        return f"{path}: {_written(value)} is out of bounds; write {_SIGNS[bound[1]]} {bound[2]}"
+    if _CHOICE.match(what):
+        return f"{path}: {_written(value)} is not a choice; write {' or '.join(_written(choice) for choice in get_args(kind))}"
+    return f"{path}: {what}"
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _example(path: str, key: str) -> str:
+    if key in {"node", "domains"}:
+        section, name = ("[node]", "a") if key == "node" else ("[[domains]]", "sipha.test")
+        return f'write {section} and name = "{name}"'
+    return f"every {path.partition('[')[0]} needs one"
+
+
+def _written(value: object) -> str:
+    """A value as TOML writes it, shortened."""
+    text = msgspec.json.encode(value, enc_hook=str).decode()
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _steps(path: str) -> Iterator[str | int]:
+    for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
+        yield int(index) if index else key
+
+
+def _look_up(path: str, document: dict[str, Any]) -> tuple[type[Section], Any, Any]:
+    """The innermost section on the path, the type at its end, and the value that stands there."""
+    section: type[Section] = Config
+    kind: Any = Config
+    value: Any = document
+    for step in _steps(path):
+        if isinstance(step, int):
+            kind = get_args(kind)[0]
+        else:
+            kind = {field.name: field.type for field in msgspec.structs.fields(section)}[step]
+        value = value[step]
+        if isinstance(kind, type) and issubclass(kind, Section):
+            section = kind
+    return section, kind, value

@@ -1,0 +1,49 @@
+"""`twistd sipha run`: the options, and the service that they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from twisted.python import usage
+
+from sipha import config
+from sipha.errors import ConfigError
+from sipha.service import Node
+
+if TYPE_CHECKING:
+    from twisted.application.service import IService
+
+
+class RunOptions(usage.Options):
+    """Options of `twistd sipha run`; the configuration is read, and refused, before anything starts."""
+
+    synopsis = "[--config FILE]"
+    optParameters: ClassVar = [["config", "c", "/etc/sipha/sipha.toml", "The configuration file."]]
+
+    def postOptions(self) -> None:
+        """Read the configuration; a fault in it ends the command with exit status 1 and one message."""
+        try:
+            self["configuration"] = config.load(Path(self["config"]))
+        except ConfigError as error:
+            raise usage.UsageError(str(error)) from error
+
+
+class Options(usage.Options):
+    """Options of `twistd sipha`."""
+
+    synopsis = "<command>"
+    subCommands: ClassVar = [["run", None, RunOptions, "Run a node."]]
+
+    def postOptions(self) -> None:
+        """Insist on a command."""
+        if self.subCommand is None:
+            raise usage.UsageError("say what to do: twistd sipha run --config FILE")
+
+
+def makeService(options: Options) -> IService:
+    """Return the node that the options describe."""
+    # The reactor is installed by twistd before it asks for the service.
+    from twisted.internet import reactor  # noqa: PLC0415
+
+    return Node(reactor, options.subOptions["configuration"])
