@@ -16,11 +16,11 @@ run: $(STAMP)
 	@exec $(BIN)/python -m sipha.sandbox $(if $(FRESH),--fresh)
 
 test: $(STAMP)
-	@etc/build/packages $(TEST_PACKAGES)
+	@.ci/packages $(TEST_PACKAGES)
 	$(BIN)/python -m pytest -q -m "not long"
 
 test-long: $(STAMP)
-	@etc/build/packages $(TEST_PACKAGES)
+	@.ci/packages $(TEST_PACKAGES)
 	$(BIN)/python -m pytest -q
 
 check: $(STAMP)
@@ -35,11 +35,11 @@ format: $(STAMP)
 
 # QUICK=1 for a shorter run.
 bench: $(STAMP)
-	@etc/build/packages $(BENCH_PACKAGES)
+	@.ci/packages $(BENCH_PACKAGES)
 	$(BIN)/python -m bench.run $(if $(QUICK),--quick)
 
 $(STAMP): setup.cfg setup.py pyproject.toml
-	@etc/build/packages $(BUILD_PACKAGES)
+	@.ci/packages $(BUILD_PACKAGES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# twistd looks for plugins on sys.path alone: the plain .pth of compat mode puts the checkout there.

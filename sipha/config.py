@@ -7,19 +7,17 @@ etc/sipha.toml.
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 import msgspec
 
-from sipha.errors import ConfigError
 from sipha.sip.flow import Address
+from sipha.toml import Section, Text, read
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 Expiry = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -34,13 +32,13 @@ _DOMAIN = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
-class IpAddress(str):
+class IpAddress(Text):
     """An IPv4 or IPv6 literal, without brackets, in its canonical form."""
 
     __slots__ = ()
 
     @classmethod
-    def parse(cls, text: str) -> IpAddress:
+    def parse(cls, text: str) -> Self:
         """Read the literal; raises ValueError."""
         try:
             return cls(ip_address(text))
@@ -50,13 +48,13 @@ class IpAddress(str):
             ) from None
 
 
-class SocketAddress(str):
+class SocketAddress(Text):
     """An IP address and a port: `192.0.2.10:7000` or `[2001:db8::10]:7000`."""
 
     __slots__ = ()
 
     @classmethod
-    def parse(cls, text: str) -> SocketAddress:
+    def parse(cls, text: str) -> Self:
         """Read the address; raises ValueError."""
         host, _, port = text.rpartition(":")
         bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -79,13 +77,13 @@ class SocketAddress(str):
         return host.strip("[]"), int(port)
 
 
-class Network(str):
+class Network(Text):
     """An IP network in CIDR notation, or a single address."""
 
     __slots__ = ()
 
     @classmethod
-    def parse(cls, text: str) -> Network:
+    def parse(cls, text: str) -> Self:
         """Read the network; raises ValueError."""
         try:
             return cls(ip_network(text))
@@ -101,13 +99,13 @@ class Network(str):
         return ip_network(str(self))
 
 
-class DomainName(str):
+class DomainName(Text):
     """A SIP domain, in lower case: a host name, or an IP literal (IPv6 in brackets, as in a URI)."""
 
     __slots__ = ()
 
     @classmethod
-    def parse(cls, text: str) -> DomainName:
+    def parse(cls, text: str) -> Self:
         """Read the name; raises ValueError."""
         name = text.lower().removesuffix(".")
         if name.startswith("["):
@@ -117,26 +115,26 @@ class DomainName(str):
         return cls(name)
 
 
-class NodeName(str):
+class NodeName(Text):
     """The name of a node: letters, digits, dot, hyphen and underscore, at most 63."""
 
     __slots__ = ()
 
     @classmethod
-    def parse(cls, text: str) -> NodeName:
+    def parse(cls, text: str) -> Self:
         """Read the name; raises ValueError."""
         if not _NAME.fullmatch(text):
             raise ValueError(f'{text!r} is not a name; write letters, digits, ".", "_" or "-", at most 63, such as "a"')
         return cls(text)
 
 
-class AdminUrl(str):
+class AdminUrl(Text):
     """The URL of a node's admin: `http://127.0.0.1:8080`, without a path."""
 
     __slots__ = ()
 
     @classmethod
-    def parse(cls, text: str) -> AdminUrl:
+    def parse(cls, text: str) -> Self:
         """Read the URL; raises ValueError."""
         try:
             parts = urlsplit(text)
@@ -149,13 +147,13 @@ class AdminUrl(str):
         return cls(text.removesuffix("/"))
 
 
-class AbsolutePath(str):
+class AbsolutePath(Text):
     """The absolute path of a file or directory."""
 
     __slots__ = ()
 
     @classmethod
-    def parse(cls, text: str) -> AbsolutePath:
+    def parse(cls, text: str) -> Self:
         """Read the path; raises ValueError."""
         if not text.startswith("/") or "\0" in text:
             raise ValueError(f'{text!r} is not an absolute path; write one such as "/var/lib/sipha"')
@@ -167,8 +165,20 @@ class AbsolutePath(str):
         return Path(self)
 
 
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the configuration; a key that it doesn't know is an error."""
+def _is_loopback(host: str) -> bool:
+    return ip_address(host).is_loopback
+
+
+def _array(values: Iterable[str]) -> str:
+    return "[" + ", ".join(f'"{value}"' for value in values) + "]"
+
+
+def _refuse_repeats(key: str, what: str, values: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise ValueError(f"{key}: {what + ' ' if what else ''}{str(value)!r} appears twice; each must be different")
+        seen.add(value)
 
 
 class Node(Section, frozen=True):
@@ -210,7 +220,7 @@ class Cluster(Section, frozen=True):
         _refuse_repeats("peers", "address", (peer.address for peer in self.peers))
         if self.peers and not self.plaintext:
             raise ValueError(
-                "plaintext: the nodes talk in the clear until TLS between them exists; write plaintext = true to allow it"
+                "plaintext: the nodes talk in the clear until TLS between them exists; write plaintext = true to agree"
             )
         for key, address in (("listen", self.listen), *(("peers", peer.address) for peer in self.peers)):
             if not _is_loopback(address.address[0]):
@@ -311,7 +321,7 @@ class Registrar(Section, frozen=True):
         # "This response code MUST only be used where the expiry is less than one hour" (RFC 3261 §10.3 step 7).
         if self.min_expires_policy == "reject" and self.min_expires > 3600:
             raise ValueError(
-                f"min_expires: {self.min_expires} is more than 3600, which RFC 3261 §10.3 doesn't let a registrar reject; "
+                f"min_expires: {self.min_expires} is more than 3600, and RFC 3261 §10.3 lets nobody reject that; "
                 'write 3600 or less, or min_expires_policy = "raise"'
             )
 
@@ -344,7 +354,7 @@ class Admin(Section, frozen=True):
         """Refuse to serve strangers while nobody is asked who he is."""
         if not _is_loopback(self.listen.address[0]):
             raise ValueError(
-                f"listen: {str(self.listen)!r} is not a loopback address, and the admin asks nobody for a password yet; "
+                f"listen: {str(self.listen)!r} is not a loopback address, and the admin asks for no password yet; "
                 'write one such as "127.0.0.1:8080" and reach it through ssh -L'
             )
 
@@ -359,10 +369,10 @@ class Config(Section, frozen=True):
     """The whole configuration of a node."""
 
     node: Node
+    domains: tuple[Domain, ...]
     cluster: Cluster = Cluster()
     virtual_address: VirtualAddress = VirtualAddress()
     sip: Sip = Sip()
-    domains: tuple[Domain, ...]
     registrar: Registrar = Registrar()
     proxy: Proxy = Proxy()
     peers: tuple[Peer, ...] = ()
@@ -393,136 +403,4 @@ class Config(Section, frozen=True):
 
 def load(path: str | Path) -> Config:
     """Read and check the configuration file; raises ConfigError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: can't be read: {error.strerror}; give the configuration with --config FILE"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {_syntax(str(error), text)}") from error
-    try:
-        return msgspec.convert(document, Config, dec_hook=_decode)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(str(error), document)}") from error
-
-
-_Text = IpAddress | SocketAddress | Network | DomainName | NodeName | AdminUrl | AbsolutePath
-
-
-def _decode(kind: type[_Text], value: object) -> _Text:
-    if not isinstance(value, str):
-        raise ValueError(f"Expected `str`, got `{_TOML_TYPES.get(type(value), type(value).__name__)}`")  # noqa: TRY004
-    return kind.parse(value)
-
-
-def _is_loopback(host: str) -> bool:
-    return ip_address(host).is_loopback
-
-
-def _array(values: Iterable[str]) -> str:
-    return "[" + ", ".join(f'"{value}"' for value in values) + "]"
-
-
-def _refuse_repeats(key: str, what: str, values: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            raise ValueError(f"{key}: {what + ' ' if what else ''}{str(value)!r} appears twice; each must be different")
-        seen.add(value)
-
-
-_MESSAGE = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?", re.DOTALL)
-_KEY = re.compile(r"(?P<key>[a-z_.]+): (?P<what>.*)", re.DOTALL)
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
-_MISSING = re.compile(r"Object missing required field `(.*)`")
-_WRONG_TYPE = re.compile(r"Expected `([^`]*)`, got `[^`]*`")
-_OUT_OF_BOUNDS = re.compile(r"Expected `(?:int|float)` (>=|<=|>|<) (\S+)")
-_CHOICE = re.compile(r"Invalid enum value")
-
-_TOML_TYPES = {
-    str: "a string",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a number",
-    dict: "a table",
-    list: "an array",
-}
-_WANTED = {"str": "a string", "bool": "true or false", "int": "an integer", "float": "a number", "object": "a table"}
-_SIGNS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
-
-
-def _syntax(error: str, text: str) -> str:
-    """The line that isn't TOML, and why."""
-    what, _, where = error.rpartition(" (at ")
-    line = re.match(r"line (\d+), column (\d+)", where)
-    if line is None:
-        return f"line {text.count(chr(10)) + 1}: not TOML: {what}; the file ends too early"
-    return f"line {line[1]}, column {line[2]}: not TOML: {what}"
-
-
-def _explain(error: str, document: dict[str, Any]) -> str:
-    """What msgspec or a check above says, as an operator reads it: the key, what is wrong, what would be right."""
-    match = _MESSAGE.fullmatch(error)
-    assert match is not None  # noqa: S101 - the pattern matches any text
-    what, path = match["what"], match["path"] or ""
-    if ours := _KEY.fullmatch(what):
-        return f"{_join(path, ours['key'])}: {ours['what']}"
-    section, kind, value = _look_up(path, document)
-    if unknown := _UNKNOWN.fullmatch(what):
-        known = section.__struct_fields__
-        close = difflib.get_close_matches(unknown[1], known, 1)
-        right = f"did you mean {close[0]}?" if close else f"the keys here are {', '.join(known)}"
-        return f"{_join(path, unknown[1])}: is not a known key; {right}"
-    if missing := _MISSING.fullmatch(what):
-        return f"{_join(path, missing[1])}: is missing; {_example(path, missing[1])}"
-    if wrong := _WRONG_TYPE.fullmatch(what):
-        wanted = _WANTED.get(wrong[1], "an array")
-        return f"{path}: {_written(value)} is {_TOML_TYPES.get(type(value), 'a date or time')}; write {wanted}"
-    if bound := _OUT_OF_BOUNDS.fullmatch(what):
-        return f"{path}: {_written(value)} is out of bounds; write {_SIGNS[bound[1]]} {bound[2]}"
-    if _CHOICE.match(what):
-        return f"{path}: {_written(value)} is not a choice; write {' or '.join(_written(choice) for choice in get_args(kind))}"
-    return f"{path}: {what}"
-
-
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
-
-
-def _example(path: str, key: str) -> str:
-    if key in {"node", "domains"}:
-        section, name = ("[node]", "a") if key == "node" else ("[[domains]]", "sipha.test")
-        return f'write {section} and name = "{name}"'
-    return f"every {path.partition('[')[0]} needs one"
-
-
-def _written(value: object) -> str:
-    """A value as TOML writes it, shortened."""
-    text = msgspec.json.encode(value, enc_hook=str).decode()
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _steps(path: str) -> Iterator[str | int]:
-    for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
-        yield int(index) if index else key
-
-
-def _look_up(path: str, document: dict[str, Any]) -> tuple[type[Section], Any, Any]:
-    """The innermost section on the path, the type at its end, and the value that stands there."""
-    section: type[Section] = Config
-    kind: Any = Config
-    value: Any = document
-    for step in _steps(path):
-        if isinstance(step, int):
-            kind = get_args(kind)[0]
-        else:
-            kind = {field.name: field.type for field in msgspec.structs.fields(section)}[step]
-        value = value[step]
-        if isinstance(kind, type) and issubclass(kind, Section):
-            section = kind
-    return section, kind, value
+    return read(path, Config)

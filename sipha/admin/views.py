@@ -1,0 +1,213 @@
+"""What the admin's JSON looks like: one Struct for each object that it sends or takes."""
+
+from __future__ import annotations
+
+from typing import Literal
+from urllib.parse import unquote
+
+import msgspec
+
+from sipha.sip.digest import ha1
+from sipha.state.accounts import Account
+from sipha.state.location import Binding
+
+Algorithm = Literal["MD5", "SHA-256", "SHA-512-256"]
+
+HA1_LENGTHS: dict[Algorithm, int] = {"MD5": 32, "SHA-256": 64, "SHA-512-256": 64}
+"""The algorithms of an account's hashes, and the hex digits of each."""
+
+
+class PeerStatus(msgspec.Struct, frozen=True):
+    """What a node sees of another one; `heard_ago` is in seconds, None if nothing was heard yet."""
+
+    name: str
+    admin: str
+    connected: bool
+    heard_ago: float | None
+
+
+class Status(msgspec.Struct, frozen=True):
+    """A node and what it sees; times in seconds.
+
+    `hash` is that of the table at `applied_index`: two nodes with the same index have the same hash. `leading` is
+    True on the one node that leads with a valid lease and holds the virtual addresses.
+    """
+
+    node: str
+    version: str
+    uptime: float
+    role: str
+    leading: bool
+    leader: str | None
+    term: int
+    commit_index: int
+    applied_index: int
+    last_index: int
+    hash: str
+    lease_remaining: float
+    virtual_addresses: tuple[str, ...]
+    holds_virtual_addresses: bool
+    aors: int
+    bindings: int
+    accounts: int
+    counters: dict[str, int]
+    peers: tuple[PeerStatus, ...]
+
+
+class BindingView(msgspec.Struct, frozen=True):
+    """A binding; `expires` is in seconds from now, `q` from 0 to 1 or None, `last_modified` in ms of cluster time."""
+
+    aor: str
+    contact: str
+    expires: int
+    q: float | None
+    call_id: str
+    cseq: int
+    user_agent: str
+    received: str
+    socket: str
+    path: tuple[str, ...]
+    methods: str
+    instance: str
+    reg_id: int
+    params: str
+    flow: str
+    flags: int
+    cflags: int
+    attr: str
+    contact_id: str
+    last_modified: int
+
+
+class Bindings(msgspec.Struct, frozen=True):
+    """Bindings, and the cursor of the next page, None on the last one."""
+
+    bindings: tuple[BindingView, ...]
+    cursor: str | None = None
+
+
+class AccountView(msgspec.Struct, frozen=True):
+    """An account without its hashes; `algorithms` are those that it has one for."""
+
+    username: str
+    domain: str
+    auth_name: str
+    realm: str
+    algorithms: tuple[str, ...]
+
+
+class Accounts(msgspec.Struct, frozen=True):
+    """Accounts, and the cursor of the next page, None on the last one."""
+
+    accounts: tuple[AccountView, ...]
+    cursor: str | None = None
+
+
+class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A new password, or its hashes by algorithm; an empty `auth_name` leaves it, or makes it the username."""
+
+    password: str = ""
+    ha1: dict[Algorithm, str] = {}
+    auth_name: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that there is exactly one secret, and that hashes look like hashes."""
+        if bool(self.password) == bool(self.ha1):
+            raise ValueError("write either password or ha1")
+        for algorithm, digits in self.ha1.items():
+            length = HA1_LENGTHS[algorithm]
+            if len(digits) != length or not set(digits) <= set("0123456789abcdef"):
+                raise ValueError(f"the HA1 of {algorithm} must be {length} lower-case hex digits")
+        if not self.auth_name.isprintable() or ":" in self.auth_name or len(self.auth_name) > 255:
+            # RFC 7616 §3.4.4: a colon would end the username within the hash.
+            raise ValueError("auth_name must be printable, without a colon, at most 255 characters")
+
+    def hashes(self, auth_name: str, realm: str) -> dict[str, str]:
+        """HA1 for each algorithm."""
+        if self.ha1:
+            return {str(algorithm): digits for algorithm, digits in self.ha1.items()}
+        return {algorithm: ha1(algorithm, auth_name, realm, self.password) for algorithm in HA1_LENGTHS}
+
+
+class NewAccount(Secret, frozen=True, kw_only=True):
+    """An account to create; the username is written as in a URI."""
+
+    username: str
+    domain: str
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """How many were removed."""
+
+    removed: int
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What became of one account of several: a status as of HTTP, and why it failed."""
+
+    account: str
+    status: int
+    detail: str = ""
+
+
+class Results(msgspec.Struct, frozen=True):
+    """What became of each account, in the order in which they were given."""
+
+    results: tuple[Result, ...]
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Why a request failed."""
+
+    status: int
+    detail: str
+
+
+class FaultReply(msgspec.Struct, frozen=True):
+    """The body of every answer that is not a success."""
+
+    error: Fault
+
+
+def binding_view(binding: Binding, now: float) -> BindingView:
+    """Show a binding at a cluster time in seconds."""
+    return BindingView(
+        aor=binding.aor,
+        contact=_text(binding.contact),
+        expires=max(0, round(binding.expires_at / 1000 - now)),
+        q=None if binding.q is None else binding.q / 1000,
+        call_id=_text(binding.call_id),
+        cseq=binding.cseq,
+        user_agent=_text(binding.user_agent),
+        received=_text(binding.received),
+        socket=binding.socket,
+        path=tuple(_text(uri) for uri in binding.path),
+        methods=_text(binding.methods),
+        instance=_text(binding.instance),
+        reg_id=binding.reg_id,
+        params=_text(binding.params),
+        flow=binding.flow,
+        flags=binding.flags,
+        cflags=binding.cflags,
+        attr=_text(binding.attr),
+        # 64 bits are more than a number in JavaScript holds.
+        contact_id=f"{binding.contact_id:016x}",
+        last_modified=binding.last_modified,
+    )
+
+
+def account_view(account: Account) -> AccountView:
+    """Show an account."""
+    return AccountView(
+        account.username, account.domain, account.auth_name, account.realm, tuple(sorted(account.ha1))
+    )
+
+
+def default_auth_name(username: str) -> str:
+    """What a phone authenticates as if nothing else was said: the username as its user types it."""
+    return unquote(username)
+
+
+def _text(text: str) -> str:
+    """Text from a phone as valid Unicode: JSON can't hold the bytes that weren't UTF-8."""
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

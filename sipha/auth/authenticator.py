@@ -1,0 +1,175 @@
+"""Who sent a request: digest challenges and their verification for registrar and proxy alike (RFC 3261 §22)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import NamedTuple
+
+from sipha.auth.domain import Domain
+from sipha.auth.window import NonceWindow
+from sipha.errors import MalformedMessage, Unavailable
+from sipha.sip.digest import ALGORITHMS, QOP, Credentials, base, challenge, ha2, parse_credentials, response
+from sipha.sip.message import Request
+from sipha.sip.token import Tokens
+from sipha.sip.uri import SipUri, parse_uri
+from sipha.state.accounts import Account
+from sipha.state.interfaces import ICredentials
+
+_HA2_CACHE = 4096
+_HA2_CACHED_URI = 256
+
+_CHALLENGES = {"Authorization": "WWW-Authenticate", "Proxy-Authorization": "Proxy-Authenticate"}
+
+
+class Challenge(NamedTuple):
+    """The request does not prove who sent it: answer 401 or 407 with these `headers`, one for each algorithm.
+
+    `stale` says that only the nonce was wrong, so that the phone tries again without asking its user.
+    """
+
+    headers: tuple[tuple[str, str], ...]
+    stale: bool
+
+
+class Verified(NamedTuple):
+    """The credentials are those of an account, but their nonce count has not been claimed yet."""
+
+    account: Account
+    credentials: Credentials
+    issued_at: int
+
+
+class Authenticated(NamedTuple):
+    """The request was sent by who knows the password of this account."""
+
+    account: Account
+
+
+class Authenticator:
+    """Challenges and verifies; keeps nothing but the window of nonce counts, which a new leader does without.
+
+    `tokens` returns the tokens under the log's current keys, or None while it holds no key. `nonce_lifetime` is in
+    seconds of cluster time.
+    """
+
+    def __init__(
+        self,
+        credentials: ICredentials,
+        tokens: Callable[[], Tokens | None],
+        *,
+        nonce_lifetime: int = 300,
+        window_capacity: int = 500_000,
+    ) -> None:
+        self._credentials = credentials
+        self._tokens = tokens
+        self._window = NonceWindow(nonce_lifetime, window_capacity)
+        self._serial = 0
+        self._ha2: dict[tuple[str, str, str], str] = {}
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokens under the current keys; raises Unavailable while the log holds no key."""
+        tokens = self._tokens()
+        if tokens is None:
+            raise Unavailable("The log holds no key yet")
+        return tokens
+
+    def authenticate(
+        self, request: Request, header: str, domain: Domain, now: float, term: int
+    ) -> Authenticated | Challenge:
+        """Verify the credentials in `header` (Authorization, Proxy-Authorization) for a domain's realm and use them up.
+
+        To be asked once for each request, after retransmissions have been absorbed. `now` is the cluster time in
+        seconds, `term` the leader's. Raises MalformedMessage for credentials that no correct client sends.
+        """
+        outcome = self.verify(request, header, domain, now, term)
+        if isinstance(outcome, Challenge):
+            return outcome
+        if not self.claim(outcome, now):
+            return self.challenge(header, domain, now, term, stale=True)
+        return Authenticated(outcome.account)
+
+    def verify(self, request: Request, header: str, domain: Domain, now: float, term: int) -> Verified | Challenge:
+        """Verify the credentials as `authenticate` does, but leave their nonce count to `claim`."""
+        credentials = credentials_for(request, header, domain.realm)
+        if credentials is None:
+            return self.challenge(header, domain, now, term, stale=False)
+        algorithm = credentials.algorithm
+        if algorithm not in domain.algorithms or credentials.qop not in ("", QOP):
+            return self.challenge(header, domain, now, term, stale=False)
+        nonce = self.tokens.read_nonce(credentials.nonce)
+        # Another leader's nonces are not ours to accept: only that leader knows which counts it has seen.
+        if nonce is None or nonce.term != term & 0xFFFFFFFF or not self._window.is_valid(nonce.issued_at, now):
+            return self.challenge(header, domain, now, term, stale=True)
+        account = self._credentials.credential(credentials.username, domain.realm)
+        known = None if account is None else account.ha1.get(base(algorithm))
+        # An unknown user costs what a wrong password costs, and gets the same answer.
+        expected = response(
+            algorithm,
+            known or "unknown",
+            self._ha2_of(algorithm, request.method, credentials.uri),
+            credentials.nonce,
+            credentials.nc,
+            credentials.cnonce,
+            credentials.qop,
+        )
+        given = credentials.response.encode("utf-8", "surrogateescape")
+        if not compare_digest(expected.encode(), given) or account is None or not known:
+            return self.challenge(header, domain, now, term, stale=False)
+        if credentials.uri != request.uri and not _same_target(credentials.uri, request):
+            # RFC 7616 §3.4.6: "If not, the server SHOULD return 400": the credentials were meant for something else.
+            raise MalformedMessage("Digest uri is not the Request-URI")
+        return Verified(account, credentials, nonce.issued_at)
+
+    def claim(self, verified: Verified, now: float) -> bool:
+        """Use up the nonce count of verified credentials; False if it was used before.
+
+        Without qop there is no count, and a nonce is good for its lifetime (RFC 2069).
+        """
+        credentials = verified.credentials
+        return not credentials.qop or self._window.accept(
+            credentials.nonce, credentials.username, credentials.count, verified.issued_at, now
+        )
+
+    def challenge(self, header: str, domain: Domain, now: float, term: int, *, stale: bool) -> Challenge:
+        """Make a challenge with a fresh nonce, to be answered in `header`."""
+        self._serial += 1
+        nonce = self.tokens.nonce(term, now, self._serial)
+        name = _CHALLENGES[header]
+        return Challenge(
+            tuple((name, challenge(domain.realm, nonce, algorithm, stale=stale)) for algorithm in domain.algorithms),
+            stale,
+        )
+
+    def _ha2_of(self, algorithm: str, method: str, uri: str) -> str:
+        key = (algorithm, method, uri)
+        found = self._ha2.get(key)
+        if found is None:
+            found = ha2(algorithm, method, uri)
+            if len(self._ha2) >= _HA2_CACHE:
+                self._ha2.clear()
+            if len(uri) <= _HA2_CACHED_URI:
+                self._ha2[key] = found
+        return found
+
+
+def credentials_for(request: Request, header: str, realm: str) -> Credentials | None:
+    """The first digest credentials of a request for a realm, or None; those for other realms are not ours to read."""
+    for value in request.headers.all(header):
+        credentials = parse_credentials(value)
+        if credentials is not None and credentials.realm == realm:
+            return credentials
+    return None
+
+
+def _same_target(uri: str, request: Request) -> bool:
+    """True if a digest uri means the Request-URI; phones leave out port and parameters in one of the two."""
+    try:
+        given, target = parse_uri(uri), request.parsed_uri
+    except MalformedMessage:
+        return False
+    if isinstance(given, SipUri) and isinstance(target, SipUri):
+        return (given.scheme, given.user, given.host) == (target.scheme, target.user, target.host)
+    return given == target

@@ -1,0 +1,84 @@
+"""The domains that are served: whose AORs are ours, and how their users authenticate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sipha.errors import MalformedMessage
+from sipha.sip.uri import SipUri, Uri, parse_uri
+
+_REMEMBERED = 4096
+_REMEMBERED_LENGTH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """One domain of ours: `name` stands in the AORs of its users, also when they write one of the `aliases`.
+
+    `algorithms` are what a challenge offers, the strongest first (RFC 8760 §2.4): the domain's, never an account's,
+    which would reveal who exists. `third_party` lets a user register for another of the domain (RFC 3261 §10.2).
+    """
+
+    name: str
+    realm: str
+    aliases: frozenset[str] = frozenset()
+    algorithms: tuple[str, ...] = ("SHA-256", "MD5")
+    case_sensitive: bool = True
+    third_party: bool = False
+
+
+class Domains:
+    """All domains that are served; the first is the default one, which our own `addresses` stand for.
+
+    An address is written as in a URI: IPv6 in brackets.
+    """
+
+    __slots__ = ("_by_host", "_by_uri", "all", "default")
+
+    def __init__(self, domains: Iterable[Domain], addresses: Iterable[str] = ()) -> None:
+        self.all = tuple(domains)
+        self.default = self.all[0]
+        self._by_host = {address.lower(): self.default for address in addresses}
+        for domain in self.all:
+            self._by_host.update((alias.lower(), domain) for alias in domain.aliases)
+        self._by_host.update((domain.name.lower(), domain) for domain in self.all)
+        self._by_uri: dict[str, Domain | None] = {}
+
+    def find(self, host: str) -> Domain | None:
+        """The domain that a URI's host names, or None if it isn't ours."""
+        return self._by_host.get(host.lower())
+
+    def of(self, text: str) -> Domain | None:
+        """The domain that a URI names, or None if it isn't ours; remembered, since few Request-URIs are in use.
+
+        Raises MalformedMessage if it is no URI.
+        """
+        if text in self._by_uri:
+            return self._by_uri[text]
+        uri = parse_uri(text)
+        domain = self.find(uri.host) if isinstance(uri, SipUri) else None
+        if len(text) <= _REMEMBERED_LENGTH:
+            if len(self._by_uri) >= _REMEMBERED:
+                self._by_uri.clear()
+            self._by_uri[text] = domain
+        return domain
+
+    def locate(self, uri: Uri) -> tuple[Domain, str] | None:
+        """The domain and AOR that a URI names, or None if it is none of ours or names no user (RFC 3261 §10.3).
+
+        The AOR stands under the domain's own name, by the domain's rule for upper and lower case.
+        """
+        if not isinstance(uri, SipUri) or not uri.user:
+            return None
+        domain = self.find(uri.host)
+        if domain is None:
+            return None
+        return domain, uri._replace(host=domain.name.lower()).aor(case_sensitive=domain.case_sensitive)
+
+    def locate_text(self, text: str) -> tuple[Domain, str] | None:
+        """The same for a URI that isn't parsed yet; None also if it can't be."""
+        try:
+            return self.locate(parse_uri(text))
+        except MalformedMessage:
+            return None

@@ -1,0 +1,66 @@
+"""The registrar's responses, each rendered in one go (RFC 3261 §10.3 step 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from email.utils import formatdate
+
+from sipha.errors import SipError
+from sipha.sip.message import Request
+from sipha.sip.status import REASONS
+from sipha.state.location import Binding
+
+
+def head(request: Request, tag: str) -> str:
+    """The header fields that every response to a request repeats (§8.2.6.2), and our To tag where it has none."""
+    headers = request.headers
+    to = headers.get("To") or ""
+    if request.to.tag is None:
+        to = f"{to};tag={tag}"
+    vias = "\r\nVia: ".join(headers.all("Via"))
+    return (
+        f"Via: {vias}\r\nFrom: {headers.get('From')}\r\nTo: {to}\r\n"
+        f"Call-ID: {headers.get('Call-ID')}\r\nCSeq: {headers.get('CSeq')}\r\n"
+    )
+
+
+def ok(head: str, bindings: Sequence[Binding], time: int, extra: str, date: str) -> bytes:
+    """The 200 OK that lists all current bindings, with what remains of each at `time` (ms of cluster time).
+
+    `extra` are further header lines, each with its line end.
+    """
+    contacts = "".join([_contact(binding, time) for binding in bindings])
+    return f"SIP/2.0 200 OK\r\n{head}{contacts}{extra}Date: {date}\r\nContent-Length: 0\r\n\r\n".encode(
+        "utf-8", "surrogateescape"
+    )
+
+
+def unauthorized(head: str, challenges: Iterable[tuple[str, str]]) -> bytes:
+    """The 401 that asks who is there, with one challenge for each algorithm (RFC 8760 §2.4)."""
+    fields = "".join([f"{name}: {value}\r\n" for name, value in challenges])
+    return f"SIP/2.0 401 Unauthorized\r\n{head}{fields}Content-Length: 0\r\n\r\n".encode("utf-8", "surrogateescape")
+
+
+def refusal(head: str, error: SipError) -> bytes:
+    """The response that an error becomes."""
+    status = error.response_status
+    reason = error.reason or REASONS.get(status, "Error")
+    fields = "".join([f"{name}: {value}\r\n" for name, value in error.headers])
+    return f"SIP/2.0 {status} {reason}\r\n{head}{fields}Content-Length: 0\r\n\r\n".encode("utf-8", "surrogateescape")
+
+
+def date(wall_time: float) -> str:
+    """A Date header field's value (§20.17) for seconds since the epoch."""
+    return formatdate(wall_time, usegmt=True)
+
+
+def _contact(binding: Binding, time: int) -> str:
+    expires = max(0, (binding.expires_at - time) // 1000)
+    text = f"Contact: <{binding.contact}>;expires={expires}"
+    if binding.q is not None:
+        text += f";q={binding.q / 1000:g}"
+    if binding.instance:
+        text += f';+sip.instance="{binding.instance}"'
+        if binding.reg_id:
+            text += f";reg-id={binding.reg_id}"
+    return f"{text}{binding.params}\r\n"

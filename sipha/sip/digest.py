@@ -1,0 +1,151 @@
+"""Digest access authentication (RFC 7616, RFC 8760): the arithmetic, credentials and challenges, and nothing kept."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from sipha.errors import MalformedMessage
+
+MAX_CREDENTIALS = 4096
+"""Credentials longer than this are malformed; it bounds the work of parsing them."""
+
+QOP = "auth"
+"""The quality of protection that is offered. auth-int is not: a proxy on the way may change a body (RFC 3261 §22.4)."""
+
+# Every parameter, or in the last group one character that belongs to none.
+_PARAMETER = re.compile(
+    r'[\s,]*([a-zA-Z0-9_.-]{1,32})\s*=\s*(?:"([^"\\]*(?:\\.[^"\\]*)*)"|([^\s,"]+))|([^\s,])', re.ASCII | re.DOTALL
+)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_COUNT = re.compile(r"[0-9a-fA-F]{1,8}", re.ASCII)
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _sha512_256(data: bytes) -> str:
+    return hashlib.new("sha512_256", data).hexdigest()
+
+
+_HASHES: dict[str, Callable[[bytes], str]] = {"SHA-512-256": _sha512_256, "SHA-256": _sha256, "MD5": _md5}
+
+ALGORITHMS: Mapping[str, Callable[[bytes], str]] = MappingProxyType(
+    {name + suffix: _hash for name, _hash in _HASHES.items() for suffix in ("", "-sess")}
+)
+"""The hash of each algorithm, to lower-case hex; the strongest first, spelt as in a challenge."""
+
+_SPELLING = {name.lower(): name for name in ALGORITHMS}
+
+
+def base(algorithm: str) -> str:
+    """The algorithm whose HA1 an account stores: that of MD5-sess is that of MD5."""
+    return algorithm.removesuffix("-sess")
+
+
+class Credentials(NamedTuple):
+    """What an Authorization or Proxy-Authorization header field says, unquoted (RFC 7616 §3.4).
+
+    `qop` and with it `cnonce` and `nc` are empty without qop; `nc` is as written, since it is hashed so.
+    """
+
+    username: str
+    realm: str
+    nonce: str
+    uri: str
+    response: str
+    algorithm: str
+    qop: str
+    cnonce: str
+    nc: str
+
+    @property
+    def count(self) -> int:
+        """The nonce count as a number."""
+        return int(self.nc, 16)
+
+
+def parse_credentials(value: str) -> Credentials | None:
+    """The digest credentials of a header field, or None if they are of another scheme (RFC 3261 §22.4).
+
+    Raises MalformedMessage for what RFC 7616 §3.4 requires and is not there, and for a parameter given twice: which
+    of the two counts must not depend on who reads it. An algorithm or qop that is unknown is kept as it is.
+    """
+    if value[:7].lower() != "digest ":
+        return None
+    if len(value) > MAX_CREDENTIALS:
+        raise MalformedMessage("Credentials too long")
+    found = _PARAMETER.findall(value, 7)
+    fields = {name.lower(): quoted or token for name, quoted, token, _ in found}
+    if len(fields) != len(found) or "" in fields:
+        raise MalformedMessage("Malformed credentials")
+    if "\\" in value:
+        fields = {name.lower(): _ESCAPED.sub(r"\1", quoted) or token for name, quoted, token, _ in found}
+    get = fields.get
+    qop, nc, cnonce = get("qop", ""), get("nc", ""), get("cnonce", "")
+    algorithm = get("algorithm", "MD5")
+    # RFC 7616 §3.4: cnonce and nc "MUST be specified if a qop parameter is sent".
+    if qop and not (cnonce and _COUNT.fullmatch(nc)):
+        raise MalformedMessage("Credentials lack cnonce or nc")
+    try:
+        return Credentials(
+            fields["username"],
+            fields["realm"],
+            fields["nonce"],
+            fields["uri"],
+            fields["response"],
+            _SPELLING.get(algorithm.lower(), algorithm),
+            qop,
+            cnonce,
+            nc,
+        )
+    except KeyError as error:
+        raise MalformedMessage(f"Credentials lack {error.args[0]}") from None
+
+
+def ha1(algorithm: str, username: str, realm: str, password: str) -> str:
+    """H(username:realm:password), the stored form of a password; the same for an algorithm and its -sess."""
+    return ALGORITHMS[algorithm](_bytes(f"{username}:{realm}:{password}"))
+
+
+def ha2(algorithm: str, method: str, uri: str) -> str:
+    """H(method:uri), RFC 7616 §3.4.3."""
+    return ALGORITHMS[algorithm](_bytes(f"{method}:{uri}"))
+
+
+def response(algorithm: str, ha1: str, ha2: str, nonce: str, nc: str = "", cnonce: str = "", qop: str = "") -> str:
+    """The response of RFC 7616 §3.4.1; without qop that of RFC 2069, which has neither nc nor cnonce."""
+    hash_ = ALGORITHMS[algorithm]
+    if algorithm.endswith("-sess"):
+        ha1 = hash_(_bytes(f"{ha1}:{nonce}:{cnonce}"))
+    if qop:
+        return hash_(_bytes(f"{ha1}:{nonce}:{nc}:{cnonce}:{qop}:{ha2}"))
+    return hash_(_bytes(f"{ha1}:{nonce}:{ha2}"))
+
+
+def challenge(realm: str, nonce: str, algorithm: str, *, stale: bool) -> str:
+    """The value of a WWW-Authenticate or Proxy-Authenticate header field (RFC 7616 §3.3).
+
+    The realm comes from the configuration; it is quoted all the same.
+    """
+    return (
+        f'Digest realm="{quote(realm)}", nonce="{nonce}", algorithm={algorithm}, '
+        f'qop="{QOP}"{", stale=true" if stale else ""}'
+    )
+
+
+def quote(text: str) -> str:
+    """Text as it stands between the quotes of a quoted-string (RFC 3261 §25.1)."""
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,472 @@
+"""Stream transports: the connections of a listener, those we open, and the limits on both (RFC 3261 §18).
+
+TLS is TCP behind another factory: `Streams` is made per transport, and only `listen` and `_connect` touch sockets.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import (
+    IAddress,
+    IConnector,
+    IHalfCloseableProtocol,
+    IListeningPort,
+    IPushProducer,
+)
+from twisted.internet.protocol import ClientFactory, Factory, Protocol, connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from sipha.errors import MalformedMessage
+from sipha.sip.flow import Address, Flow
+from sipha.sip.message import Request, Response
+from sipha.sip.parser import Keepalive, StreamParser
+from sipha.transport.address import bound_socket, family, flow_address
+
+PING = b"\r\n\r\n"
+"""The keepalive of a client (RFC 5626 §3.5.1)."""
+PONG = b"\r\n"
+"""What a server answers to it (RFC 5626 §4.4.1)."""
+
+Received = Request | Response | MalformedMessage
+"""What a connection hands over: a message, or why one could not be read."""
+
+_BACKLOG = 1024
+_numbers: Iterator[int] = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """What connections may cost: counts, bytes, and seconds.
+
+    `first_message` is how long an accepted connection may take to its first whole message, `message` how long any
+    message may take from its first byte to its last, `idle` how long a connection may be silent. `write_buffer` is
+    what a peer that doesn't read may leave waiting, `stalled` for how long. `linger` is what a connection that is
+    being closed has to flush.
+    """
+
+    connections: int = 10000
+    connect: float = 5.0
+    first_message: float = 30.0
+    message: float = 10.0
+    idle: float = 3600.0
+    write_buffer: int = 256 << 10
+    stalled: float = 10.0
+    linger: float = 5.0
+    max_message: int = 65536
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class Connection(Protocol):
+    """One connection; until it is open, what is sent waits in it."""
+
+    def __init__(self, streams: Streams, flow: Flow, max_message: int) -> None:
+        self.flow = flow
+        self.closing = False
+        self.failed = False
+        self._streams = streams
+        self._parser = StreamParser(max_message)
+        self._waiting: list[bytes] | None = []
+        self._unsent = 0
+        self._congested = False
+        self._ended = False
+
+    def connectionMade(self) -> None:
+        """Send what has waited."""
+        transport = self._transport
+        transport.setTcpNoDelay(True)
+        transport.setTcpKeepAlive(True)
+        transport.registerProducer(self, True)
+        waiting, self._waiting, self._unsent = self._waiting or [], None, 0
+        for data in waiting:
+            self.write(data)
+        self._streams.opened(self)
+
+    def write(self, data: bytes) -> bool:
+        """Send, or queue while the connection is being opened; False if it is closed or the peer doesn't read."""
+        if self.closing:
+            return False
+        if self._waiting is None:
+            self._transport.write(data)
+            if not self._congested:
+                return True
+        else:
+            self._waiting.append(data)
+        self._unsent += len(data)
+        if self._unsent <= self._streams.limits.write_buffer:
+            return True
+        self._streams.drop(self, "unread")
+        return False
+
+    def dataReceived(self, data: bytes) -> None:
+        """Hand over the whole messages that these bytes complete, all at once."""
+        if self.closing:
+            return
+        parser = self._parser
+        parser.feed(data)
+        received: list[Received] = []
+        while True:
+            try:
+                message = parser.next()
+            except MalformedMessage as error:
+                received.append(error)
+                if parser.fatal:
+                    break
+                continue
+            if message is None:
+                break
+            if isinstance(message, Keepalive):
+                # RFC 5626 §4.4.1: "When a server receives a double CRLF sequence between SIP messages [...], it MUST
+                # immediately respond with a single CRLF over the same connection."
+                if message == PING:
+                    self.write(PONG)
+                continue
+            received.append(message)
+        self._streams.received(self, received, partial=parser.pending > 0)
+        if parser.fatal:
+            self.close()
+
+    def close(self) -> None:
+        """Close once all that was written is sent; the peer has `linger` seconds to take it."""
+        if not self.closing:
+            self.closing = True
+            # Twisted never closes while a paused producer is registered.
+            self._transport.unregisterProducer()
+            self._transport.loseConnection()
+            self._streams.closing(self)
+
+    def abort(self) -> None:
+        """Close at once and drop what was not sent."""
+        self.closing = True
+        if self._waiting is None:
+            self._transport.abortConnection()
+
+    def readConnectionLost(self) -> None:
+        """The peer sends no more; it may still wait for answers (IHalfCloseableProtocol)."""
+        self._ended = True
+        self._streams.ended(self)
+
+    def writeConnectionLost(self) -> None:
+        """See IHalfCloseableProtocol; we never half-close."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See IProtocol."""
+        self.closing = True
+        self._streams.lost(self)
+
+    def pauseProducing(self) -> None:
+        """The peer doesn't read: take no more requests from it (IPushProducer)."""
+        self._congested = True
+        self._transport.pauseProducing()
+        self._streams.congested(self)
+
+    def resumeProducing(self) -> None:
+        """The peer has read everything (IPushProducer)."""
+        self._congested = False
+        self._unsent = 0
+        if not self._ended:
+            self._transport.resumeProducing()
+        self._streams.relieved(self)
+
+    def stopProducing(self) -> None:
+        """See IProducer; connectionLost follows."""
+
+    @property
+    def _transport(self) -> Any:
+        return self.transport
+
+
+class Streams:
+    """The listeners and connections of one stream transport, indexed by number and by remote address (§18).
+
+    `received` gets what one read completed, `failed` the flows that are gone.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        transport: str,
+        received: Callable[[list[Received], Flow], None],
+        failed: Callable[[list[Flow]], None],
+        counters: Counter[str],
+        limits: StreamLimits,
+    ) -> None:
+        self.limits = limits
+        self._reactor = reactor
+        self._name = transport
+        self._received = received
+        self._failed = failed
+        self._counters = counters
+        self._prefix = transport.lower()
+        self._ports: dict[Address, IListeningPort] = {}
+        self._connectors: dict[Connection, IConnector] = {}
+        self._by_number: dict[int, Connection] = {}
+        self._by_remote: dict[Address, Connection] = {}
+        self._silent = _Deadlines(limits.first_message)
+        self._unfinished = _Deadlines(limits.message)
+        self._idle = _Deadlines(limits.idle)
+        self._stalled = _Deadlines(limits.stalled)
+        self._lingering = _Deadlines(limits.linger)
+        self._sweep = LoopingCall(self._drop_overdue)
+        self._sweep.clock = reactor
+        self._stopped: Deferred[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are, those being opened included."""
+        return len(self._by_number)
+
+    def listen(self, address: Address, *, freebind: bool) -> Address:
+        """Accept connections at an address and return it with its port; raises OSError if it can't be bound."""
+        bound = bound_socket(socket.SOCK_STREAM, address, freebind=freebind)
+        try:
+            bound.listen(_BACKLOG)
+            local: Address = (address[0], bound.getsockname()[1])
+            self._ports[local] = self._reactor.adoptStreamPort(bound.fileno(), bound.family, _Accepted(self, local))
+        finally:
+            bound.close()  # the reactor has its own duplicate
+        if not self._sweep.running:
+            self._sweep.start(1.0, now=False)
+        return local
+
+    def stop(self) -> Deferred[None]:
+        """Close the listeners and abort all connections; fires when all are gone. No flow is reported as failed."""
+        if self._stopped is None:
+            self._stopped = Deferred()
+            ports, self._ports = self._ports, {}
+            for port in ports.values():
+                maybeDeferred(port.stopListening)
+            if self._sweep.running:
+                self._sweep.stop()
+            for connection in list(self._by_number.values()):
+                self._abort(connection)
+            self._reactor.callLater(0, self._finish)
+        return self._stopped
+
+    def flow(self, remote: Address) -> Flow | None:
+        """The flow of the connection to an address, else one to be opened; None without a listener of its family."""
+        connection = self._by_remote.get(remote)
+        if connection is not None:
+            return connection.flow
+        for local in self._ports:
+            if family(local[0]) is family(remote[0]):
+                return Flow(self._name, local, remote)
+        return None
+
+    def send(self, data: bytes, flow: Flow) -> bool:
+        """Send on a flow's connection, opened if there is none yet; False if the connection is gone.
+
+        What waits for a connection to open is lost if it does not open, and then the flow is reported as failed.
+        """
+        connection = self._by_number.get(flow.connection) if flow.connection else self._by_remote.get(flow.remote)
+        if connection is None:
+            if flow.connection or flow.local not in self._ports:
+                return False
+            connection = self._connect(flow)
+            if connection is None:
+                return False
+        return connection.write(data)
+
+    def accept(self, local: Address, remote: Address) -> Connection | None:
+        """A protocol for a connection that was accepted; None if there are too many."""
+        if len(self._by_number) >= self.limits.connections or self._stopped is not None:
+            self._counters[self._prefix + "-refused"] += 1
+            return None
+        connection = self._add(local, remote)
+        self._silent.start(connection, self._reactor.seconds())
+        return connection
+
+    def opened(self, connection: Connection) -> None:
+        """A connection is open."""
+        self._connectors.pop(connection, None)
+        if connection not in self._silent:
+            self._idle.start(connection, self._reactor.seconds())
+
+    def unopened(self, connection: Connection) -> None:
+        """A connection could not be opened."""
+        self._counters[self._prefix + "-connect"] += 1
+        self.lost(connection)
+
+    def received(self, connection: Connection, received: list[Received], *, partial: bool) -> None:
+        """Note when the connection was last heard, and hand over what it brought."""
+        now = self._reactor.seconds()
+        if received:
+            self._silent.stop(connection)
+        if connection not in self._silent:
+            self._idle.start(connection, now)
+        if not partial:
+            self._unfinished.stop(connection)
+        elif received or connection not in self._unfinished:
+            self._unfinished.start(connection, now)
+        if received:
+            self._received(received, connection.flow)
+
+    def congested(self, connection: Connection) -> None:
+        """A connection's peer doesn't read."""
+        self._stalled.start(connection, self._reactor.seconds())
+
+    def relieved(self, connection: Connection) -> None:
+        """A connection's peer reads again."""
+        self._stalled.stop(connection)
+
+    def closing(self, connection: Connection) -> None:
+        """A connection is being closed from our side."""
+        self._lingering.start(connection, self._reactor.seconds())
+        self._fail(connection)
+
+    def ended(self, connection: Connection) -> None:
+        """A connection brings nothing more: no response can come on it, but those it waits for may go."""
+        self._unfinished.stop(connection)
+        self._silent.stop(connection)
+        self._lingering.start(connection, self._reactor.seconds())
+        self._fail(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self._forget(connection)
+        self._fail(connection)
+        self._finish()
+
+    def drop(self, connection: Connection, why: str) -> None:
+        """Abort a connection that is beyond a limit."""
+        self._counters[f"{self._prefix}-{why}"] += 1
+        self._abort(connection)
+
+    def _connect(self, flow: Flow) -> Connection | None:
+        if len(self._by_number) >= self.limits.connections:
+            self._counters[self._prefix + "-refused"] += 1
+            return None
+        connection = self._add(flow.local, flow.remote)
+        # The connection comes from the listener's address, so that it is the virtual one; the port is any.
+        self._connectors[connection] = self._reactor.connectTCP(
+            flow.remote[0],
+            flow.remote[1],
+            _Opened(self, connection),
+            timeout=self.limits.connect,
+            bindAddress=(flow.local[0], 0),
+        )
+        return connection
+
+    def _add(self, local: Address, remote: Address) -> Connection:
+        number = next(_numbers)
+        connection = Connection(self, Flow(self._name, local, remote, number), self.limits.max_message)
+        self._by_number[number] = self._by_remote[remote] = connection
+        return connection
+
+    def _fail(self, connection: Connection) -> None:
+        """Report the flow of a connection that is of no more use for requests, once."""
+        if connection.failed:
+            return
+        connection.failed = True
+        flow = connection.flow
+        failed = [flow]
+        if self._by_remote.get(flow.remote) is connection:
+            del self._by_remote[flow.remote]
+            failed.append(flow._replace(connection=0))
+        if self._stopped is None:
+            self._failed(failed)
+
+    def _abort(self, connection: Connection) -> None:
+        connector = self._connectors.get(connection)
+        if connector is None:
+            connection.abort()
+        else:
+            connection.closing = True
+            connector.stopConnecting()
+
+    def _forget(self, connection: Connection) -> None:
+        self._by_number.pop(connection.flow.connection, None)
+        self._connectors.pop(connection, None)
+        for deadlines in (self._silent, self._unfinished, self._idle, self._stalled, self._lingering):
+            deadlines.stop(connection)
+
+    def _finish(self) -> None:
+        if self._stopped is not None and not self._by_number and not self._stopped.called:
+            self._stopped.callback(None)
+
+    def _drop_overdue(self) -> None:
+        now = self._reactor.seconds()
+        for why, deadlines in (
+            ("silent", self._silent),
+            ("unfinished", self._unfinished),
+            ("stalled", self._stalled),
+            ("idle", self._idle),
+            ("lingering", self._lingering),
+        ):
+            for connection in deadlines.due(now):
+                self.drop(connection, why)
+
+
+class _Deadlines:
+    """Connections in the order in which one constant time limit (in seconds) strikes them."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._since: dict[Connection, float] = {}
+
+    def __contains__(self, connection: Connection) -> bool:
+        return connection in self._since
+
+    def start(self, connection: Connection, now: float) -> None:
+        """Count from now."""
+        self._since.pop(connection, None)
+        self._since[connection] = now
+
+    def stop(self, connection: Connection) -> None:
+        """Count no more."""
+        self._since.pop(connection, None)
+
+    def due(self, now: float) -> list[Connection]:
+        """Take out those whose time is up."""
+        due = []
+        for connection, since in self._since.items():
+            if now - since < self._limit:
+                break
+            due.append(connection)
+        for connection in due:
+            del self._since[connection]
+        return due
+
+
+class _Accepted(Factory):
+    """Makes the protocols of one listener's connections."""
+
+    noisy = False
+
+    def __init__(self, streams: Streams, local: Address) -> None:
+        self._streams = streams
+        self._local = local
+
+    def buildProtocol(self, addr: IAddress) -> Connection | None:
+        """See IProtocolFactory."""
+        return self._streams.accept(self._local, _remote(addr))
+
+
+class _Opened(ClientFactory):
+    """Hands an outgoing connection its transport."""
+
+    noisy = False
+
+    def __init__(self, streams: Streams, connection: Connection) -> None:
+        self._streams = streams
+        self._connection = connection
+
+    def buildProtocol(self, addr: IAddress) -> Connection:
+        """See IProtocolFactory."""
+        return self._connection
+
+    def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
+        """See IClientFactory."""
+        self._streams.unopened(self._connection)
+
+
+def _remote(address: Any) -> Address:
+    return flow_address(address.host, address.port, getattr(address, "scopeID", 0))

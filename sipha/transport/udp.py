@@ -1,0 +1,188 @@
+"""UDP: a socket drained in bounded turns, whose ICMP errors name the flow that failed (RFC 3261 §18.4)."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import Counter
+from collections.abc import Callable
+from struct import Struct
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from sipha.sip.flow import Address, Flow
+from sipha.transport.address import bound_socket, flow_address, socket_address
+
+DATAGRAMS_PER_WAKE = 128
+"""How many datagrams are taken before the reactor gets its turn."""
+
+TRANSIENT = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE})
+"""Send errors that say nothing of the destination: the datagram is lost, the flow is not."""
+
+_MAX_DATAGRAM = 65535
+_MAX_STALE = 65536
+_SO_RCVBUFFORCE = 33
+_IP_RECVERR = 11
+_IPV6_RECVERR = 25
+_EXTENDED_ERROR = Struct("=IBBBxII")  # struct sock_extended_err: errno, origin, type, code, info, data
+_ORIGIN_ICMP = 2
+_ORIGIN_ICMP6 = 3
+# RFC 3261 §18.4: "Host, network, port or protocol unreachable errors, or parameter problem errors SHOULD cause the
+# transport layer to inform the transport user of a failure in sending. Source quench and TTL exceeded ICMP errors
+# SHOULD be ignored." (origin, ICMP type)
+_UNREACHABLE = frozenset({(_ORIGIN_ICMP, 3), (_ORIGIN_ICMP, 12), (_ORIGIN_ICMP6, 1), (_ORIGIN_ICMP6, 4)})
+
+
+class Reactor(Protocol):
+    """What a UDP socket needs of the reactor."""
+
+    def addReader(self, reader: IReadDescriptor) -> object:
+        """See IReactorFDSet."""
+
+    def removeReader(self, reader: IReadDescriptor) -> object:
+        """See IReactorFDSet."""
+
+    def callLater(self, delay: float, call: Callable[[], object], /) -> IDelayedCall:
+        """See IReactorTime."""
+
+
+@implementer(IReadDescriptor)
+class UdpSocket:
+    """One bound UDP socket: `received` gets the datagrams of each wake-up, `failed` the flows that ICMP says are dead.
+
+    It is bound at once and read from `start` on; what arrived in between is stale and dropped. Raises OSError if
+    the address can't be bound. `receive_buffer` is the kernel's, in bytes.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        address: Address,
+        received: Callable[[list[tuple[bytes, Flow]]], None],
+        failed: Callable[[list[Flow]], None],
+        counters: Counter[str],
+        *,
+        freebind: bool = False,
+        receive_buffer: int = 8 << 20,
+    ) -> None:
+        self._reactor = reactor
+        self._received = received
+        self._failed = failed
+        self._counters = counters
+        self._dead: list[Flow] = []
+        self._socket = bound_socket(socket.SOCK_DGRAM, address, freebind=freebind)
+        self._open = True
+        if self._socket.family is socket.AF_INET6:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        else:
+            self._socket.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        self._size_receive_buffer(receive_buffer)
+        self.address: Address = (address[0], self._socket.getsockname()[1])
+
+    def start(self) -> None:
+        """Drop what has queued since the socket was bound, then read."""
+        buffer = bytearray(1)
+        for _ in range(_MAX_STALE):
+            try:
+                self._socket.recv_into(buffer)
+            except BlockingIOError:
+                break
+            except OSError:
+                continue  # an ICMP error that was pending, reported once
+            self._counters["udp-stale"] += 1
+        self._reactor.addReader(self)
+
+    def close(self) -> None:
+        """Stop reading and release the address."""
+        if self._open:
+            self._open = False
+            self._reactor.removeReader(self)
+            self._socket.close()
+
+    def send(self, data: bytes, remote: Address) -> int:
+        """Send one datagram; return 0, or the errno why it was not sent. An errno in TRANSIENT condemns no flow."""
+        error = self._send(data, remote)
+        if error and error not in TRANSIENT and self._read_errors():
+            # What the kernel reported was the ICMP error of an earlier datagram, and this one it did not send.
+            self._reactor.callLater(0, self._report)
+            error = self._send(data, remote)
+        if error:
+            self._counters["udp-send-" + errno.errorcode.get(error, str(error))] += 1
+        return error
+
+    def fileno(self) -> int:
+        """See IReadDescriptor."""
+        return self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        """See ILoggingContext."""
+        return "udp"
+
+    def doRead(self) -> None:
+        """Take at most DATAGRAMS_PER_WAKE datagrams and hand them over together (IReadDescriptor)."""
+        datagrams: list[tuple[bytes, Flow]] = []
+        local = self.address
+        receive = self._socket.recvfrom
+        for _ in range(DATAGRAMS_PER_WAKE):
+            try:
+                data, peer = receive(_MAX_DATAGRAM)
+            except BlockingIOError:
+                break
+            except OSError:
+                self._read_errors()
+                continue
+            remote = peer if len(peer) == 2 else flow_address(peer[0], peer[1], peer[3])
+            datagrams.append((data, Flow("UDP", local, remote)))
+        if datagrams:
+            self._received(datagrams)
+        self._report()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Read the error queue: Twisted takes its EPOLLERR for a lost connection (IReadDescriptor)."""
+        if self._open:
+            self._read_errors()
+            self._reactor.addReader(self)
+            self._report()
+
+    def _send(self, data: bytes, remote: Address) -> int:
+        if not self._open:
+            return errno.EBADF
+        try:
+            self._socket.sendto(data, socket_address(remote))
+        except OSError as error:
+            return error.errno or errno.EINVAL  # a host that is no literal of this family has no errno
+        except (OverflowError, ValueError):
+            return errno.EINVAL  # no such port
+        return 0
+
+    def _read_errors(self) -> bool:
+        """Read the error queue (ip(7), IP_RECVERR); True if there was anything in it."""
+        found = False
+        for _ in range(DATAGRAMS_PER_WAKE):
+            try:
+                _, ancillary, _, peer = self._socket.recvmsg(1, 512, socket.MSG_ERRQUEUE)
+            except OSError:
+                break
+            found = True
+            for _, _, data in ancillary:
+                _, origin, kind, code, _, _ = _EXTENDED_ERROR.unpack_from(data)
+                self._counters["udp-icmp"] += 1
+                # "Fragmentation needed" is the kernel's business: it learns the path's MTU and fragments.
+                if (origin, kind) in _UNREACHABLE and not (origin == _ORIGIN_ICMP and kind == 3 and code == 4):
+                    remote = peer if len(peer) == 2 else flow_address(peer[0], peer[1], peer[3])
+                    self._dead.append(Flow("UDP", self.address, remote))
+        return found
+
+    def _report(self) -> None:
+        if self._dead:
+            dead, self._dead = self._dead, []
+            self._failed(dead)
+
+    def _size_receive_buffer(self, size: int) -> None:
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
+        except PermissionError:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)

@@ -1,0 +1,78 @@
+"""Three real nodes for the tests that use real processes and real clients."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sipha.sandbox import USERS, Sandbox, SandboxNode
+from tests.system.phones import PATIENCE, BaresipPhone, Line, Phone, Pjsua2Phone
+
+PREFIX = "127.0.21"
+
+
+@pytest.fixture(scope="session")
+def running_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    sandbox = Sandbox(tmp_path_factory.mktemp("sandbox"), prefix=PREFIX, more_addresses=("::1",))
+    try:
+        sandbox.start()
+        sandbox.add_accounts({user: f"{user}-secret" for user in USERS})
+        yield sandbox
+    finally:
+        sandbox.stop()
+
+
+@pytest.fixture
+def sandbox(running_sandbox: Sandbox) -> Sandbox:
+    """Three nodes, all running, one leading, and no bindings."""
+    for node in running_sandbox.nodes:
+        if not node.running:
+            running_sandbox.start_node(node)
+    leader = running_sandbox.wait_for_leader()
+    for user in USERS:
+        if bindings(running_sandbox, leader, user):
+            running_sandbox.request(leader, "DELETE", f"/v1/bindings/{user}@{running_sandbox.domain}")
+    wait_until(lambda: agree(running_sandbox), "the nodes to agree")
+    return running_sandbox
+
+
+@pytest.fixture
+def phones(sandbox: Sandbox) -> Iterator[Callable[[str, str, str], Phone]]:
+    """Make registered phones: kind (pjsua2 or baresip), user, transport."""
+    made: list[Phone] = []
+
+    def make(kind: str, user: str, transport: str) -> Phone:
+        bind = f"{PREFIX}.{100 + len(made)}"
+        line = Line(user, f"{user}-secret", sandbox.domain, sandbox.virtual_address, transport, bind)
+        phone: Phone = BaresipPhone(line) if kind == "baresip" else Pjsua2Phone(line)
+        made.append(phone)
+        wait_until(lambda: bindings(sandbox, sandbox.wait_for_leader(), user), f"{kind} to register {user}")
+        return phone
+
+    yield make
+    for phone in made:
+        phone.close()
+
+
+def bindings(sandbox: Sandbox, node: SandboxNode, user: str) -> list[dict[str, Any]]:
+    """Return the bindings of a user, as a node's admin lists them."""
+    answer = sandbox.request(node, "GET", f"/v1/bindings?aor={user}@{sandbox.domain}")
+    found: list[dict[str, Any]] = answer["bindings"]
+    return found
+
+
+def agree(sandbox: Sandbox) -> bool:
+    """Return True if all nodes have applied the same index and have the same table."""
+    statuses = [sandbox.status(node) for node in sandbox.nodes]
+    return all(statuses) and len({(status["applied_index"], status["hash"]) for status in statuses if status}) == 1
+
+
+def wait_until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    """Poll until a condition holds; raises AssertionError that names what was waited for."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.05)
