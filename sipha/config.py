@@ -189,22 +189,22 @@ class Node(Section, frozen=True):
 
 
 class ClusterPeer(Section, frozen=True):
-    """Another node of the cluster; an empty `admin` means that writes can't be forwarded to it."""
+    """Another node of the cluster; writes that come here are forwarded to its `admin` when it leads."""
 
     name: NodeName
     address: SocketAddress
-    admin: AdminUrl = AdminUrl("")
+    admin: AdminUrl
 
 
 class Cluster(Section, frozen=True):
     """The log between the nodes; times in seconds."""
 
+    name: NodeName = NodeName("sipha")
     listen: SocketAddress = SocketAddress("127.0.0.1:7000")
     plaintext: bool = False
     heartbeat: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = 0.05
-    election_min: Annotated[float, msgspec.Meta(ge=0.1, le=10)] = 0.4
-    election_max: Annotated[float, msgspec.Meta(ge=0.1, le=20)] = 0.8
-    proposal_timeout: Annotated[float, msgspec.Meta(ge=0.1, le=30)] = 2.0
+    election_min: Annotated[float, msgspec.Meta(ge=0.1, le=10)] = 0.25
+    election_max: Annotated[float, msgspec.Meta(ge=0.1, le=20)] = 0.5
     peers: tuple[ClusterPeer, ...] = ()
 
     def __post_init__(self) -> None:
@@ -301,11 +301,12 @@ class Registrar(Section, frozen=True):
 
     default_expires: Expiry = 3600
     min_expires: Expiry = 60
-    max_expires: Expiry = 7200
+    max_expires: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 7200
     min_expires_policy: Literal["reject", "raise"] = "reject"
     expires_jitter: Annotated[int, msgspec.Meta(ge=0, le=50)] = 0
-    max_contacts: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 12
+    max_contacts: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 12
     full: Literal["replace", "refuse"] = "replace"
+    full_status: Annotated[int, msgspec.Meta(ge=400, le=599)] = 403
     one_per_instance: bool = True
     out_of_order: Literal[500, 200] = 500
     nonce_lifetime: Annotated[int, msgspec.Meta(ge=5, le=86400)] = 300
@@ -313,7 +314,7 @@ class Registrar(Section, frozen=True):
 
     def __post_init__(self) -> None:
         """Check what concerns more than one key."""
-        if not self.min_expires <= self.default_expires <= self.max_expires:
+        if not self.min_expires <= self.default_expires <= (self.max_expires or self.default_expires):
             raise ValueError(
                 f"default_expires: {self.default_expires} must lie between min_expires = {self.min_expires} "
                 f"and max_expires = {self.max_expires}"

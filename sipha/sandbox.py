@@ -147,9 +147,10 @@ class Sandbox:
     def status(self, node: SandboxNode) -> dict[str, Any] | None:
         """Return what a node's admin says of itself, or None if it doesn't answer."""
         try:
-            return self.request(node, "GET", "/v1/status")
+            status: dict[str, Any] = self.request(node, "GET", "/v1/status")
         except (urllib.error.URLError, OSError, ValueError):
             return None
+        return status
 
     def request(self, node: SandboxNode, method: str, path: str, body: object = None) -> Any:
         """Ask a node's admin; raises urllib.error.HTTPError for an answer of 400 or more."""

@@ -46,4 +46,7 @@ def makeService(options: Options) -> IService:
     # The reactor is installed by twistd before it asks for the service.
     from twisted.internet import reactor  # noqa: PLC0415
 
-    return Node(reactor, options.subOptions["configuration"])
+    try:
+        return Node(reactor, options.subOptions["configuration"])
+    except ConfigError as error:
+        raise SystemExit(f"sipha: {error}") from error

@@ -61,7 +61,7 @@ def _decode(kind: type[Text], value: object) -> Text:
 
 
 _MESSAGE = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?", re.DOTALL)
-_KEY = re.compile(r"(?P<key>[a-z_.]+): (?P<what>.*)", re.DOTALL)
+_KEY = re.compile(r"(?P<key>[a-z0-9_.]+): (?P<what>.*)", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _WRONG_TYPE = re.compile(r"Expected `([^`]*)`, got `[^`]*`")
@@ -85,7 +85,7 @@ def _syntax(error: str, text: str) -> str:
     what, _, where = error.rpartition(" (at ")
     line = re.match(r"line (\d+), column (\d+)", where)
     if line is None:
-        return f"line {text.count(chr(10)) + 1}: not TOML: {what}; the file ends too early"
+        return f"line {text.count(chr(10)) + 1}, at the end of the file: not TOML: {what}"
     return f"line {line[1]}, column {line[2]}: not TOML: {what}"
 
 
@@ -133,7 +133,7 @@ def _is_section(kind: Any) -> bool:
 
 def _written(value: object) -> str:
     """A value as TOML writes it, shortened."""
-    text = msgspec.json.encode(value, enc_hook=str).decode()
+    text = str(value) if isinstance(value, float) else msgspec.json.encode(value, enc_hook=str).decode()
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

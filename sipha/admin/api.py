@@ -6,32 +6,28 @@ lead forwards it, once, to the one that does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from heapq import nsmallest
-from itertools import islice
-from typing import Any, TypeVar
-from urllib.parse import unquote
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
-import treq
 from klein import Klein
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.error import ConnectError, ConnectionClosed, TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
-from twisted.web.client import ResponseFailed, ResponseNeverReceived
+from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from twisted.web.server import Request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from sipha.admin import views
+from sipha.admin.client import Unreachable, exchange, segment
 from sipha.admin.interfaces import INode
 from sipha.auth.domain import Domain, Domains
-from sipha.errors import SiphaError, Unavailable
+from sipha.errors import MalformedMessage, SiphaError, Unavailable
+from sipha.sip.uri import parse_uri
 from sipha.state.entries import DeleteAccount, PutAccount, Record, RemoveBindings
-from sipha.state.machine import Done, NotFound, Outcome, Rejected
+from sipha.state.outcomes import Conflict, Done, NotFound, Outcome
 
 MAX_PAGE = 1000
 """The AORs or accounts of one page."""
@@ -39,17 +35,11 @@ MAX_PAGE = 1000
 FORWARDED = "Sipha-Forwarded-By"
 """The header that bears the name of the node that forwarded a request; such a request isn't forwarded again."""
 
-FORWARD_TIMEOUT = 5.0
+FORWARD_DEADLINE = 5.0
 """Seconds that the leader has for its answer; longer than any proposal's deadline."""
-
-_SCAN = 10_000
-"""The items that are looked at before other work gets its turn."""
 
 _AT_ONCE = 256
 """The proposals of one bulk request that are under way at a time."""
-
-ItemT = TypeVar("ItemT")
-BodyT = TypeVar("BodyT")
 
 
 class Refusal(SiphaError):
@@ -84,18 +74,15 @@ class Api:
         return reply(request, self._node.status())
 
     @_app.route("/v1/bindings", methods=["GET"])
-    async def _get_bindings(self, request: Request) -> bytes:
+    def _get_bindings(self, request: Request) -> bytes:
         query = _read_query(request, "limit", "cursor", "prefix")
+        limit = _limit(query)
         prefix = "sip:" + query.get("prefix", "").removeprefix("sip:")
-        aors = (aor for aor in self._node.aors() if aor.startswith(prefix))
-        page, cursor = await self._page(aors, str, query)
+        found = self._node.aors(max(query.get("cursor", ""), _before(prefix)), limit)
+        aors = [aor for aor in found if aor.startswith(prefix)]
         now = self._node.cluster_time()
-        return reply(
-            request,
-            views.Bindings(
-                tuple(views.binding_view(binding, now) for aor in page for binding in self._node.bindings(aor)), cursor
-            ),
-        )
+        bindings = (views.binding_view(binding, now) for aor in aors for binding in self._node.bindings(aor))
+        return reply(request, views.Bindings(tuple(bindings), aors[-1] if len(aors) == limit else None))
 
     @_app.route("/v1/bindings/<path:aor>", methods=["GET"])
     def _get_bindings_of(self, request: Request, aor: str) -> bytes:
@@ -109,22 +96,25 @@ class Api:
 
     @_app.route("/v1/bindings/<path:aor>", methods=["DELETE"])
     async def _delete_bindings(self, request: Request, aor: str) -> bytes:
-        contact = _read_query(request, "contact").get("contact", "")
+        query = _read_query(request, "contact")
+        contact = query.get("contact", "")
+        if query and not contact:
+            raise Refusal(400, "contact is empty; leave it out to remove all bindings")
         aor = self._locate(aor)[1]
         if not self._node.leading():
-            return await self._forward(request)
+            return await self._forward(request, f"/v1/bindings/{segment(aor)}", query=query)
         outcome = await self._propose(RemoveBindings(aor, contact))
         if isinstance(outcome, NotFound):
             raise Refusal(404, f"{aor} has no binding {contact}" if contact else f"{aor} has no bindings")
         return reply(request, views.Removed(_count(outcome)))
 
     @_app.route("/v1/accounts", methods=["GET"])
-    async def _get_accounts(self, request: Request) -> bytes:
-        query = _read_query(request, "limit", "cursor", "domain")
-        domain = query.get("domain")
-        accounts = (account for account in self._node.accounts() if domain in {None, account.domain})
-        page, cursor = await self._page(accounts, _identity, query)
-        return reply(request, views.Accounts(tuple(views.account_view(account) for account in page), cursor))
+    def _get_accounts(self, request: Request) -> bytes:
+        query = _read_query(request, "limit", "cursor")
+        limit = _limit(query)
+        accounts = self._node.accounts(query.get("cursor", ""), limit)
+        cursor = accounts[-1].identity if len(accounts) == limit else None
+        return reply(request, views.Accounts(tuple(views.account_view(account) for account in accounts), cursor))
 
     @_app.route("/v1/accounts", methods=["POST"])
     async def _post_accounts(self, request: Request) -> bytes:
@@ -140,13 +130,12 @@ class Api:
                 )
                 for record in records
             ]
-            return await self._forward(request, hashed if several else hashed[0])
+            return await self._forward(request, "/v1/accounts", hashed if several else hashed[0])
         if several:
             return reply(request, views.Results(await self._create_all(records)))
-        outcome = await self._propose(records[0])
-        fault = _creation_fault(records[0], outcome)
-        if fault is not None:
-            raise fault
+        result = _created(records[0], await self._propose(records[0]))
+        if result.status != 201:
+            raise Refusal(result.status, result.detail)
         request.setResponseCode(201)
         return reply(request, views.account_view(records[0]))
 
@@ -169,12 +158,15 @@ class Api:
         auth_name = secret.auth_name or old_name
         hashes = secret.hashes(auth_name, domain.realm)
         if not self._node.leading():
-            return await self._forward(request, views.Secret(ha1=hashes, auth_name=auth_name))
+            secret = views.Secret(ha1=hashes, auth_name=auth_name)
+            return await self._forward(request, f"/v1/accounts/{segment(f'{username}@{domain.name}')}", secret)
         record = PutAccount(username, domain.name, auth_name, domain.realm, hashes, replace_only=True)
         outcome = await self._propose(record)
         if isinstance(outcome, NotFound):
             raise Refusal(404, f"there is no account {username}@{domain.name}")
-        _refuse_rejection(outcome)
+        if isinstance(outcome, Conflict):
+            raise Refusal(409, outcome.detail)
+        _count(outcome)
         return reply(request, views.account_view(record))
 
     @_app.route("/v1/accounts/<path:identity>", methods=["DELETE"])
@@ -182,9 +174,177 @@ class Api:
         _read_query(request)
         username, domain = self._account_named(identity)
         if not self._node.leading():
-            return await self._forward(request)
+            return await self._forward(request, f"/v1/accounts/{segment(f'{username}@{domain.name}')}")
         outcome = await self._propose(DeleteAccount(username, domain.name))
         if isinstance(outcome, NotFound):
             raise Refusal(404, f"there is no account {username}@{domain.name}")
         return reply(request, views.Removed(_count(outcome)))
 
+    @_app.handle_errors(Refusal, Unavailable, HTTPException)
+    def _failed(self, request: IRequest, failure: Failure) -> bytes:
+        match failure.value:
+            case Refusal() as refusal:
+                return refuse(request, refusal)
+            case Unavailable() as error:
+                return refuse(request, Refusal(503, error.detail, retry_after=error.retry_after))
+            case MethodNotAllowed() as error:
+                allow = ", ".join(sorted(error.valid_methods or ()))
+                return refuse(request, Refusal(405, f"this resource has {allow} only", allow=allow))
+            case _:
+                routes = "/v1/status, /v1/bindings and /v1/accounts"
+                return refuse(request, Refusal(404, f"there is no such resource; there are {routes}"))
+
+    def _locate(self, text: str) -> tuple[Domain, str]:
+        """The domain and AOR that `alice@sipha.test` or `sip:alice@sipha.test` names."""
+        try:
+            located = self._domains.locate(parse_uri(text if text.lower().startswith("sip:") else f"sip:{text}"))
+        except MalformedMessage:
+            located = None
+        if located is None:
+            raise Refusal(404, f"{text[:80]!r} is not user@domain in a domain of this node")
+        return located
+
+    def _account_named(self, identity: str) -> tuple[str, Domain]:
+        """The username and domain that `alice@sipha.test` names: those of its AOR."""
+        domain, aor = self._locate(identity)
+        return aor.removeprefix("sip:").rpartition("@")[0], domain
+
+    def _new_account(self, account: views.NewAccount) -> PutAccount:
+        if self._domains.find(account.domain) is None:
+            raise Refusal(422, f"{account.domain!r} is not a domain of this node; add it to the configuration first")
+        if not 1 <= len(account.username) <= 255 or "@" in account.username or ":" in account.username:
+            raise Refusal(422, f"{account.username!r} is not the user of a SIP URI: up to 255 characters, no @ or :")
+        try:
+            username, domain = self._account_named(f"{account.username}@{account.domain}")
+        except Refusal as refusal:
+            raise Refusal(422, f"{account.username!r} is not the user of a SIP URI; escape it as there") from refusal
+        auth_name = account.auth_name or views.default_auth_name(username)
+        hashes = account.hashes(auth_name, domain.realm)
+        return PutAccount(username, domain.name, auth_name, domain.realm, hashes, create_only=True)
+
+    async def _create_all(self, records: Sequence[PutAccount]) -> tuple[views.Result, ...]:
+        results: list[views.Result] = []
+        for start in range(0, len(records), _AT_ONCE):
+            part = records[start : start + _AT_ONCE]
+            outcomes = await gatherResults([self._outcome(record) for record in part])
+            results += [_created(record, outcome) for record, outcome in zip(part, outcomes, strict=True)]
+        return tuple(results)
+
+    def _outcome(self, record: Record) -> Deferred[Outcome | Unavailable]:
+        """Propose a record; the Deferred fires with what apply returned, or why it didn't come."""
+        deferred: Deferred[Outcome | Unavailable] = Deferred()
+        self._node.propose(record, deferred.callback)
+        return deferred
+
+    async def _propose(self, record: Record) -> Outcome:
+        """Propose a record and return what apply returned; raises Unavailable."""
+        outcome = await self._outcome(record)
+        if isinstance(outcome, Unavailable):
+            raise outcome
+        return outcome
+
+    async def _forward(
+        self,
+        request: Request,
+        path: str,
+        body: msgspec.Struct | Sequence[msgspec.Struct] | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Let the leader answer the request: what was understood of it goes there, not what came."""
+        if request.getHeader(FORWARDED) is not None:
+            raise Refusal(503, "the leader has just changed", retry_after=1)
+        url = self._node.leader_admin()
+        if url is None:
+            raise Refusal(503, "no node leads at present", retry_after=1)
+        try:
+            answer = await exchange(
+                self._http,
+                self._reactor,
+                request.method.decode("ascii"),
+                url + path,
+                params=query,
+                content=b"" if body is None else msgspec.json.encode(body),
+                headers={FORWARDED: self._node.status().node},
+                deadline=FORWARD_DEADLINE,
+            )
+        except Unreachable as error:
+            raise Refusal(503, f"the leader: {error}; the change may still be made", retry_after=1) from error
+        request.setResponseCode(answer.status)
+        for retry_after in answer.headers.getRawHeaders("Retry-After", []):
+            request.setHeader("Retry-After", retry_after)
+        request.setHeader("Content-Type", "application/json")
+        return answer.content
+
+
+def refuse(request: IRequest, refusal: Refusal) -> bytes:
+    """The body of an answer that is not a success."""
+    for name, value in refusal.headers.items():
+        request.setHeader(name, value)
+    request.setResponseCode(refusal.fault.error.status)
+    return reply(request, refusal.fault)
+
+
+def reply(request: IRequest, body: msgspec.Struct) -> bytes:
+    """The body of a JSON answer."""
+    request.setHeader("Content-Type", "application/json")
+    request.setHeader("Cache-Control", "no-store")
+    return msgspec.json.encode(body)
+
+
+def _read_query(request: Request, *known: str) -> dict[str, str]:
+    """The query's parameters; refuses what isn't known, given twice or not UTF-8."""
+    query: dict[str, str] = {}
+    for key, values in request.args.items():
+        name = key.decode("utf-8", "replace")
+        if name not in known:
+            right = f"it has {', '.join(known)}" if known else "it has none"
+            raise Refusal(400, f"{name!r} is not a query parameter of this resource; {right}")
+        try:
+            (query[name],) = (value.decode("utf-8") for value in values)
+        except ValueError as error:
+            raise Refusal(400, f"{name} must be given once, in UTF-8") from error
+    return query
+
+
+def _limit(query: dict[str, str]) -> int:
+    text = query.get("limit", str(MAX_PAGE))
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:5]) <= MAX_PAGE):
+        raise Refusal(400, f"limit is {text[:20]!r}; write a number from 1 to {MAX_PAGE}")
+    return int(text)
+
+
+def _decode(request: Request, kind: Any) -> Any:
+    assert request.content is not None  # noqa: S101 - Twisted has read the body
+    content_type = request.getHeader("Content-Type") or ""
+    # A web page can make a browser send a form or plain text anywhere, but not JSON.
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise Refusal(415, f"the body is {content_type or 'of no type'}; send Content-Type: application/json")
+    try:
+        return msgspec.json.decode(request.content.read(), type=kind)
+    except msgspec.ValidationError as error:
+        raise Refusal(422, str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refusal(400, str(error)) from error
+
+
+def _before(prefix: str) -> str:
+    """A text that sorts just before all that begin with the prefix."""
+    return prefix[:-1] + chr(ord(prefix[-1]) - 1) + "\U0010ffff"
+
+
+def _count(outcome: Outcome) -> int:
+    if not isinstance(outcome, Done):
+        raise Refusal(500, f"the log answered {outcome!r}")
+    return outcome.count
+
+
+def _created(record: PutAccount, outcome: Outcome | Unavailable) -> views.Result:
+    """What became of an account that was to be created."""
+    identity = f"{record.username}@{record.domain}"
+    if isinstance(outcome, Unavailable):
+        return views.Result(identity, 503, outcome.detail)
+    if isinstance(outcome, Conflict):
+        return views.Result(identity, 409, outcome.detail)
+    _count(outcome)
+    return views.Result(identity, 201)

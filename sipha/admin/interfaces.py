@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from zope.interface import Interface
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from sipha.admin.views import Status
     from sipha.errors import Unavailable
     from sipha.state.accounts import Account
+    from sipha.state.binding import Binding
     from sipha.state.entries import Record
-    from sipha.state.location import Binding
-    from sipha.state.machine import Outcome
+    from sipha.state.outcomes import Outcome
 
 
 class INode(Interface):
@@ -31,14 +31,14 @@ class INode(Interface):
     def cluster_time() -> float:
         """Return the cluster time now, in seconds."""
 
-    def aors() -> Iterable[str]:
-        """The AORs in the table, in any order; all bindings of some may have expired."""
+    def aors(after: str, limit: int) -> Sequence[str]:
+        """The first `limit` AORs after one, in the order of their text; the bindings of some may have expired."""
 
     def bindings(aor: str) -> Sequence[Binding]:
         """The unexpired bindings of an AOR."""
 
-    def accounts() -> Iterable[Account]:
-        """All accounts, in any order."""
+    def accounts(after: str, limit: int) -> Sequence[Account]:
+        """The first `limit` accounts after an identity `username@domain`, in the order of their identities."""
 
     def account(username: str, domain: str) -> Account | None:
         """The account `username@domain`."""

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Literal
 from urllib.parse import unquote
 
 import msgspec
 
 from sipha.sip.digest import ha1
 from sipha.state.accounts import Account
-from sipha.state.location import Binding
+from sipha.state.binding import Binding
+from sipha.state.entries import PutAccount
 
-Algorithm = Literal["MD5", "SHA-256", "SHA-512-256"]
-
-HA1_LENGTHS: dict[Algorithm, int] = {"MD5": 32, "SHA-256": 64, "SHA-512-256": 64}
+HA1_LENGTHS = {"MD5": 32, "SHA-256": 64, "SHA-512-256": 64}
 """The algorithms of an account's hashes, and the hex digits of each."""
 
 
 class PeerStatus(msgspec.Struct, frozen=True):
-    """What a node sees of another one; `heard_ago` is in seconds, None if nothing was heard yet."""
+    """What a node sees of another one; `heard` is how many seconds ago, None if it isn't connected."""
 
     name: str
     admin: str
     connected: bool
-    heard_ago: float | None
+    heard: float | None
 
 
 class Status(msgspec.Struct, frozen=True):
     """A node and what it sees; times in seconds.
 
-    `hash` is that of the table at `applied_index`: two nodes with the same index have the same hash. `leading` is
-    True on the one node that leads with a valid lease and holds the virtual addresses.
+    `hash` is that of the table at `applied_index`: two nodes with the same index have the same hash. `leading` is true
+    while the node may answer phones; `lease` is how long it may without hearing from a majority, None without end (a
+    cluster of one). `time` is the cluster time. Nothing more is written once `journal_bytes` reach `journal_limit`.
     """
 
     node: str
@@ -44,7 +43,11 @@ class Status(msgspec.Struct, frozen=True):
     applied_index: int
     last_index: int
     hash: str
-    lease_remaining: float
+    time: float
+    lease: float | None
+    proposals: int
+    journal_bytes: int
+    journal_limit: int
     virtual_addresses: tuple[str, ...]
     holds_virtual_addresses: bool
     aors: int
@@ -95,6 +98,11 @@ class AccountView(msgspec.Struct, frozen=True):
     realm: str
     algorithms: tuple[str, ...]
 
+    @property
+    def identity(self) -> str:
+        """`username@domain`."""
+        return f"{self.username}@{self.domain}"
+
 
 class Accounts(msgspec.Struct, frozen=True):
     """Accounts, and the cursor of the next page, None on the last one."""
@@ -103,11 +111,11 @@ class Accounts(msgspec.Struct, frozen=True):
     cursor: str | None = None
 
 
-class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A new password, or its hashes by algorithm; an empty `auth_name` leaves it, or makes it the username."""
 
     password: str = ""
-    ha1: dict[Algorithm, str] = {}
+    ha1: dict[str, str] = {}
     auth_name: str = ""
 
     def __post_init__(self) -> None:
@@ -115,7 +123,9 @@ class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if bool(self.password) == bool(self.ha1):
             raise ValueError("write either password or ha1")
         for algorithm, digits in self.ha1.items():
-            length = HA1_LENGTHS[algorithm]
+            length = HA1_LENGTHS.get(algorithm)
+            if length is None:
+                raise ValueError(f"{algorithm!r} is not an algorithm; write {', '.join(HA1_LENGTHS)}")
             if len(digits) != length or not set(digits) <= set("0123456789abcdef"):
                 raise ValueError(f"the HA1 of {algorithm} must be {length} lower-case hex digits")
         if not self.auth_name.isprintable() or ":" in self.auth_name or len(self.auth_name) > 255:
@@ -125,7 +135,7 @@ class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def hashes(self, auth_name: str, realm: str) -> dict[str, str]:
         """HA1 for each algorithm."""
         if self.ha1:
-            return {str(algorithm): digits for algorithm, digits in self.ha1.items()}
+            return self.ha1
         return {algorithm: ha1(algorithm, auth_name, realm, self.password) for algorithm in HA1_LENGTHS}
 
 
@@ -174,7 +184,7 @@ def binding_view(binding: Binding, now: float) -> BindingView:
     return BindingView(
         aor=binding.aor,
         contact=_text(binding.contact),
-        expires=max(0, round(binding.expires_at / 1000 - now)),
+        expires=binding.remaining(int(now * 1000)),
         q=None if binding.q is None else binding.q / 1000,
         call_id=_text(binding.call_id),
         cseq=binding.cseq,
@@ -196,11 +206,9 @@ def binding_view(binding: Binding, now: float) -> BindingView:
     )
 
 
-def account_view(account: Account) -> AccountView:
+def account_view(account: Account | PutAccount) -> AccountView:
     """Show an account."""
-    return AccountView(
-        account.username, account.domain, account.auth_name, account.realm, tuple(sorted(account.ha1))
-    )
+    return AccountView(account.username, account.domain, account.auth_name, account.realm, tuple(sorted(account.ha1)))
 
 
 def default_auth_name(username: str) -> str:

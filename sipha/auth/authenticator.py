@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from hmac import compare_digest
 from typing import NamedTuple
 
 from sipha.auth.domain import Domain
 from sipha.auth.window import NonceWindow
 from sipha.errors import MalformedMessage, Unavailable
-from sipha.sip.digest import ALGORITHMS, QOP, Credentials, base, challenge, ha2, parse_credentials, response
+from sipha.sip.digest import QOP, Credentials, base, challenge, ha2, parse_credentials, response
 from sipha.sip.message import Request
 from sipha.sip.token import Tokens
 from sipha.sip.uri import SipUri, parse_uri
@@ -39,6 +38,11 @@ class Verified(NamedTuple):
     account: Account
     credentials: Credentials
     issued_at: int
+
+    @property
+    def counted(self) -> bool:
+        """True if the nonce has a count, so that no copy of the request is accepted as another one."""
+        return bool(self.credentials.qop)
 
 
 class Authenticated(NamedTuple):
@@ -111,9 +115,9 @@ class Authenticator:
             known or "unknown",
             self._ha2_of(algorithm, request.method, credentials.uri),
             credentials.nonce,
-            credentials.nc,
-            credentials.cnonce,
-            credentials.qop,
+            nc=credentials.nc,
+            cnonce=credentials.cnonce,
+            qop=credentials.qop,
         )
         given = credentials.response.encode("utf-8", "surrogateescape")
         if not compare_digest(expected.encode(), given) or account is None or not known:
@@ -129,8 +133,8 @@ class Authenticator:
         Without qop there is no count, and a nonce is good for its lifetime (RFC 2069).
         """
         credentials = verified.credentials
-        return not credentials.qop or self._window.accept(
-            credentials.nonce, credentials.username, credentials.count, verified.issued_at, now
+        return not verified.counted or self._window.accept(
+            credentials.nonce, credentials.username, credentials.nonce_count, verified.issued_at, now
         )
 
     def challenge(self, header: str, domain: Domain, now: float, term: int, *, stale: bool) -> Challenge:
@@ -173,3 +177,17 @@ def _same_target(uri: str, request: Request) -> bool:
     if isinstance(given, SipUri) and isinstance(target, SipUri):
         return (given.scheme, given.user, given.host) == (target.scheme, target.user, target.host)
     return given == target
+
+
+def strip_credentials(request: Request, realm: str) -> None:
+    """Remove the Proxy-Authorization for a realm before a request is forwarded (RFC 3261 §22.3); others stay."""
+
+    def ours(value: str) -> bool:
+        try:
+            credentials = parse_credentials(value)
+        except MalformedMessage:
+            return False
+        return credentials is not None and credentials.realm == realm
+
+    if "Proxy-Authorization" in request.headers:
+        request.headers.remove_values("Proxy-Authorization", ours)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sipha.errors import MalformedMessage
 from sipha.sip.uri import SipUri, Uri, parse_uri
 
+# What most users are called: nothing in it needs unescaping, so that the text is nearly the AOR.
+_PLAIN_AOR = re.compile(r"sip:([A-Za-z0-9\-_.+]++)@([A-Za-z0-9.-]++)\Z")
 _REMEMBERED = 4096
 _REMEMBERED_LENGTH = 256
 
@@ -77,8 +79,12 @@ class Domains:
         return domain, uri._replace(host=domain.name.lower()).aor(case_sensitive=domain.case_sensitive)
 
     def locate_text(self, text: str) -> tuple[Domain, str] | None:
-        """The same for a URI that isn't parsed yet; None also if it can't be."""
-        try:
+        """The same for the text of a URI; raises MalformedMessage if it is none."""
+        plain = _PLAIN_AOR.match(text)
+        if plain is None:
             return self.locate(parse_uri(text))
-        except MalformedMessage:
+        user, host = plain.groups()
+        domain = self.find(host)
+        if domain is None:
             return None
+        return domain, f"sip:{user if domain.case_sensitive else user.lower()}@{domain.name.lower()}"

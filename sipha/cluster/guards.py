@@ -85,7 +85,7 @@ def verify(append: AppendEntries, log: Log) -> Verified:
         )
     if prev + held < min(last, log.commit_index):
         raise DivergedError(f"entry {prev + held + 1} is committed here and different at the leader")
-    # Also on a conflict go past all that matches: deleted and added again, it would be missing after a crash in between.
+    # Also on a conflict go past all that matches: deleted and added again, it would be missing after a crash between.
     prev_term = entries[held - 1][2] if held else append.prev_term
     return Verified(
         _with(append, prev_index=prev + held, prev_term=prev_term, entries=entries[held:], commit_index=commit_index)

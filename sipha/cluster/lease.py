@@ -19,23 +19,27 @@ MARGIN = 1.1
 
 
 class Lease:
-    """The leader's side. Times are seconds of one clock that never goes back."""
+    """The leader's side. Times are seconds of one clock that never goes back.
+
+    `usable` is for the owner to set once the state holds all that was committed before the term.
+    """
 
     def __init__(self, duration: float, others: Iterable[str]) -> None:
         self.duration = duration
         self.until = 0.0
+        self.usable = False
         self._acknowledged = dict.fromkeys(others, -math.inf)
         self._held = False
 
     def begin(self) -> None:
         """A term of ours begins: nothing that was acknowledged before counts."""
-        self._held = True
+        self._held, self.usable = True, False
         self._acknowledged = dict.fromkeys(self._acknowledged, -math.inf)
         self.until = self._end()
 
     def end(self) -> None:
         """We lead no more."""
-        self._held = False
+        self._held, self.usable = False, False
         self.until = 0.0
 
     def acknowledge(self, node: str, sent: float) -> None:

@@ -6,8 +6,8 @@ Pure bookkeeping: what happened goes in, a list of actions comes out, and the pr
    starts when every fork has ended without a 2xx, a 6xx or a CANCEL.
 2. A provisional response but 100 goes upstream until a final one did; a 2xx goes upstream at once. To an INVITE
    there may be several 2xx, to another request one final response.
-3. Without a 2xx the best response goes upstream once every fork has ended: exactly one, or, when nobody answered a
-   request other than INVITE, none (RFC 4320 §4.2).
+3. Without a 2xx the best response goes upstream once every fork has ended, exactly one; a 408 to a request other than
+   INVITE is chosen only for want of any other, and its server transaction keeps it to itself (RFC 4320 §4.2).
 4. A 2xx, a 6xx or a CANCEL cancels the forks that still ring; one that nothing was heard of yet is cancelled as soon
    as something is ("the CANCEL request MUST NOT be sent" before a provisional response came, §9.1).
 """
@@ -20,8 +20,8 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from sipha.proxy.target import Target
-from sipha.sip.layer import ClientTransaction
 from sipha.sip.message import Response
+from sipha.sip.transaction import ClientTransaction
 
 COMPLETED_ELSEWHERE = ('SIP;cause=200;text="Call completed elsewhere"',)
 """The Reason of the CANCEL to the forks that lost the race (RFC 3326 §3.1)."""
@@ -72,10 +72,6 @@ class Answer(NamedTuple):
     status: int
 
 
-class Abandon(NamedTuple):
-    """Send no final response at all (RFC 4320 §4.2)."""
-
-
 class Start(NamedTuple):
     """Forward the request to these."""
 
@@ -88,7 +84,7 @@ class Cancel(NamedTuple):
     fork: Fork
 
 
-Action = Forward | Answer | Abandon | Start | Cancel
+Action = Forward | Answer | Start | Cancel
 
 
 class _Final(NamedTuple):
@@ -202,7 +198,7 @@ class ResponseContext:
         if self._cancelled:
             self._finals.append(_Final(487, None))
         if not self._finals:
-            return Answer(408) if self._invite else Abandon()
+            return Answer(408)
         status, response = min(self._finals, key=self._rank)
         # "If the only response that was received is a 503, the proxy SHOULD generate a 500 response": a 503 would
         # condemn this proxy as a whole (§16.7 step 6, §21.5.4).

@@ -5,18 +5,25 @@ What depends on the order of REGISTERs (CSeq, matching, limits) is decided when 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Literal, NamedTuple
 from zlib import crc32
 
+import msgspec
+
 from sipha.auth.authenticator import Authenticator, Challenge, Verified
-from sipha.auth.domain import Domains
+from sipha.auth.domain import Domain, Domains
 from sipha.errors import MalformedMessage, SipError
 from sipha.sip.flow import Flow
 from sipha.sip.headers import Contact as ContactField
+from sipha.sip.headers import is_number, is_token, parse_name_addr, parse_seconds, split_params
 from sipha.sip.message import Request
-from sipha.sip.uri import parse_uri
+from sipha.sip.uri import SipUri, parse_uri
+from sipha.state.accounts import Account
+from sipha.state.binding import Binding
 from sipha.state.entries import Contact, Policy, Register
 from sipha.state.interfaces import ICredentials
 
@@ -28,6 +35,10 @@ MAX_CONTACTS = 64
 _MAX_TEXT = 256
 _ONE_HOUR = 3600
 _SUPPORTED = frozenset(("path", "outbound"))
+# A contact as most phones write it: it need not be taken apart to know that it is a URI.
+_PLAIN_CONTACT = re.compile(
+    r"sip:(?:[A-Za-z0-9\-_.+]++@)?+[A-Za-z0-9.-]++(?::(?:[0-9]{1,4}|[1-5][0-9]{4}))?+(?:;[A-Za-z0-9\-_.]++(?:=[A-Za-z0-9\-_.]++)?+)*+\Z"
+)
 _OWN_PARAMS = frozenset(("expires", "q", "+sip.instance", "reg-id", "received"))
 
 
@@ -55,6 +66,7 @@ class RegistrarSettings:
 class Prepared(NamedTuple):
     """A REGISTER that may be carried out: the record, or None if it only asks, and what its 200 repeats."""
 
+    domain: Domain
     aor: str
     record: Register | None
     verified: Verified
@@ -66,6 +78,7 @@ def prepare(
     flow: Flow,
     now: float,
     term: int,
+    *,
     authenticator: Authenticator,
     credentials: ICredentials,
     domains: Domains,
@@ -77,18 +90,241 @@ def prepare(
     """
     domain = domains.of(request.uri)
     if domain is None:
-        raise SipError(f"{request.uri} is no domain of ours", status=403, reason="Domain Not Served Here")
+        raise SipError(f"{request.uri} is no domain of ours", status=403, reason="Domain not served here")
     headers = request.headers
     required = _required(request) if "Require" in headers else ()
     outcome = authenticator.verify(request, "Authorization", domain, now, term)
     if isinstance(outcome, Challenge):
         return outcome
-    aor = _authorized_aor(request, outcome, domain, credentials, domains)
+    aor = _authorized_aor(request, outcome.account, domain, credentials, domains)
     path = _path(request, flow, settings) if "Path" in headers else ()
-    supported = [tag.lower() for tag in headers.values("Supported")] if "Supported" in headers else []
-    extra = "".join([f"Path: {value}\r\nSupported: path\r\n" for value in path]) if "path" in supported else ""
+    extra = f"Path: {', '.join(path)}\r\nSupported: path\r\n" if path and _supports(request, "path") else ""
     if "Contact" not in headers:
-        return Prepared(aor, None, outcome, extra)
+        return Prepared(domain, aor, None, outcome, extra)
     call_id = request.call_id
-    contacts, wildcard = _contacts(request, settings)
-    ...
+    if len(call_id) > MAX_CALL_ID:
+        raise _bad_request("Callid too long")
+    wildcard = "*" in [contact.uri for contact in request.contacts]
+    contacts = _no_contacts(request) if wildcard else _contacts(request, settings)
+    outbound = _is_outbound(request, contacts, path)
+    if outbound:
+        extra += "Require: outbound\r\n"
+    elif "outbound" in required:
+        raise SipError("The first hop does not support outbound", status=439, reason="First Hop Lacks Outbound Support")
+    host, port = flow.remote
+    local, local_port = flow.local
+    transport = flow.transport.lower()
+    record = Register(
+        aor=aor,
+        call_id=call_id,
+        cseq=request.cseq.number,
+        contacts=contacts,
+        wildcard=wildcard,
+        received=f"sip:{_bracketed(host)}:{port};transport={transport}",
+        socket=f"{transport}:{_bracketed(local)}:{local_port}",
+        flow=str(flow.connection) if flow.connection else "",
+        path=path,
+        user_agent=_text(headers.get("User-Agent") or ""),
+        methods=_text(",".join(headers.all("Allow")).replace(" ", "")) if "Allow" in headers else "",
+        outbound=outbound,
+    )
+    return Prepared(domain, aor, record, outcome, extra)
+
+
+def is_repeat(record: Register, bindings: Sequence[Binding]) -> bool:
+    """Return True if the bindings are already what the record would make them.
+
+    The same Call-ID and CSeq, each contact that was to be there is, and none that was to be gone.
+    """
+    made = {b.contact for b in bindings if b.cseq == record.cseq and b.call_id == record.call_id}
+    if not made or record.wildcard:
+        return False
+    present = {contact.uri for contact in record.contacts if contact.expires != 0}
+    return present == made and not any(
+        contact.expires == 0 and contact.uri == binding.contact for contact in record.contacts for binding in bindings
+    )
+
+
+def _required(request: Request) -> frozenset[str]:
+    """The option tags that the phone requires; 420 if we lack one (§8.2.2.3)."""
+    required = request.headers.values("Require")
+    if not all(map(is_token, required)):
+        raise MalformedMessage("Require: not a list of option tags")
+    unsupported = [tag for tag in required if tag.lower() not in _SUPPORTED]
+    if unsupported:
+        # "If a UAS does not understand an option-tag listed in a Require header field, it MUST respond by generating
+        # a response with status code 420 (Bad Extension). The UAS MUST add an Unsupported header field".
+        raise SipError("Unsupported extension", status=420, headers=(("Unsupported", ", ".join(unsupported)),))
+    return frozenset(tag.lower() for tag in required)
+
+
+def _supports(request: Request, option: str) -> bool:
+    return any(tag.lower() == option for tag in request.headers.values("Supported"))
+
+
+def _authorized_aor(
+    request: Request, account: Account, domain: Domain, credentials: ICredentials, domains: Domains
+) -> str:
+    """The AOR of the To header, once it is certain that the account may change its bindings (§10.3 steps 4 and 5)."""
+    to = request.to.uri
+    located = domains.locate_text(to)
+    # "If the address-of-record is not valid for the domain in the Request-URI, the registrar MUST send a 404".
+    if located is None or located[0] is not domain:
+        if domains.of(to) is domain:
+            raise _bad_request("No username in To URI")
+        raise SipError("To is no AOR of the domain in the Request-URI", status=404)
+    aor = located[1]
+    if len(aor) > MAX_AOR:
+        raise _bad_request("Address Of Record too long")
+    # "If the authenticated user is not authorized to modify bindings, the registrar MUST return a 403 (Forbidden)".
+    sender = located if request.from_.uri == to else domains.locate_text(request.from_.uri)
+    if sender is None or sender[1] != account.aor:
+        raise SipError("From is not the identity of the account", status=403)
+    if aor != account.aor:
+        if not domain.third_party:
+            raise SipError("Third-party registration is not allowed", status=403)
+        if not credentials.known(aor):
+            raise SipError("Nobody has this AOR", status=404)
+    return aor
+
+
+def _path(request: Request, flow: Flow, settings: RegistrarSettings) -> tuple[str, ...]:
+    """The Path that an edge of ours added (RFC 3327 §5.3); from anyone else it would aim our calls at a victim."""
+    if not is_edge(flow, settings):
+        return ()
+    values = tuple(request.headers.values("Path"))
+    if sum(map(len, values)) > MAX_PATH or not "".join(values).isascii():
+        raise _bad_request("Path parse error")
+    try:
+        for value in values:
+            parse_uri(parse_name_addr(value, "Path").uri)
+    except MalformedMessage:
+        raise _bad_request("Path parse error") from None
+    return values
+
+
+def full(settings: RegistrarSettings) -> SipError:
+    """The refusal of a REGISTER beyond the contacts allowed: the phone's own matter, not the server's (§21.5.4)."""
+    headers = (("Retry-After", "60"),) if settings.full_status == 503 else ()
+    return SipError(
+        "Too many contacts", status=settings.full_status, reason="Too many registered contacts", headers=headers
+    )
+
+
+def is_edge(flow: Flow, settings: RegistrarSettings) -> bool:
+    """Return True if a message came from a proxy that is trusted."""
+    if not settings.edges:
+        return False
+    address = ip_address(flow.remote[0].partition("%")[0])
+    return any(address in network for network in settings.edges)
+
+
+def _no_contacts(request: Request) -> tuple[Contact, ...]:
+    """What `Contact: *` makes of the contacts: none (§10.3 step 6)."""
+    # "If the request has additional Contact fields or an expiration time other than zero, the request is invalid".
+    if len(request.contacts) > 1:
+        raise _bad_request("* used in contact and more than 1 contact")
+    if request.expires != 0:
+        raise _bad_request("* used in contact and expires is not zero")
+    return ()
+
+
+def _contacts(request: Request, settings: RegistrarSettings) -> tuple[Contact, ...]:
+    fields = request.contacts
+    if not fields:
+        raise MalformedMessage("Contact: empty")
+    if len(fields) > MAX_CONTACTS:
+        raise full(settings)
+    default = request.expires
+    policy = settings.policy
+    contacts = []
+    for field_ in fields:
+        contact = _contact(field_, default)
+        asked = contact.expires
+        # "If and only if the requested expiration interval is greater than zero AND smaller than one hour AND less
+        # than a registrar-configured minimum, the registrar MAY reject the registration with a response of 423".
+        if asked and asked < policy.min_expires and asked < _ONE_HOUR and settings.min_expires_policy == "reject":
+            raise SipError("Interval too brief", status=423, headers=(("Min-Expires", str(policy.min_expires)),))
+        if settings.expires_jitter and asked != 0:
+            contact = msgspec.structs.replace(contact, jitter=_jitter(request, asked, settings))
+        contacts.append(contact)
+    return tuple(contacts)
+
+
+def _contact(field_: ContactField, default: int | None) -> Contact:
+    """One contact as it was asked for; `default` is what the Expires header says (§10.2.1.1)."""
+    uri, text = field_.uri, field_.params
+    if len(uri) > MAX_CONTACT or len(text) > MAX_CONTACT:
+        raise _bad_request("Contact/received too long")
+    if not _PLAIN_CONTACT.match(uri):
+        parse_uri(uri)
+    if not uri.isascii() or not text.isascii():
+        raise _bad_request("Contact is not ASCII")
+    if not text:
+        return Contact(uri, default)
+    params = split_params(text)
+    values = {name.lower(): value for name, value in params}
+    if len(values) != len(params):
+        raise _bad_request("Contact has a parameter twice")
+    # "Malformed values SHOULD be treated as equivalent to 3600" (§20.10), as `parse_seconds` does.
+    expires = parse_seconds((values["expires"] or "").strip('"')) if "expires" in values else default
+    instance = (values.get("+sip.instance") or "").strip('"')
+    others = values.keys() - _OWN_PARAMS
+    return Contact(
+        uri,
+        expires,
+        _q(field_) if "q" in values else None,
+        instance,
+        _reg_id(values["reg-id"]) if instance and "reg-id" in values else 0,
+        "".join([_param(name, value) for name, value in params if name.lower() in others]) if others else "",
+    )
+
+
+def _param(name: str, value: str | None) -> str:
+    return f";{name}" if value is None else f";{name}={value}"
+
+
+def _q(field_: ContactField) -> int | None:
+    try:
+        return field_.q
+    except MalformedMessage:
+        raise _bad_request("Invalid q param in contact") from None
+
+
+def _reg_id(text: str | None) -> int:
+    """The number of a device's flow, 1 to 2**31 - 1 (RFC 5626 §4.2)."""
+    if text is None or not is_number(text) or len(text) > 10 or not 0 < int(text) < 2**31:
+        raise _bad_request("Invalid reg-id param in contact")
+    return int(text)
+
+
+def _is_outbound(request: Request, contacts: tuple[Contact, ...], path: tuple[str, ...]) -> bool:
+    """Return True if the bindings are flows of a device: the phone and its first hop support it (RFC 5626 §6)."""
+    if not any(contact.reg_id for contact in contacts) or not _supports(request, "outbound"):
+        return False
+    if len(request.vias) == 1:
+        return True
+    uri = parse_uri(parse_name_addr(path[-1], "Path").uri) if path else None
+    return isinstance(uri, SipUri) and uri.has_param("ob")
+
+
+def _jitter(request: Request, asked: int | None, settings: RegistrarSettings) -> int:
+    """What to take off an expiry: different from phone to phone, and from one refresh to the next."""
+    policy = settings.policy
+    granted = min(max(policy.default_expires if asked is None else asked, policy.min_expires), policy.max_expires)
+    share = crc32(f"{request.cseq.number} {request.call_id}".encode("utf-8", "surrogateescape")) & 0xFFFF
+    return granted * settings.expires_jitter * share // (100 << 16)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _text(text: str) -> str:
+    """A header field's text as it is kept: cut to a length, and valid UTF-8."""
+    text = text[:_MAX_TEXT]
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _bad_request(reason: str) -> SipError:
+    return SipError(reason, status=400, reason=reason)

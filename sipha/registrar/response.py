@@ -8,7 +8,7 @@ from email.utils import formatdate
 from sipha.errors import SipError
 from sipha.sip.message import Request
 from sipha.sip.status import REASONS
-from sipha.state.location import Binding
+from sipha.state.binding import Binding
 
 
 def head(request: Request, tag: str) -> str:
@@ -41,11 +41,11 @@ def unauthorized(head: str, challenges: Iterable[tuple[str, str]]) -> bytes:
     return f"SIP/2.0 401 Unauthorized\r\n{head}{fields}Content-Length: 0\r\n\r\n".encode("utf-8", "surrogateescape")
 
 
-def refusal(head: str, error: SipError) -> bytes:
-    """The response that an error becomes."""
+def refusal(head: str, error: SipError, headers: Iterable[tuple[str, str]]) -> bytes:
+    """The response that an error becomes, with these `headers` (the error's, or fewer)."""
     status = error.response_status
     reason = error.reason or REASONS.get(status, "Error")
-    fields = "".join([f"{name}: {value}\r\n" for name, value in error.headers])
+    fields = "".join([f"{name}: {value}\r\n" for name, value in headers])
     return f"SIP/2.0 {status} {reason}\r\n{head}{fields}Content-Length: 0\r\n\r\n".encode("utf-8", "surrogateescape")
 
 
@@ -55,8 +55,7 @@ def date(wall_time: float) -> str:
 
 
 def _contact(binding: Binding, time: int) -> str:
-    expires = max(0, (binding.expires_at - time) // 1000)
-    text = f"Contact: <{binding.contact}>;expires={expires}"
+    text = f"Contact: <{binding.contact}>;expires={binding.remaining(time)}"
     if binding.q is not None:
         text += f";q={binding.q / 1000:g}"
     if binding.instance:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from sipha.errors import MalformedMessage
+from sipha.sip.headers import parse_auth_params
 
 MAX_CREDENTIALS = 4096
 """Credentials longer than this are malformed; it bounds the work of parsing them."""
@@ -16,11 +17,11 @@ MAX_CREDENTIALS = 4096
 QOP = "auth"
 """The quality of protection that is offered. auth-int is not: a proxy on the way may change a body (RFC 3261 §22.4)."""
 
-# Every parameter, or in the last group one character that belongs to none.
-_PARAMETER = re.compile(
-    r'[\s,]*([a-zA-Z0-9_.-]{1,32})\s*=\s*(?:"([^"\\]*(?:\\.[^"\\]*)*)"|([^\s,"]+))|([^\s,])', re.ASCII | re.DOTALL
+_PARAMETERS = ("username", "realm", "nonce", "uri", "response", "algorithm", "qop", "cnonce", "nc")
+_USUAL = re.compile(
+    r'(?:username="([^"\\]*+)"|realm="([^"\\]*+)"|nonce="([^"\\]*+)"|uri="([^"\\]*+)"|response="([0-9a-f]*+)"'
+    r'|algorithm="?([A-Za-z0-9-]++)"?|qop="?([a-z-]++)"?|cnonce="([^"\\]*+)"|nc="?([0-9a-f]++)"?|,[ \t]*+)*+\Z'
 )
-_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _COUNT = re.compile(r"[0-9a-fA-F]{1,8}", re.ASCII)
 
 
@@ -68,7 +69,7 @@ class Credentials(NamedTuple):
     nc: str
 
     @property
-    def count(self) -> int:
+    def nonce_count(self) -> int:
         """The nonce count as a number."""
         return int(self.nc, 16)
 
@@ -83,32 +84,29 @@ def parse_credentials(value: str) -> Credentials | None:
         return None
     if len(value) > MAX_CREDENTIALS:
         raise MalformedMessage("Credentials too long")
-    found = _PARAMETER.findall(value, 7)
-    fields = {name.lower(): quoted or token for name, quoted, token, _ in found}
-    if len(fields) != len(found) or "" in fields:
-        raise MalformedMessage("Malformed credentials")
-    if "\\" in value:
-        fields = {name.lower(): _ESCAPED.sub(r"\1", quoted) or token for name, quoted, token, _ in found}
-    get = fields.get
-    qop, nc, cnonce = get("qop", ""), get("nc", ""), get("cnonce", "")
-    algorithm = get("algorithm", "MD5")
+    found = _usual(value)
+    if found is None:
+        fields = parse_auth_params(value)[1]
+        found = tuple(map(fields.get, _PARAMETERS))
+    username, realm, nonce, uri, response, algorithm, qop, cnonce, nc = found
+    if username is None or realm is None or nonce is None or uri is None or response is None:
+        raise MalformedMessage("Credentials lack username, realm, nonce, uri or response")
     # RFC 7616 §3.4: cnonce and nc "MUST be specified if a qop parameter is sent".
-    if qop and not (cnonce and _COUNT.fullmatch(nc)):
+    if qop and not (cnonce and nc and _COUNT.fullmatch(nc)):
         raise MalformedMessage("Credentials lack cnonce or nc")
-    try:
-        return Credentials(
-            fields["username"],
-            fields["realm"],
-            fields["nonce"],
-            fields["uri"],
-            fields["response"],
-            _SPELLING.get(algorithm.lower(), algorithm),
-            qop,
-            cnonce,
-            nc,
-        )
-    except KeyError as error:
-        raise MalformedMessage(f"Credentials lack {error.args[0]}") from None
+    algorithm = algorithm or "MD5"
+    algorithm = _SPELLING.get(algorithm.lower(), algorithm)
+    return Credentials(username, realm, nonce, uri, response, algorithm, qop or "", cnonce or "", nc or "")
+
+
+def _usual(value: str) -> tuple[str | None, ...] | None:
+    """The parameters of credentials in their usual spelling, in one match; None if they have to be parsed."""
+    match = _USUAL.match(value, 7)
+    if match is None:
+        return None
+    found = match.groups()
+    # There is an equals sign for each parameter that was found and no other: none came twice.
+    return found if value.count("=") == len(found) - found.count(None) else None
 
 
 def ha1(algorithm: str, username: str, realm: str, password: str) -> str:
@@ -121,7 +119,7 @@ def ha2(algorithm: str, method: str, uri: str) -> str:
     return ALGORITHMS[algorithm](_bytes(f"{method}:{uri}"))
 
 
-def response(algorithm: str, ha1: str, ha2: str, nonce: str, nc: str = "", cnonce: str = "", qop: str = "") -> str:
+def response(algorithm: str, ha1: str, ha2: str, nonce: str, *, nc: str = "", cnonce: str = "", qop: str = "") -> str:
     """The response of RFC 7616 §3.4.1; without qop that of RFC 2069, which has neither nc nor cnonce."""
     hash_ = ALGORITHMS[algorithm]
     if algorithm.endswith("-sess"):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from sipha.errors import MalformedMessage
-from sipha.sip.uri import Uri, parse_uri
+from sipha.sip.uri import Uri, default_port, parse_uri
 
 T = TypeVar("T")
 
@@ -32,41 +32,91 @@ _COMPACT = {
     "x": "Session-Expires",
     "y": "Identity",
 }
-_LONG = """Accept Accept-Encoding Accept-Language Alert-Info Allow Authentication-Info Authorization Call-Info
-Content-Disposition Content-Language CSeq Date Error-Info Expires In-Reply-To Max-Breadth Max-Forwards MIME-Version
-Min-Expires Min-SE Organization P-Access-Network-Info P-Asserted-Identity P-Preferred-Identity Path Priority Privacy
-Proxy-Authenticate Proxy-Authorization Proxy-Require RAck Reason Record-Route Referred-By Replaces Reply-To Require
-Retry-After Route RSeq Server Service-Route Session-ID SIP-ETag SIP-If-Match Subscription-State Timestamp Unsupported
-User-Agent Warning WWW-Authenticate""".split()
+_LONG = [
+    "Accept",
+    "Accept-Encoding",
+    "Accept-Language",
+    "Alert-Info",
+    "Allow",
+    "Authentication-Info",
+    "Authorization",
+    "Call-Info",
+    "Content-Disposition",
+    "Content-Language",
+    "CSeq",
+    "Date",
+    "Error-Info",
+    "Expires",
+    "In-Reply-To",
+    "Max-Breadth",
+    "Max-Forwards",
+    "MIME-Version",
+    "Min-Expires",
+    "Min-SE",
+    "Organization",
+    "P-Access-Network-Info",
+    "P-Asserted-Identity",
+    "P-Preferred-Identity",
+    "Path",
+    "Priority",
+    "Privacy",
+    "Proxy-Authenticate",
+    "Proxy-Authorization",
+    "Proxy-Require",
+    "RAck",
+    "Reason",
+    "Record-Route",
+    "Referred-By",
+    "Replaces",
+    "Reply-To",
+    "Require",
+    "Retry-After",
+    "Route",
+    "RSeq",
+    "Server",
+    "Service-Route",
+    "Session-ID",
+    "SIP-ETag",
+    "SIP-If-Match",
+    "Subscription-State",
+    "Timestamp",
+    "Unsupported",
+    "User-Agent",
+    "Warning",
+    "WWW-Authenticate",
+]
 _KNOWN = frozenset((*_LONG, *_COMPACT.values()))
 _CANONICAL = {name: name for name in _KNOWN} | {name.lower(): name for name in _KNOWN} | _COMPACT
 
-# Every quantifier that could meet itself again is possessive, so that no input takes more than linear time.
+# So that no input takes more than linear time, a class that could match where the next item does is possessive, and no
+# two alternatives begin alike. (Groups are not possessive: Python before 3.11.5 forgets to try without them.)
 _TOKEN = r"[A-Za-z0-9\-.!%*_+`'~]++"
-_QUOTED = r'"(?:[^"\\]++|\\.)*+"'
-_PARAMS = rf'((?:[ \t]*+;[ \t]*+{_TOKEN}(?:[ \t]*+=[ \t]*+(?:[^\s;,"<>]++|{_QUOTED}))?+)*+)[ \t]*+\Z'
+_QUOTED = r'"(?:[^"\\]++|\\.)*"'
+_PARAMS = rf'((?:[ \t]*+;[ \t]*+{_TOKEN}(?:[ \t]*+=[ \t]*+(?:{_QUOTED}|[^\s;,"<>]*+))?)*)[ \t]*+'
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]*+:"
 _TOKEN_ONLY = re.compile(_TOKEN + r"\Z")
 # An unterminated quote or bracket reaches to the end of the field, which its own grammar then refuses.
-_SEPARATOR = re.compile(r'"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z)|<[^>]*+(?:>|\Z)|,', re.DOTALL)
+_SEPARATOR = re.compile(r'"(?:[^"\\]++|\\(?:.|\Z))*(?:"|\Z)|<[^>]*+(?:>|\Z)|,', re.DOTALL)
 _NAME_ADDR = re.compile(
-    rf'[ \t]*+(?:"((?:[^"\\]++|\\.)*+)"[ \t]*+|([^"<>,;]*+))<({_SCHEME}[^<>"\s]++)>{_PARAMS}', re.DOTALL | re.ASCII
+    rf'[ \t]*+(?:"((?:[^"\\]++|\\.)*)"[ \t]*+|([^"<>,;]*+))<({_SCHEME}[^<>"\s]++)>{_PARAMS}\Z', re.DOTALL | re.ASCII
 )
 # "If the URI contains a comma, question mark or semicolon, the URI MUST be enclosed in angle brackets" (§20.10)
-_ADDR_SPEC = re.compile(rf'[ \t]*+({_SCHEME}[^<>",;?\s]++){_PARAMS}', re.DOTALL | re.ASCII)
+_ADDR_SPEC = re.compile(rf'[ \t]*+({_SCHEME}[^<>",;?\s]++){_PARAMS}\Z', re.DOTALL | re.ASCII)
 _VIA = re.compile(
-    rf"[ \t]*+SIP[ \t]*+/[ \t]*+2\.0[ \t]*+/[ \t]*+({_TOKEN})[ \t]++([A-Za-z0-9._\-]++|\[[0-9A-Fa-f:.]++\])"
-    rf"[ \t]*+(?::[ \t]*+([0-9]{{1,5}})[ \t]*+)?+{_PARAMS}",
+    rf"[ \t]*+SIP[ \t]*+/[ \t]*+[0-9]++\.[0-9]++[ \t]*+/[ \t]*+({_TOKEN})[ \t]++([A-Za-z0-9._\-]++|\[[0-9A-Fa-f:.]++\])"
+    rf"[ \t]*+(?::[ \t]*+([0-9]{{1,5}})[ \t]*+)?{_PARAMS}(?:,|\Z)",
     re.DOTALL | re.IGNORECASE | re.ASCII,
 )
-_CSEQ = re.compile(rf"([0-9]++)[ \t]++({_TOKEN})\Z")
-_PARAM = re.compile(rf";[ \t]*+({_TOKEN})(?:[ \t]*+=[ \t]*+([^\s;\",]++|{_QUOTED}))?+", re.DOTALL)
+_CSEQ = re.compile(rf"[ \t]*+([0-9]++)[ \t]++({_TOKEN})[ \t]*+\Z")
+_PARAM = re.compile(rf';[ \t]*+({_TOKEN})(?:[ \t]*+=[ \t]*+({_QUOTED}|[^\s;,"<>]*+))?', re.DOTALL)
 _AUTH_PARAM = re.compile(
-    rf'[ \t,]*+({_TOKEN})[ \t]*+=[ \t]*+(?:"((?:[^"\\]++|\\.)*+)"|([^\s,"]*+))[ \t]*+(?:,[ \t,]*+|\Z)|(.++)', re.DOTALL
+    rf'[ \t,]*+({_TOKEN})[ \t]*+=[ \t]*+(?:"((?:[^"\\]++|\\.)*)"|([^\s,"]*+))[ \t]*+(?:,[ \t,]*+|\Z)|(.++)', re.DOTALL
+)
+_AUTH_NAMES = frozenset(
+    ("username", "realm", "nonce", "uri", "response", "algorithm", "cnonce", "opaque", "qop", "nc", "userhash", "stale")
 )
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
-_DEFAULT_PORTS = {"TLS": 5061, "WS": 80, "WSS": 443}
 _MAX_EXPIRES = 2**32 - 1
 
 
@@ -96,23 +146,19 @@ class Headers:
         for name, value in fields:
             self.add(name, value)
 
-    @classmethod
-    def of_lines(cls, lines: list[str]) -> tuple[Headers, str | None]:
-        """Index the lines (without their CRLF, folds joined on); and say what is wrong with the first bad one."""
-        headers = cls.__new__(cls)
-        headers._parsed = {}
+    def read(self, lines: list[str]) -> str | None:
+        """Take the lines of a message (without their CRLF), which now belong here; say what is wrong, if anything."""
         # Most messages have each header once, spelt as in the RFC: the dictionary is made without a loop.
         try:
             first = dict([line.split(": ", 1) for line in lines])
         except ValueError:
-            pass
-        else:
-            if len(first) == len(lines) and first.keys() <= _KNOWN:
-                headers._lines = lines
-                headers._names = list(first)
-                headers._first = first
-                return headers, None
-        return headers, headers._index(lines)
+            return self._index(lines)
+        if len(first) != len(lines) or not first.keys() <= _KNOWN:
+            return self._index(lines)
+        self._lines = lines
+        self._names = list(first)
+        self._first = first
+        return None
 
     def _index(self, lines: list[str]) -> str | None:
         self._lines, self._names, self._first = kept, names, first = [], [], {}
@@ -121,6 +167,8 @@ class Headers:
             raw_name, colon, value = line.partition(":")
             name = _CANONICAL.get(raw_name)
             if name is None:
+                if line.startswith((" ", "\t")) and line is not lines[0]:
+                    return self._index(_join_folds(lines))
                 raw_name = raw_name.rstrip(" \t")
                 if not colon or not _TOKEN_ONLY.match(raw_name):
                     defect = defect or f"not a header field: {line[:80]!r}"
@@ -181,17 +229,25 @@ class Headers:
         name = canonical_name(name)
         return [line for line, of in zip(self._lines, self._names, strict=True) if of == name]
 
-    def parsed(self, name: str, parse: Callable[[Headers, str], T]) -> T:
-        """Return what `parse` makes of the fields of this (canonical) name; once, until they are changed."""
-        try:
-            value: T = self._parsed[name]
-        except KeyError:
-            value = self._parsed[name] = parse(self, name)
+    def parsed(self, name: str, parse: Callable[[str, str], T]) -> T:
+        """Return what `parse` makes of the first field of this (canonical) name; once, until it is changed.
+
+        `parse` is given the value, perhaps with white space around it, and the name. MalformedMessage if it's missing.
+        """
+        value: T | None = self._parsed.get(name)
+        if value is None:
+            text = self._first.get(name)
+            if not text:
+                raise MalformedMessage(f"{name}: missing")
+            value = self._parsed[name] = parse(text, name)
         return value
 
-    def keep_parsed(self, name: str, value: object) -> None:
-        """Let `parsed` return this for a (canonical) name, whose field was written from it."""
-        self._parsed[name] = value
+    def parsed_values(self, name: str, parse: Callable[[str, str], T]) -> list[T]:
+        """Return what `parse` makes of each of the values of all fields of this (canonical) name; once, as `parsed`."""
+        values: list[T] | None = self._parsed.get(name)
+        if values is None:
+            values = self._parsed[name] = [parse(text, name) for text in self.values(name)]
+        return values
 
     def copy_from(self, other: Headers, wanted: frozenset[str]) -> None:
         """Append the other's fields of these (canonical) names, as they came."""
@@ -255,22 +311,30 @@ class Headers:
             self._changed(canonical)
         return value
 
-    def replace_value(self, name: str, value: str) -> None:
-        """Replace the first comma-separated value of the first field of this name; KeyError if there is none."""
+    def replace_value(self, name: str, value: str, parsed: object = None) -> None:
+        """Replace the first comma-separated value of the first field of this name; KeyError if there is none.
+
+        `parsed`, if given, is what `parsed` is to return from now on.
+        """
         canonical = canonical_name(name)
-        if canonical not in self._first:
-            raise KeyError(name)
-        _, rest = split_first(self._first[canonical])
-        self._put(self._names.index(canonical), name, f"{value}, {rest}" if rest else value)
+        old = self._first[canonical]
+        if "," in old and (rest := split_first(old)[1]):
+            value = f"{value}, {rest}"
+        self._put(self._names.index(canonical), name, value)
+        if parsed is not None:
+            self._parsed[canonical] = parsed
 
     def copy(self) -> Headers:
         """Return headers that can be changed without changing these."""
-        headers = Headers.__new__(Headers)
-        headers._lines = self._lines.copy()
-        headers._names = self._names.copy()
-        headers._first = self._first.copy()
-        headers._parsed = self._parsed.copy()
-        return headers
+        return Headers().adopt(self)
+
+    def adopt(self, other: Headers) -> Headers:
+        """Become a copy of the other."""
+        self._lines = other._lines.copy()
+        self._names = other._names.copy()
+        self._first = other._first.copy()
+        self._parsed = other._parsed.copy()
+        return self
 
     def __repr__(self) -> str:
         """Return the lines."""
@@ -334,7 +398,7 @@ class Via(NamedTuple):
     @property
     def sent_by(self) -> str:
         """Host and port, the default one filled in, in one spelling: part of the transaction's identity (§17.2.3)."""
-        return f"{self.host.lower()}:{self.port or _DEFAULT_PORTS.get(self.transport, 5060)}"
+        return f"{self.host.lower()}:{self.port or default_port(self.transport)}"
 
     def __str__(self) -> str:
         """Return the value's text."""
@@ -392,9 +456,9 @@ class Contact(NameAddr):
         if text is None:
             return None
         whole, _, decimals = text.partition(".")
-        if whole not in {"0", "1", ""} or len(decimals) > 3 or (decimals and not is_number(decimals)):
+        if whole not in {"0", "1"} or len(decimals) > 3 or (decimals and not is_number(decimals)):
             raise MalformedMessage(f"Contact: q is {text[:20]!r}, not a number from 0 to 1 with three decimals")
-        q = int((whole or "0") + decimals.ljust(3, "0"))
+        q = int(whole + decimals.ljust(3, "0"))
         if q > 1000:
             raise MalformedMessage(f"Contact: q is {text[:20]!r}, above 1")
         return q
@@ -419,17 +483,16 @@ class CSeq(NamedTuple):
         return f"{self.number} {self.method}"
 
 
-def parse_via(text: str) -> Via:
-    """Parse one Via value; MalformedMessage if it is none."""
+def parse_via(text: str, header: str = "Via") -> Via:
+    """Parse a Via value, the first if there are more; MalformedMessage, which names `header`, if it is none."""
     match = _VIA.match(text)
     if match is None:
-        raise MalformedMessage(f"Via: not understood: {text[:80]!r}")
+        raise MalformedMessage(f"{header}: not understood: {text[:80]!r}")
     transport, host, port, params = match.groups()
-    if port is None:
-        return Via(transport.upper(), host, None, params)
-    if not 0 < int(port) <= 65535:
-        raise MalformedMessage(f"Via: port {port} is not between 1 and 65535")
-    return Via(transport.upper(), host, int(port), params)
+    number = None if port is None else int(port)
+    if number is not None and not 0 < number <= 65535:
+        raise MalformedMessage(f"{header}: port {port} is not between 1 and 65535")
+    return Via(transport.upper(), host, number, params)
 
 
 def parse_name_addr(text: str, header: str = "address") -> NameAddr:
@@ -437,9 +500,9 @@ def parse_name_addr(text: str, header: str = "address") -> NameAddr:
     return NameAddr(*_name_addr(text, header))
 
 
-def parse_contact(text: str) -> Contact:
-    """Parse one Contact value; MalformedMessage if it is none."""
-    return Contact("", "*", "") if text.strip(" \t") == "*" else Contact(*_name_addr(text, "Contact"))
+def parse_contact(text: str, header: str = "Contact") -> Contact:
+    """Parse one Contact value; MalformedMessage, which names `header`, if it is none."""
+    return Contact("", "*", "") if text.strip(" \t") == "*" else Contact(*_name_addr(text, header))
 
 
 def _name_addr(text: str, header: str) -> tuple[str, str, str]:
@@ -447,7 +510,7 @@ def _name_addr(text: str, header: str) -> tuple[str, str, str]:
     if match is not None:
         quoted, unquoted, uri, params = match.groups()
         if quoted is None:
-            return unquoted.rstrip(" \t") if unquoted else "", uri, params
+            return unquoted.rstrip(" \t"), uri, params
         return _ESCAPE.sub(r"\1", quoted) if "\\" in quoted else quoted, uri, params
     match = _ADDR_SPEC.match(text)
     if match is None:
@@ -455,22 +518,25 @@ def _name_addr(text: str, header: str) -> tuple[str, str, str]:
     return "", match[1], match[2]
 
 
-def parse_cseq(text: str) -> CSeq:
+def parse_cseq(text: str, header: str = "CSeq") -> CSeq:
     """Parse a CSeq value; MalformedMessage if it is none or "MUST be less than 2**31" (§8.1.1.5) is broken."""
     match = _CSEQ.match(text)
     if match is None:
-        raise MalformedMessage(f"CSeq: not understood: {text[:80]!r}")
+        raise MalformedMessage(f"{header}: not understood: {text[:80]!r}")
     digits = match[1]
     if len(digits) > 10:
         digits = digits.lstrip("0") or "0"
     if len(digits) > 10 or int(digits) >= 2**31:
-        raise MalformedMessage("CSeq: the number is not less than 2**31")
+        raise MalformedMessage(f"{header}: the number is not less than 2**31")
     return CSeq(int(digits), match[2])
 
 
 def parse_auth_params(text: str) -> tuple[str, dict[str, str]]:
     """Parse a challenge or credentials (§20.7): the scheme, and the parameters, named in lower case and unquoted."""
     scheme, _, rest = text.strip(" \t").partition(" ")
+    simple = _simple_auth_params(rest)
+    if simple is not None:
+        return scheme, simple
     found = _AUTH_PARAM.findall(rest)
     params = {name.lower(): quoted or plain for name, quoted, plain, _ in found}
     if len(params) != len(found) or "" in params:
@@ -478,6 +544,26 @@ def parse_auth_params(text: str) -> tuple[str, dict[str, str]]:
     if "\\" in rest:
         params = {name: _ESCAPE.sub(r"\1", value) for name, value in params.items()}
     return scheme, params
+
+
+def _simple_auth_params(text: str) -> dict[str, str] | None:
+    """Parse parameters as most send them; None if there is a comma, quote or escape in a value, or anything odd."""
+    params: dict[str, str] = {}
+    quoted = 0
+    parts = text.split(",")
+    for part in parts:
+        name, _, value = part.partition("=")
+        if value[:1] == '"':
+            if value[-1] != '"':
+                return None
+            quoted += 1
+            value = value[1:-1]
+        elif not value or " " in value or "\t" in value:
+            return None
+        params[name.lstrip(" ")] = value
+    if text.count('"') != 2 * quoted or len(params) != len(parts) or "\\" in text:
+        return None
+    return params if params.keys() <= _AUTH_NAMES else None
 
 
 def parse_seconds(text: str) -> int:
@@ -513,14 +599,14 @@ def find_param(params: str, name: str) -> str | None:
     """Return the value, unquoted, of a parameter (lower case) in `;name=value;…`; None if absent or without value."""
     if not params or name not in params.lower():
         return None
-    if '"' not in params and " " not in params:
+    if '"' not in params and " " not in params and "\t" not in params:
         _, found, rest = params.partition(f";{name}=")
         if found:
-            return rest.partition(";")[0].rstrip("\t")
+            return rest.partition(";")[0]
     for match in _PARAM.finditer(params):
         if match[1].lower() == name:
             value = match[2]
-            if value is None or value[0] != '"':
+            if not value or value[0] != '"':
                 return value
             return _ESCAPE.sub(r"\1", value[1:-1])
     return None
@@ -554,14 +640,26 @@ def _value(line: str) -> str:
     return (_unfolded(value) if "\r\n" in value else value).strip(" \t")
 
 
+def _join_folds(lines: list[str]) -> list[str]:
+    """Join each line that begins with white space to the one before (§7.3.1)."""
+    fields = [[lines[0]]]
+    for line in lines[1:]:
+        if line.startswith((" ", "\t")):
+            fields[-1].append(line)
+        else:
+            fields.append([line])
+    return ["\r\n".join(field) for field in fields]
+
+
 def _unfolded(value: str) -> str:
     return " ".join([part.strip(" \t") for part in value.split("\r\n")])
 
 
 def split_first(field: str) -> tuple[str, str]:
     """Split a field into its first value and the rest, which is empty if there is no other."""
+    field = field.strip(" \t,")
     if "," in field:
         for match in _SEPARATOR.finditer(field):
-            if match[0] == "," and (first := field[: match.start()].strip(" \t,")):
-                return first, field[match.end() :].strip(" \t,")
-    return field.strip(" \t,"), ""
+            if match[0] == ",":
+                return field[: match.start()].rstrip(" \t"), field[match.end() :].lstrip(" \t,")
+    return field, ""

@@ -19,13 +19,12 @@ from sipha.sip.headers import (
     parse_name_addr,
     parse_seconds,
     parse_via,
-    split_first,
+    set_params,
 )
 from sipha.sip.status import REASONS
-from sipha.sip.uri import Uri, ip_literal, parse_uri
+from sipha.sip.uri import Uri, default_port, ip_literal, parse_uri
 
 _IPV4 = re.compile(r"[0-9.]++\Z")
-_DEFAULT_PORTS = {"TLS": 5061, "WS": 80, "WSS": 443}
 
 
 class Message:
@@ -44,7 +43,7 @@ class Message:
     @property
     def via(self) -> Via:
         """The topmost Via value: the last hop (§20.42)."""
-        return self.headers.parsed("Via", _top_via)
+        return self.headers.parsed("Via", parse_via)
 
     @property
     def vias(self) -> list[Via]:
@@ -54,42 +53,45 @@ class Message:
     @property
     def from_(self) -> NameAddr:
         """The From value (§20.20)."""
-        return self.headers.parsed("From", _name_addr)
+        return self.headers.parsed("From", parse_name_addr)
 
     @property
     def to(self) -> NameAddr:
         """The To value (§20.39)."""
-        return self.headers.parsed("To", _name_addr)
+        return self.headers.parsed("To", parse_name_addr)
 
     @property
     def call_id(self) -> str:
         """The Call-ID (§20.8)."""
-        return _required(self.headers, "Call-ID")
+        value = self.headers.get("Call-ID")
+        if not value:
+            raise MalformedMessage("Call-ID: missing")
+        return value
 
     @property
     def cseq(self) -> CSeq:
         """The CSeq value (§20.16)."""
-        return self.headers.parsed("CSeq", _cseq)
+        return self.headers.parsed("CSeq", parse_cseq)
 
     @property
     def contacts(self) -> list[Contact]:
         """The Contact values (§20.10), of which one may be `*`."""
-        return self.headers.parsed("Contact", _contacts) if "Contact" in self.headers else []
+        return self.headers.parsed_values("Contact", parse_contact)
 
     @property
     def routes(self) -> list[NameAddr]:
         """The Route values (§20.34), the next hop first."""
-        return self.headers.parsed("Route", _name_addrs) if "Route" in self.headers else []
+        return self.headers.parsed_values("Route", parse_name_addr)
 
     @property
     def record_routes(self) -> list[NameAddr]:
         """The Record-Route values (§20.30), the last hop first."""
-        return self.headers.parsed("Record-Route", _name_addrs) if "Record-Route" in self.headers else []
+        return self.headers.parsed_values("Record-Route", parse_name_addr)
 
     @property
     def paths(self) -> list[NameAddr]:
         """The Path values (RFC 3327), the last hop first."""
-        return self.headers.parsed("Path", _name_addrs) if "Path" in self.headers else []
+        return self.headers.parsed_values("Path", parse_name_addr)
 
     @property
     def max_forwards(self) -> int | None:
@@ -147,6 +149,10 @@ class Request(Message):
         if parsed is None or parsed[0] != self.uri:
             parsed = self._parsed_uri = (self.uri, parse_uri(self.uri))
         return parsed[1]
+
+    def keep_parsed_uri(self, parsed: Uri) -> None:
+        """Let `parsed_uri` return this, which is what `uri` says."""
+        self._parsed_uri = (self.uri, parsed)
 
     @property
     def start_line(self) -> str:
@@ -211,20 +217,19 @@ def mark_received(request: Request, flow: Flow) -> None:
     """Write into the top Via where the request came from (§18.2.1, RFC 3581 §4); what the sender claimed is removed."""
     via = request.via
     host, port = flow.remote
-    params = via.params
-    if via.has_param("rport"):
-        # "it MUST set the value of the parameter to the source port of the request", and "MUST also insert a
-        # "received" parameter ... even if it is identical to the value of the "sent-by" component."
-        marked = via.with_params(("rport", str(port)), ("received", host))
-    elif via.host != host and ip_literal(via.host) != host:
-        marked = via.with_params(("received", host))
-    elif ";received" in params.lower():
-        marked = via.with_params(("received", host))
+    # "it MUST set the value of the parameter to the source port of the request", and "MUST also insert a "received"
+    # parameter ... even if it is identical to the value of the "sent-by" component."
+    before, rport, after = via.params.partition(";rport")
+    if rport and (not after or after[0] == ";") and ";received" not in via.params:
+        params = f"{before};rport={port}{after};received={host}"
+    elif via.has_param("rport"):
+        params = set_params(via.params, ("rport", str(port)), ("received", host))
+    elif via.has_param("received") or (via.host != host and ip_literal(via.host) != host):
+        params = set_params(via.params, ("received", host))
     else:
         return
-    if marked.params != params:
-        request.headers.replace_value("Via", str(marked))
-        request.headers.keep_parsed("Via", marked)
+    marked = Via(via.transport, via.host, via.port, params)
+    request.headers.replace_value("Via", str(marked), marked)
 
 
 def response_destination(via: Via, flow: Flow) -> Flow:
@@ -236,7 +241,7 @@ def response_destination(via: Via, flow: Flow) -> Flow:
     # MUST be sent using the existing connection to the source of the original request"
     if flow.reliable:
         return flow
-    port = via.port or _DEFAULT_PORTS.get(via.transport, 5060)
+    port = via.port or default_port(via.transport)
     maddr = via.param("maddr")
     if maddr and (host := ip_literal(maddr)):
         return flow._replace(remote=(host, port))
@@ -258,30 +263,3 @@ def _lacks_tag(request: Request) -> bool:
         return request.to.tag is None
     except MalformedMessage:
         return False
-
-
-def _required(headers: Headers, name: str) -> str:
-    value = headers.get(name)
-    if not value:
-        raise MalformedMessage(f"{name}: missing")
-    return value
-
-
-def _top_via(headers: Headers, name: str) -> Via:
-    return parse_via(split_first(_required(headers, name))[0])
-
-
-def _name_addr(headers: Headers, name: str) -> NameAddr:
-    return parse_name_addr(_required(headers, name), name)
-
-
-def _name_addrs(headers: Headers, name: str) -> list[NameAddr]:
-    return [parse_name_addr(value, name) for value in headers.values(name)]
-
-
-def _cseq(headers: Headers, name: str) -> CSeq:
-    return parse_cseq(_required(headers, name))
-
-
-def _contacts(headers: Headers, name: str) -> list[Contact]:
-    return [parse_contact(value) for value in headers.values(name)]

@@ -7,23 +7,38 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from sipha.errors import MalformedMessage
-from sipha.sip.headers import CSeq, Headers, is_number, is_token
-from sipha.sip.message import Message, Request, Response
+from sipha.sip.headers import Headers, is_number, is_token
+from sipha.sip.message import Request, Response
 from sipha.sip.uri import Uri, parse_uri
-
-_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
-_FOLD = re.compile(r"\n(?=[ \t])")
-_BARE_CR = re.compile(r"\r(?!\n)")
-_VERSION = re.compile(r"SIP/[0-9]+\.[0-9]+\Z", re.IGNORECASE)
-_SINGLE = ("From", "To", "Call-ID", "CSeq", "Max-Forwards")
-_CACHED_URI_SIZE = 100
 
 MAX_MESSAGE = 65536
 """The largest message, in bytes, that a stream may bring; a datagram can't be larger."""
 
+_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+_METHODS = frozenset(
+    [
+        "ACK",
+        "BYE",
+        "CANCEL",
+        "INFO",
+        "INVITE",
+        "MESSAGE",
+        "NOTIFY",
+        "OPTIONS",
+        "PRACK",
+        "PUBLISH",
+        "REFER",
+        "REGISTER",
+        "SUBSCRIBE",
+        "UPDATE",
+    ]
+)
+_SINGLE = ("From", "To", "Call-ID", "CSeq", "Max-Forwards")
+_CACHED_URI_LENGTH = 80
+
 
 class ParseError(MalformedMessage):
-    """The bytes are no message; `request` is what a response can be made to, None if there must not or can't be one."""
+    """The bytes are no message; `request` is what can be answered, None if there must not or can't be an answer."""
 
     def __init__(self, detail: str, *, status: int = 400, request: Request | None = None) -> None:
         super().__init__(detail, status=status)
@@ -31,7 +46,7 @@ class ParseError(MalformedMessage):
 
 
 class Keepalive(NamedTuple):
-    """What stands between messages on a stream: a double CRLF asks for a CRLF, which is the answer (RFC 5626 §3.5.1)."""
+    """What stands between messages on a stream: a double CRLF asks for a CRLF, the answer (RFC 5626 §3.5.1)."""
 
     data: bytes
 
@@ -41,33 +56,250 @@ class Keepalive(NamedTuple):
         return self.data == b"\r\n\r\n"
 
 
+_PING = Keepalive(b"\r\n\r\n")
+_PONG = Keepalive(b"\r\n")
+
+
+class _Head(NamedTuple):
+    """The head of a message: its lines told apart, and what is wrong with them."""
+
+    start_line: str
+    headers: Headers
+    defect: str | None
+
+
 def parse(data: bytes) -> Request | Response:
-    """Parse a datagram; ParseError if it is no message."""
-    head_end = data.find(b"\r\n\r\n")
-    body_at = head_end + 4
-    if head_end < 0 or data[:2] == b"\r\n" or data.find(b"\n\n", 0, head_end) >= 0:
-        # "Implementations processing SIP messages over stream-oriented transports MUST ignore any CRLF appearing before
-        # the start-line" (§7.5): harmless in datagrams too, as are lines that end in LF only.
+    """Parse a datagram; ParseError if it is no message.
+
+    After it, the start line is sound, and Via (the topmost), From, To, Call-ID and CSeq are there and well-formed.
+    """
+    # "Implementations processing SIP messages over stream-oriented transports MUST ignore any CRLF appearing before
+    # the start-line" (§7.5): harmless in datagrams too.
+    if data[:1] in b"\r\n":
         data = data.lstrip(b"\r\n")
-        end = _END_OF_HEAD.search(data)
-        head_end, body_at = (len(data), len(data)) if end is None else end.span()
-    else:
-        end = True
-    message, defect = _parse_head(data[:head_end])
-    if defect is None and not end:
-        defect = ParseError("no empty line ends the header fields")
-    if defect is not None:
-        raise _with_request(defect, message)
-    body = data[body_at:]
+    end = data.find(b"\r\n\r\n")
+    head = _index(data[:end]) if end >= 0 else None
+    body_at = end + 4
+    if head is None:
+        found = _END_OF_HEAD.search(data)
+        end, body_at = found.span() if found else (len(data), -1)
+        head = _loose_index(data[:end])
     try:
-        size = _content_length(message.headers)
-    except ParseError as error:
-        raise _with_request(error, message) from None
-    if size is not None:
-        # "If there are additional bytes in the transport packet beyond the end of the body, they MUST be discarded. If
-        # the transport packet ends before the end of the message body, this is considered an error." (§18.3)
-        if size > len(body):
-            raise _with_request(ParseError(f"Content-Length: {size}, but {len(body)} bytes came"), message)
-        body = body[:size]
-    message.body = body
+        if body_at < 0:
+            raise MalformedMessage("no empty line ends the header fields")
+        message = _message(head)
+        size = _content_length(head.headers)
+        body = data[body_at:]
+        if size is not None:
+            # "If there are additional bytes in the transport packet beyond the end of the body, they MUST be
+            # discarded. If the transport packet ends before the end of the message body, this is considered an
+            # error." (§18.3)
+            if size > len(body):
+                raise MalformedMessage(f"Content-Length: {size}, but {len(body)} bytes came")
+            body = body[:size]
+        message.body = body
+        return message
+    except MalformedMessage as error:
+        raise _parse_error(error, head) from None
+
+
+class StreamParser:
+    """Finds the messages in a stream: `feed` it what comes, then take what is complete with `next`.
+
+    It holds no more than a message of `max_message` bytes and what was fed last. `fatal` is True once nobody can say
+    where the next message begins: the connection has to be closed.
+    """
+
+    def __init__(self, max_message: int = MAX_MESSAGE) -> None:
+        self.fatal = False
+        self._max_message = max_message
+        self._buffer = bytearray()
+        self._searched = 0  # the head doesn't end before this
+        self._head: _Head | None = None  # of the message whose body is awaited
+        self._size = 0  # of that body
+        self._after_crlf = False  # a lone CRLF came before; another one makes it a ping
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the stream."""
+        if not self.fatal:
+            self._buffer += data
+
+    def next(self) -> Request | Response | Keepalive | None:
+        """Return what came next; None if it isn't complete. ParseError if it is no message: it has been passed over."""
+        if self.fatal:
+            return None
+        if self._head is None:
+            keepalive = self._keepalive()
+            if keepalive is not None:
+                return keepalive
+            if not self._read_head():
+                return None
+        head = self._head
+        if head is None or len(self._buffer) < self._size:
+            return None
+        body = bytes(self._buffer[: self._size])
+        del self._buffer[: self._size]
+        self._head = None
+        try:
+            message = _message(head)
+        except MalformedMessage as error:
+            raise _parse_error(error, head) from None
+        message.body = body
+        return message
+
+    @property
+    def pending(self) -> bool:
+        """True if a message has begun and isn't complete."""
+        return self._head is not None or bool(self._buffer)
+
+    def _keepalive(self) -> Keepalive | None:
+        buffer = self._buffer
+        if not buffer.startswith(b"\r\n"):
+            return None
+        if self._after_crlf or buffer.startswith(b"\r\n\r\n"):
+            del buffer[: 2 if self._after_crlf else 4]
+            self._after_crlf = False
+            return _PING
+        del buffer[:2]
+        self._after_crlf = True
+        return _PONG
+
+    def _read_head(self) -> bool:
+        buffer = self._buffer
+        found = _END_OF_HEAD.search(buffer, self._searched)
+        if found is None:
+            if len(buffer) > self._max_message:
+                self._lose()
+                raise ParseError(f"the header fields are longer than {self._max_message} bytes", status=513)
+            self._searched = max(0, len(buffer) - 3)
+            return False
+        end, body_at = found.span()
+        lines = bytes(buffer[:end])
+        head = _index(lines) or _loose_index(lines)
+        self._after_crlf = False
+        self._searched = 0
+        try:
+            size = _content_length(head.headers)
+            if size is None:
+                # "The Content-Length header field MUST be used with stream oriented transports." (§18.3)
+                raise MalformedMessage("Content-Length: missing, which a stream needs")
+            if body_at + size > self._max_message:
+                raise MalformedMessage(f"the message is longer than {self._max_message} bytes", status=513)
+        except MalformedMessage as error:
+            self._lose()
+            raise _parse_error(error, head) from None
+        del buffer[:body_at]
+        self._head = head
+        self._size = size
+        return True
+
+    def _lose(self) -> None:
+        self.fatal = True
+        self._buffer.clear()
+
+
+def _index(head: bytes) -> _Head | None:
+    """Index a head; None if CR or LF stands in it without the other."""
+    lines = head.decode("utf-8", "surrogateescape").split("\r\n")
+    text = "".join(lines)
+    return None if "\n" in text or "\r" in text else _head(lines, None)
+
+
+def _loose_index(head: bytes) -> _Head:
+    """Index a head in which some lines may end in LF only; a CR alone could hide a header from others."""
+    text = head.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+    return _head(text.replace("\r", " ").split("\n"), "a CR stands without LF" if "\r" in text else None)
+
+
+def _head(lines: list[str], defect: str | None) -> _Head:
+    start_line = lines[0]
+    del lines[0]
+    headers = Headers()
+    bad_line = headers.read(lines)
+    return _Head(start_line, headers, defect or bad_line)
+
+
+def _message(head: _Head) -> Request | Response:
+    start_line, headers, defect = head
+    if defect is not None:
+        raise MalformedMessage(defect)
+    message = _response(start_line, headers) if start_line[:4].upper() == "SIP/" else _request(start_line, headers)
+    if not headers.unique:
+        for name in _SINGLE:
+            if headers.count(name) > 1:
+                raise MalformedMessage(f"{name}: more than one")
+    # They are parsed here since no element can do without; what else there is, is parsed by who needs it.
+    _ = message.via, message.from_, message.to, message.call_id
+    cseq = message.cseq
+    if isinstance(message, Request) and cseq.method != message.method:
+        raise MalformedMessage(f"CSeq: the method is {cseq.method[:40]}, not {message.method[:40]}")
     return message
+
+
+def _request(start_line: str, headers: Headers) -> Request:
+    parts = start_line.split(" ")
+    if parts[-1] != "SIP/2.0" and (version := parts[-1].upper()) != "SIP/2.0":
+        if version.startswith("SIP/"):
+            raise MalformedMessage(f"the version is {version[:20]}, not SIP/2.0", status=505)
+        raise MalformedMessage(f"the request line does not end in SIP/2.0: {start_line[:80]!r}")
+    if len(parts) != 3:
+        raise MalformedMessage(f"the request line is not three words: {start_line[:80]!r}")
+    method, uri, _ = parts
+    if method not in _METHODS and not is_token(method):
+        raise MalformedMessage(f"the method is not a token: {method[:40]!r}")
+    request = Request(method, uri, headers)
+    request.keep_parsed_uri(_cached_uri(uri) if len(uri) <= _CACHED_URI_LENGTH else parse_uri(uri))
+    return request
+
+
+def _response(start_line: str, headers: Headers) -> Response:
+    version, _, rest = start_line.partition(" ")
+    status, _, reason = rest.partition(" ")
+    if version.upper() != "SIP/2.0":
+        raise MalformedMessage(f"the version is {version[:20]}, not SIP/2.0", status=505)
+    if len(status) != 3 or not is_number(status) or not "100" <= status <= "699":
+        raise MalformedMessage(f"the status is {status[:20]!r}, not 100 to 699")
+    return Response(int(status), reason, headers)
+
+
+@lru_cache(maxsize=1024)
+def _cached_uri(text: str) -> Uri:
+    """Parse a Request-URI; those of REGISTERs are few."""
+    return parse_uri(text)
+
+
+def _content_length(headers: Headers) -> int | None:
+    text = headers.get("Content-Length")
+    if text is None:
+        return None
+    if not is_number(text) or len(text) > 10:
+        raise MalformedMessage(f"Content-Length: {text[:20]!r} is not a length")
+    size = int(text)
+    if not headers.unique and any(
+        not is_number(other) or int(other[:11]) != size for other in headers.all("Content-Length")
+    ):
+        raise MalformedMessage("Content-Length: more than one, and they differ")
+    return size
+
+
+def _parse_error(error: MalformedMessage, head: _Head) -> ParseError:
+    return ParseError(error.detail, status=error.response_status, request=_answerable(head))
+
+
+def _answerable(head: _Head) -> Request | None:
+    """Return a request that `response_to` can answer, each of its single headers once; None if that can't be made."""
+    method, _, rest = head.start_line.partition(" ")
+    # There is no response to a response, and none to an ACK (§17.2.1).
+    if method == "ACK" or not is_token(method):
+        return None
+    if not all(head.headers.get(name) for name in ("Via", "From", "To", "Call-ID", "CSeq")):
+        return None
+    request = Request(method, rest.rpartition(" ")[0], head.headers.copy())
+    for name in _SINGLE:
+        if request.headers.count(name) > 1:
+            request.headers.set(name, request.headers.get(name) or "")
+    try:
+        _ = request.via
+    except MalformedMessage:
+        return None
+    return request

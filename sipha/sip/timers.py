@@ -1,8 +1,9 @@
 """The timers of RFC 3261 §17 and Table 4, RFC 6026 and RFC 4320, and the queue that they wait in.
 
-A timer whose duration never varies is set in the order in which it fires, so each of those has a FIFO: setting, stopping
-and firing cost the same however many wait. The others (A, E and G, whose intervals double, and those that the transaction
-user sets) wait in a heap. A stopped timer lets go of its subject at once and leaves the queue when its turn comes.
+A timer whose duration never varies is set in the order in which it fires, so each of those has a FIFO: setting,
+stopping and firing cost the same however many wait. The others (A, E and G, whose intervals double, and those that the
+transaction user sets) wait in a heap. A stopped timer lets go of its subject at once and leaves the queue when its turn
+comes, or when there are too many of its kind.
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ class Timers:
     timer_c: float = 180.0
     branch_timeout: float = 6.0
 
+    def __post_init__(self) -> None:
+        """Refuse what would retransmit without end."""
+        if not 0 < self.t1 <= self.t2:
+            raise ValueError("timers: 0 < T1 <= T2 must hold")
+
     @property
     def timeout(self) -> float:
         """Timers B, F, H, J, L and M: 64*T1, as long as a client retransmits (§17.1.1.2, RFC 6026 §7)."""
@@ -90,6 +96,11 @@ class Timer:
     def running(self) -> bool:
         """True until the timer has fired or was stopped."""
         return self.subject is not None
+
+    def take(self) -> Any:
+        """Return the subject and let go of it: the timer has fired; None if it was stopped before."""
+        subject, self.subject = self.subject, None
+        return subject
 
 
 class TimerQueue:
@@ -142,8 +153,8 @@ class TimerQueue:
             first = heap[0][0]
         return first
 
-    def pop(self, now: float) -> tuple[Timer, Any] | None:
-        """Take out a timer that is due, with its subject; None if there is none.
+    def pop(self, now: float) -> Timer | None:
+        """Take out a running timer that is due; None if there is none.
 
         Constant timers come first: after a pause, what has ended is not retransmitted once more.
         """
@@ -151,20 +162,15 @@ class TimerQueue:
             while fifo and (fifo[0].subject is None or fifo[0].when <= now):
                 timer = fifo.popleft()
                 if timer.subject is not None:
-                    return timer, _take(timer)
+                    return timer
         heap = self._heap
         while heap and (heap[0][2].subject is None or heap[0][0] <= now):
             timer = heappop(heap)[2]
             if timer.subject is not None:
-                return timer, _take(timer)
+                return timer
         return None
 
     def _sweep(self) -> None:
         self._heap = [entry for entry in self._heap if entry[2].subject is not None]
         heapify(self._heap)
         self._stale = 0
-
-
-def _take(timer: Timer) -> Any:
-    subject, timer.subject = timer.subject, None
-    return subject

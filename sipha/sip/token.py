@@ -21,7 +21,7 @@ MAGIC_COOKIE = "z9hG4bK"
 
 _MAC_SIZE = 12
 _TRANSPORTS = ("UDP", "TCP", "TLS", "WS", "WSS")
-_NONCE = Struct("!BIII")
+_NONCE_HEAD = 26  # hexadecimal digits: key id, term, time, serial
 _BRANCH = Struct("!BIBB")
 _SIDE = Struct("!BH")
 
@@ -70,43 +70,42 @@ class _Subkeys:
 
 
 class Tokens:
-    """Makes and verifies tokens under a ring of keys: key id (1–255) to secret; the highest id is the current one."""
+    """Makes and verifies tokens under a ring of keys: key id (1–255) to secret; the last one is the current one."""
 
     def __init__(self, keyring: Mapping[int, bytes]) -> None:
         if not keyring:
             msg = "a keyring needs at least one key"
             raise ValueError(msg)
         self._keys = {key_id: _Subkeys(secret) for key_id, secret in keyring.items()}
-        self._current_id = max(keyring)
+        self._keys_by_hex = {b"%02x" % key_id: keys for key_id, keys in self._keys.items()}
+        self._current_id = list(keyring)[-1]
         self._current = self._keys[self._current_id]
 
     def nonce(self, term: int, now: float, serial: int) -> str:
         """Make a nonce (RFC 7616 §3.3) in a term at a cluster time; `serial` tells those of one second apart."""
-        head = _NONCE.pack(self._current_id, term & 0xFFFFFFFF, int(now), serial & 0xFFFFFFFF)
-        return _text(head + _mac(self._current.nonce, head))
+        # Hexadecimal, unlike the others: a nonce is read for each REGISTER, and is never too long.
+        head = f"{self._current_id:02x}{term & 0xFFFFFFFF:08x}{int(now) & 0xFFFFFFFF:08x}{serial & 0xFFFFFFFF:08x}"
+        return head + _mac(self._current.nonce, head.encode()).hex()
 
     def read_nonce(self, nonce: str) -> Nonce | None:
         """Return what a nonce says, or None if it isn't ours."""
-        data = _data(nonce)
-        if data is None or len(data) != _NONCE.size + _MAC_SIZE:
+        data = nonce.encode("utf-8", "surrogateescape")
+        head = data[:_NONCE_HEAD]
+        keys = self._keys_by_hex.get(head[:2])
+        if keys is None or not hmac.compare_digest(_mac(keys.nonce, head).hex().encode(), data[_NONCE_HEAD:]):
             return None
-        head = data[: _NONCE.size]
-        key_id, term, issued_at, _ = _NONCE.unpack(head)
-        keys = self._keys.get(key_id)
-        if keys is None or not hmac.compare_digest(_mac(keys.nonce, head), data[_NONCE.size :]):
-            return None
-        return Nonce(term, issued_at)
+        return Nonce(int(head[2:10], 16), int(head[10:18], 16))
 
     def tag(self, call_id: str, from_tag: str, cseq: int, branch: str) -> str:
         """Make the To tag of a stateless response: the same for each copy of a request (RFC 3261 §8.2.7)."""
-        return self._tag(self._current_id, self._current, (call_id, from_tag, str(cseq), branch))
+        return _tag(self._current_id, self._current, f"{call_id}\n{from_tag}\n{cseq}\n{branch}")
 
     def is_tag(self, tag: str, call_id: str, from_tag: str, cseq: int, branch: str) -> bool:
         """Return True if `tag` is the one that `tag` made of these, under any key still held."""
-        fields = (call_id, from_tag, str(cseq), branch)
+        fields = f"{call_id}\n{from_tag}\n{cseq}\n{branch}"
         given = tag.encode("utf-8", "surrogateescape")
         return any(
-            hmac.compare_digest(self._tag(key_id, keys, fields).encode(), given) for key_id, keys in self._keys.items()
+            hmac.compare_digest(_tag(key_id, keys, fields).encode(), given) for key_id, keys in self._keys.items()
         )
 
     def branch(self, identity: tuple[str, ...], now: float, fork: int, forks: int, loop: str) -> str:
@@ -155,9 +154,10 @@ class Tokens:
         callee, _ = _read_side(rest)
         return RouteToken(caller, callee)
 
-    @staticmethod
-    def _tag(key_id: int, keys: _Subkeys, fields: tuple[str, ...]) -> str:
-        return f"{key_id:02x}{_mac(keys.tag, _join(fields)).hex()}"
+
+def _tag(key_id: int, keys: _Subkeys, fields: str) -> str:
+    # No header field has a line feed in its value, so that one between the fields keeps them apart.
+    return f"{key_id:02x}{_mac(keys.tag, fields.encode('utf-8', 'surrogateescape')).hex()}"
 
 
 def _subkey(secret: bytes, purpose: bytes) -> bytes:

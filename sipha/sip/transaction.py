@@ -26,7 +26,7 @@ Where the tables differ from the figures of RFC 3261:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum, StrEnum
+from enum import StrEnum
 from typing import Final, NamedTuple
 
 from sipha.sip.flow import Flow
@@ -63,9 +63,10 @@ class Input(StrEnum):
     TERMINATE = "end from TU"
 
 
-class Action(Enum):
+class Action(StrEnum):
     """What a transaction does, beside starting timers."""
 
+    SEND_REQUEST = "pass the request to the transport, and keep it to be sent again"
     SEND_AGAIN = "pass what was sent last to the transport"
     SEND_RESPONSE = "pass the response of the TU to the transport, and keep it to be sent again"
     SEND_TRYING = "make a 100, pass it to the transport, and keep it to be sent again"
@@ -78,10 +79,10 @@ class Action(Enum):
     DOUBLE_E = "start Timer E with twice its interval, at most T2"
     DOUBLE_G = "start Timer G with twice its interval, at most T2"
     SLOW_E = "start Timer E with T2"
-    STOP_A = "stop Timer A"
+    STOP_A = "stop Timer A, and forget the request's bytes"
     STOP_B = "stop Timer B"
-    STOP_E = "stop Timer E"
-    STOP_G = "stop Timer G"
+    STOP_E = "stop Timer E, and forget the request's bytes"
+    STOP_G = "stop Timer G, and forget the response's bytes"
     RESTORE_F = "let Timer F have its 64*T1 after all, if it was shortened for the first response"
     END = "stop the timers, forget the transaction and tell the TU that it has ended"
 
@@ -97,14 +98,14 @@ class Machine(NamedTuple):
     table: Mapping[tuple[State, Input | TimerName], Transition]
 
 
-A, I, S, T = Action, Input, State, TimerName
+A, I, S, T = Action, Input, State, TimerName  # noqa: E741 - for the tables only
 _ENDED: Final = (A.END,), S.TERMINATED
 _TIMED_OUT: Final = (A.TIMEOUT_TO_TU, A.END), S.TERMINATED
 _FAILED: Final = (A.ERROR_TO_TU, A.END), S.TERMINATED
 
 # RFC 3261 figure 5, RFC 6026 §7.2
 INVITE_CLIENT: Final = Machine(
-    ((A.SEND_AGAIN, T.A, T.B), S.CALLING),
+    ((A.SEND_REQUEST, T.A, T.B), S.CALLING),
     {
         (S.CALLING, T.A): ((A.SEND_AGAIN, A.DOUBLE_A), S.CALLING),
         (S.CALLING, T.B): _TIMED_OUT,
@@ -132,7 +133,7 @@ INVITE_CLIENT: Final = Machine(
 
 # RFC 3261 figure 6
 NON_INVITE_CLIENT: Final = Machine(
-    ((A.SEND_AGAIN, T.E, T.F), S.TRYING),
+    ((A.SEND_REQUEST, T.E, T.F), S.TRYING),
     {
         (S.TRYING, T.E): ((A.SEND_AGAIN, A.DOUBLE_E), S.TRYING),
         (S.TRYING, T.F): _TIMED_OUT,
@@ -249,6 +250,7 @@ class Transaction:
         return self.request.via.branch or ""
 
     def __repr__(self) -> str:
+        """Return the method, state and branch."""
         return f"<{type(self).__name__} {self.request.method} {self.state} {self.branch}>"
 
 
@@ -260,7 +262,6 @@ class ClientTransaction(Transaction):
     def __init__(self, request: Request, flow: Flow, expires_at: float) -> None:
         machine = INVITE_CLIENT if request.method == "INVITE" else NON_INVITE_CLIENT
         super().__init__(machine, client_key(request), request, flow, flow)
-        self.last_sent = request.render()
         self.expires_at = expires_at
         """When Timer B or F ends it; only a timeout for the first response may come sooner."""
 
@@ -274,7 +275,12 @@ class ServerTransaction(Transaction):
         machine = INVITE_SERVER if request.method == "INVITE" else NON_INVITE_SERVER
         super().__init__(machine, server_key(request, request.method), request, flow, destination)
         self.to_tag: str | None = None
-        """The To tag of the last response."""
+        """The To tag of the last response to an RFC 2543 client, for `matches`."""
+
+    def note_to_tag(self, response: Response) -> None:
+        """Remember the To tag that goes to an RFC 2543 client, whose ACK is known by it."""
+        if self.key[0] is None:
+            self.to_tag = response.to.tag
 
     def matches(self, request: Request) -> bool:
         """Return True unless the To tag of a request with the same key shows that it isn't of this transaction.
@@ -307,22 +313,19 @@ def server_key(request: Request, method: str) -> Key:
     return None, method, request.uri, request.from_.tag, request.call_id, request.cseq.number, str(via)
 
 
-def ack_for(request: Request, response: Response) -> bytes:
+def ack_for(request: Request, response: Response) -> Request:
     """Make the ACK for a non-2xx final response to an INVITE that we sent (§17.1.1.3)."""
-    headers = request.headers
-    lines = [
-        f"ACK {request.uri} SIP/2.0",
-        # "The ACK MUST contain a single Via header field, and this MUST be equal to the top Via header field of the
-        # original request."
-        f"Via: {headers.values('Via')[0]}",
-        # "If the INVITE request whose response is being acknowledged had Route header fields, those header fields
-        # MUST appear in the ACK."
-        *(f"Route: {route}" for route in headers.all("Route")),
-        "Max-Forwards: 70",
-        f"From: {headers.get('From')}",
-        f"To: {response.headers.get('To')}",
-        f"Call-ID: {headers.get('Call-ID')}",
-        f"CSeq: {request.cseq.number} ACK",
-        "Content-Length: 0",
-    ]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+    # "The ACK MUST contain a single Via header field, and this MUST be equal to the top Via header field of the
+    # original request."
+    ack = Request("ACK", request.uri, [("Via", str(request.via)), ("Max-Forwards", "70")])
+    # "The ACK request constructed by the client transaction MUST contain values for the Call-ID, From, and Request-URI
+    # that are equal to the values of those header fields in the request passed to the transport by the client
+    # transaction", and "If the INVITE request whose response is being acknowledged had Route header fields, those
+    # header fields MUST appear in the ACK."
+    ack.headers.copy_from(request.headers, _COPIED_TO_ACK)
+    ack.headers.add("To", response.headers.get("To") or "")
+    ack.headers.add("CSeq", f"{request.cseq.number} ACK")
+    return ack
+
+
+_COPIED_TO_ACK = frozenset(("Route", "From", "Call-ID"))

@@ -12,13 +12,14 @@ from sipha.sip.flow import Address
 
 Param = tuple[str, str | None]
 
-# Every quantifier that could meet itself again is possessive, so that no input takes more than linear time.
+# So that no input takes more than linear time, a class that could match where the next item does is possessive, and no
+# two alternatives begin alike. (Groups are not possessive: Python before 3.11.5 forgets to try without them.)
 _SIP_URI = re.compile(
     r"(sips?):"
-    r"(?:((?:[^@:<>\"\s\x00-\x1f%]++|%[0-9a-f]{2})++)(?::((?:[^@:<>\"\s%]++|%[0-9a-f]{2})*+))?+@)?+"
-    r"([a-z0-9._-]++|\[[0-9a-f:.]++\])(?::([0-9]{1,5}))?+"
-    r"((?:;[^;?@<>\"\s]++)*+)"
-    r"(?:\?([^@<>\"\s]*+))?+\Z",
+    r"(?:((?:[^@:<>\"\s\x00-\x1f%]++|%[0-9a-f]{2})+)(?::((?:[^@:<>\"\s%]++|%[0-9a-f]{2})*))?@)?"
+    r"([a-z0-9._-]++|\[[0-9a-f:.]++\])(?::([0-9]{1,5}))?"
+    r"((?:;[^;?@<>\"\s]++)*)"
+    r"(?:\?([^@<>\"\s]*+))?\Z",
     re.IGNORECASE | re.ASCII,
 )
 _OTHER_URI = re.compile(r"([a-z][a-z0-9+.-]*+):([^<>\"\s]++)\Z", re.IGNORECASE | re.ASCII)
@@ -29,6 +30,8 @@ _RESERVED = frozenset(";/?:@&=+$,")
 # value. A URI that includes an maddr parameter will not match a URI that contains no maddr parameter." (§19.1.4)
 # Of transport it says the same only for the default value; its examples say "can resolve to different transports".
 _NEVER_IGNORED = frozenset(("user", "ttl", "method", "maddr", "transport"))
+
+_DEFAULT_PORTS = {"TLS": 5061, "WS": 80, "WSS": 443}
 
 
 class SipUri(NamedTuple):
@@ -80,7 +83,7 @@ class SipUri(NamedTuple):
         host = ip_literal(self.param("maddr") or self.host)
         if host is None:
             return None
-        return host, self.port or (5061 if self.transport == "TLS" else 5060)
+        return host, self.port or default_port(self.transport)
 
     def equivalent(self, other: Uri) -> bool:
         """Return True if the two are equal by RFC 3261 §19.1.4, which is not transitive."""
@@ -153,6 +156,11 @@ def parse_uri(text: str) -> Uri:
     return SipUri(
         scheme.lower(), user, password, host.lower(), port, _params(params_text) if params_text else (), headers or ""
     )
+
+
+def default_port(transport: str) -> int:
+    """Return the port of a transport where none is given (RFC 3261 §19.1.2, RFC 7118 §5.2)."""
+    return _DEFAULT_PORTS.get(transport, 5060)
 
 
 def ip_literal(host: str) -> str | None:

@@ -1,32 +1,44 @@
 """The entries of the log: one `Batch` per log entry, holding the records that arrived since the last one.
 
 Each record is a class that knows both directions through msgspec's msgpack. Records are arrays with a tag: a
-field may only be added at the end and with a default, or the schema version rises.
+field may only be added at the end and with a default, or the schema version rises. Bounds are checked when a record
+is decoded, not when it is made: a record outside them is an Invalid outcome on every node.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 SCHEMA = 1
 """The version of the records and of what `apply` makes of them."""
+
+_Number = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
+_Thousandths = Annotated[int, Meta(ge=0, le=1000)]
+_Time = Annotated[int, Meta(ge=0, lt=1 << 50)]
+_Text = Annotated[str, Meta(min_length=1)]
+_Domain = Annotated[str, Meta(pattern=r"^[^@\s]+\Z")]
+_Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{32,128}\Z")]
+_Secret = Annotated[bytes, Meta(min_length=32, max_length=32)]
 
 
 class Policy(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The registrar's limits under which a batch is applied; the same on every node because they are in its header.
 
-    Expiry bounds are in seconds. `full` says what happens to a REGISTER beyond `max_contacts`: `replace` the oldest
-    binding, or `refuse` the REGISTER. `one_per_instance` lets a device have one binding (pitfalls-sip 5).
+    Expiry bounds are in seconds; `max_contacts` and `max_expires` 0 mean no limit. `full` says what happens to a
+    REGISTER beyond `max_contacts`: `replace` the oldest binding, or `refuse` the REGISTER. `one_per_instance` lets a
+    device have one binding (pitfalls-sip 5).
     """
 
-    max_contacts: int = 12
+    max_contacts: _Number = 12
     full: Literal["replace", "refuse"] = "replace"
     one_per_instance: bool = True
-    default_expires: int = 3600
-    min_expires: int = 60
-    max_expires: int = 7200
+    default_expires: _Number = 3600
+    min_expires: _Number = 60
+    max_expires: _Number = 7200
 
 
 class Contact(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -38,13 +50,13 @@ class Contact(msgspec.Struct, frozen=True, gc=False, array_like=True):
     each with its leading semicolon.
     """
 
-    uri: str
-    expires: int | None = None
-    q: int | None = None
+    uri: _Text
+    expires: _Number | None = None
+    q: _Thousandths | None = None
     instance: str = ""
-    reg_id: int = 0
+    reg_id: _Number = 0
     params: str = ""
-    jitter: int = 0
+    jitter: _Number = 0
 
 
 class Register(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="reg"):
@@ -55,9 +67,9 @@ class Register(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="reg"
     stream connection (empty for UDP). `path` is the Path vector, `methods` the Allow header's tokens joined by commas.
     """
 
-    aor: str
+    aor: _Text
     call_id: str
-    cseq: int
+    cseq: _Number
     contacts: tuple[Contact, ...] = ()
     wildcard: bool = False
     received: str = ""
@@ -67,8 +79,8 @@ class Register(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="reg"
     user_agent: str = ""
     methods: str = ""
     outbound: bool = False
-    flags: int = 0
-    cflags: int = 0
+    flags: _Number = 0
+    cflags: _Number = 0
     attr: str = ""
 
 
@@ -91,11 +103,11 @@ class PutAccount(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="ac
     `username@domain` is the identity, `auth_name` what the phone authenticates as (it may differ from the username).
     """
 
-    username: str
-    domain: str
-    auth_name: str
+    username: _Text
+    domain: _Domain
+    auth_name: _Text
     realm: str
-    ha1: dict[str, str]
+    ha1: dict[str, _Hex]
     create_only: bool = False
     replace_only: bool = False
 
@@ -110,13 +122,13 @@ class DeleteAccount(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=
 class PutKey(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="key+"):
     """Add a shared secret (32 bytes) that becomes the current one; earlier ones stay valid for verification."""
 
-    secret: bytes
+    secret: _Secret
 
 
 class PutSetting(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="set"):
     """Set a cluster-wide setting; an empty value removes it."""
 
-    name: str
+    name: _Text
     value: str
 
 
@@ -137,20 +149,60 @@ class Batch(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """
 
     schema: int
-    time: int
+    time: _Time
     policy: Policy
     records: tuple[Record, ...]
 
 
+class _Sealed(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A batch whose records are still, or already, bytes."""
+
+    schema: int
+    time: _Time
+    policy: Policy
+    records: list[msgspec.Raw]
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Batch)
+_sealed_decoder = msgspec.msgpack.Decoder(_Sealed)
+_record_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes that are not an entry."""
 
 
 def encode(batch: Batch) -> bytes:
-    """The bytes of a batch, as they stand in the log."""
+    """The bytes of a batch, as they stand in the log; raises UnicodeEncodeError as `encode_record` does."""
     return _encoder.encode(batch)
 
 
+def encode_record(record: Record) -> bytes:
+    """The bytes of one record; raises UnicodeEncodeError if a text has bytes that aren't UTF-8 (a lone surrogate)."""
+    return _encoder.encode(record)
+
+
+def seal(time: int, policy: Policy, records: Sequence[bytes]) -> bytes:
+    """The bytes of the batch whose records `encode_record` made: the same as `encode` gives."""
+    return _encoder.encode(_Sealed(SCHEMA, time, policy, [msgspec.Raw(record) for record in records]))
+
+
 def decode(data: bytes) -> Batch:
-    """The batch that `encode` made; raises msgspec.DecodeError or msgspec.ValidationError."""
+    """The batch that `encode` made; raises one of UNDECODABLE."""
     return _decoder.decode(data)
+
+
+def decode_singly(data: bytes) -> tuple[Batch, list[Record | None]]:
+    """The header of a batch, without records, and its records one by one: None for one that can't be decoded.
+
+    Raises one of UNDECODABLE if the header itself can't be decoded.
+    """
+    sealed = _sealed_decoder.decode(data)
+    return Batch(sealed.schema, sealed.time, sealed.policy, ()), [_decode_record(raw) for raw in sealed.records]
+
+
+def _decode_record(raw: msgspec.Raw) -> Record | None:
+    try:
+        return _record_decoder.decode(raw)
+    except UNDECODABLE:
+        return None

@@ -27,13 +27,13 @@ def canonical(host: str) -> str:
         return bare.lower()
 
 
-def socket_address(address: Address) -> tuple[str, int] | tuple[str, int, int, int]:
-    """What the kernel wants for an address; raises OSError unless the host is a literal.
+def socket_address(address: Address, kind: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """What a socket of the address family `kind` wants; raises OSError unless the host is a literal of that family.
 
     Without this check Python would ask the DNS, and block.
     """
     host, port = address
-    if ":" not in host:
+    if kind == socket.AF_INET:
         socket.inet_pton(socket.AF_INET, host)
         return address
     bare, _, scope = host.partition("%")
@@ -65,7 +65,7 @@ def bound_socket(kind: socket.SocketKind, address: Address, *, freebind: bool) -
             # Connections of an earlier listener linger in TIME_WAIT; for UDP this option would let two processes
             # share the port.
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(socket_address(address))
+        made.bind(socket_address(address, made.family))
     except BaseException:
         made.close()
         raise

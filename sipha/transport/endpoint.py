@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import Interface
@@ -20,7 +20,7 @@ from sipha.errors import MalformedMessage, SipError
 from sipha.sip.flow import Address, Flow
 from sipha.sip.layer import Event, RequestReceived, TransactionLayer
 from sipha.sip.message import Request, Response, mark_received, response_to
-from sipha.sip.parser import parse
+from sipha.sip.parser import ParseError, parse
 from sipha.transport.address import canonical, family
 from sipha.transport.stream import Received, StreamLimits, Streams
 from sipha.transport.udp import TRANSIENT, UdpSocket
@@ -37,12 +37,6 @@ class ITransactionUser(Interface):
 
     def event_received(event: Event, now: float) -> None:
         """Act on an event. A SipError that is raised for a request becomes its response."""
-
-    def next_timer() -> float | None:
-        """When `handle_timer` is next to be called, if the user has timers of its own."""
-
-    def handle_timer(now: float) -> None:
-        """Do what is due."""
 
 
 class Listener(NamedTuple):
@@ -93,12 +87,13 @@ class Endpoint:
     # -- life -------------------------------------------------------------------------------------------------------
 
     def start(self, user: ITransactionUser) -> Deferred[bool]:
-        """Open all listeners and hand events to `user`; fires with True when they are open, with False if stopped first.
+        """Open the listeners and hand events to `user`; fires with True once they are open, False if stopped first.
 
         An address in use is tried again until it is free. Another error closes what is open and fails with OSError.
         """
         self._user = user
-        self._starting = starting = Deferred()
+        starting: Deferred[bool] = Deferred()
+        self._starting = starting
         self._open(list(self._listeners))
         return starting
 
@@ -116,7 +111,7 @@ class Endpoint:
         starting, self._starting = self._starting, None
         if starting is not None:
             starting.callback(False)
-        return _all(waiting)
+        return gatherResults(waiting).addCallback(lambda _: None)
 
     @property
     def addresses(self) -> Sequence[Listener]:
@@ -150,22 +145,212 @@ class Endpoint:
 
     def send(self, data: bytes, flow: Flow) -> bool:
         """Send a message outside of a transaction; False if its flow has failed, which the layer is then told."""
-        sent = self._send(data, flow)
+        sent = self._user is not None and self._send(data, flow)
         if not sent:
             self._reactor.callLater(0, self._failed, [flow])
         return sent
 
     def turn(self, now: float) -> None:
         """Hand over the layer's events, send its messages and arm the timer: after everything that moves the layer."""
-        if self._turning:
+        if self._turning or self._user is None:
             return
         self._turning = True
         try:
             self._hand_over(now)
-            while failed := [flow for data, flow in self._layer.messages_to_send() if not self._send(data, flow)]:
+            while failed := self._flush():
                 for flow in failed:
                     self._layer.flow_failed(flow, now)
                 self._hand_over(now)
         finally:
             self._turning = False
         self._arm(now)
+
+    # -- opening ----------------------------------------------------------------------------------------------------
+
+    def _open(self, remaining: list[Listener]) -> None:
+        self._retry = None
+        while remaining:
+            try:
+                self._open_one(remaining[0])
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    if self.counters["in-use"] == 0:
+                        self.log.warn("{address} is still in use; trying again", address=remaining[0])  # noqa: G010
+                    self.counters["in-use"] += 1
+                    self._retry = self._reactor.callLater(RETRY_IN_USE, self._open, remaining)
+                    return
+                starting, self._starting = self._starting, None
+                self.stop()
+                if starting is not None:
+                    starting.errback(error)
+                return
+            del remaining[0]
+        for udp in self._udp.values():
+            udp.start()
+        starting, self._starting = self._starting, None
+        self._arm(self._reactor.seconds())
+        if starting is not None:
+            starting.callback(True)
+
+    def _open_one(self, listener: Listener) -> None:
+        address = (listener.host, listener.port)
+        if listener.transport == "UDP":
+            udp = UdpSocket(
+                self._reactor,
+                address,
+                self._datagrams_received,
+                self._failed,
+                self.counters,
+                freebind=self._freebind,
+                receive_buffer=self._receive_buffer,
+            )
+            self._udp[udp.address] = udp
+            opened = udp.address
+        else:
+            streams = self._streams.get(listener.transport)
+            if streams is None:
+                streams = self._streams[listener.transport] = Streams(
+                    self._reactor,
+                    listener.transport,
+                    self._messages_received,
+                    self._failed,
+                    counters=self.counters,
+                    limits=self._limits,
+                )
+            opened = streams.listen(address, freebind=self._freebind)
+        self._addresses.append(Listener(listener.transport, *opened))
+
+    # -- coming in --------------------------------------------------------------------------------------------------
+
+    def _datagrams_received(self, datagrams: list[tuple[bytes, Flow]]) -> None:
+        now = self._reactor.seconds()
+        for data, flow in datagrams:
+            if len(data) <= _LONGEST_KEEPALIVE and not data.strip(_KEEPALIVE_CHARACTERS):
+                self.counters["udp-keepalive"] += 1
+                continue
+            try:
+                self._layer.receive(parse(data), flow, now)
+            except MalformedMessage as error:
+                self._refuse(error, _request(error), flow)
+            except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
+                self._note_mistake("reading a datagram")
+        self.turn(now)
+
+    def _messages_received(self, received: list[Received], flow: Flow) -> None:
+        now = self._reactor.seconds()
+        for message in received:
+            if isinstance(message, MalformedMessage):
+                self._refuse(message, _request(message), flow)
+                continue
+            try:
+                self._layer.receive(message, flow, now)
+            except MalformedMessage as error:
+                self._refuse(error, _request(error), flow)
+            except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
+                self._note_mistake("reading a message")
+        self.turn(now)
+
+    def _failed(self, flows: list[Flow]) -> None:
+        if self._user is None:
+            return
+        now = self._reactor.seconds()
+        for flow in flows:
+            self.counters["flow-failed"] += 1
+            self._layer.flow_failed(flow, now)
+        self.turn(now)
+
+    def _hand_over(self, now: float) -> None:
+        while self._user is not None:
+            try:
+                event = self._layer.next_event()
+            except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
+                self._note_mistake("a transaction")
+                self._reactor.callLater(0, self.turn, now)
+                return
+            if event is None:
+                return
+            self._hand_over_one(self._user, event, now)
+
+    def _hand_over_one(self, user: ITransactionUser, event: Event, now: float) -> None:
+        try:
+            user.event_received(event, now)
+        except SipError as error:
+            if isinstance(event, RequestReceived):
+                self._refuse(error, event.request, event.flow)
+            else:
+                self.counters["malformed"] += 1
+        except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
+            self._note_mistake(type(event).__name__)
+            if isinstance(event, RequestReceived):
+                self._refuse(SipError("a mistake of ours"), event.request, event.flow)
+
+    # -- errors -----------------------------------------------------------------------------------------------------
+
+    def _refuse(self, error: SipError, message: Request | Response | None, flow: Flow) -> None:
+        """Answer a request that can't be taken, statelessly; anything else is dropped and counted."""
+        if isinstance(message, Request) and message.method != "ACK":
+            try:
+                mark_received(message, flow)
+                response = response_to(
+                    message,
+                    error.response_status,
+                    error.reason,
+                    to_tag=self._tag(message) if self._tag is not None else None,
+                    headers=error.headers,
+                )
+                self._layer.reply(response, flow)
+            except MalformedMessage:
+                self.counters["malformed"] += 1
+            else:
+                self.counters[f"refused-{error.response_status}"] += 1
+        else:
+            self.counters["malformed"] += 1
+
+    def _note_mistake(self, where: str) -> None:
+        self.counters["mistake"] += 1
+        self.log.failure("a mistake of ours in {where}", where=where)
+
+    # -- going out --------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> list[Flow]:
+        return [flow for data, flow in self._layer.messages_to_send() if self._user and not self._send(data, flow)]
+
+    def _send(self, data: bytes, flow: Flow) -> bool:
+        """Send; False if the flow has failed."""
+        if flow.transport == "UDP":
+            udp = self._udp.get(flow.local)
+            if udp is not None:
+                failed = udp.send(data, flow.remote)
+                return not failed or failed in TRANSIENT
+        else:
+            streams = self._streams.get(flow.transport)
+            if streams is not None and streams.send(data, flow):
+                return True
+        self.counters["unsent"] += 1
+        return False
+
+    # -- the timer --------------------------------------------------------------------------------------------------
+
+    def _arm(self, now: float) -> None:
+        if self._user is None:
+            return
+        at = self._layer.next_timer()
+        if at is None or (self._timer is not None and self._timer_at <= at):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._reactor.callLater(max(0.0, at - now), self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        now = self._reactor.seconds()
+        try:
+            self._layer.handle_timer(now)
+        except Exception:  # noqa: BLE001 - the timers to come must go on
+            self._note_mistake("a timer")
+        self.turn(now)
+
+
+def _request(error: MalformedMessage) -> Request | None:
+    return error.request if isinstance(error, ParseError) else None

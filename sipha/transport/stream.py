@@ -31,10 +31,8 @@ from sipha.sip.message import Request, Response
 from sipha.sip.parser import Keepalive, StreamParser
 from sipha.transport.address import bound_socket, family, flow_address
 
-PING = b"\r\n\r\n"
-"""The keepalive of a client (RFC 5626 §3.5.1)."""
 PONG = b"\r\n"
-"""What a server answers to it (RFC 5626 §4.4.1)."""
+"""What a server answers to a client's double CRLF (RFC 5626 §3.5.1)."""
 
 Received = Request | Response | MalformedMessage
 """What a connection hands over: a message, or why one could not be read."""
@@ -113,6 +111,7 @@ class Connection(Protocol):
         parser = self._parser
         parser.feed(data)
         received: list[Received] = []
+        pings = 0
         while True:
             try:
                 message = parser.next()
@@ -124,13 +123,14 @@ class Connection(Protocol):
             if message is None:
                 break
             if isinstance(message, Keepalive):
-                # RFC 5626 §4.4.1: "When a server receives a double CRLF sequence between SIP messages [...], it MUST
-                # immediately respond with a single CRLF over the same connection."
-                if message == PING:
-                    self.write(PONG)
-                continue
-            received.append(message)
-        self._streams.received(self, received, partial=parser.pending > 0)
+                pings += message.ping
+            else:
+                received.append(message)
+        if pings:
+            # RFC 5626 §4.4.1: "When a server receives a double CRLF sequence between SIP messages [...], it MUST
+            # immediately respond with a single CRLF over the same connection."
+            self.write(PONG * pings)
+        self._streams.received(self, received, partial=parser.pending)
         if parser.fatal:
             self.close()
 
@@ -157,7 +157,7 @@ class Connection(Protocol):
     def writeConnectionLost(self) -> None:
         """See IHalfCloseableProtocol; we never half-close."""
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002 - lost is lost
         """See IProtocol."""
         self.closing = True
         self._streams.lost(self)
@@ -196,6 +196,7 @@ class Streams:
         transport: str,
         received: Callable[[list[Received], Flow], None],
         failed: Callable[[list[Flow]], None],
+        *,
         counters: Counter[str],
         limits: StreamLimits,
     ) -> None:
@@ -366,13 +367,10 @@ class Streams:
         if connection.failed:
             return
         connection.failed = True
-        flow = connection.flow
-        failed = [flow]
-        if self._by_remote.get(flow.remote) is connection:
-            del self._by_remote[flow.remote]
-            failed.append(flow._replace(connection=0))
+        if self._by_remote.get(connection.flow.remote) is connection:
+            del self._by_remote[connection.flow.remote]
         if self._stopped is None:
-            self._failed(failed)
+            self._failed([connection.flow])
 
     def _abort(self, connection: Connection) -> None:
         connector = self._connectors.get(connection)
@@ -445,7 +443,7 @@ class _Accepted(Factory):
         self._streams = streams
         self._local = local
 
-    def buildProtocol(self, addr: IAddress) -> Connection | None:
+    def buildProtocol(self, addr: IAddress | None) -> Connection | None:
         """See IProtocolFactory."""
         return self._streams.accept(self._local, _remote(addr))
 
@@ -459,11 +457,11 @@ class _Opened(ClientFactory):
         self._streams = streams
         self._connection = connection
 
-    def buildProtocol(self, addr: IAddress) -> Connection:
+    def buildProtocol(self, addr: IAddress | None) -> Connection:  # noqa: ARG002 - it was made for this address
         """See IProtocolFactory."""
         return self._connection
 
-    def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
+    def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:  # noqa: ARG002
         """See IClientFactory."""
         self._streams.unopened(self._connection)
 

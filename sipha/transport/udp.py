@@ -74,8 +74,9 @@ class UdpSocket:
         self._counters = counters
         self._dead: list[Flow] = []
         self._socket = bound_socket(socket.SOCK_DGRAM, address, freebind=freebind)
+        self._family = self._socket.family
         self._open = True
-        if self._socket.family is socket.AF_INET6:
+        if self._family is socket.AF_INET6:
             self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
         else:
             self._socket.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
@@ -140,7 +141,7 @@ class UdpSocket:
             self._received(datagrams)
         self._report()
 
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - always the same
         """Read the error queue: Twisted takes its EPOLLERR for a lost connection (IReadDescriptor)."""
         if self._open:
             self._read_errors()
@@ -151,7 +152,7 @@ class UdpSocket:
         if not self._open:
             return errno.EBADF
         try:
-            self._socket.sendto(data, socket_address(remote))
+            self._socket.sendto(data, socket_address(remote, self._family))
         except OSError as error:
             return error.errno or errno.EINVAL  # a host that is no literal of this family has no errno
         except (OverflowError, ValueError):

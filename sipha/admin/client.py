@@ -1,0 +1,160 @@
+"""A client of the admin's API: typed results, and errors that say what the node said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote
+
+import msgspec
+import treq
+from treq.client import HTTPClient
+from twisted.internet import defer
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError, ConnectionClosed
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
+from twisted.web.http_headers import Headers
+
+from sipha.admin.views import Accounts, AccountView, Bindings, FaultReply, NewAccount, Removed, Secret, Status
+from sipha.errors import SiphaError
+
+DEADLINE = 10.0
+"""Seconds that a node has for its answer."""
+
+ResultT = TypeVar("ResultT", bound=msgspec.Struct)
+
+
+class AdminError(SiphaError):
+    """A node did not do what it was asked."""
+
+
+class Unreachable(AdminError):
+    """No answer came; a write may have been done all the same."""
+
+
+class Refused(AdminError):
+    """The node answered with an error: `status` is that of HTTP."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class Answer(NamedTuple):
+    """What came back, whatever its status."""
+
+    status: int
+    headers: Headers
+    content: bytes
+
+
+class AdminClient:
+    """The admin of one node, at `url`; every method raises AdminError when it isn't done."""
+
+    def __init__(self, http: HTTPClient, clock: IReactorTime, url: str, *, deadline: float = DEADLINE) -> None:
+        self._http = http
+        self._clock = clock
+        self.url = url.rstrip("/")
+        self._deadline = deadline
+
+    def at(self, url: str, *, deadline: float = DEADLINE) -> AdminClient:
+        """A client of another node."""
+        return AdminClient(self._http, self._clock, url, deadline=deadline)
+
+    async def status(self) -> Status:
+        """What the node is, and what it sees."""
+        return await self._request("GET", "/v1/status", Status)
+
+    async def bindings(self, aor: str) -> Bindings:
+        """The bindings of one AOR; Refused with 404 if it has none."""
+        return await self._request("GET", f"/v1/bindings/{segment(aor)}", Bindings)
+
+    async def page_of_bindings(self, cursor: str = "", limit: int = 1000) -> Bindings:
+        """The bindings of the AORs after a cursor."""
+        return await self._request("GET", "/v1/bindings", Bindings, params={"cursor": cursor, "limit": str(limit)})
+
+    async def remove_bindings(self, aor: str, contact: str = "") -> Removed:
+        """Remove all bindings of an AOR, or the one to a contact URI."""
+        params = {"contact": contact} if contact else {}
+        return await self._request("DELETE", f"/v1/bindings/{segment(aor)}", Removed, params=params)
+
+    async def page_of_accounts(self, cursor: str = "", limit: int = 1000) -> Accounts:
+        """The accounts after a cursor."""
+        return await self._request("GET", "/v1/accounts", Accounts, params={"cursor": cursor, "limit": str(limit)})
+
+    async def create_account(self, account: NewAccount) -> AccountView:
+        """Create an account; Refused with 409 if it exists."""
+        return await self._request("POST", "/v1/accounts", AccountView, body=account)
+
+    async def change_account(self, identity: str, secret: Secret) -> AccountView:
+        """Give the account `user@domain` another password."""
+        return await self._request("PUT", f"/v1/accounts/{segment(identity)}", AccountView, body=secret)
+
+    async def delete_account(self, identity: str) -> Removed:
+        """Delete the account `user@domain`."""
+        return await self._request("DELETE", f"/v1/accounts/{segment(identity)}", Removed)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        kind: type[ResultT],
+        *,
+        params: dict[str, str] | None = None,
+        body: msgspec.Struct | None = None,
+    ) -> ResultT:
+        url = self.url + path
+        content = b"" if body is None else msgspec.json.encode(body)
+        answer = await exchange(
+            self._http, self._clock, method, url, params=params, content=content, deadline=self._deadline
+        )
+        return self._read(answer, kind)
+
+    def _read(self, answer: Answer, kind: type[ResultT]) -> ResultT:
+        try:
+            if answer.status < 400:
+                return msgspec.json.decode(answer.content, type=kind)
+            fault = msgspec.json.decode(answer.content, type=FaultReply).error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise AdminError(f"{self.url} answered {answer.status}, but not as sipha's admin does") from error
+        raise Refused(answer.status, fault.detail)
+
+
+async def exchange(
+    http: HTTPClient,
+    clock: IReactorTime,
+    method: str,
+    url: str,
+    *,
+    deadline: float,
+    content: bytes = b"",
+    params: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """Send a request with a JSON body and return the whole answer; raises Unreachable if none comes in time."""
+
+    async def ask() -> Answer:
+        response = await http.request(
+            method,
+            url,
+            params=params or {},
+            headers=Headers({"Content-Type": ["application/json"], **{k: [v] for k, v in (headers or {}).items()}}),
+            data=content,
+            allow_redirects=False,
+        )
+        return Answer(response.code, response.headers, await treq.content(response))
+
+    try:
+        return await Deferred.fromCoroutine(ask()).addTimeout(deadline, clock)
+    except ConnectError as error:
+        raise Unreachable(f"{url} can't be reached: {error}") from error
+    except defer.TimeoutError as error:
+        raise Unreachable(f"{url} didn't answer within {deadline:g} s") from error
+    except (ConnectionClosed, RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived) as error:
+        raise Unreachable(f"{url} hung up before it answered") from error
+
+
+def segment(text: str) -> str:
+    """Text as one segment of a path."""
+    return quote(text, safe="@:")

@@ -1,0 +1,133 @@
+"""How siphactl shows what the API sends: tables for people, whole and without colour when piped, or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from sipha.admin.views import AccountView, BindingView, Status
+
+ItemT = TypeVar("ItemT", BindingView, AccountView)
+
+_UNBOUNDED = 100_000
+
+
+def json(value: Any) -> None:
+    """Print one JSON document."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value)))
+
+
+def nodes(found: Iterable[tuple[str, Status | None]]) -> None:
+    """Print a table of nodes; None for one that didn't answer."""
+    heads = ("node", "role", "term", "applied", "hash", "lease", "virtual address", "bindings", "accounts", "up")
+    _table(heads, (_node(name, status) for name, status in found))
+
+
+def bindings(page: Iterable[BindingView], *, header: bool = True) -> None:
+    """Print a table of bindings: where each is, and for how long."""
+    heads = ("AOR", "contact", "expires", "q", "received", "socket", "user agent")
+    rows = ((one.aor, one.contact, str(one.expires), _q(one), one.received, one.socket, one.user_agent) for one in page)
+    _table(heads, rows, header=header)
+
+
+def accounts(page: Iterable[AccountView], *, header: bool = True) -> None:
+    """Print a table of accounts."""
+    heads = ("account", "authenticates as", "realm", "algorithms")
+    _table(heads, ((one.identity, one.auth_name, one.realm, ",".join(one.algorithms)) for one in page), header=header)
+
+
+def details(found: Sequence[BindingView]) -> None:
+    """Print all that is known of the bindings of one AOR."""
+    click.echo(f"AOR: {found[0].aor}")
+    for one in found:
+        click.echo(f"  Contact: {_printable(one.contact)}")
+        for name, value in (
+            ("Expires", f"{one.expires} s"),
+            ("Q", _q(one)),
+            ("Call-ID", one.call_id),
+            ("CSeq", str(one.cseq)),
+            ("User-Agent", one.user_agent),
+            ("Received", one.received),
+            ("Socket", one.socket),
+            ("Flow", one.flow),
+            ("Path", ", ".join(one.path)),
+            ("Methods", one.methods),
+            ("Instance", one.instance),
+            ("Reg-ID", str(one.reg_id or "")),
+            ("Params", one.params),
+            ("Flags", f"{one.flags}, branch flags {one.cflags}" if one.flags or one.cflags else ""),
+            ("Attr", one.attr),
+            ("Contact-ID", one.contact_id),
+        ):
+            if value:
+                click.echo(f"    {name}: {_printable(value)}")
+
+
+async def pages(name: str, source: AsyncIterable[Sequence[ItemT]], show: Callable[..., None], *, json: bool) -> None:
+    """Print pages as they come: as tables, by `show`, or as one JSON object with an array called `name`."""
+    first = True
+    if json:
+        click.echo(f'{{"{name}": [', nl=False)
+    async for page in source:
+        if json:
+            for one in page:
+                click.echo(("\n  " if first else ",\n  ") + msgspec.json.encode(one).decode(), nl=False)
+                first = False
+        elif first or page:
+            show(page, header=first)
+            first = False
+    if json:
+        click.echo("\n]}")
+
+
+def _node(name: str, status: Status | None) -> Sequence[str]:
+    if status is None:
+        return (name, "unreachable", *("" for _ in range(8)))
+    return (
+        name,
+        status.role,
+        str(status.term),
+        str(status.applied_index),
+        status.hash[:16],
+        _lease(status),
+        ", ".join(status.virtual_addresses) if status.holds_virtual_addresses else "",
+        str(status.bindings),
+        str(status.accounts),
+        str(timedelta(seconds=int(status.uptime))),
+    )
+
+
+def _lease(status: Status) -> str:
+    if not status.leading:
+        return ""
+    return "no end" if status.lease is None else f"{status.lease:.2f} s"
+
+
+def _q(binding: BindingView) -> str:
+    return "" if binding.q is None else f"{binding.q:g}"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, header: bool = True) -> None:
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _UNBOUNDED
+    table = Table(
+        box=SIMPLE_HEAD if console.is_terminal else None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*map(_printable, row))
+    console.print(table)
+
+
+def _printable(text: str) -> str:
+    """Text from a phone that can't move the cursor of who reads it."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -1,0 +1,103 @@
+"""Who runs only on the leader: observers of the lease, and services that live as long as it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.logger import Logger
+from zope.interface import Interface, implementer
+
+
+class ILeader(Interface):
+    """Who is told of its leadership."""
+
+    def gained() -> None:
+        """The node leads: lease valid, and everything committed before its term applied."""
+
+    def lost() -> None:
+        """The lease has ended, or the node leads no more."""
+
+
+class Leadership:
+    """Tells its observers, in the order in which they came, and the other way round when leadership is lost."""
+
+    def __init__(self) -> None:
+        self.held = False
+        self._observers: list[ILeader] = []
+        self._log = Logger(namespace="sipha.cluster")
+
+    def observe(self, observer: ILeader) -> None:
+        """Tell `observer` from now on; at once if leadership is held."""
+        self._observers.append(observer)
+        if self.held:
+            observer.gained()
+
+    def forget(self, observer: ILeader) -> None:
+        """Tell `observer` no more."""
+        self._observers.remove(observer)
+
+    def gain(self) -> None:
+        """Leadership is held from now on."""
+        if not self.held:
+            self.held = True
+            for observer in tuple(self._observers):
+                self._tell(observer.gained)
+
+    def lose(self) -> None:
+        """Leadership is over."""
+        if self.held:
+            self.held = False
+            for observer in reversed(self._observers):
+                self._tell(observer.lost)
+
+    def _tell(self, change: Any) -> None:
+        """One observer's failure is not the others'."""
+        try:
+            change()
+        except Exception:  # noqa: BLE001  whatever it is, it is logged and the others are told
+            self._log.failure("told of a change of leadership, {observer} failed", observer=change.__self__)
+
+
+@implementer(ILeader)
+class LeaderServices(MultiService):
+    """A service whose children run only while this node leads.
+
+    `running` is true while they do; as a child of the daemon's service it is started and stopped with it, which
+    begins and ends the waiting for leadership.
+    """
+
+    def __init__(self, leadership: Leadership) -> None:
+        super().__init__()
+        self._leadership = leadership
+        self._stopping: Deferred[Any] = succeed(None)
+
+    def privilegedStartService(self) -> None:
+        """Nothing: the children start when leadership is gained."""
+
+    def startService(self) -> None:
+        """Wait for leadership."""
+        self._leadership.observe(self)
+
+    def stopService(self) -> Deferred[Any]:
+        """Wait no more, and stop the children."""
+        self._leadership.forget(self)
+        self.lost()
+        return self._stopping
+
+    def gained(self) -> None:
+        """Start the children, as soon as their stopping is finished and if leadership still lasts."""
+        self._stopping.addCallback(lambda _: self._start()).addErrback(self._failed)
+
+    def lost(self) -> None:
+        """Stop the children."""
+        if self.running:
+            self._stopping = maybeDeferred(MultiService.stopService, self).addErrback(self._failed)
+
+    def _start(self) -> None:
+        if self._leadership.held and not self.running:
+            MultiService.startService(self)
+
+    def _failed(self, failure: Any) -> None:
+        Logger(namespace="sipha.cluster").failure("a service of the leader did not start or stop", failure)

@@ -1,0 +1,161 @@
+"""Group commit: what is proposed within one turn of the reactor becomes one entry of the log."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from twisted.logger import Logger
+
+from sipha.cluster.raft import MAX_ENTRY
+from sipha.errors import NotLeader, QueueFull, Unavailable, UnknownOutcome
+from sipha.state.entries import Record
+from sipha.state.outcomes import Invalid, Outcome
+
+DEADLINE = 2.0
+"""Seconds after which a proposer hears that the outcome is unknown."""
+
+MAX_PROPOSALS = 20_000
+"""Records that may wait for their outcome."""
+
+MAX_BATCH = 48 * 1024
+"""Bytes of a batch of several records."""
+
+MAX_RECORDS = 160
+"""Records of a batch."""
+
+MAX_RECORD = MAX_ENTRY - 1024
+"""Bytes of an entry with a single record."""
+
+MAX_UNDER_WAY = 8
+"""Entries that may wait for their majority; what comes meanwhile makes the next ones larger."""
+
+Done = Callable[[Outcome | Unavailable], None]
+"""What a proposer is told by, once."""
+
+Proposal = tuple[Record, Done, float]
+"""A record, its proposer, and until when that waits."""
+
+
+class _Group:
+    """The proposers of one entry, none once they are told."""
+
+    __slots__ = ("deadline", "dones")
+
+    def __init__(self, dones: list[Done], deadline: float) -> None:
+        self.dones = dones
+        self.deadline = deadline
+
+    def take(self) -> list[Done]:
+        """The proposers, each of whom must be told now."""
+        dones, self.dones = self.dones, []
+        return dones
+
+
+class Proposals:
+    """The records that wait, first for an entry, then for its outcome; `count` of them.
+
+    `encode` makes an entry of records; `append` appends it to the log and calls back with the outcomes, with None
+    if another entry took its place, or never.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        encode: Callable[[tuple[Record, ...]], bytes],
+        append: Callable[[bytes, Callable[[Sequence[Outcome] | None], None]], None],
+    ) -> None:
+        self.count = 0
+        self._clock = clock
+        self._encode = encode
+        self._append = append
+        self._waiting: deque[Proposal] = deque()
+        self._under_way: deque[_Group] = deque()
+        self._log = Logger(namespace="sipha.cluster")
+
+    def add(self, record: Record, done: Done) -> None:
+        """Let a record wait for the next entry; refused at once if too many do."""
+        if self.count >= MAX_PROPOSALS:
+            done(QueueFull(f"{MAX_PROPOSALS} records wait for the log already"))
+            return
+        self.count += 1
+        self._waiting.append((record, done, self._clock() + DEADLINE))
+
+    def add_internal(self, record: Record, done: Done) -> None:
+        """As `add`, without a deadline and whatever else waits."""
+        self.count += 1
+        self._waiting.append((record, done, math.inf))
+
+    def flush(self) -> None:
+        """Make entries of what waits."""
+        waiting = self._waiting
+        while waiting and len(self._under_way) < MAX_UNDER_WAY:
+            self._submit([waiting.popleft() for _ in range(min(len(waiting), MAX_RECORDS))])
+
+    def expire(self) -> None:
+        """Tell those who have waited long enough; the library may never do."""
+        now, groups, waiting = self._clock(), self._under_way, self._waiting
+        while groups and (not groups[0].dones or groups[0].deadline <= now):
+            unknown = UnknownOutcome(f"no majority had the record within {DEADLINE:g} s")
+            self._refuse(groups.popleft().take(), unknown)
+        while waiting and waiting[0][2] <= now:
+            self._refuse([waiting.popleft()[1]], QueueFull(f"the record waited for {DEADLINE:g} s"))
+
+    def refuse_waiting(self, refusal: Unavailable) -> None:
+        """Tell those whose record is in no entry yet that it won't be in one."""
+        waiting, self._waiting = self._waiting, deque()
+        self._refuse([done for _, done, _ in waiting], refusal)
+
+    def withdraw(self) -> None:
+        """We lead no more: what is under way may be applied or not, what waits won't."""
+        groups, self._under_way = self._under_way, deque()
+        for group in groups:
+            unknown = UnknownOutcome("another node has taken over before a majority was known to have the record")
+            self._refuse(group.take(), unknown)
+        self.refuse_waiting(NotLeader("another node has taken over"))
+
+    def _submit(self, proposals: list[Proposal]) -> None:
+        """Append one entry; if it would be too long, or has a record that can't be encoded, one for each half."""
+        try:
+            entry = self._encode(tuple([record for record, _, _ in proposals]))
+        except (ValueError, TypeError, OverflowError) as error:  # a lone surrogate, an integer of more than 64 bits
+            refusal: Outcome | Unavailable | None = Invalid(f"the record can't be encoded: {error}")
+        else:
+            too_long = len(entry) > (MAX_BATCH if len(proposals) > 1 else MAX_RECORD)
+            refusal = Unavailable(f"the record is longer than {MAX_RECORD} bytes") if too_long else None
+        if refusal is None:
+            group = _Group([done for _, done, _ in proposals], proposals[0][2])
+            self._under_way.append(group)
+            self._append(entry, lambda outcomes: self._settle(group, outcomes))
+        elif len(proposals) > 1:
+            half = len(proposals) // 2
+            self._submit(proposals[:half])
+            self._submit(proposals[half:])
+        else:
+            self.count -= 1
+            self._tell(proposals[0][1], refusal)
+
+    def _settle(self, group: _Group, outcomes: Sequence[Outcome] | None) -> None:
+        """Tell the proposers what became of their entry: applied, or (None) another's is in its place."""
+        dones = group.take()
+        if outcomes is None:
+            self._refuse(dones, NotLeader("another node has taken over"))
+        elif len(outcomes) != len(dones):
+            self._refuse(dones, UnknownOutcome("the entry was not understood"))
+        else:
+            self.count -= len(dones)
+            for done, outcome in zip(dones, outcomes, strict=True):
+                self._tell(done, outcome)
+
+    def _refuse(self, dones: Sequence[Done], refusal: Unavailable) -> None:
+        self.count -= len(dones)
+        for done in dones:
+            self._tell(done, refusal)
+
+    def _tell(self, done: Done, outcome: Outcome | Unavailable) -> None:
+        """One proposer's failure is not the others', and least of all the log's, which would apply the entry twice."""
+        try:
+            done(outcome)
+        except Exception:  # noqa: BLE001  whatever it is, it is logged
+            self._log.failure("told of an outcome, a proposer failed")

@@ -1,0 +1,139 @@
+"""Who may have a request forwarded that no dialog of ours speaks for: the gate against toll fraud (§16.3 step 6).
+
+| the request comes from                | to our users                    | elsewhere, or by a Route |
+| ------------------------------------- | ------------------------------- | ------------------------ |
+| a peer's address                      | yes                             | yes                      |
+| ourselves (a spiral)                  | yes                             | 403                      |
+| a From in our domains, or anonymous   | 407, then if the identity fits  | the same                 |
+| anyone else                           | if `allow_inbound`, else 403    | 403                      |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from sipha.auth.authenticator import Authenticator, Challenge
+from sipha.auth.domain import Domain
+from sipha.errors import SipError
+from sipha.proxy.responsibility import Responsibility
+from sipha.sip.flow import Flow
+from sipha.sip.headers import parse_name_addr
+from sipha.sip.message import Request
+from sipha.sip.uri import SipUri
+from sipha.state.accounts import Account
+from sipha.state.interfaces import ILog
+
+IDENTITIES = ("P-Asserted-Identity", "P-Preferred-Identity", "Remote-Party-ID")
+"""The header fields that say who calls, beside From (RFC 3325 §9): a gateway that trusts us believes them."""
+
+_ANONYMOUS = "anonymous.invalid"
+_REMEMBERED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ProxySettings:
+    """What an operator decides about the proxy.
+
+    `peers` are the networks of trusted proxies and gateways: they aren't challenged, what they assert is believed, and
+    they may have requests forwarded anywhere. `allow_inbound` lets anyone call our users whose From isn't in one of our
+    domains. `max_breadth` bounds the parallel forks of a request (RFC 5393 §5.3.3).
+    """
+
+    peers: tuple[IPv4Network | IPv6Network, ...] = ()
+    allow_inbound: bool = False
+    max_breadth: int = 60
+
+
+class Peers:
+    """The networks whose addresses are trusted."""
+
+    def __init__(self, networks: Iterable[IPv4Network | IPv6Network]) -> None:
+        self._networks = tuple(networks)
+        self._known: dict[str, bool] = {}
+
+    def __contains__(self, host: str) -> bool:
+        """Return True if an address is a peer's; remembered, since few addresses send most requests."""
+        known = self._known.get(host)
+        if known is None:
+            address = ip_address(host.partition("%")[0])
+            known = any(address in network for network in self._networks)
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[host] = known
+        return known
+
+
+class Admission:
+    """Lets requests pass, or raises the SipError that refuses them; keeps nothing."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        ours: Responsibility,
+        log: ILog,
+        term: Callable[[], int],
+        settings: ProxySettings,
+    ) -> None:
+        self._authenticator = authenticator
+        self._ours = ours
+        self._log = log
+        self._term = term
+        self._peers = Peers(settings.peers)
+        self._allow_inbound = settings.allow_inbound
+
+    def is_peer(self, flow: Flow) -> bool:
+        """True if what comes by a flow is trusted."""
+        return flow.remote[0] in self._peers
+
+    def admit(self, received: Request, forwarded: Request, flow: Flow, *, local: bool, spiral: bool) -> None:
+        """Let a request that is out of dialog pass, or raise SipError: 403, or 407 with challenges.
+
+        `received` is the request as it came, which the credentials are for; `forwarded` the copy that goes on.
+        `local` says that it is for a user of ours and follows no Route; `spiral` that we sent it ourselves.
+        """
+        if self.is_peer(flow):
+            return
+        if spiral:
+            if not local:
+                raise SipError("our own request came back, for someone else", status=403)
+            return
+        domain = self._domain_of_caller(received)
+        if domain is None:
+            if not (self._allow_inbound and local):
+                raise SipError(f"{received.from_.uri} is no user of ours", status=403)
+            strip_identities(forwarded)
+            return
+        self._check_identities(received, self._authenticate(received, domain))
+
+    def _domain_of_caller(self, request: Request) -> Domain | None:
+        """The domain whose user says it calls; who wants to be anonymous (RFC 3323 §4.1.1.3) says so to the default."""
+        uri = request.from_.parsed_uri
+        if isinstance(uri, SipUri) and uri.host == _ANONYMOUS:
+            return self._ours.domains.default
+        return self._ours.domain(uri)
+
+    def _authenticate(self, request: Request, domain: Domain) -> Account:
+        outcome = self._authenticator.authenticate(
+            request, "Proxy-Authorization", domain, self._log.cluster_time(), self._term()
+        )
+        if isinstance(outcome, Challenge):
+            raise SipError("no valid credentials", status=407, headers=outcome.headers)
+        return outcome.account
+
+    def _check_identities(self, request: Request, account: Account) -> None:
+        """Refuse a caller who claims to be someone else (pitfalls-sip 7)."""
+        own = self._ours.aor_of(account.aor)
+        uri = request.from_.parsed_uri
+        claimed = [] if isinstance(uri, SipUri) and uri.host == _ANONYMOUS else [request.from_.uri]
+        for name in IDENTITIES:
+            claimed += [parse_name_addr(value, name).uri for value in request.headers.values(name)]
+        if own is None or any(self._ours.aor_of(identity) != own for identity in claimed):
+            raise SipError("an identity that is not the account's", status=403)
+
+
+def strip_identities(request: Request) -> None:
+    """Remove what a caller asserts of itself whom nobody vouches for (RFC 3325 §5)."""
+    for name in IDENTITIES:
+        request.headers.remove(name)

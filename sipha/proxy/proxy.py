@@ -1,0 +1,291 @@
+"""The stateful proxy (RFC 3261 §16): a request comes in, copies of it go to its targets, the best answer goes back.
+
+A request passes through here in the steps of §16.2: validate (§16.3), preprocess the Routes (§16.4), determine the
+targets (§16.5), forward (§16.6); the responses are the response context's (§16.7). What is refused before it is
+admitted is answered without state; afterwards its transactions alone keep it in memory, and it ends with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sipha.auth.authenticator import Authenticator
+from sipha.auth.domain import Domains
+from sipha.errors import MalformedMessage, SipError, Unavailable
+from sipha.proxy.admission import Admission, ProxySettings, strip_identities
+from sipha.proxy.branches import Branch, Branches, ProxiedRequest
+from sipha.proxy.context import ResponseContext
+from sipha.proxy.dialog import dialog_target, other_side
+from sipha.proxy.forward import Passage, branch_identity, forward, loop_digest, strip_own_credentials
+from sipha.proxy.interfaces import ITransport
+from sipha.proxy.responsibility import Responsibility
+from sipha.proxy.route import preprocess
+from sipha.proxy.target import Target, target_groups
+from sipha.proxy.uas import capabilities
+from sipha.sip.flow import Flow
+from sipha.sip.headers import is_number, parse_via
+from sipha.sip.layer import (
+    AckReceived,
+    CancelReceived,
+    Event,
+    RequestReceived,
+    ResponseReceived,
+    StrayResponse,
+    TimerFired,
+    TransactionEnded,
+    TransactionFailed,
+    TransactionLayer,
+    TransactionTimedOut,
+)
+from sipha.sip.message import Request, Response, response_to
+from sipha.sip.token import Hop, Tokens
+from sipha.sip.transaction import ServerTransaction
+from sipha.sip.uri import OtherUri, SipUri
+from sipha.state.interfaces import ICredentials, ILocation, ILog
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the proxy has done since it was made."""
+
+    requests: int = 0
+    refused: int = 0
+    forwarded: int = 0
+    dropped: int = 0
+
+
+class Proxy:
+    """Proxies all that isn't for the registrar; `term` says in which term the leader makes its nonces."""
+
+    def __init__(
+        self,
+        layer: TransactionLayer,
+        *,
+        log: ILog,
+        location: ILocation,
+        credentials: ICredentials,
+        authenticator: Authenticator,
+        domains: Domains,
+        transport: ITransport,
+        term: Callable[[], int],
+        settings: ProxySettings | None = None,
+    ) -> None:
+        self.counters = Counters()
+        self._layer = layer
+        self._log = log
+        self._location = location
+        self._credentials = credentials
+        self._authenticator = authenticator
+        self._transport = transport
+        self._settings = settings or ProxySettings()
+        self._ours = Responsibility(domains, transport)
+        self._admission = Admission(authenticator, self._ours, log, term, self._settings)
+        self._branches = Branches(layer, transport, self._tag)
+
+    def event_received(self, event: Event, now: float) -> None:
+        """Act on an event of the transaction layer.
+
+        Raises Unavailable while the log holds no key, and a SipError for what can't be answered or forwarded.
+        """
+        match event:
+            case RequestReceived(request, flow):
+                self.request_received(request, flow, now)
+            case CancelReceived(transaction, request, _):
+                self.cancel_received(transaction, request, now)
+            case AckReceived(transaction, request):
+                self.ack_received(transaction, request)
+            case ResponseReceived(transaction, response):
+                self._branches.response_received(transaction, response, now)
+            case TransactionTimedOut(transaction):
+                self._branches.timed_out(transaction, now)
+            case TransactionFailed(transaction):
+                self._branches.failed(transaction, now)
+            case TransactionEnded(transaction):
+                self._branches.ended(transaction, now)
+            case TimerFired(_, Branch() as branch):
+                self._branches.timer_fired(branch, now)
+            case StrayResponse():
+                # "it MUST NOT forward the response" (RFC 6026 §8.9): its branch isn't one that we are waiting for.
+                self.counters.dropped += 1
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    def request_received(self, request: Request, flow: Flow, now: float) -> None:
+        """Proxy a request that belongs to no transaction, or refuse it (§16.2)."""
+        self.counters.requests += 1
+        if request.method == "ACK":
+            self._forward_ack(request, flow)
+            return
+        if request.method == "CANCEL":
+            # Of nothing that we forwarded: relayed statelessly (§16.10) it would be anyone's way through us.
+            self._layer.reply(self._refusal(request, flow, SipError("nothing to cancel", status=481)), flow)
+            return
+        try:
+            self._proxy(request, flow, now)
+        except SipError as error:
+            self._layer.reply(self._refusal(request, flow, error), flow)
+
+    def _proxy(self, request: Request, flow: Flow, now: float) -> None:
+        tokens = self._authenticator.tokens
+        loop = loop_digest(request, tokens)
+        self._validate(request, loop)
+        routed = request.copy()
+        token = preprocess(routed, flow, self._ours)
+        side = other_side(request, token, tokens)
+        if side is None:
+            if self._is_for_us(routed):
+                self._answer(request, flow)
+                return
+            local = "Route" not in routed.headers and self._ours.aor(routed.parsed_uri) is not None
+            self._admission.admit(request, routed, flow, local=local, spiral=self._is_spiral(request, flow, tokens))
+        elif not self._admission.is_peer(flow):
+            strip_identities(routed)
+        strip_own_credentials(routed, self._ours.domains)
+        server = self._layer.accept(request, flow, now)
+        if request.method == "INVITE":
+            self._layer.respond(server, response_to(request, 100), now)
+        try:
+            groups = self._target_set(routed) if side is None else [[self._dialog_target(routed, side)]]
+            breadth = 0 if side else self._breadth(routed, max(map(len, groups)))
+        except SipError as error:
+            self._layer.respond(server, self._refusal(request, flow, error), now)
+            return
+        passage = Passage(routed, flow, tokens, loop, self._log.cluster_time())
+        context = ResponseContext(groups, invite=request.method == "INVITE")
+        self._branches.begin(ProxiedRequest(server, passage, context, breadth, sum(map(len, groups))), now)
+        self.counters.forwarded += 1
+
+    def _validate(self, request: Request, loop: str) -> None:
+        """Validate a request (§16.3); its syntax is the parser's, its credentials are `admission`'s."""
+        uri = request.parsed_uri  # 2. URI scheme
+        if isinstance(uri, OtherUri) and uri.scheme != "tel":
+            raise SipError(f"a Request-URI of the scheme {uri.scheme}", status=416)
+        if request.max_forwards == 0:  # 3. Max-Forwards
+            raise SipError("no hop is left", status=483)
+        if any(f".{loop}" in field for field in request.headers.all("Via")):  # 4. Loop detection
+            raise SipError("this very request has passed here before", status=482)
+        if required := request.headers.values("Proxy-Require"):  # 5. Proxy-Require
+            raise SipError(
+                "an extension that we don't know", status=420, headers=(("Unsupported", ", ".join(required)),)
+            )
+
+    def _is_for_us(self, routed: Request) -> bool:
+        uri = routed.parsed_uri
+        return (
+            isinstance(uri, SipUri)
+            and not uri.user
+            and "Route" not in routed.headers
+            and self._ours.domain(uri) is not None
+        )
+
+    def _is_spiral(self, request: Request, flow: Flow, tokens: Tokens) -> bool:
+        """True if we sent this request to ourselves, as its top Via proves: the caller was admitted then."""
+        if flow.remote[0] != flow.local[0] or len(vias := request.headers.values("Via")) < 2:
+            return False
+        identity = branch_identity(request, parse_via(vias[1]), flow.transport, flow.local)
+        return tokens.read_branch(request.via.branch or "", identity) is not None
+
+    def _answer(self, request: Request, flow: Flow) -> None:
+        """Answer a request that is for the proxy itself, without state (§8.2.7)."""
+        headers = capabilities(request)
+        self._layer.reply(response_to(request, 200, to_tag=self._tag(request), headers=headers), flow)
+
+    # -- targets ----------------------------------------------------------------------------------------------------
+
+    def _target_set(self, routed: Request) -> list[list[Target]]:
+        """Determine the targets of a request that was admitted (§16.5), by falling q."""
+        uri = routed.parsed_uri
+        aor = self._ours.aor(uri)
+        if aor is None:
+            # Nobody secure to go by concerns this call; that a server can't be reached is the 500 of §16.7 step 6.
+            return [[Target(routed.uri, unreachable=480 if routed.uri[:5].lower() == "sips:" else 500)]]
+        bindings = self._location.lookup(aor)
+        if isinstance(uri, SipUri) and uri.scheme == "sips":
+            # Else it would leave by a contact that isn't secure: "sips" means TLS up to the last hop (§26.2.2).
+            bindings = [binding for binding in bindings if binding.contact[:5].lower() == "sips:"]
+        groups = target_groups(bindings, routed.method)
+        if groups:
+            return groups
+        if self._credentials.known(aor):
+            raise SipError(f"{aor} has no binding", status=480)
+        # "If the Request-URI indicates a resource at this proxy that does not exist, the proxy MUST return a 404".
+        raise SipError(f"nobody is {aor}", status=404 if isinstance(uri, SipUri) else 416)
+
+    def _dialog_target(self, routed: Request, side: Hop) -> Target:
+        return dialog_target(routed, side, self._transport, self._location, self._ours)
+
+    def _breadth(self, routed: Request, widest: int) -> int:
+        """The Max-Breadth that a request may spend; SipError 440 if its forks need more (RFC 5393 §5.3.3)."""
+        text = routed.headers.get("Max-Breadth")
+        if text is not None and (not is_number(text) or len(text) > 9):
+            raise MalformedMessage(f"Max-Breadth: {text[:20]!r} is not a number")
+        allowed = self._settings.max_breadth
+        breadth = allowed if text is None else min(int(text), allowed)
+        if breadth < widest:
+            raise SipError(f"{widest} parallel forks where {breadth} are allowed", status=440)
+        return breadth
+
+    # -- ACK and CANCEL ---------------------------------------------------------------------------------------------
+
+    def _forward_ack(self, request: Request, flow: Flow) -> None:
+        """Forward the ACK for a 2xx, without state and unchallenged, if its token proves the dialog; else drop it.
+
+        The ACK for a final response of ours that had no transaction ends here too.
+        """
+        try:
+            tokens = self._authenticator.tokens
+            routed = request.copy()
+            token = preprocess(routed, flow, self._ours)
+            side = other_side(request, token, tokens)
+            if side is None or request.max_forwards == 0:
+                self.counters.dropped += 1
+                return
+            self._send_ack(request, routed, flow, self._dialog_target(routed, side))
+        except SipError:
+            # "The ACK [...] there is never a response": what can't be forwarded is lost.
+            self.counters.dropped += 1
+
+    def ack_received(self, transaction: ServerTransaction, request: Request) -> None:
+        """Forward an ACK that came with the branch of its INVITE, to the fork whose 2xx it is for."""
+        proxied = transaction.context
+        fork = proxied.answered.get(request.to.tag or "") if isinstance(proxied, ProxiedRequest) else None
+        if fork is None or fork.transaction is None or request.max_forwards == 0:
+            self.counters.dropped += 1
+            return
+        routed = request.copy()
+        try:
+            preprocess(routed, transaction.flow, self._ours)
+            self._send_ack(request, routed, transaction.flow, Target(routed.uri, flow=fork.transaction.flow))
+        except SipError:
+            self.counters.dropped += 1
+
+    def _send_ack(self, request: Request, routed: Request, flow: Flow, target: Target) -> None:
+        tokens = self._authenticator.tokens
+        strip_own_credentials(routed, self._ours.domains)
+        passage = Passage(routed, flow, tokens, loop_digest(request, tokens), self._log.cluster_time())
+        if forwarded := forward(passage, target, self._transport):
+            self._layer.send(*forwarded)
+            self.counters.forwarded += 1
+
+    def cancel_received(self, transaction: ServerTransaction, request: Request, now: float) -> None:
+        """Cancel the forks of an INVITE, and pass the caller's Reason on (§16.10); the layer has sent the 200."""
+        proxied = transaction.context
+        if isinstance(proxied, ProxiedRequest):
+            self._branches.cancel(proxied, tuple(request.headers.all("Reason")), now)
+
+    # -- refusals ---------------------------------------------------------------------------------------------------
+
+    def _refusal(self, request: Request, flow: Flow, error: SipError) -> Response:
+        self.counters.refused += 1
+        # A 503 to a peer has no Retry-After, by which it would leave us alone with all its calls (design §1.7).
+        headers = () if isinstance(error, Unavailable) and self._admission.is_peer(flow) else error.headers
+        status = error.response_status
+        return response_to(request, status, error.reason, to_tag=self._tag(request), headers=headers)
+
+    def _tag(self, request: Request) -> str:
+        """The To tag of a response of ours: the same for each copy of a request (§8.2.7)."""
+        via = request.via
+        return self._authenticator.tokens.tag(
+            request.call_id, request.from_.tag or "", request.cseq.number, f"{via.sent_by} {via.branch}"
+        )

@@ -1,0 +1,115 @@
+"""Targets: the URIs that a request is forwarded to, and the flow that leads to each (RFC 3261 §16.5, §16.6 step 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from sipha.errors import MalformedMessage, SipError
+from sipha.proxy.interfaces import ITransport
+from sipha.sip.flow import Flow
+from sipha.sip.message import Request
+from sipha.sip.uri import SipUri, parse_uri
+from sipha.state.binding import Binding
+
+_SECURE = frozenset({"TLS", "WSS"})
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One member of the target set.
+
+    `uri` becomes the Request-URI. `routes` is a Path vector, pushed as Routes. `received` is the URI from which the
+    contact registered; `flow` the way to take, where it is known. `unreachable` is the status that a transport failure
+    means upstream: what concerns one user is a 4xx, and not the 503 of §16.9, which speaks of a server.
+    """
+
+    uri: str
+    routes: tuple[str, ...] = ()
+    received: str = ""
+    flow: Flow | None = None
+    unreachable: int = 480
+
+
+def target_groups(bindings: Sequence[Binding], method: str) -> list[list[Target]]:
+    """Make the target set of an AOR's bindings, by falling q; the targets of a group have the same q (§16.6).
+
+    SipError 405 if the contacts say which methods they allow, and none allows this one.
+    """
+    allowing = [binding for binding in bindings if _allows(binding, method)]
+    if bindings and not allowing:
+        allowed = dict.fromkeys(name for binding in bindings for name in _methods(binding))
+        raise SipError(f"no contact allows {method}", status=405, headers=(("Allow", ", ".join(allowed)),))
+    allowing.sort(key=lambda binding: -binding.preference)
+    return [
+        [Target(request_uri(binding.contact), binding.path, binding.received) for binding in group]
+        for _, group in groupby(allowing, key=lambda binding: binding.preference)
+    ]
+
+
+def request_uri(contact: str) -> str:
+    """A contact as a Request-URI: as written, save what may not stand in one (§19.1.1 Table 1)."""
+    if "?" not in contact and "method" not in contact.lower():
+        return contact
+    try:
+        uri = parse_uri(contact)
+    except MalformedMessage:
+        return contact
+    # "If the URI contains any parameters not allowed in a Request-URI, they MUST be removed."
+    return str(uri.without_params("method")._replace(headers="")) if isinstance(uri, SipUri) else contact
+
+
+def next_hop(target: Target, request: Request, hop: str, transport: ITransport) -> Flow | None:
+    """The flow for a request to a target, or None if none leads there (§16.6 step 7).
+
+    `hop` is the URI of the top Route, or else the Request-URI.
+    """
+    secure = request.uri[:5].lower() == "sips:"
+    if target.flow is not None:
+        return None if secure and target.flow.transport not in _SECURE else target.flow
+    if target.received and "Route" not in request.headers:
+        return _flow_of_binding(target, secure=secure, transport=transport)
+    return flow_to(hop, secure=secure, transport=transport)
+
+
+def flow_to(text: str, *, secure: bool, transport: ITransport) -> Flow | None:
+    """The flow to where a URI leads; None if it is none of ours to take: host names are not looked up yet (RFC 3263).
+
+    "if the Request-URI specifies a SIPS resource, the proxy MUST follow the procedures of [4] as if the input URI were
+    a SIPS URI": `secure`.
+    """
+    try:
+        uri = parse_uri(text)
+    except MalformedMessage:
+        return None
+    if not isinstance(uri, SipUri) or (address := uri.address) is None:
+        return None
+    if (secure or uri.scheme == "sips") and uri.transport not in _SECURE:
+        return None
+    return transport.flow(uri.transport, address)
+
+
+def _flow_of_binding(target: Target, *, secure: bool, transport: ITransport) -> Flow | None:
+    """The flow to a contact: where it registered from, unless its own address is as good.
+
+    A contact whose host isn't the one that it registered from is behind NAT, or elsewhere by someone's wish to have our
+    calls sent to a victim; its address is not used.
+    """
+    received = flow_to(target.received, secure=secure, transport=transport)
+    if received is None or received.connection:
+        return received
+    direct = flow_to(target.uri, secure=secure, transport=transport)
+    if direct is not None and direct.remote[0] == received.remote[0]:
+        return direct
+    # Nobody can open a connection to a phone behind NAT.
+    return None if received.reliable else received
+
+
+def _methods(binding: Binding) -> list[str]:
+    return [name for method in binding.methods.split(",") if (name := method.strip())]
+
+
+def _allows(binding: Binding, method: str) -> bool:
+    methods = _methods(binding)
+    return not methods or method in methods

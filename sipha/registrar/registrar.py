@@ -1,0 +1,197 @@
+"""The registrar (RFC 3261 §10.3): a REGISTER comes in, its record goes to the log, its outcome goes back.
+
+Stateless as §8.2.7 allows: what waits for the log is remembered until it is answered, and a repeat after that is
+answered from the bindings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+from sipha.auth.authenticator import Authenticator, Challenge
+from sipha.auth.domain import Domains
+from sipha.errors import QueueFull, SipError, Unavailable
+from sipha.registrar import response
+from sipha.registrar.record import Prepared, RegistrarSettings, full, is_edge, is_repeat, prepare
+from sipha.sip.flow import Address, Flow
+from sipha.sip.message import Request, response_destination
+from sipha.sip.token import Tokens
+from sipha.state.binding import Binding
+from sipha.state.interfaces import ICredentials, ILocation, ILog
+from sipha.state.outcomes import Outcome, Registered, Rejected
+
+# The tag of a 503 that is sent before there is a key: each copy of a request gets the same, and nobody relies on it.
+_KEYLESS = Tokens({255: bytes(32)})
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the registrar has done since it was made."""
+
+    requests: int = 0
+    absorbed: int = 0
+    challenged: int = 0
+    repeated: int = 0
+    queried: int = 0
+    proposed: int = 0
+    registered: int = 0
+    refused: int = 0
+    unavailable: int = 0
+
+
+class _Answer(NamedTuple):
+    """What the response to a REGISTER needs of it."""
+
+    key: tuple[str, Address]
+    head: str
+    destination: Flow
+
+
+class Registrar:
+    """Answers REGISTERs with `send`; `term` says in which term the leader makes its nonces.
+
+    `wall_time` is for the Date header alone; everything else goes by cluster time.
+    """
+
+    def __init__(
+        self,
+        log: ILog,
+        location: ILocation,
+        credentials: ICredentials,
+        authenticator: Authenticator,
+        domains: Domains,
+        *,
+        term: Callable[[], int],
+        send: Callable[[bytes, Flow], None],
+        settings: RegistrarSettings | None = None,
+        wall_time: Callable[[], float] = time.time,
+    ) -> None:
+        self.counters = Counters()
+        self._log = log
+        self._location = location
+        self._credentials = credentials
+        self._authenticator = authenticator
+        self._domains = domains
+        self._term = term
+        self._send = send
+        self._settings = settings or RegistrarSettings()
+        self._wall_time = wall_time
+        self._pending: set[tuple[str, Address]] = set()
+        self._second, self._dated = -1, ""
+
+    @property
+    def pending(self) -> int:
+        """How many REGISTERs wait for the log."""
+        return len(self._pending)
+
+    def request_received(self, request: Request, flow: Flow) -> None:
+        """Carry out a REGISTER whose top Via says where it came from (RFC 3261 §18.2.1), or refuse it."""
+        self.counters.requests += 1
+        tag = self._tag(request)
+        key = (tag, flow.remote)
+        if key in self._pending:
+            self.counters.absorbed += 1
+            return
+        answer = _Answer(key, response.head(request, tag), response_destination(request.via, flow))
+        try:
+            self._carry_out(request, flow, answer)
+        except SipError as error:
+            self._refuse(answer, error)
+
+    def _carry_out(self, request: Request, flow: Flow, answer: _Answer) -> None:
+        now, term = self._log.cluster_time(), self._term()
+        prepared = prepare(
+            request,
+            flow,
+            now,
+            term,
+            authenticator=self._authenticator,
+            credentials=self._credentials,
+            domains=self._domains,
+            settings=self._settings,
+        )
+        if isinstance(prepared, Challenge):
+            self._challenge(answer, prepared)
+            return
+        record = prepared.record
+        fresh = self._authenticator.claim(prepared.verified, now)
+        # A copy of what was answered already brings its nonce count again, or has none: that is matched before the
+        # count is held against it (pitfalls-sip 7).
+        if not (fresh and prepared.verified.counted) and self._is_repeat(prepared):
+            self.counters.repeated += 1
+            self._accept_as_is(answer, prepared)
+        elif not fresh:
+            stale = self._authenticator.challenge("Authorization", prepared.domain, now, term, stale=True)
+            self._challenge(answer, stale)
+        elif record is None:
+            self.counters.queried += 1
+            self._accept_as_is(answer, prepared)
+        elif len(self._pending) >= self._settings.max_pending:
+            raise QueueFull("Too many REGISTERs wait for the log")
+        else:
+            self.counters.proposed += 1
+            self._pending.add(answer.key)
+            self._log.propose(record, partial(self._applied, answer, prepared))
+
+    def _is_repeat(self, prepared: Prepared) -> bool:
+        return prepared.record is not None and is_repeat(prepared.record, self._location.bindings(prepared.aor))
+
+    def _applied(self, answer: _Answer, prepared: Prepared, outcome: Outcome | Unavailable) -> None:
+        """Answer a REGISTER with what became of its record."""
+        self._pending.discard(answer.key)
+        if isinstance(outcome, Registered):
+            self.counters.registered += 1
+            self._accept(answer, outcome.bindings, outcome.time, prepared.extra)
+        elif isinstance(outcome, Unavailable):
+            self._refuse(answer, outcome)
+        elif not isinstance(outcome, Rejected):
+            self._refuse(answer, SipError(f"The log made {outcome} of a REGISTER"))
+        elif outcome.status == 500 and self._settings.out_of_order == 200:
+            self._accept_as_is(answer, prepared)
+        elif outcome.status == 403:
+            self._refuse(answer, full(self._settings))
+        else:
+            self._refuse(answer, SipError(outcome.reason, status=outcome.status, reason=outcome.reason))
+
+    def _accept_as_is(self, answer: _Answer, prepared: Prepared) -> None:
+        """Answer with the bindings as they are now."""
+        now = int(self._log.cluster_time() * 1000)
+        self._accept(answer, self._location.bindings(prepared.aor), now, prepared.extra)
+
+    def _accept(self, answer: _Answer, bindings: Sequence[Binding], time: int, extra: str) -> None:
+        self._send(response.ok(answer.head, bindings, time, extra, self._date()), answer.destination)
+
+    def _challenge(self, answer: _Answer, challenge: Challenge) -> None:
+        self.counters.challenged += 1
+        self._send(response.unauthorized(answer.head, challenge.headers), answer.destination)
+
+    def _refuse(self, answer: _Answer, error: SipError) -> None:
+        headers = error.headers
+        if isinstance(error, Unavailable):
+            self.counters.unavailable += 1
+            # A 503 with Retry-After would make an edge give up all its phones' registrar (RFC 3261 §21.5.4).
+            if is_edge(answer.destination, self._settings):
+                headers = ()
+        else:
+            self.counters.refused += 1
+        self._send(response.refusal(answer.head, error, headers), answer.destination)
+
+    def _tag(self, request: Request) -> str:
+        try:
+            tokens = self._authenticator.tokens
+        except Unavailable:
+            tokens = _KEYLESS
+        return tokens.tag(
+            request.call_id, request.from_.tag or "", request.cseq.number, request.via.branch or request.via.sent_by
+        )
+
+    def _date(self) -> str:
+        """The Date header field's value, made once a second."""
+        now = int(self._wall_time())
+        if now != self._second:
+            self._second, self._dated = now, response.date(now)
+        return self._dated

@@ -1,0 +1,109 @@
+"""The accounts of the log: who may authenticate, as whom, and with which hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from sipha.state.entries import DeleteAccount, PutAccount
+from sipha.state.multiset import digest
+from sipha.state.ordered import OrderedKeys
+from sipha.state.outcomes import Conflict, Done, NotFound
+
+
+class Account(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One account: the identity `username@domain`, and what the phone authenticates as in `realm`.
+
+    `ha1` maps the digest algorithm (`MD5`, `SHA-256`, …) to the hex of H(auth_name:realm:password). Username and
+    domain are spelt as in the canonical AOR.
+    """
+
+    username: str
+    domain: str
+    auth_name: str
+    realm: str
+    ha1: dict[str, str]
+
+    @property
+    def identity(self) -> str:
+        """`username@domain`."""
+        return f"{self.username}@{self.domain}"
+
+    @property
+    def aor(self) -> str:
+        """The AOR that the account may register and be called as."""
+        return f"sip:{self.username}@{self.domain}"
+
+
+class Accounts:
+    """The accounts, by identity and by what they authenticate as."""
+
+    def __init__(self, accounts: Iterable[Account] = ()) -> None:
+        self._by_identity = {account.identity: account for account in accounts}
+        self._by_login = {(account.auth_name, account.realm): account for account in self._by_identity.values()}
+        self._order = OrderedKeys(self._by_identity)
+        self.hash = self.recompute()
+
+    def __len__(self) -> int:
+        """How many accounts there are."""
+        return len(self._by_identity)
+
+    def credential(self, auth_name: str, realm: str) -> Account | None:
+        """The account that authenticates as `auth_name` in `realm`."""
+        return self._by_login.get((auth_name, realm))
+
+    def get(self, username: str, domain: str) -> Account | None:
+        """The account whose identity is `username@domain`."""
+        return self._by_identity.get(f"{username}@{domain}")
+
+    def known(self, aor: str) -> bool:
+        """True if an account has this canonical AOR (`sip:user@domain`) as its identity."""
+        return aor.startswith("sip:") and aor[4:] in self._by_identity
+
+    def page(self, after: str = "", limit: int = 100) -> list[Account]:
+        """The first `limit` accounts, by identity, whose identity comes after `after`."""
+        return [self._by_identity[identity] for identity in self._order.after(after, limit)]
+
+    def put(self, record: PutAccount) -> Done | NotFound | Conflict:
+        """Create or replace an account."""
+        account = Account(record.username, record.domain, record.auth_name, record.realm, record.ha1)
+        identity, login = account.identity, (account.auth_name, account.realm)
+        before = self._by_identity.get(identity)
+        if record.create_only and before is not None:
+            return Conflict(f"account {identity} exists")
+        if record.replace_only and before is None:
+            return NotFound(f"no account {identity}")
+        holder = self._by_login.get(login)
+        if holder is not None and holder is not before:
+            return Conflict(f"account {holder.identity} already authenticates as {login[0]} in realm {login[1]}")
+        if before is None:
+            self._order.add(identity)
+        else:
+            del self._by_login[before.auth_name, before.realm]
+            self.hash -= _digest(before)
+        self._by_identity[identity] = self._by_login[login] = account
+        self.hash += _digest(account)
+        return Done(1)
+
+    def delete(self, record: DeleteAccount) -> Done | NotFound:
+        """Delete an account."""
+        identity = f"{record.username}@{record.domain}"
+        account = self._by_identity.pop(identity, None)
+        if account is None:
+            return NotFound(f"no account {identity}")
+        del self._by_login[account.auth_name, account.realm]
+        self._order.remove(identity)
+        self.hash -= _digest(account)
+        return Done(1)
+
+    def recompute(self) -> int:
+        """The hash taken afresh from the accounts."""
+        return sum(map(_digest, self._by_identity.values()))
+
+
+def _digest(account: Account) -> int:
+    ha1 = sorted(account.ha1.items())
+    return digest(
+        msgspec.msgpack.encode(("account", account.username, account.domain, account.auth_name, account.realm, ha1))
+    )

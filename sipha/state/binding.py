@@ -1,0 +1,45 @@
+"""The binding of an address-of-record to a contact."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Binding(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One binding of an AOR to a contact (RFC 3261 §10), with all that the registrar learned of it.
+
+    `contact_id` is the binding's own for its life, `version` is the log index that last refreshed it. Times are
+    cluster time in ms. `q` is in thousandths, None if the phone gave none. `reg_id` is 0 unless outbound applies
+    (RFC 5626 §6). The other fields are as in `sipha.state.entries.Register` and `Contact`.
+    """
+
+    aor: str
+    contact: str
+    contact_id: int
+    version: int
+    expires_at: int
+    call_id: str
+    cseq: int
+    q: int | None
+    instance: str
+    reg_id: int
+    params: str
+    received: str
+    socket: str
+    flow: str
+    path: tuple[str, ...]
+    user_agent: str
+    methods: str
+    flags: int
+    cflags: int
+    attr: str
+    last_modified: int
+
+    @property
+    def preference(self) -> int:
+        """The q value in thousandths; a contact without one counts as 1, as in HTTP, whose qvalue SIP took over."""
+        return 1000 if self.q is None else self.q
+
+    def remaining(self, now: int) -> int:
+        """The seconds until the binding expires, for the `expires` parameter: rounded down, but at least 1."""
+        return max((self.expires_at - now) // 1000, 1)

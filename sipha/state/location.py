@@ -1,0 +1,258 @@
+"""The location table: the bindings of each AOR (RFC 3261 §10), changed by records of the log alone.
+
+The bindings of one AOR are kept as bytes: what stands in memory is what is hashed and what a snapshot holds, it takes
+half the memory of objects, and the garbage collector never looks at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
+
+import msgspec
+
+from sipha.state import registration
+from sipha.state.binding import Binding
+from sipha.state.entries import Expire, Policy, Register, RemoveBindings
+from sipha.state.expiry import ExpiryBuckets
+from sipha.state.multiset import digest
+from sipha.state.ordered import OrderedKeys
+from sipha.state.outcomes import Done, Invalid, NotFound, Registered, Rejected
+from sipha.state.registration import Moment
+from sipha.state.tombstones import LIFETIME, Tombstone, Tombstones
+
+__all__ = ["Binding", "Location"]
+
+_RETRY = 5
+"""Seconds after which bindings that ran out are reported again, if they are still there."""
+
+_EXAMINED_PER_FOUND = 16
+"""How many due AORs `expired` examines for each binding that it may report: most were refreshed meanwhile."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple[Binding, ...]).decode
+
+
+class _Row(msgspec.Struct, gc=False):
+    """The bindings of one AOR: encoded, hashed, the first expiry in ms, and the second of its expiry bucket."""
+
+    data: bytes
+    digest: int
+    earliest: int
+    bucket: int
+
+
+class Location:
+    """The bindings by AOR, and the tombstones of those removed.
+
+    `begin` says at which log index and cluster time the records that follow are applied. Times are in ms of cluster
+    time. Reading hides bindings that ran out; they stay until an Expire or the AOR's next REGISTER removes them.
+    """
+
+    def __init__(self, rows: Iterable[bytes] = (), tombstones: Iterable[Tombstone] = ()) -> None:
+        self._rows: dict[str, _Row] = {}
+        self._buckets = ExpiryBuckets()
+        self._tombstones = Tombstones(tombstones)
+        self._moment = Moment(0, 0, Policy(), count())
+        self._hash = 0
+        self.count = 0
+        """How many bindings there are, with those that ran out and are not yet removed."""
+        for data in rows:
+            bindings = _decode(data)
+            if not bindings:
+                raise msgspec.ValidationError("an AOR without bindings")
+            aor, earliest = bindings[0].aor, _earliest(bindings)
+            row = self._rows[aor] = _Row(data, digest(data), earliest, earliest // 1000)
+            self._buckets.add(aor, row.bucket)
+            self._hash += row.digest
+            self.count += len(bindings)
+        self._order = OrderedKeys(self._rows)
+
+    def __len__(self) -> int:
+        """How many AORs have bindings."""
+        return len(self._rows)
+
+    @property
+    def hash(self) -> int:
+        """The sum of the digests of all records, not reduced."""
+        return self._hash + self._tombstones.hash
+
+    # Reading
+
+    def bindings(self, aor: str, now: int) -> Sequence[Binding]:
+        """The unexpired bindings of an AOR in the order they were made."""
+        row = self._rows.get(aor)
+        if row is None:
+            return ()
+        bindings = _decode(row.data)
+        return bindings if row.earliest > now else _unexpired(bindings, now)
+
+    def lookup(self, aor: str, now: int) -> Sequence[Binding]:
+        """The unexpired bindings of an AOR, by falling q, then the most recently refreshed first."""
+        bindings = self.bindings(aor, now)
+        return bindings if len(bindings) < 2 else sorted(bindings, key=_rank, reverse=True)
+
+    def aors(self, after: str = "", limit: int = 100) -> list[str]:
+        """The first `limit` AORs in the table, in order, that come after `after`: the last one is the next cursor."""
+        return self._order.after(after, limit)
+
+    def expired(self, now: int, limit: int) -> tuple[tuple[str, int, int], ...]:
+        """Up to `limit` bindings that ran out, as Expire names them; none is reported again for some seconds.
+
+        An empty answer doesn't mean that there are none: the work done in one call is bounded too.
+        """
+        second = now // 1000
+        found: list[tuple[str, int, int]] = []
+        for aor, bucket in self._buckets.due(second, limit * _EXAMINED_PER_FOUND):
+            row = self._rows[aor]
+            if row.earliest <= now:
+                if len(found) >= limit:
+                    break
+                found += [
+                    (aor, binding.contact_id, binding.version)
+                    for binding in _decode(row.data)
+                    if binding.expires_at <= now
+                ]
+            self._buckets.remove(aor, bucket)
+            row.bucket = row.earliest // 1000 if row.earliest > now else second + _RETRY
+            self._buckets.add(aor, row.bucket)
+        return tuple(found[:limit])
+
+    # Applying
+
+    def begin(self, index: int, time: int, policy: Policy) -> None:
+        """Say at which log index, time and policy the next records are applied; forget the tombstones that end."""
+        # An id names the entry that made the binding and its place there, so that it is the same on every node.
+        self._moment = Moment(index, time, policy, count(index << 20))
+        self._tombstones.prune(time)
+
+    def register(self, request: Register) -> Registered | Rejected | Invalid:
+        """Apply a REGISTER as RFC 3261 §10.3 says from step 6 on; equal to what was applied before, it is a repeat."""
+        aor, time = request.aor, self._moment.time
+        row = self._rows.get(aor)
+        stored = () if row is None else _decode(row.data)
+        current = stored if row is None or row.earliest > time else _unexpired(stored, time)
+        if not request.contacts and not request.wildcard:
+            return Registered(current, time)
+        removed = self._tombstones.cseq(aor, request.call_id)
+        if not request.wildcard:
+            bindings = registration.register(request, current, removed, self._moment)
+        elif not request.contacts:
+            bindings = registration.clear(request, current, removed)
+        else:
+            return Invalid("a wildcard stands alone (RFC 3261 §10.3 step 6)")
+        if isinstance(bindings, Rejected):
+            return bindings
+        after = tuple(bindings)
+        if request.cseq > removed and _removes(request, self._moment.policy):
+            self._tombstones.add(aor, request.call_id, request.cseq, time)
+        if after != current:
+            self._bury(stored, after)
+            self._store(aor, row, len(stored), after)
+        return Registered(after, time)
+
+    def remove(self, record: RemoveBindings) -> Done | NotFound:
+        """Remove the bindings of an AOR, or the one whose contact is `contact`."""
+        time = self._moment.time
+        row = self._rows.get(record.aor)
+        stored = () if row is None else _decode(row.data)
+        current = _unexpired(stored, time)
+        after: tuple[Binding, ...] = ()
+        if record.contact:
+            place = registration.find(current, record.contact)
+            after = current if place < 0 else current[:place] + current[place + 1 :]
+        if len(after) == len(current):
+            return NotFound(f"no such binding of {record.aor}")
+        self._bury(stored, after)
+        self._store(record.aor, row, len(stored), after)
+        return Done(len(current) - len(after))
+
+    def expire(self, record: Expire) -> Done:
+        """Remove those of the bindings named that ran out and were not refreshed since (design §3)."""
+        time = self._moment.time
+        removed = 0
+        for aor, contact_id, version in record.bindings:
+            row = self._rows.get(aor)
+            if row is None or row.earliest > time:
+                continue
+            stored = _decode(row.data)
+            after = tuple(
+                binding
+                for binding in stored
+                if binding.contact_id != contact_id or binding.version != version or binding.expires_at > time
+            )
+            if len(after) < len(stored):
+                removed += len(stored) - len(after)
+                self._bury(stored, after)
+                self._store(aor, row, len(stored), after)
+        return Done(removed)
+
+    # Copying and checking
+
+    def rows(self) -> Iterator[bytes]:
+        """The bindings of each AOR, encoded, in the order of the AORs: what a Location is made from."""
+        return (self._rows[aor].data for aor in self._order)
+
+    def tombstones(self) -> Iterator[Tombstone]:
+        """The tombstones in the order in which they end."""
+        return iter(self._tombstones)
+
+    def recompute(self) -> int:
+        """The hash taken afresh from the records."""
+        return sum(digest(row.data) for row in self._rows.values()) + self._tombstones.recompute()
+
+    def _bury(self, before: Sequence[Binding], after: Sequence[Binding]) -> None:
+        """Leave a tombstone for each binding that is gone, or is another Call-ID's now."""
+        staying = {binding.contact_id: binding.call_id for binding in after}
+        time = self._moment.time
+        for binding in before:
+            # What was sent before an older REGISTER can't still be on its way.
+            if staying.get(binding.contact_id) != binding.call_id and time - binding.last_modified < LIFETIME:
+                self._tombstones.add(binding.aor, binding.call_id, binding.cseq, time)
+
+    def _store(self, aor: str, row: _Row | None, before: int, bindings: tuple[Binding, ...]) -> None:
+        """Put the bindings of an AOR in the place of the `before` ones in its row."""
+        self.count += len(bindings) - before
+        if row is not None:
+            self._hash -= row.digest
+        if not bindings:
+            if row is not None:
+                self._buckets.remove(aor, row.bucket)
+                self._order.remove(aor)
+                del self._rows[aor]
+            return
+        data = _encode(bindings)
+        summand = digest(data)
+        earliest = _earliest(bindings)
+        self._hash += summand
+        if row is None:
+            self._rows[aor] = _Row(data, summand, earliest, earliest // 1000)
+            self._buckets.add(aor, earliest // 1000)
+            self._order.add(aor)
+            return
+        row.data, row.digest, row.earliest = data, summand, earliest
+        if earliest // 1000 < row.bucket:
+            self._buckets.remove(aor, row.bucket)
+            row.bucket = earliest // 1000
+            self._buckets.add(aor, row.bucket)
+
+
+def _earliest(bindings: tuple[Binding, ...]) -> int:
+    if len(bindings) == 1:
+        return bindings[0].expires_at
+    return min([binding.expires_at for binding in bindings])
+
+
+def _unexpired(bindings: tuple[Binding, ...], now: int) -> tuple[Binding, ...]:
+    return tuple(binding for binding in bindings if binding.expires_at > now)
+
+
+def _removes(request: Register, policy: Policy) -> bool:
+    for contact in request.contacts:
+        if not registration.asked(contact, policy):
+            return True
+    return request.wildcard
+
+
+def _rank(binding: Binding) -> tuple[int, int, int]:
+    return binding.preference, binding.last_modified, binding.version

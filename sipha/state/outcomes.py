@@ -1,0 +1,48 @@
+"""What apply made of a record: one outcome each, and what the proposer answers with."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sipha.state.binding import Binding
+
+
+class Registered(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="registered"):
+    """The REGISTER was applied, or was a repeat or a query: `bindings` are the AOR's at cluster time `time` in ms."""
+
+    bindings: tuple[Binding, ...]
+    time: int
+
+
+class Rejected(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="rejected"):
+    """The REGISTER was refused with a SIP status, and nothing changed."""
+
+    status: int
+    reason: str
+
+
+class Done(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="done"):
+    """The record was applied; `count` is the number of things it changed."""
+
+    count: int
+
+
+class NotFound(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="not-found"):
+    """What the record names does not exist, and nothing changed."""
+
+    detail: str
+
+
+class Conflict(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="conflict"):
+    """What the record would create exists, and nothing changed."""
+
+    detail: str
+
+
+class Invalid(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="invalid"):
+    """The record, or the whole entry, is not one that this schema knows, and nothing changed."""
+
+    detail: str
+
+
+Outcome = Registered | Rejected | Done | NotFound | Conflict | Invalid

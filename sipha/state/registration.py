@@ -1,0 +1,237 @@
+"""What a REGISTER makes of the bindings of its AOR: RFC 3261 §10.3 steps 6 and 7, RFC 5626 §6, and the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from typing import NamedTuple
+
+from sipha.errors import SipError
+from sipha.sip.uri import Uri, parse_uri
+from sipha.state.binding import Binding
+from sipha.state.entries import Contact, Policy, Register
+from sipha.state.outcomes import Rejected
+
+STALE = Rejected(500, "Invalid CSeq number")
+TOO_MANY = Rejected(403, "Too many registered contacts")
+
+_NO_LIMIT = 0xFFFFFFFF
+
+_MOST_CONTACTS = 64
+"""How many contacts one REGISTER may bind where the policy has no limit: each is compared with every binding."""
+
+
+class Moment(NamedTuple):
+    """When a REGISTER is applied: as which version (the log index), at which cluster time (ms), under which policy.
+
+    `contact_ids` gives the ids of new bindings.
+    """
+
+    version: int
+    time: int
+    policy: Policy
+    contact_ids: Iterator[int]
+
+
+def register(request: Register, current: Sequence[Binding], removed: int, moment: Moment) -> list[Binding] | Rejected:
+    """Return the bindings after a REGISTER with contacts, given the unexpired ones before it.
+
+    `removed` is the highest CSeq of this Call-ID that a tombstone remembers, or -1. Nothing is changed in place, so
+    that the REGISTER happens wholly or not at all.
+    """
+    most = moment.policy.max_contacts or _MOST_CONTACTS
+    if len(request.contacts) > most and (
+        len(request.contacts) > 2 * most  # it may remove as many as it adds
+        or sum(asked(contact, moment.policy) > 0 for contact in request.contacts) > most
+    ):
+        return TOO_MANY
+    bindings = list(current)
+    own: set[int] = set()
+    for contact in request.contacts if len(request.contacts) == 1 else _distinct(request):
+        seconds = asked(contact, moment.policy)
+        if not seconds and request.cseq == removed:
+            continue  # a repeat: this very REGISTER removed it
+        reg_id = _reg_id(request, contact)
+        place = find(bindings, contact.uri, contact.instance, reg_id, own)
+        if place < 0:
+            if request.cseq < removed or (seconds and request.cseq == removed):
+                return STALE
+            if seconds:
+                binding = _binding(
+                    request, contact, seconds, moment, reg_id=reg_id, contact_id=next(moment.contact_ids)
+                )
+                bindings.append(binding)
+                own.add(binding.contact_id)
+            continue
+        old = bindings[place]
+        if seconds and _is_repeat(request, contact, old):
+            own.add(old.contact_id)
+            continue
+        if _is_stale(request, old) or (old.call_id != request.call_id and request.cseq <= removed):
+            return STALE
+        if seconds:
+            bindings[place] = _binding(request, contact, seconds, moment, reg_id=reg_id, contact_id=old.contact_id)
+            own.add(old.contact_id)
+        else:
+            del bindings[place]
+    if not own or len(bindings) == len(own):
+        return bindings
+    return _limit(request, bindings, own, len(current), moment.policy)
+
+
+def clear(request: Register, current: Sequence[Binding], removed: int) -> list[Binding] | Rejected:
+    """Return the bindings after `Contact: *`, which removes all or fails (RFC 3261 §10.3 step 6)."""
+    if request.cseq == removed:
+        return list(current)  # a repeat; what was registered since stays
+    if request.cseq < removed or any(_is_stale(request, binding) for binding in current):
+        return STALE
+    return []
+
+
+def asked(contact: Contact, policy: Policy) -> int:
+    """Return the expiry in seconds that a contact asks for; 0 removes its binding."""
+    return policy.default_expires if contact.expires is None else contact.expires
+
+
+def find(
+    bindings: Sequence[Binding], uri: str, instance: str = "", reg_id: int = 0, skipped: Container[int] = ()
+) -> int:
+    """Return the place of the binding that a contact refreshes, or -1; not of one whose id is in `skipped`.
+
+    With a reg-id that is the binding of the same instance and reg-id (RFC 5626 §6), otherwise the one whose URI is
+    equivalent; and as that is not transitive (RFC 3261 §19.1.4), one that is spelt the same goes first.
+    """
+    if reg_id:
+        for place, binding in enumerate(bindings):
+            if binding.reg_id == reg_id and binding.instance == instance and binding.contact_id not in skipped:
+                return place
+        return -1
+    for place, binding in enumerate(bindings):
+        if binding.contact == uri and binding.contact_id not in skipped:
+            return place
+    if not bindings:
+        return -1
+    sought = _parse(uri)
+    if sought is not None:
+        for place, binding in enumerate(bindings):
+            parsed = None if binding.contact_id in skipped else _parse(binding.contact)
+            if parsed is not None and sought.equivalent(parsed):
+                return place
+    return -1
+
+
+def _distinct(request: Register) -> list[Contact]:
+    """Return the contacts without those that are named again later in the same REGISTER: the later one counts."""
+    distinct: list[tuple[Contact, Uri | None]] = []
+    for contact in reversed(request.contacts):
+        uri = _parse(contact.uri)
+        if not any(_is_same(request, contact, uri, *other) for other in distinct):
+            distinct.append((contact, uri))
+    return [contact for contact, _ in reversed(distinct)]
+
+
+def _is_same(request: Register, contact: Contact, uri: Uri | None, other: Contact, other_uri: Uri | None) -> bool:
+    reg_id, other_reg_id = _reg_id(request, contact), _reg_id(request, other)
+    if reg_id or other_reg_id:
+        return reg_id == other_reg_id and contact.instance == other.instance
+    if uri is None or other_uri is None:
+        return contact.uri == other.uri
+    return contact.uri == other.uri or uri.equivalent(other_uri)
+
+
+def _reg_id(request: Register, contact: Contact) -> int:
+    """Return the reg-id if it counts: only with outbound and an instance (RFC 5626 §6)."""
+    return contact.reg_id if request.outbound and contact.instance else 0
+
+
+def _limit(
+    request: Register, bindings: list[Binding], own: set[int], before: int, policy: Policy
+) -> list[Binding] | Rejected:
+    """Drop what one_per_instance and max_contacts don't allow beside `own`, the bindings that the REGISTER names."""
+    dropped: list[Binding] = []
+    if policy.one_per_instance:
+        dropped = _superseded(bindings, own)
+    if policy.max_contacts:
+        left = len(bindings) - len(dropped)
+        if left > max(policy.max_contacts, before):
+            if policy.full == "refuse":
+                return TOO_MANY
+            others = [binding for binding in bindings if binding.contact_id not in own and binding not in dropped]
+            others.sort(key=_age)
+            dropped += others[: left - policy.max_contacts]
+    # A REGISTER that comes too late doesn't drop what a later one of the same Call-ID made.
+    if any(_is_stale(request, binding) for binding in dropped):
+        return STALE
+    gone = {binding.contact_id for binding in dropped}
+    return [binding for binding in bindings if binding.contact_id not in gone]
+
+
+def _superseded(bindings: Sequence[Binding], own: set[int]) -> list[Binding]:
+    """Return the bindings that devices in `own` had before; a device's several flows (RFC 5626) stand side by side."""
+    plain = {binding.instance for binding in bindings if binding.contact_id in own and not binding.reg_id}
+    flows = {binding.instance for binding in bindings if binding.contact_id in own and binding.reg_id}
+    return [
+        binding
+        for binding in bindings
+        if binding.instance
+        and binding.contact_id not in own
+        and (binding.instance in plain or (binding.instance in flows and not binding.reg_id))
+    ]
+
+
+def _age(binding: Binding) -> tuple[int, int]:
+    return binding.last_modified, binding.contact_id
+
+
+def _is_stale(request: Register, binding: Binding) -> bool:
+    # "If they are the same, the registrar compares the CSeq value. If the value is higher than that of the existing
+    # binding, it MUST update or remove the binding as above. If not, the update MUST be aborted" (§10.3 step 7).
+    return binding.call_id == request.call_id and request.cseq <= binding.cseq
+
+
+def _is_repeat(request: Register, contact: Contact, binding: Binding) -> bool:
+    return (
+        binding.cseq == request.cseq
+        and binding.call_id == request.call_id
+        and binding.contact == contact.uri
+        and binding.q == contact.q
+        and binding.instance == contact.instance
+        and binding.params == contact.params
+    )
+
+
+def _binding(
+    request: Register, contact: Contact, seconds: int, moment: Moment, *, reg_id: int, contact_id: int
+) -> Binding:
+    policy = moment.policy
+    granted = max(min(seconds, policy.max_expires or _NO_LIMIT), policy.min_expires)
+    granted = max(granted - contact.jitter, policy.min_expires, 1)
+    return Binding(
+        request.aor,
+        contact.uri,
+        contact_id,
+        moment.version,
+        moment.time + granted * 1000,
+        request.call_id,
+        request.cseq,
+        contact.q,
+        contact.instance,
+        reg_id,
+        contact.params,
+        request.received,
+        request.socket,
+        request.flow,
+        request.path,
+        request.user_agent,
+        request.methods,
+        request.flags,
+        request.cflags,
+        request.attr,
+        moment.time,
+    )
+
+
+def _parse(text: str) -> Uri | None:
+    try:
+        return parse_uri(text)
+    except SipError:
+        return None

@@ -1,0 +1,35 @@
+"""The ring of shared secrets."""
+
+from __future__ import annotations
+
+from sipha.state.entries import PutKey
+from sipha.state.keys import RING_SIZE, Keys
+
+
+def secret(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+def test_empty_ring_has_no_current_key() -> None:
+    assert Keys().current is None
+    assert Keys().ring == {}
+
+
+def test_latest_key_is_the_current_one_and_the_oldest_are_dropped() -> None:
+    keys = Keys()
+    for number in range(1, RING_SIZE + 3):
+        keys.put(PutKey(secret(number)))
+        assert keys.current == number
+        assert keys.ring[number] == secret(number)
+    assert list(keys.ring) == list(range(3, RING_SIZE + 3))
+    assert keys.hash == keys.recompute() != 0
+
+
+def test_ids_wrap_from_255_to_1() -> None:
+    keys = Keys()
+    for number in range(257):
+        keys.put(PutKey(secret(number)))
+    assert keys.current == 2
+    assert list(keys.ring) == [250, 251, 252, 253, 254, 255, 1, 2]
+    assert Keys(keys.ring.items()).current == 2
+    assert Keys(keys.ring.items()).hash == keys.hash

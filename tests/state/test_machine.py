@@ -1,0 +1,506 @@
+"""The machine as a whole: total, deterministic, atomic, and the same after a restore."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from sipha.state.entries import (
+    SCHEMA,
+    Barrier,
+    Batch,
+    Contact,
+    DeleteAccount,
+    Expire,
+    Policy,
+    PutAccount,
+    PutKey,
+    PutSetting,
+    Record,
+    Register,
+    RemoveBindings,
+    encode,
+    encode_record,
+    seal,
+)
+from sipha.state.machine import DamagedSnapshot, Done, Invalid, Machine, Outcome, Registered, Rejected
+
+AORS = ["sip:alice@x", "sip:bob@x"]
+# A few URIs, some of them equivalent, so that records meet.
+URIS = [
+    "sip:a@h1",
+    "sip:a@H1",
+    "sip:a@h1;x=1",
+    "sip:a@h1;x=2",
+    "sip:a@h2",
+    "sip:b@h2:5060",
+    "tel:1",
+    "junk",
+    "sip:[",
+    "é",
+]
+
+numbers = st.integers(0, 0xFFFFFFFF)
+hostile = st.integers(-(1 << 63), (1 << 64) - 1)
+texts = st.text(st.characters(codec="utf-8"), max_size=8)
+contacts = st.builds(
+    Contact,
+    uri=st.sampled_from(URIS),
+    expires=st.none() | st.sampled_from([0, 0, 1, 60, 100, 0xFFFFFFFF]),
+    q=st.none() | st.integers(0, 1000),
+    instance=st.sampled_from(["", "<i1>", "<i2>"]),
+    reg_id=st.sampled_from([0, 1, 2]),
+    jitter=st.integers(0, 50),
+)
+registers = st.builds(
+    Register,
+    aor=st.sampled_from(AORS),
+    call_id=st.sampled_from(["c1", "c2"]),
+    cseq=st.integers(0, 12),
+    contacts=st.lists(contacts, max_size=3).map(tuple),
+    wildcard=st.sampled_from([False, False, False, True]),
+    outbound=st.booleans(),
+    path=st.sampled_from([(), ("<sip:p;lr>",)]),
+)
+others = st.one_of(
+    st.builds(RemoveBindings, aor=st.sampled_from(AORS), contact=st.sampled_from(["", *URIS])),
+    st.builds(
+        PutAccount,
+        username=st.sampled_from(["a", "b"]),
+        domain=st.just("x"),
+        auth_name=st.sampled_from(["a", "b"]),
+        realm=st.just("x"),
+        ha1=st.sampled_from([{}, {"MD5": "0" * 32}, {"SHA-256": "1" * 64, "MD5": "2" * 32}]),
+        create_only=st.booleans(),
+        replace_only=st.booleans(),
+    ),
+    st.builds(DeleteAccount, username=st.sampled_from(["a", "b"]), domain=st.just("x")),
+    st.builds(PutKey, secret=st.binary(min_size=32, max_size=32)),
+    st.builds(PutSetting, name=st.sampled_from(["s", "t"]), value=st.sampled_from(["", "1", "2"])),
+    st.builds(Barrier, term=numbers, node=texts),
+)
+policies = st.builds(
+    Policy,
+    max_contacts=st.sampled_from([0, 1, 2, 3]),
+    full=st.sampled_from(["replace", "refuse"]),
+    one_per_instance=st.booleans(),
+    default_expires=st.sampled_from([0, 3600]),
+    min_expires=st.sampled_from([0, 60]),
+    max_expires=st.sampled_from([0, 120]),
+)
+batches = st.builds(
+    Batch,
+    schema=st.just(SCHEMA),
+    time=st.integers(0, 400_000),
+    policy=policies,
+    records=st.lists(registers | others, max_size=5).map(tuple),
+)
+expires = st.builds(
+    Expire, st.lists(st.tuples(st.sampled_from(AORS), hostile, hostile).map(tuple), max_size=3).map(tuple)
+)
+wild_records = st.one_of(
+    registers,
+    others,
+    expires,
+    st.builds(
+        Register,
+        aor=texts,
+        call_id=texts,
+        cseq=hostile,
+        contacts=st.lists(
+            st.builds(Contact, uri=texts, expires=hostile, q=hostile, reg_id=hostile, jitter=hostile), max_size=2
+        ).map(tuple),
+    ),
+    st.builds(PutKey, secret=st.binary(max_size=40)),
+    st.builds(
+        PutAccount, username=texts, domain=texts, auth_name=texts, realm=texts, ha1=st.dictionaries(texts, texts)
+    ),
+)
+
+
+def entry(*records: Record, time: int = 0) -> bytes:
+    return encode(Batch(SCHEMA, time, Policy(), records))
+
+
+def consistent(machine: Machine) -> bool:
+    location = machine.location
+    return (
+        machine.recompute() == machine.hash()
+        and len(location._buckets) == len(location) == len(list(location.rows())) == len(location.aors(limit=99))
+        and location.count == sum(len(location.bindings(aor, -1)) for aor in location.aors())
+    )
+
+
+@given(st.lists(batches, max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_two_machines_fed_the_same_are_the_same(log: list[Batch]) -> None:
+    one, other = Machine(), Machine()
+    for index, batch in enumerate(log, 1):
+        assert one.apply(index, encode(batch)) == other.apply(index, encode(batch))
+        # Reading and looking for what ran out are each node's own business.
+        one.location.expired(batch.time, 3)
+        one.location.lookup(AORS[0], batch.time)
+    assert one.snapshot() == other.snapshot()
+    assert one.hash() == other.hash()
+    assert consistent(one)
+
+
+@given(st.lists(batches, max_size=12), st.integers(0, 12))
+@settings(max_examples=200, deadline=None)
+def test_restored_machine_goes_on_as_the_one_it_was_taken_from(log: list[Batch], cut: int) -> None:
+    machine, restored = Machine(), Machine()
+    for index, batch in enumerate(log[:cut], 1):
+        machine.apply(index, encode(batch))
+    restored.apply(1, entry(PutSetting("other", "state")))
+    restored.restore(machine.snapshot())
+    assert restored.hash() == machine.hash()
+    assert (restored.index, restored.time, restored.policy) == (machine.index, machine.time, machine.policy)
+    late = machine.time + (1 << 33) * 1000
+    assert sorted(restored.location.expired(late, 100)) == sorted(machine.location.expired(late, 100))
+    for index, batch in enumerate(log[cut:], cut + 1):
+        assert restored.apply(index, encode(batch)) == machine.apply(index, encode(batch))
+    assert restored.snapshot() == machine.snapshot()
+    assert consistent(restored)
+
+
+@given(st.lists(st.tuples(registers, st.integers(0, 40_000)), max_size=12), registers, policies)
+@settings(max_examples=300, deadline=None)
+def test_rejected_register_and_repeat_change_nothing(
+    history: list[tuple[Register, int]], request: Register, policy: Policy
+) -> None:
+    machine, time = Machine(), 0
+    for index, (record, elapsed) in enumerate(history, 1):
+        time += elapsed
+        machine.apply(index, encode(Batch(SCHEMA, time, policy, (record,))))
+    before = machine.hash()
+    [outcome] = machine.apply(99, encode(Batch(SCHEMA, time, policy, (request,))))
+    if not isinstance(outcome, Registered):
+        assert machine.hash() == before
+    after = machine.hash()
+    [repeat] = machine.apply(100, encode(Batch(SCHEMA, time, policy, (request,))))
+    assert repeat == outcome, "a repeat is answered as the first was"
+    assert machine.hash() == after
+
+
+@given(st.binary(max_size=200))
+@example(b"")
+@example(b"\x94\x01\x00\x90\x91\x91\xa3reg")
+@example(b"\x91" * 100_000)
+@example(b"\xdd\xff\xff\xff\xff")
+@example(msgspec.msgpack.encode([SCHEMA, 0, [], [["reg", b"\xff", "c", 1]]]))
+def test_garbage_has_an_invalid_outcome(data: bytes) -> None:
+    machine = Machine()
+    empty = machine.hash()
+    outcomes = machine.apply(1, data)
+    assert all(isinstance(outcome, Invalid) for outcome in outcomes)
+    assert machine.hash() == empty
+    assert machine.index == 1
+
+
+@given(st.lists(wild_records, max_size=5), hostile, st.integers(0, 400_000))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_every_record_has_one_outcome_and_none_raises(records: list[Record], schema: int, time: int) -> None:
+    machine = Machine()
+    machine.apply(1, entry(Register(AORS[0], "c", 1, (Contact(URIS[0]),))))
+    assert len(machine.apply(2, encode(Batch(SCHEMA, time, Policy(), tuple(records))))) == len(records)
+    before = machine.hash()
+    outcomes = machine.apply(3, encode(Batch(schema, time, Policy(), tuple(records))))
+    assert len(outcomes) == len(records)
+    if schema != SCHEMA:
+        assert machine.hash() == before
+    assert consistent(machine)
+    restored = Machine()
+    restored.restore(machine.snapshot())
+
+
+@given(st.lists(batches, max_size=4), st.data())
+@settings(deadline=None)
+def test_damaged_entry_never_raises(log: list[Batch], data: st.DataObject) -> None:
+    machine = Machine()
+    for index, batch in enumerate(log, 1):
+        damaged = bytearray(encode(batch))
+        place = data.draw(st.integers(0, len(damaged) - 1))
+        damaged[place] = data.draw(st.integers(0, 255))
+        machine.apply(index, bytes(damaged))
+    assert consistent(machine)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Register(AORS[0], "c", -1, (Contact("sip:a@h"),)),
+        Register(AORS[0], "c", 1 << 32, (Contact("sip:a@h"),)),
+        Register("", "c", 1, (Contact("sip:a@h"),)),
+        Register(AORS[0], "c", 1, (Contact("sip:a@h", expires=-1),)),
+        Register(AORS[0], "c", 1, (Contact("sip:a@h", q=1001),)),
+        Register(AORS[0], "c", 1, (Contact("sip:a@h", jitter=-1),)),
+        Register(AORS[0], "c", 1, (Contact("sip:a@h", reg_id=1 << 40),)),
+        Register(AORS[0], "c", 1, (Contact(""),)),
+        PutKey(b"short"),
+        PutAccount("", "x", "a", "x", {}),
+        PutAccount("a", "x@y", "a", "x", {}),
+        PutAccount("a", "x", "a", "x", {"MD5": "no hex"}),
+        PutSetting("", "value"),
+    ],
+    ids=repr,
+)
+def test_hostile_record_is_invalid_and_harms_no_other_of_its_batch(record: Record) -> None:
+    machine = Machine()
+    good = Register(AORS[1], "c", 1, (Contact("sip:b@h"),))
+    outcomes = machine.apply(1, entry(record, good))
+    assert isinstance(outcomes[0], Invalid)
+    assert isinstance(outcomes[1], Registered)
+    alone = Machine()
+    alone.apply(1, entry(good))
+    assert machine.hash() == alone.hash()
+
+
+def test_record_of_a_later_schema_is_invalid_and_harms_no_other() -> None:
+    machine = Machine()
+    good = encode_record(PutSetting("a", "1"))
+    outcomes = machine.apply(1, seal(0, Policy(), [msgspec.msgpack.encode(["new", 1]), good, b"\xc0"]))
+    assert [type(outcome) for outcome in outcomes] == [Invalid, Done, Invalid]
+
+
+def test_entry_of_another_schema_changes_nothing() -> None:
+    machine = Machine()
+    outcomes = machine.apply(1, encode(Batch(SCHEMA + 1, 5000, Policy(), (PutSetting("a", "1"), Barrier(1, "n")))))
+    assert [type(outcome) for outcome in outcomes] == [Invalid, Invalid]
+    assert machine.time == 0
+
+
+@pytest.mark.parametrize("time", [-1, 1 << 50, (1 << 64) - 1])
+def test_hostile_time_is_invalid(time: int) -> None:
+    machine = Machine()
+    machine.apply(1, entry(time=1000))
+    assert [type(outcome) for outcome in machine.apply(2, entry(PutSetting("a", "1"), time=time))] == [Invalid]
+    assert machine.time == 1000
+
+
+def test_time_never_goes_back() -> None:
+    machine = Machine()
+    machine.apply(1, entry(time=5000))
+    machine.apply(2, entry(Register(AORS[0], "c", 1, (Contact("sip:a@h", 60),)), time=1000))
+    [binding] = machine.location.bindings(AORS[0], 0)
+    assert machine.time == 5000
+    assert binding.expires_at == 65_000
+
+
+def test_entry_that_was_applied_is_not_applied_again() -> None:
+    machine = Machine()
+    machine.apply(3, entry(PutKey(b"k" * 32)))
+    before = machine.snapshot()
+    assert machine.apply(3, entry(PutKey(b"l" * 32))) == []
+    assert machine.apply(1, entry(PutKey(b"l" * 32))) == []
+    assert machine.snapshot() == before
+
+
+@given(st.lists(batches, max_size=8))
+@settings(deadline=None)
+def test_replay_from_the_start_gives_the_same_state(log: list[Batch]) -> None:
+    machine, replayed = Machine(), Machine()
+    entries = [encode(batch) for batch in log]
+    for index, data in enumerate(entries, 1):
+        machine.apply(index, data)
+    for _ in range(2):  # the second time on top of what is there
+        for index, data in enumerate(entries, 1):
+            replayed.apply(index, data)
+    assert replayed.snapshot() == machine.snapshot()
+
+
+def test_seal_makes_what_encode_makes() -> None:
+    records = (PutSetting("a", "1"), Register(AORS[0], "c", 1, (Contact("sip:a@h", q=5),)))
+    policy = Policy(max_contacts=3)
+    assert seal(7, policy, [encode_record(record) for record in records]) == encode(Batch(SCHEMA, 7, policy, records))
+
+
+def test_text_that_is_not_utf_8_is_refused_where_the_record_is_encoded() -> None:
+    with pytest.raises(UnicodeEncodeError):
+        encode_record(Register(AORS[0], "c", 1, (), user_agent="\udcff"))
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=50)
+def test_damaged_snapshot_is_refused_and_leaves_the_machine_alone(data: st.DataObject) -> None:
+    machine, other = Machine(), Machine()
+    machine.apply(1, entry(Register(AORS[0], "c", 1, (Contact("sip:a@h"),)), PutKey(b"k" * 32), time=1000))
+    other.apply(1, entry(PutSetting("a", "1")))
+    snapshot = bytearray(machine.snapshot())
+    snapshot[data.draw(st.integers(0, len(snapshot) - 1))] ^= data.draw(st.integers(1, 255))
+    before = other.snapshot()
+    for damaged in (bytes(snapshot), machine.snapshot()[:-1], b""):
+        with pytest.raises(DamagedSnapshot):
+            other.restore(damaged)
+    assert other.snapshot() == before
+
+
+# The location rules, once more and naively: lists of dicts, as RFC 3261 §10.3 reads.
+
+
+class Model:
+    """What §10.3, the tombstones and the policy make of one AOR, without regard to speed."""
+
+    def __init__(self) -> None:
+        self.bindings: list[dict[str, object]] = []
+        self.tombstones: dict[str, tuple[int, int]] = {}
+        self.made = 0
+
+    def register(self, request: Register, time: int, policy: Policy) -> str | list[tuple[object, ...]]:
+        self.tombstones = {key: value for key, value in self.tombstones.items() if value[1] > time}
+        floor = self.tombstones.get(request.call_id, (-1, 0))[0]
+        live = [binding for binding in self.bindings if binding["expires"] > time]  # type: ignore[operator]
+        bindings = [dict(binding) for binding in live]
+        removes = request.wildcard
+        if request.wildcard:
+            if request.contacts:
+                return "invalid"
+            if request.cseq < floor:
+                return "stale"
+            if request.cseq > floor:
+                for binding in bindings:
+                    if binding["call_id"] == request.call_id and binding["cseq"] >= request.cseq:  # type: ignore[operator]
+                        return "stale"
+                bindings = []
+        wanted = [policy.default_expires if c.expires is None else c.expires for c in request.contacts]
+        if policy.max_contacts and len([seconds for seconds in wanted if seconds]) > policy.max_contacts:
+            return "full"
+        if policy.max_contacts and len(request.contacts) > 2 * policy.max_contacts:
+            return "full"
+        mine: list[dict[str, object]] = []
+        removes = removes or 0 in wanted
+        named = list(zip(request.contacts, wanted, strict=True))
+        for contact, seconds in self.last_of_each(request, named):
+            if not seconds and request.cseq == floor:
+                continue
+            reg_id = contact.reg_id if request.outbound and contact.instance else 0
+            old = self.match([b for b in bindings if not any(b is own for own in mine)], contact, reg_id)
+            new = {
+                "contact": contact.uri,
+                "call_id": request.call_id,
+                "cseq": request.cseq,
+                "q": contact.q,
+                "instance": contact.instance,
+                "reg_id": reg_id,
+                "modified": time,
+            }
+            granted = seconds if not policy.max_expires else min(seconds, policy.max_expires)
+            granted = max(granted, policy.min_expires)
+            new["expires"] = time + 1000 * max(granted - contact.jitter, policy.min_expires, 1)
+            if old is None:
+                if request.cseq < floor or (request.cseq == floor and seconds):
+                    return "stale"
+                if seconds:
+                    self.made += 1
+                    new["id"] = self.made
+                    bindings.append(new)
+                    mine.append(new)
+                continue
+            if old["call_id"] == request.call_id:
+                same = all(old[key] == new[key] for key in ("contact", "cseq", "q", "instance"))
+                if seconds and same:
+                    mine.append(old)
+                    continue
+                if request.cseq <= old["cseq"]:  # type: ignore[operator]
+                    return "stale"
+            elif request.cseq <= floor:
+                return "stale"
+            place = next(number for number, binding in enumerate(bindings) if binding is old)
+            if seconds:
+                new["id"] = old["id"]
+                bindings[place] = new
+                mine.append(new)
+            else:
+                del bindings[place]
+        for own in mine:
+            for binding in list(bindings):
+                rival = binding["instance"] == own["instance"] != "" and not any(binding is o for o in mine)
+                if policy.one_per_instance and rival and not (own["reg_id"] and binding["reg_id"]):
+                    if binding["call_id"] == request.call_id and binding["cseq"] >= request.cseq:  # type: ignore[operator]
+                        return "stale"
+                    bindings.remove(binding)
+        if mine and policy.max_contacts and len(bindings) > max(policy.max_contacts, len(live)):
+            if policy.full == "refuse":
+                return "full"
+            while len(bindings) > policy.max_contacts:
+                rest = [binding for binding in bindings if not any(binding is own for own in mine)]
+                oldest = min(rest, key=lambda binding: (binding["modified"], binding["id"]))  # type: ignore[arg-type,return-value]
+                if oldest["call_id"] == request.call_id and oldest["cseq"] >= request.cseq:  # type: ignore[operator]
+                    return "stale"
+                bindings.remove(oldest)
+        if removes and request.cseq > floor:
+            self.bury(request.call_id, request.cseq, time)
+        if bindings != live:
+            for old in self.bindings:
+                stays = any(new["id"] == old["id"] and new["call_id"] == old["call_id"] for new in bindings)
+                if not stays and time - old["modified"] < 64_000:  # type: ignore[operator]
+                    self.bury(str(old["call_id"]), int(str(old["cseq"])), time)
+            self.bindings = bindings
+        return self.view(bindings)
+
+    def bury(self, call_id: str, cseq: int, time: int) -> None:
+        self.tombstones[call_id] = (max(cseq, self.tombstones.get(call_id, (-1, 0))[0]), time + 64_000)
+
+    @staticmethod
+    def last_of_each(request: Register, named: list[tuple[Contact, int]]) -> list[tuple[Contact, int]]:
+        def same(one: Contact, other: Contact) -> bool:
+            flows = [c.reg_id if request.outbound and c.instance else 0 for c in (one, other)]
+            if any(flows):
+                return flows[0] == flows[1] and one.instance == other.instance
+            return equivalent(one.uri, other.uri)
+
+        kept: list[tuple[Contact, int]] = []
+        for contact, seconds in reversed(named):
+            if not any(same(contact, later) for later, _ in kept):
+                kept.insert(0, (contact, seconds))
+        return kept
+
+    @staticmethod
+    def match(bindings: list[dict[str, object]], contact: Contact, reg_id: int) -> dict[str, object] | None:
+        if reg_id:
+            flows = [b for b in bindings if (b["instance"], b["reg_id"]) == (contact.instance, reg_id)]
+            return flows[0] if flows else None
+        spelt = [b for b in bindings if b["contact"] == contact.uri]
+        alike = [b for b in bindings if equivalent(str(b["contact"]), contact.uri)]
+        return [*spelt, *alike, None][0]
+
+    @staticmethod
+    def view(bindings: list[dict[str, object]]) -> list[tuple[object, ...]]:
+        keys = ("contact", "expires", "call_id", "cseq", "q", "instance", "reg_id")
+        return [tuple(binding[key] for key in keys) for binding in bindings]
+
+
+ALIKE = [{"sip:a@h1", "sip:a@H1"}, {"sip:a@h1", "sip:a@h1;x=1"}, {"sip:a@H1", "sip:a@h1;x=1"}]
+ALIKE += [{"sip:a@h1", "sip:a@h1;x=2"}, {"sip:a@H1", "sip:a@h1;x=2"}]
+
+
+def equivalent(one: str, other: str) -> bool:
+    return one == other or {one, other} in ALIKE
+
+
+@given(st.lists(st.tuples(registers, st.integers(0, 50_000)), min_size=1, max_size=25), policies)
+@settings(max_examples=500, deadline=None)
+def test_location_follows_the_model(history: list[tuple[Register, int]], policy: Policy) -> None:
+    machine, models, time = Machine(), {aor: Model() for aor in AORS}, 0
+    for index, (request, elapsed) in enumerate(history, 1):
+        time += elapsed
+        [outcome] = machine.apply(index, encode(Batch(SCHEMA, time, policy, (request,))))
+        if not request.contacts and not request.wildcard:
+            continue
+        assert told(outcome) == models[request.aor].register(request, time, policy)
+    stones = {(stone.aor, stone.call_id): (stone.cseq, stone.until) for stone in machine.location.tombstones()}
+    expected = {(a, c): value for a, m in models.items() for c, value in m.tombstones.items() if value[1] > time}
+    assert stones == expected
+
+
+def told(outcome: Outcome) -> str | list[tuple[object, ...]]:
+    match outcome:
+        case Registered(bindings=bindings):
+            return [(b.contact, b.expires_at, b.call_id, b.cseq, b.q, b.instance, b.reg_id) for b in bindings]
+        case Rejected(status=500):
+            return "stale"
+        case Rejected():
+            return "full"
+        case _:
+            return "invalid"

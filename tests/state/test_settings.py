@@ -1,0 +1,22 @@
+"""The cluster-wide settings."""
+
+from __future__ import annotations
+
+from sipha.state.entries import PutSetting
+from sipha.state.outcomes import Done
+from sipha.state.settings import Settings
+
+
+def test_setting_is_set_replaced_and_removed() -> None:
+    settings = Settings()
+    assert settings.get("nat_ping", "on") == "on"
+    assert settings.put(PutSetting("nat_ping", "off")) == Done(1)
+    assert settings.get("nat_ping", "on") == "off"
+    assert settings.put(PutSetting("nat_ping", "off")) == Done(0)
+    assert settings.put(PutSetting("standby", "node2")) == Done(1)
+    assert settings.items() == [("nat_ping", "off"), ("standby", "node2")]
+    assert settings.hash == settings.recompute()
+    assert settings.put(PutSetting("nat_ping", "")) == Done(1)
+    assert settings.put(PutSetting("nat_ping", "")) == Done(0)
+    assert settings.put(PutSetting("standby", "")) == Done(1)
+    assert settings.hash == 0

@@ -1,0 +1,475 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+from twisted.internet import reactor
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, DeferredQueue
+from twisted.internet.protocol import ClientFactory, Protocol
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import TestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from sipha.errors import SipError
+from sipha.sip.flow import Flow
+from sipha.sip.layer import Event, RequestReceived, TimerFired, TransactionFailed, TransactionLayer
+from sipha.sip.message import Request, response_to
+from sipha.transport.endpoint import RETRY_IN_USE, Endpoint, ITransactionUser, Listener
+from sipha.transport.stream import Connection
+from tests.transport.test_stream import Wire
+
+HOST = "127.0.0.1"
+
+
+def request(method: str = "OPTIONS", transport: str = "UDP", *, extra: str = "", branch: str = "z9hG4bKa") -> bytes:
+    return (
+        f"{method} sip:sipha.test SIP/2.0\r\nVia: SIP/2.0/{transport} 192.0.2.1;rport;branch={branch}\r\n"
+        f"Max-Forwards: 70\r\nFrom: <sip:a@sipha.test>;tag=1\r\nTo: <sip:sipha.test>\r\nCall-ID: a\r\n"
+        f"CSeq: 1 {method}\r\n{extra}Content-Length: 0\r\n\r\n"
+    ).encode()
+
+
+@implementer(ITransactionUser)
+class User:
+    """A transaction user that answers requests with 200 and remembers what happened."""
+
+    def __init__(self, layer: TransactionLayer) -> None:
+        self.layer = layer
+        self.events: list[tuple[Event, float]] = []
+        self.act: Callable[[Event, float], None] = self.answer
+
+    def event_received(self, event: Event, now: float) -> None:
+        self.events.append((event, now))
+        self.act(event, now)
+
+    def answer(self, event: Event, now: float) -> None:
+        if isinstance(event, RequestReceived):
+            self.layer.reply(response_to(event.request, 200, to_tag="t"), event.flow)
+
+
+class Node:
+    """An endpoint whose reactor stands still, and a phone."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self.reactor = MemoryReactorClock()
+        self.layer = TransactionLayer()
+        self.user = User(self.layer)
+        self.endpoint = Endpoint(
+            self.reactor, self.layer, listeners or [Listener("UDP", HOST, 0)], tag=lambda _: "keyed"
+        )
+        assert self.endpoint.start(self.user).result is True
+        self.phone = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.phone.bind((HOST, 0))
+        self.phone.settimeout(5)
+
+    @property
+    def flow(self) -> Flow:
+        flow = self.endpoint.flow("UDP", self.phone.getsockname())
+        assert flow is not None
+        return flow
+
+    def receive(self, *datagrams: bytes) -> None:
+        for data in datagrams:
+            self.phone.sendto(data, self.flow.local)
+        [udp] = self.reactor.readers
+        udp.doRead()
+
+    def answers(self) -> list[bytes]:
+        answers = []
+        self.phone.setblocking(False)
+        while True:
+            try:
+                answers.append(self.phone.recv(65535))
+            except BlockingIOError:
+                return answers
+
+    def accept(self) -> tuple[Connection, Wire]:
+        connection = self.reactor.adoptedPorts[0][2].buildProtocol(IPv4Address("TCP", "192.0.2.1", 40000))
+        wire = Wire()
+        wire.protocol = connection
+        connection.makeConnection(wire)
+        return connection, wire
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    made = Node()
+    yield made
+    made.endpoint.stop()
+    made.phone.close()
+
+
+@pytest.fixture
+def stream_node() -> Iterator[Node]:
+    made = Node(Listener("UDP", HOST, 0), Listener("TCP", HOST, 0))
+    yield made
+    made.endpoint.stop()
+    made.phone.close()
+
+
+def statuses(answers: list[bytes]) -> list[int]:
+    return [int(answer.split()[1]) for answer in answers]
+
+
+def test_user_provides_the_interface(node: Node) -> None:
+    assert verifyObject(ITransactionUser, node.user)
+
+
+def test_request_reaches_the_user_and_its_response_the_phone(node: Node) -> None:
+    node.receive(request())
+    [(event, _)] = node.user.events
+    assert isinstance(event, RequestReceived)
+    assert event.flow == node.flow
+    [answer] = node.answers()
+    assert answer.startswith(b"SIP/2.0 200 OK\r\n")
+    assert b"received=127.0.0.1" in answer
+
+
+def test_time_is_read_once_for_all_datagrams_of_a_wake_up(node: Node) -> None:
+    node.reactor.advance(12.5)
+    node.receive(*(request(branch=f"z9hG4bK{number}") for number in range(5)))
+    assert [now for _, now in node.user.events] == [12.5] * 5
+
+
+def test_events_follow_once_all_datagrams_are_fed(node: Node) -> None:
+    fed: list[int] = []
+    node.user.act = lambda event, now: fed.append(len(node.layer._received))
+    node.receive(request(branch="z9hG4bK1"), request(branch="z9hG4bK2"))
+    assert fed == [1, 0]
+
+
+def test_malformed_request_gets_an_error_with_a_keyed_tag(node: Node) -> None:
+    node.receive(request().replace(b"CSeq: 1 OPTIONS", b"CSeq: 1 INVITE"))
+    [answer] = node.answers()
+    assert answer.startswith(b"SIP/2.0 400 ")
+    assert b"To: <sip:sipha.test>;tag=keyed\r\n" in answer
+    assert f"rport={node.phone.getsockname()[1]}".encode() in answer
+    assert node.user.events == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"garbage",
+        b"\x80\xff" * 700,
+        request("ACK").replace(b"CSeq: 1 ACK", b"CSeq: 1 INVITE"),
+        request().replace(b"OPTIONS sip:sipha.test SIP/2.0", b"SIP/2.0 200 OK").replace(b"CSeq: 1", b"CSeq: x"),
+        b"SIP/2.0 200 OK\r\n\r\n",
+    ],
+)
+def test_what_must_not_be_answered_is_dropped_and_counted(node: Node, data: bytes) -> None:
+    node.receive(data, request())
+    assert statuses(node.answers()) == [200]
+    assert node.endpoint.counters["malformed"] == 1
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", b"\r\n", b"\r\n\r\n"])
+def test_keepalive_over_udp_is_no_malformed_message(node: Node, data: bytes) -> None:
+    node.receive(data)
+    assert node.endpoint.counters == {"udp-keepalive": 1}
+    assert node.answers() == []
+
+
+@pytest.mark.parametrize(
+    "extra",
+    ["X-Long: " + "x" * 60000 + "\r\n", "v: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bKb\r\n" * 1500],
+    ids=["64 kB of header", "1500 Vias"],
+)
+def test_huge_request_is_taken(node: Node, extra: str) -> None:
+    node.receive(request(extra=extra), request(branch="z9hG4bKb"))
+    assert len(node.user.events) == 2
+    assert 200 in statuses(node.answers())
+
+
+def test_ten_thousand_vias_are_taken_or_refused_over_tcp(stream_node: Node) -> None:
+    connection, wire = stream_node.accept()
+    connection.dataReceived(request(transport="TCP", extra="v: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bKb\r\n" * 10000))
+    assert wire.value().startswith((b"SIP/2.0 513", b"SIP/2.0 400")) or wire.value() == b""
+    assert not wire.connected
+
+
+def test_sip_error_of_the_user_becomes_the_response(node: Node) -> None:
+    def refuse(event: Event, now: float) -> None:
+        raise SipError("no", status=603, reason="Not Now", headers=(("Retry-After", "7"),))
+
+    node.user.act = refuse
+    node.receive(request())
+    [answer] = node.answers()
+    assert answer.startswith(b"SIP/2.0 603 Not Now\r\n")
+    assert b"Retry-After: 7\r\n" in answer
+
+
+def test_start_gives_up_at_another_error() -> None:
+    endpoint = Endpoint(
+        MemoryReactorClock(), TransactionLayer(), [Listener("UDP", HOST, 0), Listener("TCP", "192.0.2.1", 5060)]
+    )
+    failures: list[object] = []
+    endpoint.start(User(TransactionLayer())).addErrback(failures.append)
+    assert len(failures) == 1
+    assert endpoint.addresses == ()
+
+
+def test_start_waits_until_the_address_is_free() -> None:
+    reactor = MemoryReactorClock()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind((HOST, 0))
+        endpoint = Endpoint(reactor, TransactionLayer(), [Listener("UDP", *other.getsockname())])
+        started = endpoint.start(User(TransactionLayer()))
+        reactor.advance(RETRY_IN_USE)
+        assert not started.called
+    reactor.advance(RETRY_IN_USE)
+    assert started.called
+    assert len(endpoint.addresses) == 1
+    endpoint.stop()
+
+
+def test_stop_ends_the_wait_for_an_address() -> None:
+    reactor = MemoryReactorClock()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind((HOST, 0))
+        endpoint = Endpoint(reactor, TransactionLayer(), [Listener("UDP", *other.getsockname())])
+        results: list[bool] = []
+        endpoint.start(User(TransactionLayer())).addCallback(results.append)
+        endpoint.stop()
+    reactor.advance(1)
+    assert results == [False]
+    assert endpoint.addresses == ()
+    assert reactor.getDelayedCalls() == []
+
+
+def test_endpoint_starts_again_after_a_stop(node: Node) -> None:
+    node.endpoint.stop()
+    node.endpoint.start(node.user)
+    node.receive(request())
+    assert statuses(node.answers()) == [200]
+
+
+def test_stop_within_an_event_sends_nothing_more(node: Node) -> None:
+    def stop(event: Event, now: float) -> None:
+        node.user.answer(event, now)
+        node.endpoint.stop()
+
+    node.user.act = stop
+    node.receive(request(branch="z9hG4bK1"), request(branch="z9hG4bK2"))
+    assert len(node.user.events) == 1
+    assert node.answers() == []
+    assert node.reactor.readers == set()
+    assert node.reactor.getDelayedCalls() == []
+
+
+def test_timer_is_one_and_fires_when_the_layer_says(node: Node) -> None:
+    node.layer.set_timer(5.0, "later")
+    node.endpoint.turn(0.0)
+    node.layer.set_timer(2.0, "sooner")
+    node.endpoint.turn(0.0)
+    assert len(node.reactor.getDelayedCalls()) == 1
+    node.reactor.advance(2.0)
+    node.reactor.advance(3.0)
+    assert [(event.subject, now) for event, now in node.user.events if isinstance(event, TimerFired)] == [
+        ("sooner", 2.0),
+        ("later", 5.0),
+    ]
+    assert node.reactor.getDelayedCalls() == []
+
+
+def test_client_transaction_fails_if_nothing_can_be_sent(node: Node) -> None:
+    outgoing = Request("OPTIONS", "sip:b@192.0.2.9", _headers("z9hG4bKours"))
+    node.layer.start(outgoing, Flow("UDP", node.flow.local, ("phone.example.com", 5060)), 0.0)
+    node.endpoint.turn(0.0)
+    assert any(isinstance(event, TransactionFailed) for event, _ in node.user.events)
+
+
+def test_client_transaction_fails_with_its_connection(stream_node: Node) -> None:
+    node = stream_node
+    connection, wire = node.accept()
+    node.layer.start(Request("OPTIONS", "sip:b@192.0.2.1", _headers("z9hG4bKours")), connection.flow, 0.0)
+    node.endpoint.turn(0.0)
+    assert wire.value().startswith(b"OPTIONS ")
+    wire.loseConnection()
+    assert any(isinstance(event, TransactionFailed) for event, _ in node.user.events)
+
+
+def test_malformed_request_on_a_stream_is_answered_and_the_next_one_served(stream_node: Node) -> None:
+    connection, wire = stream_node.accept()
+    bad = request(transport="TCP").replace(b"CSeq: 1 OPTIONS", b"CSeq: 1 INVITE")
+    connection.dataReceived(bad + request(transport="TCP"))
+    assert wire.value().startswith(b"SIP/2.0 400 ")
+    assert b"SIP/2.0 200 OK\r\n" in wire.value()
+    assert wire.connected
+
+
+def test_lost_framing_is_answered_and_then_closed(stream_node: Node) -> None:
+    connection, wire = stream_node.accept()
+    connection.dataReceived(request(transport="TCP").replace(b"Content-Length: 0", b"Content-Length: -1"))
+    assert wire.value().startswith(b"SIP/2.0 400 ")
+    assert not wire.connected
+
+
+def test_endpoint_knows_its_addresses(stream_node: Node) -> None:
+    udp, tcp = stream_node.endpoint.addresses
+    assert stream_node.endpoint.is_local(HOST, udp.port, "UDP")
+    assert not stream_node.endpoint.is_local(HOST, udp.port, "TLS")
+    assert stream_node.endpoint.is_local(HOST, tcp.port)
+    assert not stream_node.endpoint.is_local("127.0.0.2", tcp.port)
+    assert stream_node.endpoint.flow("TLS", ("192.0.2.1", 5061)) is None
+    assert stream_node.endpoint.flow("UDP", ("2001:db8::1", 5060)) is None
+    flow = stream_node.endpoint.flow("TCP", ("192.0.2.1", 5060))
+    assert flow == Flow("TCP", (HOST, tcp.port), ("192.0.2.1", 5060))
+    assert stream_node.endpoint.sent_by(flow) == f"{HOST}:{tcp.port}"
+
+
+def test_ipv6_addresses_are_compared_by_value() -> None:
+    node = Node(Listener("UDP", "::1", 0))
+    [own] = node.endpoint.addresses
+    assert node.endpoint.is_local("[0:0::1]", own.port, "UDP")
+    flow = node.endpoint.flow("UDP", ("::1", 5060))
+    assert flow is not None
+    assert node.endpoint.sent_by(flow) == f"[::1]:{own.port}"
+    node.endpoint.stop()
+
+
+def _headers(branch: str) -> list[tuple[str, str]]:
+    return [
+        ("Via", f"SIP/2.0/UDP 127.0.0.1;branch={branch}"),
+        ("Max-Forwards", "70"),
+        ("From", "<sip:a@sipha.test>;tag=1"),
+        ("To", "<sip:b@sipha.test>"),
+        ("Call-ID", "ours"),
+        ("CSeq", "1 OPTIONS"),
+    ]
+
+
+class MistakeTests(TestCase):
+    """A mistake of the transaction user is logged once and harms no other message."""
+
+    def test_request_gets_500_and_the_next_one_is_served(self) -> None:
+        node = Node()
+        self.addCleanup(node.endpoint.stop)
+        self.addCleanup(node.phone.close)
+
+        def err(event: Event, now: float) -> None:
+            node.user.act = node.user.answer
+            raise ZeroDivisionError
+
+        node.user.act = err
+        node.receive(request(branch="z9hG4bK1"), request(branch="z9hG4bK2"))
+        assert statuses(node.answers()) == [500, 200]
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
+
+class TcpClient(Protocol):
+    """What a peer sees of a connection."""
+
+    def __init__(self) -> None:
+        self.data: DeferredQueue[bytes] = DeferredQueue()
+        self.lost: Deferred[None] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.data.put(data)
+
+    def connectionLost(self, reason: object = None) -> None:
+        self.lost.callback(None)
+
+
+class LoopbackTests(TestCase):
+    """Real sockets, on either family."""
+
+    host = HOST
+    timeout = 10
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        self.layer = TransactionLayer()
+        self.user = User(self.layer)
+        self.endpoint = Endpoint(reactor, self.layer, [Listener("UDP", self.host, 0), Listener("TCP", self.host, 0)])
+        assert await self.endpoint.start(self.user)
+        self.addCleanup(self.endpoint.stop)
+        self.port = self.endpoint.addresses[1].port
+
+    async def connect(self) -> TcpClient:
+        client = TcpClient()
+        connected: Deferred[None] = Deferred()
+        client.connectionMade = lambda: connected.callback(None)  # type: ignore[method-assign]
+        factory = ClientFactory()
+        factory.buildProtocol = lambda addr: client  # type: ignore[method-assign]
+        reactor.connectTCP(self.host, self.port, factory)
+        await connected
+        return client
+
+    async def hang_up(self, client: TcpClient) -> None:
+        assert client.transport is not None
+        client.transport.loseConnection()
+        await client.lost
+
+    async def test_request_over_tcp_is_answered_on_its_connection(self) -> None:
+        client = await self.connect()
+        assert client.transport is not None
+        client.transport.write(request(transport="TCP"))
+        assert (await client.data.get()).startswith(b"SIP/2.0 200 OK")
+        client.transport.write(b"\r\n\r\n")
+        assert await client.data.get() == b"\r\n"
+        await self.hang_up(client)
+
+    async def test_half_closed_client_gets_its_answer(self) -> None:
+        client = await self.connect()
+        assert client.transport is not None
+        client.transport.write(request(transport="TCP"))
+        client.transport.loseWriteConnection()  # type: ignore[attr-defined]
+        assert (await client.data.get()).startswith(b"SIP/2.0 200 OK")
+        await self.hang_up(client)
+
+    async def test_stop_closes_connections(self) -> None:
+        client = await self.connect()
+        assert client.transport is not None
+        client.transport.write(request(transport="TCP"))
+        await client.data.get()
+        await self.endpoint.stop()
+        await client.lost
+
+    async def test_request_is_sent_over_a_new_connection_and_its_response_comes_back_on_it(self) -> None:
+        other_layer = TransactionLayer()
+        other = Endpoint(reactor, other_layer, [Listener("TCP", self.host, 0)])
+        other_user = User(other_layer)
+        ended: Deferred[Event] = Deferred()
+        other_user.act = lambda event, now: None if ended.called else ended.callback(event)
+        await other.start(other_user)
+        flow = other.flow("TCP", (self.host, self.port))
+        assert flow is not None
+        other_layer.start(Request("OPTIONS", "sip:sipha.test", _headers("z9hG4bKours")), flow, reactor.seconds())
+        other.turn(reactor.seconds())
+        event = await ended
+        assert getattr(event, "response").status == 200  # noqa: B009
+        reused = other.flow("TCP", (self.host, self.port))
+        assert reused is not None
+        assert reused.connection > 0
+        await other.stop()
+
+    async def test_refused_connection_fails_the_transaction(self) -> None:
+        with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as gone:
+            gone.bind((self.host, 0))
+            port = gone.getsockname()[1]
+        failed: Deferred[Event] = Deferred()
+        self.user.act = lambda event, now: None if failed.called else failed.callback(event)
+        flow = self.endpoint.flow("TCP", (self.host, port))
+        assert flow is not None
+        self.layer.start(Request("OPTIONS", "sip:sipha.test", _headers("z9hG4bKours")), flow, reactor.seconds())
+        self.endpoint.turn(reactor.seconds())
+        assert isinstance(await failed, TransactionFailed)
+
+    async def test_icmp_error_fails_the_transaction(self) -> None:
+        with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET, socket.SOCK_DGRAM) as gone:
+            gone.bind((self.host, 0))
+            port = gone.getsockname()[1]
+        failed: Deferred[Event] = Deferred()
+        self.user.act = lambda event, now: None if failed.called else failed.callback(event)
+        flow = self.endpoint.flow("UDP", (self.host, port))
+        assert flow is not None
+        self.layer.start(Request("OPTIONS", "sip:sipha.test", _headers("z9hG4bKours")), flow, reactor.seconds())
+        self.endpoint.turn(reactor.seconds())
+        assert isinstance(await failed, TransactionFailed)
+
+
+class Ipv6LoopbackTests(LoopbackTests):
+    host = "::1"

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import errno
+import socket
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from twisted.internet import reactor
+from twisted.internet.defer import DeferredQueue
+from twisted.trial.unittest import TestCase
+
+from sipha.sip.flow import Address, Flow
+from sipha.transport.udp import DATAGRAMS_PER_WAKE, UdpSocket
+
+
+class StillReactor:
+    """A reactor in which nothing happens by itself."""
+
+    def __init__(self) -> None:
+        self.readers: list[object] = []
+        self.calls: list[Callable[[], object]] = []
+
+    def addReader(self, reader: object) -> None:
+        self.readers.append(reader)
+
+    def removeReader(self, reader: object) -> None:
+        if reader in self.readers:
+            self.readers.remove(reader)
+
+    def callLater(self, delay: float, call: Callable[[], object]) -> None:
+        self.calls.append(call)
+
+
+class UdpSocketTests(TestCase):
+    host = "127.0.0.1"
+    timeout = 10
+    family = socket.AF_INET
+
+    def setUp(self) -> None:
+        self.counters: Counter[str] = Counter()
+        self.datagrams: DeferredQueue[list[tuple[bytes, Flow]]] = DeferredQueue()
+        self.failures: DeferredQueue[list[Flow]] = DeferredQueue()
+        self.udp = self.udp_socket(reactor)
+        self.phone = self.raw_socket()
+
+    def udp_socket(self, on: object, host: str | None = None, *, freebind: bool = False) -> UdpSocket:
+        made = UdpSocket(
+            on,  # type: ignore[arg-type]
+            (host or self.host, 0),
+            self.datagrams.put,
+            self.failures.put,
+            self.counters,
+            freebind=freebind,
+        )
+        self.addCleanup(made.close)
+        return made
+
+    def raw_socket(self) -> socket.socket:
+        made = socket.socket(self.family, socket.SOCK_DGRAM)
+        made.bind((self.host, 0))
+        made.settimeout(5)
+        self.addCleanup(made.close)
+        return made
+
+    @property
+    def phone_address(self) -> Address:
+        host, port = self.phone.getsockname()[:2]
+        return host, port
+
+    def unused_address(self) -> Address:
+        with socket.socket(self.family, socket.SOCK_DGRAM) as gone:
+            gone.bind((self.host, 0))
+            return self.host, gone.getsockname()[1]
+
+    async def test_socket_hands_over_datagrams_with_their_flow(self) -> None:
+        self.udp.start()
+        self.phone.sendto(b"one", self.udp.address)
+        [received] = await self.datagrams.get()
+        assert received == (b"one", Flow("UDP", self.udp.address, self.phone_address))
+        assert self.udp.send(b"two", received[1].remote) == 0
+        assert self.phone.recvfrom(100)[0] == b"two"
+
+    async def test_socket_reports_the_flow_of_an_icmp_error_and_reads_on(self) -> None:
+        self.udp.start()
+        nobody = self.unused_address()
+        assert self.udp.send(b"anybody?", nobody) == 0
+        assert await self.failures.get() == [Flow("UDP", self.udp.address, nobody)]
+        self.phone.sendto(b"I am", self.udp.address)
+        [(data, _)] = await self.datagrams.get()
+        assert data == b"I am"
+        assert self.counters["udp-icmp"] == 1
+
+    def test_send_is_not_hit_by_the_icmp_error_of_another_destination(self) -> None:
+        still = StillReactor()
+        udp = self.udp_socket(still)
+        nobody = self.unused_address()
+        assert udp.send(b"anybody?", nobody) == 0
+        assert udp.send(b"hello", self.phone_address) == 0
+        assert self.phone.recvfrom(100)[0] == b"hello"
+        [report] = still.calls
+        report()
+        assert self.successResultOf(self.failures.get()) == [Flow("UDP", udp.address, nobody)]
+
+    def test_socket_drops_what_came_before_it_was_started(self) -> None:
+        still = StillReactor()
+        udp = self.udp_socket(still)
+        for _ in range(3):
+            self.phone.sendto(b"stale", udp.address)
+        udp.start()
+        self.phone.sendto(b"fresh", udp.address)
+        udp.doRead()
+        [(data, _)] = self.successResultOf(self.datagrams.get())
+        assert data == b"fresh"
+        assert self.counters["udp-stale"] == 3
+
+    def test_socket_takes_a_bounded_number_of_datagrams_at_a_time(self) -> None:
+        udp = self.udp_socket(StillReactor())
+        udp.start()
+        for number in range(DATAGRAMS_PER_WAKE + 5):
+            self.phone.sendto(b"%d" % number, udp.address)
+        udp.doRead()
+        udp.doRead()
+        first = self.successResultOf(self.datagrams.get())
+        second = self.successResultOf(self.datagrams.get())
+        assert [data for data, _ in first + second] == [b"%d" % number for number in range(DATAGRAMS_PER_WAKE + 5)]
+        assert len(first) == DATAGRAMS_PER_WAKE
+
+    def test_send_returns_why_nothing_was_sent_and_never_raises(self) -> None:
+        still = StillReactor()
+        udp = self.udp_socket(still)
+        for remote in (
+            ("phone.example.com", 5060),
+            ("", 5060),
+            ("<broadcast>", 5060),
+            (self.host, 65536),
+            ("1.2.3", 1),
+        ):
+            assert udp.send(b"x", remote) == errno.EINVAL
+        assert udp.send(bytes(70_000), self.phone_address) == errno.EMSGSIZE
+        udp.close()
+        udp.close()
+        assert udp.send(b"x", self.phone_address) == errno.EBADF
+        assert self.counters["udp-send-EINVAL"] == 5
+        assert self.counters["udp-send-EMSGSIZE"] == 1
+
+    def test_send_to_the_other_family_is_refused(self) -> None:
+        other = "127.0.0.1" if self.family is socket.AF_INET6 else "::1"
+        assert self.udp.send(b"x", (other, 5060)) == errno.EINVAL
+
+    def test_address_in_use_is_an_os_error(self) -> None:
+        with pytest.raises(OSError, match="in use"):
+            UdpSocket(StillReactor(), self.udp.address, print, print, self.counters)  # type: ignore[arg-type]
+
+    def test_reader_is_taken_back_only_while_the_socket_is_open(self) -> None:
+        still = StillReactor()
+        udp = self.udp_socket(still)
+        udp.start()
+        udp.close()
+        udp.connectionLost(None)  # type: ignore[arg-type]
+        assert still.readers == []
+
+    def test_socket_binds_an_absent_address_with_freebind_only(self) -> None:
+        absent = "2001:db8::1" if self.family is socket.AF_INET6 else "192.0.2.1"
+        with pytest.raises(OSError, match="assign"):
+            self.udp_socket(StillReactor(), absent)
+        assert self.udp_socket(StillReactor(), absent, freebind=True).address[0] == absent
+
+    def test_nothing_leaves_from_an_absent_ipv4_address(self) -> None:
+        udp = self.udp_socket(StillReactor(), "192.0.2.1", freebind=True)
+        assert udp.send(b"x", ("192.0.2.2", 5060)) in {errno.ENETUNREACH, errno.EINVAL}
+
+
+class Ipv6UdpSocketTests(UdpSocketTests):
+    host = "::1"
+    family = socket.AF_INET6
+
+    def test_ipv6_socket_takes_no_ipv4(self) -> None:
+        dual = self.udp_socket(StillReactor(), "::")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ipv4:
+            ipv4.bind(("127.0.0.1", dual.address[1]))
