@@ -83,7 +83,7 @@ static struct sockaddr_in address(const char *text, int default_port) {
   return a;
 }
 
-static int udp_socket(const char *host, int port) {
+__attribute__((unused)) static int udp_socket(const char *host, int port) {
   struct sockaddr_in a = address(host, 0);
   int fd = socket(AF_INET, SOCK_DGRAM, 0), size = 8 << 20;
   a.sin_port = htons(port);
@@ -96,7 +96,7 @@ static int udp_socket(const char *host, int port) {
 /* -- messages -- */
 
 /* The value of a header (long form, first of its name) with its length, or NULL. */
-static const char *header(const char *message, const char *name, int *length) {
+__attribute__((unused)) static const char *header(const char *message, const char *name, int *length) {
   size_t n = strlen(name);
   for (const char *line = strstr(message, "\r\n"); line; line = strstr(line, "\r\n")) {
     line += 2;
@@ -173,7 +173,7 @@ static int read_challenge(const char *message, int status, struct challenge *c) 
 
 static int render_credentials(char *out, size_t room, const char *field, struct account *account, const char *user,
                               const char *nonce, unsigned nc, int qop, const char *method, const char *uri) {
-  static char ha2[HEX], ha2_of[256];
+  static char ha2[HEX], ha2_of[512];
   char text[512], response[HEX];
   if (!account->ha1[0]) digest(text, snprintf(text, sizeof text, "%s:%s:%s", user, realm, password), account->ha1);
   snprintf(text, sizeof text, "%s:%s", method, uri);

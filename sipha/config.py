@@ -279,7 +279,7 @@ class Domain(Section, frozen=True):
     name: DomainName
     realm: str = ""
     aliases: tuple[DomainName, ...] = ()
-    algorithms: tuple[Algorithm, ...] = ("SHA-256", "MD5")
+    algorithms: tuple[Algorithm, ...] = ("MD5",)
     case_sensitive: bool = True
     third_party_register: bool = False
 

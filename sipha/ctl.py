@@ -69,6 +69,10 @@ class Session:
                 await command(await _first(AdminClient(http, clock, url) for url in urls))
             except AdminError as error:
                 _fail(str(error))
+            except BrokenPipeError:
+                # Who read our output has seen enough; the interpreter must not try to flush the rest.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise SystemExit(1) from None
 
         self.run(main)
 

@@ -240,6 +240,7 @@ class Node(MultiService):
             {str(peer.name): peer.address.address for peer in cluster.peers},
             configuration.node.data_dir.path,
             make_policy(configuration.registrar),
+            cluster=str(cluster.name),
             timing=Timing(cluster.heartbeat, cluster.election_min, cluster.election_max),
             failed=self._fail,
         )
@@ -302,7 +303,7 @@ class Node(MultiService):
         return self.replica.leading()
 
     def leader_admin(self) -> str | None:
-        """Return the admin URL of the node that leads, or None if it is this one, unknown or has no admin."""
+        """Return the admin URL of the node that leads, or None if it is this one or unknown."""
         leader = self.replica.leader
         return next(
             (str(peer.admin) for peer in self._config.cluster.peers if peer.name == leader and peer.admin), None
@@ -374,6 +375,7 @@ def make_stream_limits(settings: config.Sip) -> StreamLimits:
         connections=settings.max_connections,
         message=settings.message_timeout,
         idle=settings.idle_timeout,
+        max_message=settings.max_message,
     )
 
 
@@ -396,6 +398,7 @@ def make_registrar_settings(settings: config.Registrar) -> RegistrarSettings:
         min_expires_policy=settings.min_expires_policy,
         expires_jitter=settings.expires_jitter,
         out_of_order=settings.out_of_order,
+        full_status=settings.full_status,
         edges=tuple(edge.network for edge in settings.edges),
     )
 

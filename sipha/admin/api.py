@@ -252,7 +252,7 @@ class Api:
         query: Mapping[str, str] | None = None,
     ) -> bytes:
         """Let the leader answer the request: what was understood of it goes there, not what came."""
-        if request.getHeader(FORWARDED) is not None:
+        if request.getHeader(FORWARDED.encode()) is not None:
             raise Refusal(503, "the leader has just changed", retry_after=1)
         url = self._node.leader_admin()
         if url is None:
@@ -316,7 +316,7 @@ def _limit(query: dict[str, str]) -> int:
 
 def _decode(request: Request, kind: Any) -> Any:
     assert request.content is not None  # noqa: S101 - Twisted has read the body
-    content_type = request.getHeader("Content-Type") or ""
+    content_type = (request.getHeader(b"Content-Type") or b"").decode("ascii", "replace")
     # A web page can make a browser send a form or plain text anywhere, but not JSON.
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise Refusal(415, f"the body is {content_type or 'of no type'}; send Content-Type: application/json")

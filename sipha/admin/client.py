@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 from urllib.parse import quote
 
 import msgspec
 import treq
 from treq.client import HTTPClient
-from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IReactorTime
@@ -145,12 +144,13 @@ async def exchange(
         )
         return Answer(response.code, response.headers, await treq.content(response))
 
+    def give_up(_: object, __: float) -> NoReturn:
+        raise Unreachable(f"{url} didn't answer within {deadline:g} s")
+
     try:
-        return await Deferred.fromCoroutine(ask()).addTimeout(deadline, clock)
+        return await Deferred.fromCoroutine(ask()).addTimeout(deadline, clock, give_up)
     except ConnectError as error:
         raise Unreachable(f"{url} can't be reached: {error}") from error
-    except defer.TimeoutError as error:
-        raise Unreachable(f"{url} didn't answer within {deadline:g} s") from error
     except (ConnectionClosed, RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived) as error:
         raise Unreachable(f"{url} hung up before it answered") from error
 

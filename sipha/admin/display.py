@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -26,7 +25,7 @@ def json(value: Any) -> None:
 
 def nodes(found: Iterable[tuple[str, Status | None]]) -> None:
     """Print a table of nodes; None for one that didn't answer."""
-    heads = ("node", "role", "term", "applied", "hash", "lease", "virtual address", "bindings", "accounts", "up")
+    heads = ("node", "role", "term", "applied", "hash", "lease", "holds", "bindings", "accounts", "up")
     _table(heads, (_node(name, status) for name, status in found))
 
 
@@ -95,7 +94,7 @@ def _node(name: str, status: Status | None) -> Sequence[str]:
         status.role,
         str(status.term),
         str(status.applied_index),
-        status.hash[:16],
+        status.hash[:12],
         _lease(status),
         ", ".join(status.virtual_addresses) if status.holds_virtual_addresses else "",
         str(status.bindings),
@@ -115,17 +114,14 @@ def _q(binding: BindingView) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, header: bool = True) -> None:
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = _UNBOUNDED
-    table = Table(
-        box=SIMPLE_HEAD if console.is_terminal else None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0)
-    )
-    for head in heads:
-        table.add_column(head, overflow="fold")
+    # As wide as it needs to be: what is cut off or folded into a cell can't be copied.
+    console = Console(width=_UNBOUNDED, markup=False, highlight=False, emoji=False)
+    table = Table(*heads, box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row(*map(_printable, row))
-    console.print(table)
+    with console.capture() as lines:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in lines.get().splitlines()))
 
 
 def _printable(text: str) -> str:

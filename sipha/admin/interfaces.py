@@ -26,7 +26,7 @@ class INode(Interface):
         """Return True if the node may propose: it leads and its lease is valid."""
 
     def leader_admin() -> str | None:
-        """Return the admin URL of the node that leads, or None if it is this one, unknown or has no admin."""
+        """Return the admin URL of the node that leads, or None if it is this one or unknown."""
 
     def cluster_time() -> float:
         """Return the cluster time now, in seconds."""

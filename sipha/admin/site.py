@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource, Resource
@@ -41,11 +41,11 @@ class Front(Resource):
         return self._behind.render(request) if refusal is None else refuse(request, refusal)
 
     def _refusal(self, request: Request) -> Refusal | None:
-        hosts = request.requestHeaders.getRawHeaders("Host", [])
+        hosts = request.requestHeaders.getRawHeaders(b"Host", [])
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
             return Refusal(403, f"the Host must be localhost, a loopback address or {self._host}")
-        origin = request.getHeader("Origin")
-        if origin is not None and request.method not in _READS and urlsplit(origin).netloc != hosts[0]:
+        origin = request.getHeader(b"Origin")
+        if request.method not in _READS and origin not in {None, b"http://" + hosts[0]}:
             return Refusal(403, "writes from pages of another origin are refused")
         try:
             unquote_to_bytes(request.path).decode()
@@ -55,8 +55,8 @@ class Front(Resource):
             return Refusal(413, f"the body may have {MAX_BODY} bytes")
         return None
 
-    def _is_ours(self, host: str) -> bool:
-        match = _HOST.fullmatch(host)
+    def _is_ours(self, host: bytes) -> bool:
+        match = _HOST.fullmatch(host.decode("ascii", "replace"))
         if match is None:
             return False
         name = match["name"].strip("[]").lower()

@@ -17,7 +17,8 @@ from sipha.state.accounts import Account
 from sipha.state.interfaces import ICredentials
 
 _HA2_CACHE = 4096
-_HA2_CACHED_URI = 256
+_HA2_CACHED_LENGTH = 256
+_MOST_CREDENTIALS = 16
 
 _CHALLENGES = {"Authorization": "WWW-Authenticate", "Proxy-Authorization": "Proxy-Authenticate"}
 
@@ -101,7 +102,9 @@ class Authenticator:
         if credentials is None:
             return self.challenge(header, domain, now, term, stale=False)
         algorithm = credentials.algorithm
-        if algorithm not in domain.algorithms or credentials.qop not in ("", QOP):
+        # The -sess form of what is offered rests on the same hash; some clients use it unasked.
+        offered = algorithm in domain.algorithms or base(algorithm) in domain.algorithms
+        if not offered or credentials.qop not in ("", QOP):
             return self.challenge(header, domain, now, term, stale=False)
         nonce = self.tokens.read_nonce(credentials.nonce)
         # Another leader's nonces are not ours to accept: only that leader knows which counts it has seen.
@@ -119,8 +122,8 @@ class Authenticator:
             cnonce=credentials.cnonce,
             qop=credentials.qop,
         )
-        given = credentials.response.encode("utf-8", "surrogateescape")
-        if not compare_digest(expected.encode(), given) or account is None or not known:
+        given = credentials.response
+        if not (given.isascii() and compare_digest(expected, given)) or account is None or not known:
             return self.challenge(header, domain, now, term, stale=False)
         if credentials.uri != request.uri and not _same_target(credentials.uri, request):
             # RFC 7616 §3.4.6: "If not, the server SHOULD return 400": the credentials were meant for something else.
@@ -154,14 +157,14 @@ class Authenticator:
             found = ha2(algorithm, method, uri)
             if len(self._ha2) >= _HA2_CACHE:
                 self._ha2.clear()
-            if len(uri) <= _HA2_CACHED_URI:
+            if len(method) + len(uri) <= _HA2_CACHED_LENGTH:
                 self._ha2[key] = found
         return found
 
 
 def credentials_for(request: Request, header: str, realm: str) -> Credentials | None:
-    """The first digest credentials of a request for a realm, or None; those for other realms are not ours to read."""
-    for value in request.headers.all(header):
+    """The first digest credentials of a request for a realm, or None; those for other realms are not ours to judge."""
+    for value in request.headers.all(header)[:_MOST_CREDENTIALS]:
         credentials = parse_credentials(value)
         if credentials is not None and credentials.realm == realm:
             return credentials

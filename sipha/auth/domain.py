@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sipha.sip.uri import SipUri, Uri, parse_uri
+from sipha.sip.uri import SipUri, Uri, ip_literal, parse_uri
 
 # What most users are called: nothing in it needs unescaping, so that the text is nearly the AOR.
 _PLAIN_AOR = re.compile(r"sip:([A-Za-z0-9\-_.+]++)@([A-Za-z0-9.-]++)\Z")
@@ -25,7 +25,7 @@ class Domain:
     name: str
     realm: str
     aliases: frozenset[str] = frozenset()
-    algorithms: tuple[str, ...] = ("SHA-256", "MD5")
+    algorithms: tuple[str, ...] = ("MD5",)
     case_sensitive: bool = True
     third_party: bool = False
 
@@ -41,7 +41,7 @@ class Domains:
     def __init__(self, domains: Iterable[Domain], addresses: Iterable[str] = ()) -> None:
         self.all = tuple(domains)
         self.default = self.all[0]
-        self._by_host = {address.lower(): self.default for address in addresses}
+        self._by_host = {_comparable(address): self.default for address in addresses}
         for domain in self.all:
             self._by_host.update((alias.lower(), domain) for alias in domain.aliases)
         self._by_host.update((domain.name.lower(), domain) for domain in self.all)
@@ -49,7 +49,7 @@ class Domains:
 
     def find(self, host: str) -> Domain | None:
         """The domain that a URI's host names, or None if it isn't ours."""
-        return self._by_host.get(host.lower())
+        return self._by_host.get(_comparable(host))
 
     def of(self, text: str) -> Domain | None:
         """The domain that a URI names, or None if it isn't ours; remembered, since few Request-URIs are in use.
@@ -88,3 +88,10 @@ class Domains:
         if domain is None:
             return None
         return domain, f"sip:{user if domain.case_sensitive else user.lower()}@{domain.name.lower()}"
+
+
+def _comparable(host: str) -> str:
+    # RFC 5954 §4.2: IPv6 addresses are compared as addresses, not as text.
+    if host.startswith("["):
+        return f"[{ip_literal(host) or host}]"
+    return host.lower()

@@ -206,10 +206,13 @@ class Peers:
         endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
         way = endpoint(self._reactor, host, port, timeout=1, bindAddress=(self._address[0], 0))
         attempt = self._dialling[peer] = way.connect(_Factory(self, peer))
-        attempt.addCallbacks(lambda _: self._dialling.pop(peer, None), lambda _: self._dial_later(peer))
+        attempt.addCallbacks(lambda _: self._dialled(peer), lambda _: self._dial_later(peer))
+
+    def _dialled(self, peer: str) -> None:
+        self._dialling.pop(peer, None)
 
     def _dial_later(self, peer: str) -> None:
-        self._dialling.pop(peer, None)
+        self._dialled(peer)
         if self._user is not None:
             self._dialling[peer] = self._reactor.callLater(RETRY, self._dial, peer)
 

@@ -86,7 +86,7 @@ def _reconnected(routed: Request, transport: ITransport, location: ILocation, ou
 
 
 def _listener(routed: Request, side: Hop, transport: ITransport) -> Flow | None:
-    """The flow to where the other side listens, as Route or Contact says: on no host but the one that the token names."""
+    """The flow to where the other side listens, by its Route or Contact; on no host but the one the token names."""
     hop = routed.routes[0].uri if routed.routes else routed.uri
     flow = flow_to(hop, secure=False, transport=transport)
     return flow if flow is not None and flow.remote[0] == side.host else None

@@ -20,4 +20,4 @@ class ITransport(Interface):
         """The `host[:port]` by which others reach the listener behind a flow: for our Via and Record-Route."""
 
     def is_local(host: str, port: int, transport: str) -> bool:
-        """True if we listen there; the host is an IP literal as in a URI (IPv6 in brackets)."""
+        """True if we listen there; the host is an IP literal in its shortest form, without brackets."""

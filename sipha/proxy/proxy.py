@@ -129,15 +129,19 @@ class Proxy:
     def _proxy(self, request: Request, flow: Flow, now: float) -> None:
         tokens = self._authenticator.tokens
         loop = loop_digest(request, tokens)
+        # 1. Validate the request
         self._validate(request, loop)
+        # 2. Preprocess routing information
         routed = request.copy()
         token = preprocess(routed, flow, self._ours)
         side = other_side(request, token, tokens)
+        aor = None
         if side is None:
             if self._is_for_us(routed):
                 self._answer(request, flow)
                 return
-            local = "Route" not in routed.headers and self._ours.aor(routed.parsed_uri) is not None
+            aor = self._ours.aor(routed.parsed_uri)
+            local = aor is not None and "Route" not in routed.headers
             self._admission.admit(request, routed, flow, local=local, spiral=self._is_spiral(request, flow, tokens))
         elif not self._admission.is_peer(flow):
             strip_identities(routed)
@@ -145,12 +149,14 @@ class Proxy:
         server = self._layer.accept(request, flow, now)
         if request.method == "INVITE":
             self._layer.respond(server, response_to(request, 100), now)
+        # 3. Determine target(s) for the request
         try:
-            groups = self._target_set(routed) if side is None else [[self._dialog_target(routed, side)]]
+            groups = self._target_set(routed, aor) if side is None else [[self._dialog_target(routed, side)]]
             breadth = 0 if side else self._breadth(routed, max(map(len, groups)))
         except SipError as error:
             self._layer.respond(server, self._refusal(request, flow, error), now)
             return
+        # 4. Forward the request to each target; 5. Process all responses
         passage = Passage(routed, flow, tokens, loop, self._log.cluster_time())
         context = ResponseContext(groups, invite=request.method == "INVITE")
         self._branches.begin(ProxiedRequest(server, passage, context, breadth, sum(map(len, groups))), now)
@@ -193,10 +199,9 @@ class Proxy:
 
     # -- targets ----------------------------------------------------------------------------------------------------
 
-    def _target_set(self, routed: Request) -> list[list[Target]]:
-        """Determine the targets of a request that was admitted (§16.5), by falling q."""
+    def _target_set(self, routed: Request, aor: str | None) -> list[list[Target]]:
+        """Determine the targets of a request that was admitted (§16.5), by falling q; `aor` is None if not ours."""
         uri = routed.parsed_uri
-        aor = self._ours.aor(uri)
         if aor is None:
             # Nobody secure to go by concerns this call; that a server can't be reached is the 500 of §16.7 step 6.
             return [[Target(routed.uri, unreachable=480 if routed.uri[:5].lower() == "sips:" else 500)]]
@@ -231,14 +236,15 @@ class Proxy:
     def _forward_ack(self, request: Request, flow: Flow) -> None:
         """Forward the ACK for a 2xx, without state and unchallenged, if its token proves the dialog; else drop it.
 
-        The ACK for a final response of ours that had no transaction ends here too.
+        The ACK for a final response of ours that had no transaction ends here too: its To tag is ours.
         """
         try:
             tokens = self._authenticator.tokens
             routed = request.copy()
             token = preprocess(routed, flow, self._ours)
             side = other_side(request, token, tokens)
-            if side is None or request.max_forwards == 0:
+            own = tokens.is_tag(request.to.tag or "", *_tagged(request))
+            if side is None or own or request.max_forwards == 0:
                 self.counters.dropped += 1
                 return
             self._send_ack(request, routed, flow, self._dialog_target(routed, side))
@@ -285,7 +291,10 @@ class Proxy:
 
     def _tag(self, request: Request) -> str:
         """The To tag of a response of ours: the same for each copy of a request (§8.2.7)."""
-        via = request.via
-        return self._authenticator.tokens.tag(
-            request.call_id, request.from_.tag or "", request.cseq.number, f"{via.sent_by} {via.branch}"
-        )
+        return self._authenticator.tokens.tag(*_tagged(request))
+
+
+def _tagged(request: Request) -> tuple[str, str, int, str]:
+    """What the To tag of our responses to a request is made of; an ACK for them has the same."""
+    via = request.via
+    return request.call_id, request.from_.tag or "", request.cseq.number, f"{via.sent_by} {via.branch}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sipha.auth.domain import Domain, Domains
 from sipha.errors import MalformedMessage
 from sipha.proxy.interfaces import ITransport
-from sipha.sip.uri import SipUri, Uri, ip_literal, parse_uri
+from sipha.sip.uri import SipUri, Uri, parse_uri
 
 
 class Responsibility:
@@ -21,10 +21,10 @@ class Responsibility:
         # set as the only target URI" (§16.5): it leads elsewhere, whatever its domain says.
         if not isinstance(uri, SipUri) or uri.has_param("maddr"):
             return None
-        if ip_literal(uri.host) is None:
+        address = uri.address
+        if address is None:
             return self.domains.find(uri.host)
-        port = uri.port or (5061 if uri.scheme == "sips" else 5060)
-        return self.domains.default if self._transport.is_local(uri.host, port, uri.transport) else None
+        return self.domains.default if self._transport.is_local(*address, uri.transport) else None
 
     def aor(self, uri: Uri) -> str | None:
         """The AOR that a URI means, or None if it is none of ours; a tel: URI is looked for in the default domain."""

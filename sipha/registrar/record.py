@@ -31,7 +31,8 @@ MAX_CONTACT = 512
 MAX_AOR = 256
 MAX_CALL_ID = 256
 MAX_PATH = 1024
-MAX_CONTACTS = 64
+MAX_CONTACTS = 32
+MAX_REQUIRED = 32
 _MAX_TEXT = 256
 _ONE_HOUR = 3600
 _SUPPORTED = frozenset(("path", "outbound"))
@@ -39,6 +40,8 @@ _SUPPORTED = frozenset(("path", "outbound"))
 _PLAIN_CONTACT = re.compile(
     r"sip:(?:[A-Za-z0-9\-_.+]++@)?+[A-Za-z0-9.-]++(?::(?:[0-9]{1,4}|[1-5][0-9]{4}))?+(?:;[A-Za-z0-9\-_.]++(?:=[A-Za-z0-9\-_.]++)?+)*+\Z"
 )
+# What most of them say of it.
+_USUAL_PARAMS = re.compile(r'(?:;expires=([0-9]{1,9}))?+(?:;\+sip\.instance="([ !#-\[\]-~]*+)")?+\Z')
 _OWN_PARAMS = frozenset(("expires", "q", "+sip.instance", "reg-id", "received"))
 
 
@@ -104,6 +107,8 @@ def prepare(
     call_id = request.call_id
     if len(call_id) > MAX_CALL_ID:
         raise _bad_request("Callid too long")
+    if not _is_printable(call_id):
+        raise _bad_request("Callid is not printable ASCII")
     wildcard = "*" in [contact.uri for contact in request.contacts]
     contacts = _no_contacts(request) if wildcard else _contacts(request, settings)
     outbound = _is_outbound(request, contacts, path)
@@ -148,7 +153,7 @@ def is_repeat(record: Register, bindings: Sequence[Binding]) -> bool:
 def _required(request: Request) -> frozenset[str]:
     """The option tags that the phone requires; 420 if we lack one (§8.2.2.3)."""
     required = request.headers.values("Require")
-    if not all(map(is_token, required)):
+    if len(required) > MAX_REQUIRED or not all(map(is_token, required)):
         raise MalformedMessage("Require: not a list of option tags")
     unsupported = [tag for tag in required if tag.lower() not in _SUPPORTED]
     if unsupported:
@@ -193,7 +198,7 @@ def _path(request: Request, flow: Flow, settings: RegistrarSettings) -> tuple[st
     if not is_edge(flow, settings):
         return ()
     values = tuple(request.headers.values("Path"))
-    if sum(map(len, values)) > MAX_PATH or not "".join(values).isascii():
+    if sum(map(len, values)) > MAX_PATH or not _is_printable("".join(values)):
         raise _bad_request("Path parse error")
     try:
         for value in values:
@@ -258,21 +263,27 @@ def _contact(field_: ContactField, default: int | None) -> Contact:
         raise _bad_request("Contact/received too long")
     if not _PLAIN_CONTACT.match(uri):
         parse_uri(uri)
-    if not uri.isascii() or not text.isascii():
-        raise _bad_request("Contact is not ASCII")
-    if not text:
-        return Contact(uri, default)
+        if not _is_printable(uri):
+            raise _bad_request("Contact is not printable ASCII")
+    usual = _USUAL_PARAMS.match(text)
+    if usual is not None:
+        expires, instance = usual.groups()
+        return Contact(uri, default if expires is None else int(expires), None, instance or "")
+    if not _is_printable(text):
+        raise _bad_request("Contact is not printable ASCII")
     params = split_params(text)
     values = {name.lower(): value for name, value in params}
     if len(values) != len(params):
         raise _bad_request("Contact has a parameter twice")
     # "Malformed values SHOULD be treated as equivalent to 3600" (§20.10), as `parse_seconds` does.
-    expires = parse_seconds((values["expires"] or "").strip('"')) if "expires" in values else default
-    instance = (values.get("+sip.instance") or "").strip('"')
+    seconds = parse_seconds((values["expires"] or "").strip('"')) if "expires" in values else default
+    instance = values.get("+sip.instance") or ""
+    if instance.startswith('"'):
+        instance = instance[1:-1]
     others = values.keys() - _OWN_PARAMS
     return Contact(
         uri,
-        expires,
+        seconds,
         _q(field_) if "q" in values else None,
         instance,
         _reg_id(values["reg-id"]) if instance and "reg-id" in values else 0,
@@ -300,7 +311,7 @@ def _reg_id(text: str | None) -> int:
 
 def _is_outbound(request: Request, contacts: tuple[Contact, ...], path: tuple[str, ...]) -> bool:
     """Return True if the bindings are flows of a device: the phone and its first hop support it (RFC 5626 §6)."""
-    if not any(contact.reg_id for contact in contacts) or not _supports(request, "outbound"):
+    if not [contact for contact in contacts if contact.reg_id] or not _supports(request, "outbound"):
         return False
     if len(request.vias) == 1:
         return True
@@ -311,7 +322,9 @@ def _is_outbound(request: Request, contacts: tuple[Contact, ...], path: tuple[st
 def _jitter(request: Request, asked: int | None, settings: RegistrarSettings) -> int:
     """What to take off an expiry: different from phone to phone, and from one refresh to the next."""
     policy = settings.policy
-    granted = min(max(policy.default_expires if asked is None else asked, policy.min_expires), policy.max_expires)
+    granted = max(policy.default_expires if asked is None else asked, policy.min_expires)
+    if policy.max_expires:
+        granted = min(granted, policy.max_expires)
     share = crc32(f"{request.cseq.number} {request.call_id}".encode("utf-8", "surrogateescape")) & 0xFFFF
     return granted * settings.expires_jitter * share // (100 << 16)
 
@@ -320,10 +333,15 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+def _is_printable(text: str) -> bool:
+    # What is stored is sent to other phones and shown to operators; the grammar allows no more (§25.1).
+    return text.isascii() and (text.isprintable() or text.replace("\t", " ").isprintable())
+
+
 def _text(text: str) -> str:
-    """A header field's text as it is kept: cut to a length, and valid UTF-8."""
+    """A header field's text as it is kept: cut to a length, without control characters and bytes that aren't UTF-8."""
     text = text[:_MAX_TEXT]
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isprintable() else "".join([c if c.isprintable() else "?" for c in text])
 
 
 def _bad_request(reason: str) -> SipError:

@@ -18,7 +18,7 @@ from sipha.errors import QueueFull, SipError, Unavailable
 from sipha.registrar import response
 from sipha.registrar.record import Prepared, RegistrarSettings, full, is_edge, is_repeat, prepare
 from sipha.sip.flow import Address, Flow
-from sipha.sip.message import Request, response_destination
+from sipha.sip.message import Request
 from sipha.sip.token import Tokens
 from sipha.state.binding import Binding
 from sipha.state.interfaces import ICredentials, ILocation, ILog
@@ -96,7 +96,7 @@ class Registrar:
         if key in self._pending:
             self.counters.absorbed += 1
             return
-        answer = _Answer(key, response.head(request, tag), response_destination(request.via, flow))
+        answer = _Answer(key, response.head(request, tag), response.destination(request, flow))
         try:
             self._carry_out(request, flow, answer)
         except SipError as error:

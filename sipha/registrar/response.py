@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from email.utils import formatdate
 
 from sipha.errors import SipError
-from sipha.sip.message import Request
+from sipha.sip.flow import Flow
+from sipha.sip.message import Request, response_destination
 from sipha.sip.status import REASONS
 from sipha.state.binding import Binding
 
@@ -22,6 +23,14 @@ def head(request: Request, tag: str) -> str:
         f"Via: {vias}\r\nFrom: {headers.get('From')}\r\nTo: {to}\r\n"
         f"Call-ID: {headers.get('Call-ID')}\r\nCSeq: {headers.get('CSeq')}\r\n"
     )
+
+
+def destination(request: Request, flow: Flow) -> Flow:
+    """Where the response goes; in the usual case, that of a client that knows RFC 3581, seen at a glance."""
+    params = request.via.params
+    if f";rport={flow.remote[1]};" in params and "maddr" not in params.lower():
+        return flow
+    return response_destination(request.via, flow)
 
 
 def ok(head: str, bindings: Sequence[Binding], time: int, extra: str, date: str) -> bytes:

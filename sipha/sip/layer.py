@@ -125,6 +125,9 @@ Event = (
 )
 
 
+_NEVER_ACCEPTED = frozenset(("ACK", "CANCEL", "REGISTER"))
+
+
 @dataclass(slots=True)
 class Counters:
     """What has happened since the start."""
@@ -216,10 +219,10 @@ class TransactionLayer:
         """Begin the server transaction of a request just received; its responses go where its Via says (§18.2.2).
 
         SipError 503 (without Retry-After, which only a phone may be told) if there are too many transactions, 482 if
-        the request has been accepted before. An ACK is never accepted; nor is a CANCEL: the layer answers those that
+        the request has been accepted before. Never accepted are ACK, REGISTER, and CANCEL: the layer answers those that
         match, and the others get a stateless 481.
         """
-        if request.method in {"ACK", "CANCEL"}:
+        if request.method in _NEVER_ACCEPTED:
             raise ValueError(f"no server transaction for {request.method}")
         if len(self._servers) >= self._max_transactions:
             self.counters.transactions_refused += 1
@@ -276,7 +279,10 @@ class TransactionLayer:
         self._feed(transaction, Input.TERMINATE, 0.0)
 
     def set_timer(self, when: float, subject: object) -> Timer:
-        """Have TimerFired(timer, subject) delivered at `when`: for Timer C, and whatever else the TU waits for."""
+        """Have TimerFired(timer, subject) delivered at `when`: for Timer C, and whatever else the TU waits for.
+
+        The subject is not None: that is how a stopped timer looks.
+        """
         return self._queue.start(when, None, subject)
 
     def stop_timer(self, timer: Timer) -> None:

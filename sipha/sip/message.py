@@ -7,10 +7,12 @@ from collections.abc import Iterable
 
 from sipha.errors import MalformedMessage
 from sipha.sip.flow import Flow
-from sipha.sip.headers import (
+from sipha.sip.headers import Headers
+from sipha.sip.status import REASONS
+from sipha.sip.uri import Uri, default_port, ip_literal, parse_uri
+from sipha.sip.values import (
     Contact,
     CSeq,
-    Headers,
     NameAddr,
     Via,
     is_number,
@@ -21,8 +23,6 @@ from sipha.sip.headers import (
     parse_via,
     set_params,
 )
-from sipha.sip.status import REASONS
-from sipha.sip.uri import Uri, default_port, ip_literal, parse_uri
 
 _IPV4 = re.compile(r"[0-9.]++\Z")
 
@@ -220,7 +220,7 @@ def mark_received(request: Request, flow: Flow) -> None:
     # "it MUST set the value of the parameter to the source port of the request", and "MUST also insert a "received"
     # parameter ... even if it is identical to the value of the "sent-by" component."
     before, rport, after = via.params.partition(";rport")
-    if rport and (not after or after[0] == ";") and ";received" not in via.params:
+    if rport and (not after or after[0] == ";") and "received" not in via.params.lower():
         params = f"{before};rport={port}{after};received={host}"
     elif via.has_param("rport"):
         params = set_params(via.params, ("rport", str(port)), ("received", host))

@@ -7,9 +7,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from sipha.errors import MalformedMessage
-from sipha.sip.headers import Headers, is_number, is_token
+from sipha.sip.headers import Headers
 from sipha.sip.message import Request, Response
 from sipha.sip.uri import Uri, parse_uri
+from sipha.sip.values import is_number, is_token
 
 MAX_MESSAGE = 65536
 """The largest message, in bytes, that a stream may bring; a datagram can't be larger."""
@@ -83,24 +84,13 @@ def parse(data: bytes) -> Request | Response:
     if head is None:
         found = _END_OF_HEAD.search(data)
         end, body_at = found.span() if found else (len(data), -1)
-        head = _loose_index(data[:end])
+        head = _loose_index(data[:end].rstrip(b"\r\n"))
     try:
-        if body_at < 0:
-            raise MalformedMessage("no empty line ends the header fields")
         message = _message(head)
-        size = _content_length(head.headers)
-        body = data[body_at:]
-        if size is not None:
-            # "If there are additional bytes in the transport packet beyond the end of the body, they MUST be
-            # discarded. If the transport packet ends before the end of the message body, this is considered an
-            # error." (§18.3)
-            if size > len(body):
-                raise MalformedMessage(f"Content-Length: {size}, but {len(body)} bytes came")
-            body = body[:size]
-        message.body = body
-        return message
+        message.body = _body(head.headers, data[body_at:] if body_at >= 0 else None)
     except MalformedMessage as error:
         raise _parse_error(error, head) from None
+    return message
 
 
 class StreamParser:
@@ -179,12 +169,7 @@ class StreamParser:
         self._after_crlf = False
         self._searched = 0
         try:
-            size = _content_length(head.headers)
-            if size is None:
-                # "The Content-Length header field MUST be used with stream oriented transports." (§18.3)
-                raise MalformedMessage("Content-Length: missing, which a stream needs")
-            if body_at + size > self._max_message:
-                raise MalformedMessage(f"the message is longer than {self._max_message} bytes", status=513)
+            size = self._body_size(head.headers, body_at)
         except MalformedMessage as error:
             self._lose()
             raise _parse_error(error, head) from None
@@ -192,6 +177,15 @@ class StreamParser:
         self._head = head
         self._size = size
         return True
+
+    def _body_size(self, headers: Headers, head_size: int) -> int:
+        size = _content_length(headers)
+        if size is None:
+            # "The Content-Length header field MUST be used with stream oriented transports." (§18.3)
+            raise MalformedMessage("Content-Length: missing, which a stream needs")
+        if head_size + size > self._max_message:
+            raise MalformedMessage(f"the message is longer than {self._max_message} bytes", status=513)
+        return size
 
     def _lose(self) -> None:
         self.fatal = True
@@ -266,6 +260,20 @@ def _response(start_line: str, headers: Headers) -> Response:
 def _cached_uri(text: str) -> Uri:
     """Parse a Request-URI; those of REGISTERs are few."""
     return parse_uri(text)
+
+
+def _body(headers: Headers, data: bytes | None) -> bytes:
+    """Return the body of a datagram, given what came after the empty line; None if there was no such line."""
+    if data is None:
+        raise MalformedMessage("no empty line ends the header fields")
+    size = _content_length(headers)
+    if size is None:
+        return data
+    # "If there are additional bytes in the transport packet beyond the end of the body, they MUST be discarded. If the
+    # transport packet ends before the end of the message body, this is considered an error." (§18.3)
+    if size > len(data):
+        raise MalformedMessage(f"Content-Length: {size}, but {len(data)} bytes came")
+    return data[:size]
 
 
 def _content_length(headers: Headers) -> int | None:

@@ -151,8 +151,8 @@ def parse_uri(text: str) -> Uri:
     port = None
     if port_text is not None:
         port = int(port_text)
-        if port > 65535:
-            raise MalformedMessage(f"a URI's port is {port_text}, above 65535")
+        if not 0 < port <= 65535:
+            raise MalformedMessage(f"a URI's port is {port_text}, not between 1 and 65535")
     return SipUri(
         scheme.lower(), user, password, host.lower(), port, _params(params_text) if params_text else (), headers or ""
     )

@@ -134,6 +134,11 @@ class Location:
         current = stored if row is None or row.earliest > time else _unexpired(stored, time)
         if not request.contacts and not request.wildcard:
             return Registered(current, time)
+        if len(stored) == len(current) == 1:
+            refreshed = registration.refresh(request, current[0], self._moment)
+            if refreshed is not None:
+                self._store(aor, row, 1, (refreshed,))
+                return Registered((refreshed,), time)
         removed = self._tombstones.cseq(aor, request.call_id)
         if not request.wildcard:
             bindings = registration.register(request, current, removed, self._moment)
@@ -206,7 +211,7 @@ class Location:
         staying = {binding.contact_id: binding.call_id for binding in after}
         time = self._moment.time
         for binding in before:
-            # What was sent before an older REGISTER can't still be on its way.
+            # What was sent before a REGISTER that old can't still be on its way.
             if staying.get(binding.contact_id) != binding.call_id and time - binding.last_modified < LIFETIME:
                 self._tombstones.add(binding.aor, binding.call_id, binding.cseq, time)
 

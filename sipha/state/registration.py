@@ -32,6 +32,20 @@ class Moment(NamedTuple):
     contact_ids: Iterator[int]
 
 
+def refresh(request: Register, binding: Binding, moment: Moment) -> Binding | None:
+    """Return the only binding of an AOR as refreshed by the device that made it; None if the REGISTER is not just that.
+
+    It is what `register` returns too: the way of nearly all REGISTERs, cut short.
+    """
+    if len(request.contacts) != 1 or request.call_id != binding.call_id or request.cseq <= binding.cseq:
+        return None
+    contact = request.contacts[0]
+    seconds = asked(contact, moment.policy)
+    if not seconds or contact.uri != binding.contact or contact.reg_id or request.wildcard:
+        return None
+    return _binding(request, contact, seconds, moment, reg_id=0, contact_id=binding.contact_id)
+
+
 def register(request: Register, current: Sequence[Binding], removed: int, moment: Moment) -> list[Binding] | Rejected:
     """Return the bindings after a REGISTER with contacts, given the unexpired ones before it.
 

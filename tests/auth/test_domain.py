@@ -24,6 +24,7 @@ DOMAINS = Domains((FIRST, SECOND), addresses=("192.0.2.10", "[2001:db8::10]"))
         ("sip:Alice@second.TEST", SECOND, "sip:alice@second.test"),
         ("sip:alice@192.0.2.10:5060", FIRST, "sip:alice@first.test"),
         ("sip:alice@[2001:DB8::10]", FIRST, "sip:alice@first.test"),
+        ("sip:alice@[2001:db8:0:0::10]:5060", FIRST, "sip:alice@first.test"),
         ("sip:+1-555@first.test;user=phone", FIRST, "sip:+1-555@first.test"),
     ],
 )

@@ -63,7 +63,7 @@ class Wires:
         return f"{bracketed(host)}:{port}"
 
     def is_local(self, host: str, port: int, transport: str) -> bool:
-        return transport in self.transports and (host.strip("[]"), port) in {VIP, VIP6}
+        return transport in self.transports and (host, port) in {VIP, VIP6}
 
     def connect(self, remote: Address) -> Flow:
         local = VIP6 if ":" in remote[0] else VIP
@@ -131,7 +131,9 @@ class House:
         self.raw: list[tuple[bytes, Flow]] = []
         self.errors: list[SipError] = []
 
-    def phone(self, user: str, host: str, port: int = 5060, transport: str = "UDP", domain: str = "sipha.test") -> Phone:
+    def phone(
+        self, user: str, host: str, port: int = 5060, transport: str = "UDP", domain: str = "sipha.test"
+    ) -> Phone:
         return Phone(self, user, domain, (host, port), transport)
 
     def receive(self, data: bytes, flow: Flow) -> None:
@@ -346,7 +348,9 @@ class Phone:
             cancel.headers.add(name, value)
         self.send(cancel)
 
-    def answer(self, request: Request, status: int, *headers: tuple[str, str], tag: str = "", body: bytes = b"") -> None:
+    def answer(
+        self, request: Request, status: int, *headers: tuple[str, str], tag: str = "", body: bytes = b""
+    ) -> None:
         """Send a response to a request that came."""
         fields = list(headers)
         if 100 < status < 300:
@@ -404,7 +408,9 @@ class Call:
         self.route_of_caller = list(reversed([str(route) for route in ok.record_routes]))
         self.route_of_callee = [str(route) for route in invite.record_routes]
 
-    def by_caller(self, method: str, *, cseq: int = 10, routes: Sequence[str] | None = None, **options: object) -> Request:
+    def by_caller(
+        self, method: str, *, cseq: int = 10, routes: Sequence[str] | None = None, **options: object
+    ) -> Request:
         return self.caller.request(
             method,
             str(options.pop("uri", self.ok.contacts[0].uri)),
@@ -415,7 +421,9 @@ class Call:
             **options,  # type: ignore[arg-type]
         )
 
-    def by_callee(self, method: str, *, cseq: int = 10, routes: Sequence[str] | None = None, **options: object) -> Request:
+    def by_callee(
+        self, method: str, *, cseq: int = 10, routes: Sequence[str] | None = None, **options: object
+    ) -> Request:
         return self.callee.request(
             method,
             str(options.pop("uri", self.invite.contacts[0].uri)),

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import pytest
+
 from sipha.errors import MalformedMessage
 from sipha.sip.flow import Flow
-from sipha.sip.headers import CSeq, Headers, NameAddr, Via, parse_via
+from sipha.sip.headers import Headers
 from sipha.sip.message import Request, Response, mark_received, response_destination, response_to
 from sipha.sip.parser import parse
 from sipha.sip.status import REASONS
+from sipha.sip.values import CSeq, NameAddr, Via, parse_via
 
 UDP = Flow("UDP", ("192.0.2.10", 5060), ("203.0.113.9", 40123))
 TCP = Flow("TCP", ("192.0.2.10", 5060), ("203.0.113.9", 40123), 7)
@@ -46,7 +48,7 @@ def test_accessors_parse_the_headers() -> None:
 
 def test_accessors_of_absent_headers() -> None:
     message = Request("OPTIONS", "sip:c@d")
-    assert message.contacts == message.routes == message.record_routes == message.paths == message.vias == []
+    assert not any((message.contacts, message.routes, message.record_routes, message.paths, message.vias))
     assert message.max_forwards is None
     assert message.expires is None
     for name in ("via", "from_", "to", "call_id", "cseq"):
@@ -80,9 +82,10 @@ def test_parsed_uri_follows_the_request_uri() -> None:
 
 def test_render_leaves_untouched_headers_alone() -> None:
     data = (
-        b"MESSAGE  sip:x SIP/2.0\r\n".replace(b"  ", b" ")
-        + b"v:SIP/2.0/UDP a;branch=z9hG4bK1\r\nvia : SIP/2.0/UDP b\r\nSubject: fol\r\n\tded \r\n"
-        + b'From: "\xff\x00" <sip:a@b>;tag=1\r\nTo: <sip:c@d>\r\nCall-ID: x\r\nCSeq: 0001   MESSAGE\r\nl:  004\r\n\r\n\x00\xff\r\n'
+        b"MESSAGE sip:x SIP/2.0\r\nv:SIP/2.0/UDP a;branch=z9hG4bK1\r\n"
+        b"via : SIP/2.0/UDP b\r\nSubject: fol\r\n\tded \r\n"
+        b'From: "\xff\x00" <sip:a@b>;tag=1\r\nTo: <sip:c@d>\r\nCall-ID: x\r\n'
+        b"CSeq: 0001   MESSAGE\r\nl:  004\r\n\r\n\x00\xff\r\n"
     )
     message = parse(data)
     assert message.render() == data
@@ -116,8 +119,9 @@ def test_response_has_what_the_request_had() -> None:
     message = request("Via:  SIP/2.0/UDP second", "Timestamp: 54", "Subject: x")
     response = response_to(message, 404, to_tag="t1", headers=(("Server", "sipha"),), body=b"abc")
     assert response.render() == (
-        b"SIP/2.0 404 Not Found\r\nVia: SIP/2.0/UDP host;branch=z9hG4bK1\r\nf: <sip:a@b>;tag=1\r\nTo: <sip:c@d>;tag=t1\r\n"
-        b"Call-ID: x\r\nCSeq: 1 OPTIONS\r\nVia:  SIP/2.0/UDP second\r\nServer: sipha\r\nContent-Length: 3\r\n\r\nabc"
+        b"SIP/2.0 404 Not Found\r\nVia: SIP/2.0/UDP host;branch=z9hG4bK1\r\nf: <sip:a@b>;tag=1\r\n"
+        b"To: <sip:c@d>;tag=t1\r\nCall-ID: x\r\nCSeq: 1 OPTIONS\r\n"
+        b"Via:  SIP/2.0/UDP second\r\nServer: sipha\r\nContent-Length: 3\r\n\r\nabc"
     )
     assert response.to.tag == "t1"
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 
 import pytest
+
 from sipha.errors import MalformedMessage
 from sipha.sip.message import Request, Response
 from sipha.sip.parser import Keepalive, ParseError, StreamParser, parse
@@ -40,7 +41,7 @@ def test_parse_reads_a_request() -> None:
 
 
 def test_parse_reads_a_response() -> None:
-    response = parse(HEAD.replace(b"OPTIONS sip:bob@example.com SIP/2.0", b"SIP/2.0 183 Ça va, no?") + b"\r\n")
+    response = parse(HEAD.replace(b"OPTIONS sip:bob@example.com SIP/2.0", "SIP/2.0 183 Ça va, no?".encode()) + b"\r\n")
     assert isinstance(response, Response)
     assert (response.status, response.reason) == (183, "Ça va, no?")
 
@@ -98,7 +99,9 @@ def test_parse_keeps_bytes_that_are_not_utf8() -> None:
 
 def test_parse_accepts_unknown_methods_and_schemes() -> None:
     odd = b"!interesting-Method0123456789_*+`.%indeed'~"
-    request = parse(HEAD.replace(b"OPTIONS sip:bob@example.com", b"OPTIONS unknown:x").replace(b"OPTIONS", odd) + b"\r\n")
+    request = parse(
+        HEAD.replace(b"OPTIONS sip:bob@example.com", b"OPTIONS unknown:x").replace(b"OPTIONS", odd) + b"\r\n"
+    )
     assert isinstance(request, Request)
     assert request.method == odd.decode()
 

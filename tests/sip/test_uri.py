@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import pytest
+
 from sipha.errors import MalformedMessage
 from sipha.sip.uri import OtherUri, SipUri, parse_uri
 
@@ -60,6 +62,7 @@ def test_parse_uri_returns_other_schemes_whole() -> None:
         "sip:@example.com",
         "sip:alice@",
         "sip:alice@example.com:port",
+        "sip:alice@example.com:0",
         "sip:alice@example.com:65536",
         "sip:alice@example.com:123456",
         "sip:2001:db8::10",
@@ -236,10 +239,8 @@ def test_parse_uri_takes_linear_time(shape: str, filling: str) -> None:
         best = 1.0
         for _ in range(3):
             start = time.perf_counter()
-            try:
+            with suppress(MalformedMessage):
                 parse_uri(text)
-            except MalformedMessage:
-                pass
             best = min(best, time.perf_counter() - start)
         return best
 

@@ -177,6 +177,24 @@ def test_repeat_is_registered_and_changes_nothing(log: Log) -> None:
     assert log.machine.hash() == before
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        Contact(HOME, q=5, instance="<urn:uuid:1>", params=";+x"),
+        Contact(HOME, instance="<urn:uuid:2>", params=";+x"),
+        Contact(HOME, instance="<urn:uuid:1>"),
+        Contact("SIP:alice@192.0.2.1:5060", instance="<urn:uuid:1>", params=";+x"),
+        Contact(HOME, expires=0, instance="<urn:uuid:1>", params=";+x"),
+    ],
+    ids=repr,
+)
+def test_same_cseq_that_asks_for_something_else_is_stale(log: Log, other: Contact) -> None:
+    log.register(Contact(HOME, instance="<urn:uuid:1>", params=";+x"), cseq=5)
+    before = log.machine.hash()
+    assert log.register(other, cseq=5) == STALE
+    assert log.machine.hash() == before
+
+
 def test_repeat_of_a_mixed_register_changes_nothing(log: Log) -> None:
     log.register(HOME, cseq=1)
     log.register(gone(HOME), DESK, gone(SOFT), cseq=2)
@@ -305,6 +323,9 @@ def test_wildcard_overtakes_what_was_sent_before_it(log: Log) -> None:
 def test_wildcard_stands_alone(log: Log) -> None:
     assert isinstance(log.register(HOME, cseq=1, wildcard=True), Invalid)
     assert log.contacts == []
+    log.register(HOME, cseq=1)
+    assert isinstance(log.register(HOME, cseq=2, wildcard=True), Invalid)
+    assert [binding.cseq for binding in log.bindings] == [1]
 
 
 # Matching
@@ -510,6 +531,14 @@ def test_next_register_of_the_aor_sweeps_out_what_ran_out(log: Log) -> None:
     assert log.location.count == 1
 
 
+def test_refresh_sweeps_out_what_ran_out_beside_it(log: Log) -> None:
+    log.register(Contact(HOME, 60), DESK, cseq=1)
+    log.now += 60_000
+    log.register(DESK, cseq=2)
+    assert log.contacts == [DESK]
+    assert log.location.count == 1
+
+
 def test_bindings_that_ran_out_don_t_count_against_the_limit() -> None:
     log = Log(Policy(max_contacts=1, full="refuse"))
     log.register(Contact(HOME, 60), cseq=1)
@@ -542,6 +571,15 @@ def test_expire_spares_a_binding_that_has_time_left(log: Log) -> None:
     [binding] = log.bindings
     assert log.apply(Expire(((AOR, binding.contact_id, binding.version), ("sip:nobody@x", 1, 1)))) == Done(0)
     assert log.contacts == [HOME]
+
+
+def test_expire_spares_what_has_time_left_beside_what_ran_out(log: Log) -> None:
+    log.register(Contact(HOME, 60), DESK, cseq=1)
+    named = tuple((AOR, binding.contact_id, binding.version) for binding in log.bindings)
+    log.now += 60_000
+    assert log.apply(Expire(named)) == Done(1)
+    assert log.contacts == [DESK]
+    assert log.location.count == 1
 
 
 def test_expired_reports_again_what_was_not_removed(log: Log) -> None:

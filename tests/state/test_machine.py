@@ -25,7 +25,7 @@ from sipha.state.entries import (
     encode_record,
     seal,
 )
-from sipha.state.machine import DamagedSnapshot, Done, Invalid, Machine, Outcome, Registered, Rejected
+from sipha.state.machine import DamagedSnapshot, Done, Invalid, Machine, Registered
 
 AORS = ["sip:alice@x", "sip:bob@x"]
 # A few URIs, some of them equivalent, so that records meet.
@@ -297,6 +297,15 @@ def test_entry_that_was_applied_is_not_applied_again() -> None:
     assert machine.snapshot() == before
 
 
+def test_snapshot_of_a_machine_whose_hash_is_wrong_is_refused() -> None:
+    machine, other = Machine(), Machine()
+    machine.apply(1, entry(Register(AORS[0], "c", 1, (Contact("sip:a@h"),))))
+    machine.location._hash += 1
+    assert machine.recompute() != machine.hash()
+    with pytest.raises(DamagedSnapshot):
+        other.restore(machine.snapshot())
+
+
 @given(st.lists(batches, max_size=8))
 @settings(deadline=None)
 def test_replay_from_the_start_gives_the_same_state(log: list[Batch]) -> None:
@@ -334,173 +343,3 @@ def test_damaged_snapshot_is_refused_and_leaves_the_machine_alone(data: st.DataO
         with pytest.raises(DamagedSnapshot):
             other.restore(damaged)
     assert other.snapshot() == before
-
-
-# The location rules, once more and naively: lists of dicts, as RFC 3261 §10.3 reads.
-
-
-class Model:
-    """What §10.3, the tombstones and the policy make of one AOR, without regard to speed."""
-
-    def __init__(self) -> None:
-        self.bindings: list[dict[str, object]] = []
-        self.tombstones: dict[str, tuple[int, int]] = {}
-        self.made = 0
-
-    def register(self, request: Register, time: int, policy: Policy) -> str | list[tuple[object, ...]]:
-        self.tombstones = {key: value for key, value in self.tombstones.items() if value[1] > time}
-        floor = self.tombstones.get(request.call_id, (-1, 0))[0]
-        live = [binding for binding in self.bindings if binding["expires"] > time]  # type: ignore[operator]
-        bindings = [dict(binding) for binding in live]
-        removes = request.wildcard
-        if request.wildcard:
-            if request.contacts:
-                return "invalid"
-            if request.cseq < floor:
-                return "stale"
-            if request.cseq > floor:
-                for binding in bindings:
-                    if binding["call_id"] == request.call_id and binding["cseq"] >= request.cseq:  # type: ignore[operator]
-                        return "stale"
-                bindings = []
-        wanted = [policy.default_expires if c.expires is None else c.expires for c in request.contacts]
-        if policy.max_contacts and len([seconds for seconds in wanted if seconds]) > policy.max_contacts:
-            return "full"
-        if policy.max_contacts and len(request.contacts) > 2 * policy.max_contacts:
-            return "full"
-        mine: list[dict[str, object]] = []
-        removes = removes or 0 in wanted
-        named = list(zip(request.contacts, wanted, strict=True))
-        for contact, seconds in self.last_of_each(request, named):
-            if not seconds and request.cseq == floor:
-                continue
-            reg_id = contact.reg_id if request.outbound and contact.instance else 0
-            old = self.match([b for b in bindings if not any(b is own for own in mine)], contact, reg_id)
-            new = {
-                "contact": contact.uri,
-                "call_id": request.call_id,
-                "cseq": request.cseq,
-                "q": contact.q,
-                "instance": contact.instance,
-                "reg_id": reg_id,
-                "modified": time,
-            }
-            granted = seconds if not policy.max_expires else min(seconds, policy.max_expires)
-            granted = max(granted, policy.min_expires)
-            new["expires"] = time + 1000 * max(granted - contact.jitter, policy.min_expires, 1)
-            if old is None:
-                if request.cseq < floor or (request.cseq == floor and seconds):
-                    return "stale"
-                if seconds:
-                    self.made += 1
-                    new["id"] = self.made
-                    bindings.append(new)
-                    mine.append(new)
-                continue
-            if old["call_id"] == request.call_id:
-                same = all(old[key] == new[key] for key in ("contact", "cseq", "q", "instance"))
-                if seconds and same:
-                    mine.append(old)
-                    continue
-                if request.cseq <= old["cseq"]:  # type: ignore[operator]
-                    return "stale"
-            elif request.cseq <= floor:
-                return "stale"
-            place = next(number for number, binding in enumerate(bindings) if binding is old)
-            if seconds:
-                new["id"] = old["id"]
-                bindings[place] = new
-                mine.append(new)
-            else:
-                del bindings[place]
-        for own in mine:
-            for binding in list(bindings):
-                rival = binding["instance"] == own["instance"] != "" and not any(binding is o for o in mine)
-                if policy.one_per_instance and rival and not (own["reg_id"] and binding["reg_id"]):
-                    if binding["call_id"] == request.call_id and binding["cseq"] >= request.cseq:  # type: ignore[operator]
-                        return "stale"
-                    bindings.remove(binding)
-        if mine and policy.max_contacts and len(bindings) > max(policy.max_contacts, len(live)):
-            if policy.full == "refuse":
-                return "full"
-            while len(bindings) > policy.max_contacts:
-                rest = [binding for binding in bindings if not any(binding is own for own in mine)]
-                oldest = min(rest, key=lambda binding: (binding["modified"], binding["id"]))  # type: ignore[arg-type,return-value]
-                if oldest["call_id"] == request.call_id and oldest["cseq"] >= request.cseq:  # type: ignore[operator]
-                    return "stale"
-                bindings.remove(oldest)
-        if removes and request.cseq > floor:
-            self.bury(request.call_id, request.cseq, time)
-        if bindings != live:
-            for old in self.bindings:
-                stays = any(new["id"] == old["id"] and new["call_id"] == old["call_id"] for new in bindings)
-                if not stays and time - old["modified"] < 64_000:  # type: ignore[operator]
-                    self.bury(str(old["call_id"]), int(str(old["cseq"])), time)
-            self.bindings = bindings
-        return self.view(bindings)
-
-    def bury(self, call_id: str, cseq: int, time: int) -> None:
-        self.tombstones[call_id] = (max(cseq, self.tombstones.get(call_id, (-1, 0))[0]), time + 64_000)
-
-    @staticmethod
-    def last_of_each(request: Register, named: list[tuple[Contact, int]]) -> list[tuple[Contact, int]]:
-        def same(one: Contact, other: Contact) -> bool:
-            flows = [c.reg_id if request.outbound and c.instance else 0 for c in (one, other)]
-            if any(flows):
-                return flows[0] == flows[1] and one.instance == other.instance
-            return equivalent(one.uri, other.uri)
-
-        kept: list[tuple[Contact, int]] = []
-        for contact, seconds in reversed(named):
-            if not any(same(contact, later) for later, _ in kept):
-                kept.insert(0, (contact, seconds))
-        return kept
-
-    @staticmethod
-    def match(bindings: list[dict[str, object]], contact: Contact, reg_id: int) -> dict[str, object] | None:
-        if reg_id:
-            flows = [b for b in bindings if (b["instance"], b["reg_id"]) == (contact.instance, reg_id)]
-            return flows[0] if flows else None
-        spelt = [b for b in bindings if b["contact"] == contact.uri]
-        alike = [b for b in bindings if equivalent(str(b["contact"]), contact.uri)]
-        return [*spelt, *alike, None][0]
-
-    @staticmethod
-    def view(bindings: list[dict[str, object]]) -> list[tuple[object, ...]]:
-        keys = ("contact", "expires", "call_id", "cseq", "q", "instance", "reg_id")
-        return [tuple(binding[key] for key in keys) for binding in bindings]
-
-
-ALIKE = [{"sip:a@h1", "sip:a@H1"}, {"sip:a@h1", "sip:a@h1;x=1"}, {"sip:a@H1", "sip:a@h1;x=1"}]
-ALIKE += [{"sip:a@h1", "sip:a@h1;x=2"}, {"sip:a@H1", "sip:a@h1;x=2"}]
-
-
-def equivalent(one: str, other: str) -> bool:
-    return one == other or {one, other} in ALIKE
-
-
-@given(st.lists(st.tuples(registers, st.integers(0, 50_000)), min_size=1, max_size=25), policies)
-@settings(max_examples=500, deadline=None)
-def test_location_follows_the_model(history: list[tuple[Register, int]], policy: Policy) -> None:
-    machine, models, time = Machine(), {aor: Model() for aor in AORS}, 0
-    for index, (request, elapsed) in enumerate(history, 1):
-        time += elapsed
-        [outcome] = machine.apply(index, encode(Batch(SCHEMA, time, policy, (request,))))
-        if not request.contacts and not request.wildcard:
-            continue
-        assert told(outcome) == models[request.aor].register(request, time, policy)
-    stones = {(stone.aor, stone.call_id): (stone.cseq, stone.until) for stone in machine.location.tombstones()}
-    expected = {(a, c): value for a, m in models.items() for c, value in m.tombstones.items() if value[1] > time}
-    assert stones == expected
-
-
-def told(outcome: Outcome) -> str | list[tuple[object, ...]]:
-    match outcome:
-        case Registered(bindings=bindings):
-            return [(b.contact, b.expires_at, b.call_id, b.cseq, b.q, b.instance, b.reg_id) for b in bindings]
-        case Rejected(status=500):
-            return "stale"
-        case Rejected():
-            return "full"
-        case _:
-            return "invalid"

@@ -40,4 +40,4 @@ def test_chunks_split_and_vanish() -> None:
     for name in names:
         ordered.remove(name)
     assert list(ordered) == []
-    assert ordered._chunks == ordered._firsts == []
+    assert (len(ordered._chunks), len(ordered._firsts)) == (0, 0)

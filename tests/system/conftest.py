@@ -59,7 +59,7 @@ def phones(sandbox: Sandbox) -> Iterator[Callable[[str, str, str], Phone]]:
 
 def bindings(sandbox: Sandbox, node: SandboxNode, user: str) -> list[dict[str, Any]]:
     """Return the bindings of a user, as a node's admin lists them."""
-    answer = sandbox.request(node, "GET", f"/v1/bindings?aor={user}@{sandbox.domain}")
+    answer = sandbox.request(node, "GET", f"/v1/bindings?prefix={user}@{sandbox.domain}")
     found: list[dict[str, Any]] = answer["bindings"]
     return found
 

@@ -82,6 +82,8 @@ class Pjsua2Phone:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for text in self._process.stdout:
+            if not text.startswith("{"):
+                continue  # the stack writes a line of its own when it starts
             event = json.loads(text)
             if event["event"] == "registered":
                 self._events.put("registered" if event["code"] == 200 else f"refused {event['code']}")

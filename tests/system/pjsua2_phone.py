@@ -21,7 +21,7 @@ def tell(event: str, **details: object) -> None:
     print(json.dumps({"event": event, **details}), flush=True)
 
 
-class Call(pjsua2.Call):  # type: ignore[misc]
+class Call(pjsua2.Call):
     """A call that tells its states."""
 
     def onCallState(self, _param: object) -> None:
@@ -29,7 +29,7 @@ class Call(pjsua2.Call):  # type: ignore[misc]
         tell("call", state=info.stateText, code=info.lastStatusCode)
 
 
-class Account(pjsua2.Account):  # type: ignore[misc]
+class Account(pjsua2.Account):
     """An account that answers every call."""
 
     def __init__(self) -> None:

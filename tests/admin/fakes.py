@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import treq
+from treq.client import HTTPClient
+from treq.testing import RequestTraversalAgent, _SynchronousProducer
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.web.http_headers import Headers
+from twisted.web.resource import IResource, Resource
+from zope.interface import implementer
+
+from sipha.admin.api import Api
+from sipha.admin.interfaces import INode
+from sipha.admin.site import Front
+from sipha.admin.views import PeerStatus, Status
+from sipha.auth.domain import Domain, Domains
+from sipha.errors import NotLeader, Unavailable
+from sipha.state.accounts import Account
+from sipha.state.binding import Binding
+from sipha.state.entries import SCHEMA, Batch, Contact, Policy, Record, Register, encode
+from sipha.state.machine import Machine
+from sipha.state.outcomes import Outcome
+
+NOW = 1000.0
+"""The cluster time, in seconds."""
+
+
+@implementer(INode)
+class FakeNode:
+    """A node with a real table, whose log applies at once; or isn't led by it, or doesn't answer until told so."""
+
+    def __init__(self, name: str = "a") -> None:
+        self.name = name
+        self.machine = Machine()
+        self.leads = True
+        self.leader_url: str | None = None
+        self.trouble: Unavailable | None = None
+        self.records: list[Record] = []
+        self.held: list[Callable[[], None]] | None = None
+        self.peers: tuple[PeerStatus, ...] = ()
+
+    def status(self) -> Status:
+        return Status(
+            node=self.name,
+            version="0.1.0",
+            uptime=3723.5,
+            role="leader" if self.leads else "follower",
+            leading=self.leads,
+            leader=self.name if self.leads else None,
+            term=3,
+            commit_index=self.machine.index,
+            applied_index=self.machine.index,
+            last_index=self.machine.index,
+            hash=self.machine.hash_hex(),
+            time=NOW,
+            lease=0.19 if self.leads else 0.0,
+            proposals=0,
+            journal_bytes=1000,
+            journal_limit=2000,
+            virtual_addresses=("127.0.0.10",),
+            holds_virtual_addresses=self.leads,
+            aors=len(self.machine.location),
+            bindings=self.machine.location.count,
+            accounts=len(self.machine.accounts),
+            counters={"received": 7},
+            peers=self.peers,
+        )
+
+    def leading(self) -> bool:
+        return self.leads
+
+    def leader_admin(self) -> str | None:
+        return self.leader_url
+
+    def cluster_time(self) -> float:
+        return NOW
+
+    def aors(self, after: str, limit: int) -> Sequence[str]:
+        return self.machine.location.aors(after, limit)
+
+    def bindings(self, aor: str) -> Sequence[Binding]:
+        return self.machine.location.bindings(aor, int(NOW * 1000))
+
+    def accounts(self, after: str, limit: int) -> Sequence[Account]:
+        return self.machine.accounts.page(after, limit)
+
+    def account(self, username: str, domain: str) -> Account | None:
+        return self.machine.accounts.get(username, domain)
+
+    def propose(self, record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
+        if not self.leads:
+            done(NotLeader("b leads"))
+            return
+        if self.trouble is not None:
+            done(self.trouble)
+            return
+        self.records.append(record)
+        outcome = self.apply(record)
+        if self.held is None:
+            done(outcome)
+        else:
+            self.held.append(lambda: done(outcome))
+
+    def apply(self, record: Record) -> Outcome:
+        """Put a record into the table, as the log does."""
+        batch = Batch(SCHEMA, int(NOW * 1000), Policy(), (record,))
+        (outcome,) = self.machine.apply(self.machine.index + 1, encode(batch))
+        return outcome
+
+    def register(self, aor: str, uri: str = "sip:phone@127.0.0.1:5070", **fields: Any) -> None:
+        """Register one contact."""
+        contact = Contact(uri, expires=600, q=500, params=";x=1")
+        given = {
+            "call_id": f"call-{uri}",
+            "cseq": 7,
+            "received": "sip:127.0.0.1:5070",
+            "user_agent": "phone/1",
+        } | fields
+        self.apply(Register(aor=aor, contacts=(contact,), **given))  # type: ignore[arg-type]
+
+
+DOMAINS = Domains(
+    (
+        Domain("sipha.test", "sipha.test", frozenset(("alias.test",))),
+        Domain("lower.test", "Lower", case_sensitive=False),
+    )
+)
+
+
+class Console:
+    """Sends requests to a node's admin, as curl does, and flushes what answers later."""
+
+    def __init__(self, node: FakeNode, forward_to: IResource | None = None) -> None:
+        self.node = node
+        self.agent = RequestTraversalAgent(serve(node, forward_to))
+        self.http = HTTPClient(self.agent, data_to_body_producer=_SynchronousProducer)
+
+    def start(
+        self, method: str, path: str, body: object = None, *, host: str | None = None, **headers: str
+    ) -> Deferred[Reply]:
+        """Send a request; the body is bytes, or encoded as JSON."""
+        given = {name.replace("_", "-"): [value] for name, value in headers.items()}
+        if body is not None:
+            given.setdefault("content-type", ["application/json"])
+        if host is not None:
+            given["host"] = [host]
+        data = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
+
+        async def ask() -> Reply:
+            response = await self.http.request(
+                method, f"http://127.0.0.1:8080{path}", headers=Headers(given), data=data, allow_redirects=False
+            )
+            return Reply(response.code, response.headers, await treq.content(response))
+
+        return Deferred.fromCoroutine(ask())
+
+    def flush(self) -> None:
+        """Carry what was written since."""
+        self.agent.flush()
+
+    def ask(self, method: str, path: str, body: object = None, *, host: str | None = None, **headers: str) -> Reply:
+        """Send a request and return the answer, which must come at once."""
+        replies: list[Reply] = []
+        self.start(method, path, body, host=host, **headers).addCallback(replies.append)
+        self.flush()
+        (reply,) = replies
+        return reply
+
+
+class Reply(NamedTuple):
+    """An answer."""
+
+    status: int
+    headers: Headers
+    content: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body."""
+        assert self.headers.getRawHeaders("Content-Type") == ["application/json"]
+        return msgspec.json.decode(self.content)
+
+    @property
+    def fault(self) -> str:
+        """Why the request failed."""
+        error = self.json["error"]
+        assert error["status"] == self.status
+        return str(error["detail"])
+
+
+def serve(node: FakeNode, forward_to: IResource | None = None) -> IResource:
+    """What a node's admin serves; what it forwards goes to `forward_to`."""
+    http = HTTPClient(RequestTraversalAgent(forward_to or Resource()), data_to_body_producer=_SynchronousProducer)
+    return Front(Api(Clock(), node, DOMAINS, http).resource(), "127.0.0.11")

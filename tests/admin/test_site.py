@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import pytest
+from twisted.internet.address import IPv4Address
+from twisted.internet.testing import StringTransport
+from twisted.web.resource import IResource
+
+from sipha.admin.site import MAX_BODY, AdminSite
+from tests.admin.fakes import Console, FakeNode, serve
+
+ALICE = {"username": "alice", "domain": "sipha.test", "password": "alice-secret"}
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(FakeNode())
+
+
+class TestHost:
+    @pytest.mark.parametrize(
+        "host", ["127.0.0.1:8080", "127.0.0.11", "localhost:8080", "LOCALHOST", "[::1]:8080", "::1"]
+    )
+    def test_own_address_is_served(self, console: Console, host: str) -> None:
+        assert console.ask("GET", "/v1/status", host=host).status == (403 if host == "::1" else 200)
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "evil.test",
+            "evil.test:8080",
+            "127.0.0.1.evil.test",
+            "localhost.evil.test",
+            "192.0.2.1",
+            "[2001:db8::1]",
+            "",
+            "127.0.0.1:x",
+            "127.0.0.1@evil.test",
+            "xn--\udcff",
+        ],
+    )
+    def test_name_that_a_page_rebinds_is_refused(self, host: str) -> None:
+        answer = talk(b"GET /v1/status HTTP/1.1\r\nHost: " + host.encode("utf-8", "surrogateescape") + b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert b'{"error":{"status":403,"detail":"the Host must be' in answer
+
+    def test_two_hosts_are_refused(self) -> None:
+        assert talk(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nHost: evil.test\r\n\r\n").startswith(b"HTTP/1.1 4")
+
+
+def test_headers_that_are_not_utf8_are_answered() -> None:
+    for name in (b"Content-Type", b"Origin", b"Sipha-Forwarded-By", b"Cookie", b"Authorization"):
+        answer = talk(
+            HEAD.replace(b"Content-Type: application/json", name + b": \xff") + b"Content-Length: 2\r\n\r\n{}"
+        )
+        assert answer.startswith(b"HTTP/1.1 4")
+
+
+class TestOrigin:
+    @pytest.mark.parametrize(
+        "origin", ["http://evil.test", "null", "http://127.0.0.1:9090", "https://[", "http://localhost:8080"]
+    )
+    def test_write_of_another_origin_is_refused(self, console: Console, origin: str) -> None:
+        for method, path, body in (("POST", "/v1/accounts", ALICE), ("DELETE", "/v1/bindings/alice@sipha.test", None)):
+            reply = console.ask(method, path, body, origin=origin)
+            assert (reply.status, reply.fault) == (403, "writes from pages of another origin are refused")
+        assert console.node.records == []
+
+    def test_write_of_the_same_origin_is_done(self, console: Console) -> None:
+        assert console.ask("POST", "/v1/accounts", ALICE, origin="http://127.0.0.1:8080").status == 201
+
+    @pytest.mark.parametrize(
+        "content_type", ["text/plain", "application/x-www-form-urlencoded", "", "text/plain; application/json"]
+    )
+    def test_body_that_a_form_can_send_is_refused(self, console: Console, content_type: str) -> None:
+        reply = console.ask("POST", "/v1/accounts", ALICE, content_type=content_type)
+        assert reply.status == 415
+        assert console.node.records == []
+
+    def test_content_type_may_have_parameters(self, console: Console) -> None:
+        assert console.ask("POST", "/v1/accounts", ALICE, content_type="Application/JSON; charset=utf-8").status == 201
+
+
+def talk(request: bytes, *more: bytes, resource: IResource | None = None) -> bytes:
+    """Send bytes to the admin's server and return what came back."""
+    site = AdminSite(resource or serve(FakeNode()), "127.0.0.11")
+    protocol = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 40000))
+    assert protocol is not None
+    transport = StringTransport()
+    protocol.makeConnection(transport)
+    protocol.callLater = lambda *_: None
+    for data in (request, *more):
+        if not transport.disconnecting:
+            protocol.dataReceived(data)
+    answer: bytes = transport.value()
+    if transport.disconnecting:
+        answer += b"<closed>"
+    return answer
+
+
+HEAD = b"POST /v1/accounts HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+class TestBounds:
+    def test_body_of_the_largest_size_is_read(self) -> None:
+        body = b'"%b"' % (b"x" * (MAX_BODY - 2))
+        answer = talk(HEAD + b"Content-Length: %d\r\n\r\n" % len(body), body)
+        assert answer.startswith(b"HTTP/1.1 422 ")
+
+    def test_larger_body_is_refused(self) -> None:
+        answer = talk(HEAD + b"Content-Length: %d\r\n\r\n" % (MAX_BODY + 1), b"x" * (MAX_BODY + 1))
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b'"detail":"the body may have 1048576 bytes"' in answer
+
+    def test_larger_chunked_body_is_refused(self) -> None:
+        chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+        answer = talk(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 17, b"0\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 413 ")
+
+    def test_body_without_end_is_hung_up_on(self) -> None:
+        chunk = b"100000\r\n" + b"x" * 1048576 + b"\r\n"
+        assert talk(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 20) == b"<closed>"
+
+    @pytest.mark.parametrize(
+        "path",
+        [b"/%ff", b"/\xff", b"/v1/bindings/%c3", b"/v1/bindings/%C3%28@sipha.test", b"/v1/accounts/\xe9@sipha.test"],
+    )
+    def test_path_that_is_not_utf8_is_refused(self, path: bytes) -> None:
+        answer = talk(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 400 ")
+
+    @pytest.mark.parametrize(
+        "request_line",
+        [
+            b"GET http://evil.test/v1/status HTTP/1.1",
+            b"GET * HTTP/1.1",
+            b"OPTIONS * HTTP/1.1",
+            b"\xff /v1/status HTTP/1.1",
+            b"GET //evil.test HTTP/1.1",
+        ],
+    )
+    def test_odd_request_is_answered(self, request_line: bytes) -> None:
+        answer = talk(request_line + b"\r\nHost: localhost\r\n\r\n")
+        assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 200 "))

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from socket import socket
+from typing import Any
+
+import pytest
+from twisted.internet.epollreactor import EPollReactor
+from twisted.logger import LogEvent, globalLogPublisher
+
+from sipha.cluster.raft import Timing
+from sipha.sip.flow import Address
+from tests.cluster.ballot import Ballot
+
+Convene = Callable[..., Ballot]
+
+
+@pytest.fixture
+def convene(tmp_path: Path) -> Iterator[Convene]:
+    """Make voters; all of their files are closed in the end."""
+    ballots: list[Ballot] = []
+
+    def start(names: str = "abc", timing: Timing | None = None) -> Ballot:
+        ballots.append(Ballot(tmp_path / str(len(ballots)), names, timing))
+        return ballots[-1]
+
+    yield start
+    for ballot in ballots:
+        ballot.close()
+
+
+@pytest.fixture
+def ballot(convene: Convene) -> Ballot:
+    return convene()
+
+
+class World:
+    """A reactor of its own, turned by hand, so that each test begins with a clean one."""
+
+    def __init__(self) -> None:
+        self.reactor: Any = EPollReactor()
+
+    def until(self, condition: Callable[[], object], limit: float = 20.0) -> None:
+        """Turn until something is so."""
+        end = time.monotonic() + limit
+        while not condition():
+            assert time.monotonic() < end, "it did not come to pass"
+            self.reactor.iterate(0.005)
+
+    def turn(self, seconds: float) -> None:
+        """Turn for some time, in which something must not happen."""
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() > end)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    for call in world.reactor.getDelayedCalls():
+        call.cancel()
+    world.reactor.removeAll()
+    world.reactor._poller.close()
+
+
+@pytest.fixture
+def addresses() -> dict[str, Address]:
+    """A free loopback address for each of a, b and c."""
+    sockets = {name: socket() for name in "abc"}
+    for number, each in enumerate(sockets.values(), 21):
+        each.bind((f"127.0.0.{number}", 0))
+    found = {name: each.getsockname() for name, each in sockets.items()}
+    for each in sockets.values():
+        each.close()
+    return found
+
+
+@pytest.fixture
+def failures() -> Iterator[list[LogEvent]]:
+    """What is logged as a failure while the test runs; it must be asserted."""
+    events: list[LogEvent] = []
+
+    def observe(event: LogEvent) -> None:
+        if "log_failure" in event or event.get("isError"):
+            events.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    yield events
+    globalLogPublisher.removeObserver(observe)

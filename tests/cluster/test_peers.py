@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from socket import IPPROTO_TCP, SOL_SOCKET, TCP_NODELAY, create_connection, socket
+
+import msgspec
+import pytest
+from twisted.logger import LogEvent
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from sipha.cluster import peers as module
+from sipha.cluster.peers import INetwork, INetworkUser, Peers
+from sipha.cluster.wire import (
+    MAX_FRAME,
+    PROTOCOL,
+    AppendEntries,
+    Hello,
+    ProtocolError,
+    RaftMessage,
+    StaleTerm,
+    frame,
+)
+from sipha.errors import ConfigError
+from sipha.sip.flow import Address
+from tests.cluster.conftest import World
+
+
+@implementer(INetworkUser)
+class User:
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.messages: list[RaftMessage] = []
+
+    def connected(self, peer: str) -> None:
+        self.events.append(f"+{peer}")
+
+    def disconnected(self, peer: str) -> None:
+        self.events.append(f"-{peer}")
+
+    def received(self, peer: str, message: RaftMessage) -> None:
+        self.messages.append(message)
+        if message == StaleTerm(666):
+            raise ProtocolError("not our log")
+
+
+class Node:
+    def __init__(self, world: World, name: str, addresses: dict[str, Address], cluster: str = "sipha") -> None:
+        others = {peer: address for peer, address in addresses.items() if peer != name}
+        self.network = Peers(world.reactor, name, addresses[name], others, cluster)
+        self.user = User()
+        self.network.start(self.user)
+
+
+@pytest.fixture
+def node(world: World, addresses: dict[str, Address], failures: list[LogEvent]) -> Iterator[Node]:
+    """Node a, which waits to be called; nothing that a stranger sends may be logged as a failure."""
+    node = Node(world, "a", addresses)
+    yield node
+    node.network.stop()
+    assert not failures
+
+
+def call(world: World, address: Address, data: bytes) -> socket:
+    """Connect to a node and say something."""
+    client = create_connection(address)
+    client.setblocking(False)
+    client.sendall(data)
+    world.turn(0.02)
+    return client
+
+
+def closed(client: socket) -> bool:
+    try:
+        return not client.recv(65536) and not client.recv(1)
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+def hello(node: str = "b", cluster: str = "sipha", protocol: int = PROTOCOL) -> bytes:
+    return frame(Hello(protocol, cluster, node))
+
+
+def test_nodes_connect_and_talk_both_ways(world: World, addresses: dict[str, Address]) -> None:
+    nodes = {name: Node(world, name, addresses) for name in "abc"}
+    assert verifyObject(INetwork, nodes["a"].network)
+    world.until(lambda: all(len(node.user.events) == 2 for node in nodes.values()))
+    messages: list[RaftMessage] = [StaleTerm(term) for term in range(500)]
+    for message in messages:
+        assert nodes["a"].network.send("c", message)
+        assert nodes["c"].network.send("a", message)
+    world.until(lambda: nodes["a"].user.messages == messages and nodes["c"].user.messages == messages)
+    for node in nodes.values():
+        node.network.stop()
+
+
+def test_node_reconnects_to_a_peer_that_was_away(world: World, addresses: dict[str, Address]) -> None:
+    b = Node(world, "b", addresses)
+    world.turn(0.05)
+    a = Node(world, "a", addresses)
+    world.until(lambda: b.user.events == ["+a"])
+    a.network.stop()
+    world.until(lambda: b.user.events == ["+a", "-a"])
+    assert not b.network.send("a", StaleTerm(1))
+    assert b.network.heard("a") is None
+    again = Node(world, "a", addresses)
+    world.until(lambda: b.user.events == ["+a", "-a", "+a"])
+    for node in (again, b):
+        node.network.stop()
+
+
+def test_node_that_is_stopped_hears_and_says_nothing(world: World, addresses: dict[str, Address]) -> None:
+    a, b = (Node(world, name, addresses) for name in "ab")
+    world.until(lambda: a.user.events == ["+b"])
+    b.network.send("a", StaleTerm(1))
+    a.network.stop()
+    b.network.stop()
+    world.turn(0.5)
+    assert a.user.events == ["+b"]
+    assert not a.user.messages
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (hello("x"), "unknown node"),
+        (hello("a"), "unknown node"),
+        (hello(cluster="other"), "other cluster"),
+        (hello(protocol=PROTOCOL + 1), "other protocol version"),
+        (frame(StaleTerm(9)), "out of place"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "frame too long"),
+        (b"REGISTER sip:example.com SIP/2.0\r\n\r\n", "frame too long"),
+        (b"\x00\x00\x00\x04\x80\x04\x95.", "not a message"),
+        (struct.pack("!I", 5) + msgspec.msgpack.encode("text"), "not a message"),
+        (struct.pack("!I", 0), "not a message"),
+        (struct.pack("!I", 0xFFFFFFFF), "frame too long"),
+    ],
+)
+def test_stranger_is_turned_away(
+    world: World, node: Node, addresses: dict[str, Address], data: bytes, reason: str
+) -> None:
+    client = call(world, addresses["a"], data)
+    world.until(lambda: closed(client))
+    assert node.network.counters == {reason: 1}
+    assert not node.user.events
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (hello(), "out of place"),
+        (struct.pack("!I", MAX_FRAME + 1), "frame too long"),
+        (b"\x00\x00\x00\x01\xc1", "not a message"),
+        (frame(StaleTerm(666)), "not our log"),
+    ],
+)
+def test_peer_that_says_what_no_node_says_is_disconnected(
+    world: World, node: Node, addresses: dict[str, Address], data: bytes, reason: str
+) -> None:
+    client = call(world, addresses["a"], hello() + data + frame(StaleTerm(1)))
+    world.until(lambda: closed(client))
+    assert node.network.counters == {reason: 1}
+    assert node.user.events == ["+b", "-b"]
+    assert StaleTerm(1) not in node.user.messages
+
+
+def test_random_bytes_never_fail(world: World, node: Node, addresses: dict[str, Address]) -> None:
+    dice = random.Random(1)
+    clients = []
+    for number in range(60):
+        data = dice.randbytes(dice.randrange(1, 300))
+        if number % 3:
+            data = struct.pack("!I", len(data)) + data
+        clients.append(call(world, addresses["a"], (hello() if number % 2 else b"") + data))
+        if number % 10 == 9:
+            for client in clients:
+                client.close()
+            world.turn(0.02)
+            clients.clear()
+    assert not node.user.messages
+    assert sum(node.network.counters.values()) >= 40
+
+
+def test_new_connection_takes_the_place_of_the_old(world: World, node: Node, addresses: dict[str, Address]) -> None:
+    old = call(world, addresses["a"], hello())
+    new = call(world, addresses["a"], hello() + frame(StaleTerm(1)))
+    world.until(lambda: node.user.events == ["+b", "-b", "+b"] and closed(old))
+    assert node.user.messages == [StaleTerm(1)]
+    assert node.network.counters == {"replaced": 1}
+    new.close()
+
+
+def test_stranger_that_says_nothing_is_turned_away(
+    world: World, node: Node, addresses: dict[str, Address], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENCE", 0.2)
+    client = call(world, addresses["a"], b"")
+    world.until(lambda: closed(client))
+    assert node.network.counters == {"silent": 1}
+
+
+def test_peer_that_says_nothing_more_is_disconnected(
+    world: World, node: Node, addresses: dict[str, Address], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENCE", 0.4)
+    client = call(world, addresses["a"], hello())
+    world.until(lambda: node.user.events == ["+b", "-b"])
+    world.until(lambda: closed(client))
+    assert node.network.counters == {"silent": 1}
+
+
+def test_idle_connection_is_kept(world: World, addresses: dict[str, Address], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENCE", 1.0)
+    a, b = (Node(world, name, addresses) for name in "ab")
+    world.turn(2.5)
+    assert (a.user.events, b.user.events) == (["+b"], ["+a"])
+    for node in (a, b):
+        node.network.stop()
+
+
+def test_strangers_are_few(world: World, node: Node, addresses: dict[str, Address]) -> None:
+    clients = [call(world, addresses["a"], b"") for _ in range(module.MAX_STRANGERS + 3)]
+    world.until(lambda: node.network.counters["too many strangers"] == 3)
+    assert sum(map(closed, clients)) == 3
+    for client in clients:
+        client.close()
+
+
+def test_peer_that_doesnt_read_gets_no_more_entries_and_then_none_at_all(
+    world: World, node: Node, addresses: dict[str, Address]
+) -> None:
+    client = socket()
+    client.setsockopt(SOL_SOCKET, 8, 4096)  # SO_RCVBUF
+    client.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+    client.connect(addresses["a"])
+    client.sendall(hello())
+    world.until(lambda: node.user.events == ["+b"])
+    entries = AppendEntries(1, 0, 1, 0, [(b"\0" + bytes(200_000), 2, 1)], 0, 200, 0)
+    sent = 0
+    while node.network.send("b", entries):
+        sent += 1
+        world.turn(0.005)
+        assert sent < 200
+    said = 0
+    while node.network.send("b", StaleTerm(1)) and not node.network.counters:
+        said += len(frame(StaleTerm(1)))
+        assert said <= module.MAX_UNSENT
+    world.until(lambda: node.user.events[-1] == "-b")
+    assert node.network.counters == {"does not read": 1}
+    client.close()
+
+
+def test_peer_that_reads_again_has_room(world: World, node: Node, addresses: dict[str, Address]) -> None:
+    client = call(world, addresses["a"], hello())
+    entries = AppendEntries(1, 0, 1, 0, [(b"\0" + bytes(200_000), 2, 1)], 0, 200, 0)
+    while node.network.send("b", entries):
+        world.turn(0.002)
+    before = len(node.user.events)
+
+    def read() -> bool:
+        with suppress(BlockingIOError):
+            client.recv(1 << 20)
+        return node.user.events[before:] == ["+b"]
+
+    world.until(read)
+    assert node.network.send("b", entries)
+    client.close()
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "0.0.0.0", "::", "example.com", "2001:db8::1", ""])
+def test_address_that_others_can_reach_is_refused(world: World, host: str) -> None:
+    with pytest.raises(ConfigError, match="cluster address of a"):
+        Peers(world.reactor, "a", (host, 5070), {})
+    with pytest.raises(ConfigError, match="cluster address of b"):
+        Peers(world.reactor, "a", ("127.0.0.1", 5070), {"b": (host, 5070)})
+
+
+def test_address_that_is_in_use_is_said(world: World, node: Node, addresses: dict[str, Address]) -> None:
+    with pytest.raises(ConfigError, match=r"can't listen for the other nodes on 127\.0\.0\.1 port \d+: .*in use"):
+        Node(world, "a", addresses)

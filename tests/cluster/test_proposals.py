@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from sipha.cluster import proposals as module
+from sipha.cluster.proposals import Proposals
+from sipha.errors import NotLeader, QueueFull, Unavailable, UnknownOutcome
+from sipha.state.entries import SCHEMA, Batch, Policy, Record, RemoveBindings, decode, encode
+from sipha.state.outcomes import Done, Invalid, Outcome
+
+Settle = Callable[[Sequence[Outcome] | None], None]
+
+
+class Log:
+    """Takes entries, and settles them when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.entries: list[tuple[Batch, Settle]] = []
+        self.proposals = Proposals(lambda: self.now, self.encode, self.append)
+        self.outcomes: list[Outcome | Unavailable] = []
+
+    def encode(self, records: tuple[Record, ...]) -> bytes:
+        return encode(Batch(SCHEMA, 0, Policy(), records))
+
+    def append(self, entry: bytes, settle: Settle) -> None:
+        assert len(entry) <= module.MAX_RECORD
+        self.entries.append((decode(entry), settle))
+
+    def propose(self, count: int, size: int = 1) -> None:
+        for _ in range(count):
+            self.proposals.add(RemoveBindings("x" * size), self.outcomes.append)
+
+    @property
+    def kinds(self) -> set[Any]:
+        return set(map(type, self.outcomes))
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+def test_what_was_proposed_in_one_turn_is_one_entry(log: Log) -> None:
+    log.propose(100)
+    assert not log.entries
+    log.proposals.flush()
+    ((batch, settle),) = log.entries
+    assert len(batch.records) == 100
+    settle([Done(number) for number in range(100)])
+    assert log.outcomes == [Done(number) for number in range(100)]
+    assert log.proposals.count == 0
+
+
+def test_entry_is_bounded_in_records_and_bytes(log: Log) -> None:
+    log.propose(1000, size=1000)
+    log.proposals.flush()
+    assert all(len(encode(batch)) <= module.MAX_BATCH for batch, _ in log.entries)
+    assert len(log.entries) > 1
+
+
+def test_few_entries_are_under_way_at_a_time(log: Log) -> None:
+    log.propose(module.MAX_RECORDS * (module.MAX_UNDER_WAY + 3))
+    log.proposals.flush()
+    assert len(log.entries) == module.MAX_UNDER_WAY
+    log.entries[0][1]([Done(0)] * module.MAX_RECORDS)
+    log.proposals.expire()
+    log.proposals.flush()
+    assert len(log.entries) == module.MAX_UNDER_WAY + 1
+
+
+def test_queue_is_bounded(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PROPOSALS", 10)
+    log.propose(12)
+    assert [type(outcome) for outcome in log.outcomes] == [QueueFull] * 2
+    log.proposals.flush()
+    log.propose(1)
+    assert len(log.outcomes) == 3
+    log.entries[0][1]([Done(0)] * 10)
+    log.propose(1)
+    assert len(log.outcomes) == 13
+
+
+def test_proposer_waits_no_longer_than_the_deadline(log: Log) -> None:
+    log.propose(2)
+    log.proposals.flush()
+    log.now = module.DEADLINE - 0.01
+    log.proposals.expire()
+    assert not log.outcomes
+    log.now = module.DEADLINE
+    log.proposals.expire()
+    assert [type(outcome) for outcome in log.outcomes] == [UnknownOutcome] * 2
+    log.entries[0][1]([Done(0)] * 2)  # too late
+    assert len(log.outcomes) == 2
+    assert log.proposals.count == 0
+
+
+def test_proposer_whose_record_never_got_into_an_entry_knows_it(log: Log) -> None:
+    log.propose(1)
+    log.now = module.DEADLINE
+    log.proposals.expire()
+    assert log.kinds == {QueueFull}
+
+
+def test_another_leaders_entry_in_the_place_of_ours_is_a_certain_no(log: Log) -> None:
+    log.propose(2)
+    log.proposals.flush()
+    log.entries[0][1](None)
+    assert log.kinds == {NotLeader}
+
+
+def test_withdrawn_proposals_are_uncertain_only_if_they_are_in_the_log(log: Log) -> None:
+    log.propose(1)
+    log.proposals.flush()
+    log.propose(2)
+    log.proposals.withdraw()
+    assert [type(outcome) for outcome in log.outcomes] == [UnknownOutcome, NotLeader, NotLeader]
+    log.entries[0][1]([Done(0)])
+    assert len(log.outcomes) == 3
+
+
+def test_outcomes_that_dont_fit_the_records_are_uncertain(log: Log) -> None:
+    log.propose(2)
+    log.proposals.flush()
+    log.entries[0][1]([])
+    assert log.kinds == {UnknownOutcome}
+    assert len(log.outcomes) == 2
+
+
+def test_record_that_cant_be_encoded_is_refused_alone(log: Log) -> None:
+    log.propose(3)
+    log.proposals.add(RemoveBindings("\udcff"), log.outcomes.append)
+    log.propose(3)
+    log.proposals.flush()
+    assert log.kinds == {Invalid}
+    assert sum(len(batch.records) for batch, _ in log.entries) == 6
+
+
+def test_proposer_may_propose_again_when_told(log: Log) -> None:
+    log.proposals.add(RemoveBindings("a"), lambda _: log.propose(1))
+    log.proposals.flush()
+    log.entries[0][1]([Done(1)])
+    log.proposals.flush()
+    assert len(log.entries) == 2
+    log.proposals.add(RemoveBindings("b"), lambda _: log.propose(1))
+    log.proposals.withdraw()
+    assert log.proposals.count == 1
