@@ -137,18 +137,17 @@ async def measure(reactor: Any, options: argparse.Namespace) -> None:
 
 
 def _show(name: str, report: dict[str, float], cpu: float) -> None:
+    each = cpu / max(report["ok"], 1) * 1e6
+    latency = f"p50 {report['p50us']:.0f} µs, p99 {report['p99us']:.0f} µs"
+    failed = report["bad"] + report["timeout"]
     print(
-        f"{name}: {report['rate']:.0f}/s, {cpu / max(report['ok'], 1) * 1e6:.1f} µs CPU each, p50 {report['p50us']:.0f} µs, "
-        f"p99 {report['p99us']:.0f} µs, ok {report['ok']:.0f}, bad {report['bad']:.0f} (last {report['lastbad']:.0f}), "
-        f"challenged {report['chal']:.0f}, timed out {report['timeout']:.0f}"
+        f"{name}: {report['rate']:.0f}/s, {each:.1f} µs CPU each, {latency}, {failed:.0f} of {report['ok']:.0f} failed"
     )
 
 
 def main() -> None:
     """Read the options and run."""
-    parser = argparse.ArgumentParser(
-        prog="bench.micro", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="bench.micro", description="Measure a REGISTER in one process.")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--users", type=int, default=10000)
     parser.add_argument("--window", type=int, default=64)

@@ -181,7 +181,6 @@ def measure(bench: Bench, result: Result) -> None:
     time.sleep(1)  # the followers apply the last entries
     after = bench.memory()
     result.bytes_per_binding = {name: (after[name] - before[name]) / plan.accounts for name in after}
-    # A run of its own gives each phone its nonce, so that the next ones measure refreshes alone.
     result.rows += [
         bench.register("REGISTER, nonce reused, as fast as it goes", *seconds, "-w", "256"),
         bench.register("REGISTER, one at a time", *seconds, "-w", "1"),
@@ -210,13 +209,10 @@ def render(result: Result) -> str:
         for row in result.rows
     ]
     widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]
-    table = [
-        "  ".join(
-            cell.ljust(width) if not column else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in (head, *lines)
-    ]
+    table = []
+    for name, *cells in (head, *lines):
+        columns = [name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))]
+        table.append("  ".join(columns))
     memory = ", ".join(f"{name} {size:.0f} B" for name, size in result.bytes_per_binding.items())
     return "\n".join(
         (

@@ -66,7 +66,7 @@ class Registrar:
         domains: Domains,
         *,
         term: Callable[[], int],
-        send: Callable[[bytes, Flow], None],
+        send: Callable[[bytes, Flow], object],
         settings: RegistrarSettings | None = None,
         wall_time: Callable[[], float] = time.time,
     ) -> None:

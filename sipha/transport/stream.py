@@ -29,7 +29,7 @@ from sipha.errors import MalformedMessage
 from sipha.sip.flow import Address, Flow
 from sipha.sip.message import Request, Response
 from sipha.sip.parser import Keepalive, StreamParser
-from sipha.transport.address import bound_socket, family, flow_address
+from sipha.transport.address import bound_socket, family, flow_address, socket_address
 
 PONG = b"\r\n"
 """What a server answers to a client's double CRLF (RFC 5626 §3.5.1)."""
@@ -342,6 +342,8 @@ class Streams:
         self._abort(connection)
 
     def _connect(self, flow: Flow) -> Connection | None:
+        if not _is_reachable(flow):
+            return None
         if len(self._by_number) >= self.limits.connections:
             self._counters[self._prefix + "-refused"] += 1
             return None
@@ -443,6 +445,10 @@ class _Accepted(Factory):
         self._streams = streams
         self._local = local
 
+    def logPrefix(self) -> str:
+        """See ILoggingContext."""
+        return "SIP listener"
+
     def buildProtocol(self, addr: IAddress | None) -> Connection | None:
         """See IProtocolFactory."""
         return self._streams.accept(self._local, _remote(addr))
@@ -464,6 +470,15 @@ class _Opened(ClientFactory):
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:  # noqa: ARG002
         """See IClientFactory."""
         self._streams.unopened(self._connection)
+
+
+def _is_reachable(flow: Flow) -> bool:
+    """True if the remote address is a literal of the listener's family: nothing here asks the DNS."""
+    try:
+        socket_address(flow.remote, family(flow.local[0]))
+    except OSError:
+        return False
+    return 0 < flow.remote[1] < 65536
 
 
 def _remote(address: Any) -> Address:

@@ -248,12 +248,16 @@ class TestTimeouts:
     def test_phone_that_does_not_end_after_cancel_is_given_up(self) -> None:
         house, alice, (bob,) = house_with(None)
         invite(alice)
-        bob.answer(bob.expect("INVITE"), 180)
+        at_bob = bob.expect("INVITE")
+        bob.answer(at_bob, 180)
         alice.expect(180)
         alice.cancel()
         alice.expect(200)
         bob.expect("CANCEL")
-        house.advance(33)
+        house.advance(20)
+        bob.answer(at_bob, 183)
+        alice.expect(183)
+        house.advance(13)
         alice.expect(487)
 
     @pytest.mark.parametrize("ending", ["answered", "busy", "cancelled", "silent"])

@@ -295,6 +295,22 @@ class TestLoops:
         alice.expect(403)
         assert gateway.silent()
 
+    def test_spiral_replayed_by_the_callee_is_challenged(self, house: House, alice: Phone, bob: Phone) -> None:
+        """The callee sees the Via of the first passage, with its branch; it is worth nothing from elsewhere."""
+        house.phone("hunt", "198.51.100.3").register(contact=f"sip:bob@{VIP[0]}", received=f"sip:{VIP[0]}")
+        house.phone("carol", "198.51.100.4").register()
+        send(alice, "MESSAGE", "sip:hunt@sipha.test")
+        replay = bob.expect("MESSAGE")
+        bob.answer(replay, 200)
+        house.advance(40)
+        assert house.layer.transactions == 0
+        replay.headers.pop_value("Via")
+        replay.uri = "sip:carol@sipha.test"
+        house.receive(replay.render(), bob.flow)
+        refusals = [data for data, _ in house.raw if data.startswith(b"SIP/2.0 407")]
+        assert len(refusals) == 2
+        assert house.inbox["UDP", ("198.51.100.4", 5060)] == []
+
     def test_forged_spiral_is_challenged(self, house: House, alice: Phone, bob: Phone) -> None:
         """Our own address as the source proves nothing without our branch."""
         data = (

@@ -575,7 +575,7 @@ def test_expire_spares_a_binding_that_has_time_left(log: Log) -> None:
 
 def test_expire_spares_what_has_time_left_beside_what_ran_out(log: Log) -> None:
     log.register(Contact(HOME, 60), DESK, cseq=1)
-    named = tuple((AOR, binding.contact_id, binding.version) for binding in log.bindings)
+    named = tuple((AOR, binding.contact_id, binding.version) for binding in reversed(log.bindings))
     log.now += 60_000
     assert log.apply(Expire(named)) == Done(1)
     assert log.contacts == [DESK]

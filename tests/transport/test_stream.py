@@ -9,7 +9,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisconnection
 
 from sipha.errors import MalformedMessage
-from sipha.sip.flow import Flow
+from sipha.sip.flow import Address, Flow
 from sipha.sip.message import Request, Response
 from sipha.transport.stream import Connection, Received, StreamLimits, Streams
 
@@ -190,6 +190,14 @@ def test_failed_connect_fails_the_flow(net: Net) -> None:
     assert failed.remote == PHONE
     assert net.streams.connections == 0
     assert net.counters["tcp-connect"] == 1
+
+
+@pytest.mark.parametrize(
+    "remote", [("phone.example.com", 5060), ("2001:db8::1", 5060), ("192.0.2.1", 0), ("192.0.2.1", 65536)]
+)
+def test_send_opens_no_connection_to_what_is_no_address(net: Net, remote: Address) -> None:
+    assert not net.streams.send(b"x", Flow("TCP", net.local, remote))
+    assert not net.reactor.tcpClients
 
 
 def test_queue_of_an_unopened_connection_is_bounded(net: Net) -> None:
