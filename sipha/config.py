@@ -261,7 +261,7 @@ class Sip(Section, frozen=True):
     t1: Annotated[float, msgspec.Meta(ge=0.05, le=10)] = 0.5
     t2: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 4.0
     t4: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 5.0
-    timer_c: Annotated[float, msgspec.Meta(ge=180, le=3600)] = 180.0
+    timer_c: Annotated[float, msgspec.Meta(gt=180, le=3600)] = 185.0
     branch_timeout: Annotated[float, msgspec.Meta(ge=0.5, le=32)] = 6.0
 
     def __post_init__(self) -> None:

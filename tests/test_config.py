@@ -149,7 +149,7 @@ def test_node_without_cluster_section_stands_alone(tmp_path: Path) -> None:
         ("node = 3\n" + MINIMAL.replace('[node]\nname = "a"\n', ""), "node: 3 is an integer; write a table"),
         # bounds and choices
         (MINIMAL + "[sip]\nport = 65536", "sip.port: 65536 is out of bounds; write at most 65535"),
-        (MINIMAL + "[sip]\ntimer_c = 179.0", "sip.timer_c: 179.0 is out of bounds; write at least 180"),
+        (MINIMAL + "[sip]\ntimer_c = 180.0", "sip.timer_c: 180.0 is out of bounds; write more than 180"),
         (MINIMAL + "[sip]\nidle_timeout = 0", "sip.idle_timeout: 0 is out of bounds; write more than 0"),
         (MINIMAL + "[sip]\nt1 = nan", "sip.t1: nan is out of bounds; write at least 0.05"),
         (

@@ -23,6 +23,7 @@ from zope.interface import Attribute, Interface, implementer
 
 from sipha.cluster.wire import (
     MAX_FRAME,
+    MAX_NAME,
     PROTOCOL,
     AppendEntries,
     FrameReader,
@@ -83,6 +84,12 @@ class INetwork(Interface):
         """For how many seconds nothing has come from the peer; None if it isn't connected."""
 
 
+def check_name(what: str, name: str) -> None:
+    """Raise ConfigError unless the name of a node or cluster fits into a hello."""
+    if not 1 <= len(name) <= MAX_NAME:
+        raise ConfigError(f"the name of the {what}, {name!r}, must have 1 to {MAX_NAME} characters")
+
+
 def check_loopback(node: str, address: Address) -> None:
     """Raise ConfigError unless the node's address is one that other machines can't reach."""
     host = address[0]
@@ -107,8 +114,12 @@ class Peers:
     def __init__(
         self, reactor: Any, node: str, address: Address, peers: Mapping[str, Address], cluster: str = "sipha"
     ) -> None:
+        if node in peers:
+            raise ConfigError(f"node {node} is among its own peers; list only the others")
         for name, node_address in {node: address, **peers}.items():
+            check_name("node", name)
             check_loopback(name, node_address)
+        check_name("cluster", cluster)
         self.counters: Counter[str] = Counter()
         self.node = node
         self.cluster = cluster

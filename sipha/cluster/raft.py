@@ -249,7 +249,6 @@ class Raft(SyncObj):
         follower that lacks entries (`reset`) does that.
         """
         node, next_indices = self._nodes[peer], self._SyncObj__raftNextIndex
-        next_index = min(max(next_index, 2), self.last_index + 1)
         sent = next_indices[node]
         message = {"type": "next_node_idx", "next_node_idx": next_index, "reset": reset, "success": success}
         self._SyncObj__onMessageReceived(node, message)

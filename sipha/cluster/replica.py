@@ -121,6 +121,7 @@ class Replica:
         self._ticking: Any = None
         self._kicked: Any = None
         self._lease_end: Any = None
+        self._full = False
         self._failures: list[float] = []
         self._state: Literal["new", "running", "stopped", "failed"] = "new"
 
@@ -152,11 +153,12 @@ class Replica:
         """Queue a record for the next batch and call `done` once, with what apply returned or why it did not come."""
         if not self.leading():
             done(self._refusal())
-        elif self._raft.journal_bytes >= JOURNAL_LIMIT:
+        elif self._full:
             done(Unavailable("the log is full; see journal_bytes in the node's status", retry_after=300))
         else:
             self._proposals.add(record, done)
-            self._kick()
+            if self._kicked is None:
+                self._kick()
 
     def cluster_time(self) -> float:
         """The cluster time now, in seconds; it never goes back."""
@@ -200,7 +202,7 @@ class Replica:
     @property
     def leader(self) -> str | None:
         """The node that leads as far as this one knows."""
-        return self._voter.leader
+        return None if self._state == "failed" else self._voter.leader
 
     def status(self) -> ReplicaStatus:
         """This node's part in the cluster, now."""
@@ -266,6 +268,8 @@ class Replica:
             raise
         except DivergedError as error:
             self._fail(str(error))
+        except OSError as error:  # what memory and file hold of the log may differ now
+            self._fail(f"the log can't be written: {error}")
         except Exception:  # noqa: BLE001  whatever it is, it is counted
             self._log.failure("a step of the log failed")
             now = self._clock()
@@ -277,6 +281,7 @@ class Replica:
 
     def _advance(self) -> None:
         if self._raft.leads:
+            self._full = self._raft.journal_bytes >= JOURNAL_LIMIT
             self._proposals.flush()
         self._voter.tick()
         self._watch_role()
@@ -358,6 +363,8 @@ class Replica:
     def _watch_lease(self) -> None:
         """Look again when the lease ends, as far as it is known now."""
         remaining = self._lease.until - self._clock()
+        if self._lease_end is not None and self._lease_end.active():
+            self._lease_end.cancel()
         if math.isfinite(remaining):
             self._lease_end = self._reactor.callLater(max(remaining, 0.001), self._lease_ended)
 

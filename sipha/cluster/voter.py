@@ -17,6 +17,7 @@ from sipha.cluster.wire import (
     Entry,
     PreVote,
     PreVoteGranted,
+    ProtocolError,
     RaftMessage,
     RequestVote,
     StaleTerm,
@@ -181,6 +182,8 @@ class Voter:
         if message.term > raft.term:
             raft.step_down(message.term)
         elif message.term == raft.term and raft.leads and sent <= now:
+            if not 1 < message.next_index <= raft.last_index + 1:
+                raise ProtocolError("not our log")
             self.lease.acknowledge(peer, sent)
             raft.receive_reply(peer, message.next_index, reset=message.reset, success=message.success)
         else:

@@ -25,8 +25,11 @@ MAX_HELLO = 512
 MAX_LEASE = 10_000
 """The longest lease that a heartbeat may state, in milliseconds."""
 
+MAX_NAME = 64
+"""Characters in the name of a node or a cluster."""
+
 Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
-Name = Annotated[str, Meta(min_length=1, max_length=64)]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 Entry = tuple[bytes, Count, Count]
 """An entry of the log: command, index, term."""
 

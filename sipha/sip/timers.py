@@ -48,7 +48,7 @@ class Timers:
     t1: float = 0.5
     t2: float = 4.0
     t4: float = 5.0
-    timer_c: float = 180.0
+    timer_c: float = 185.0
     branch_timeout: float = 6.0
 
     def __post_init__(self) -> None:

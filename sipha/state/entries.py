@@ -7,7 +7,6 @@ is decoded, not when it is made: a record outside them is an Invalid outcome on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -155,7 +154,7 @@ class Batch(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class _Sealed(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A batch whose records are still, or already, bytes."""
+    """A batch whose records are still bytes."""
 
     schema: int
     time: _Time
@@ -173,18 +172,8 @@ UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def encode(batch: Batch) -> bytes:
-    """The bytes of a batch, as they stand in the log; raises UnicodeEncodeError as `encode_record` does."""
+    """The bytes of a batch, as they stand in the log; raises UnicodeEncodeError for a text that isn't UTF-8."""
     return _encoder.encode(batch)
-
-
-def encode_record(record: Record) -> bytes:
-    """The bytes of one record; raises UnicodeEncodeError if a text has bytes that aren't UTF-8 (a lone surrogate)."""
-    return _encoder.encode(record)
-
-
-def seal(time: int, policy: Policy, records: Sequence[bytes]) -> bytes:
-    """The bytes of the batch whose records `encode_record` made: the same as `encode` gives."""
-    return _encoder.encode(_Sealed(SCHEMA, time, policy, [msgspec.Raw(record) for record in records]))
 
 
 def decode(data: bytes) -> Batch:

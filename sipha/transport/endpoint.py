@@ -22,7 +22,8 @@ from sipha.sip.layer import Event, RequestReceived, TransactionLayer
 from sipha.sip.message import Request, Response, mark_received, response_to
 from sipha.sip.parser import ParseError, parse
 from sipha.transport.address import canonical, family
-from sipha.transport.stream import Received, StreamLimits, Streams
+from sipha.transport.connection import Received
+from sipha.transport.stream import StreamLimits, Streams
 from sipha.transport.udp import TRANSIENT, UdpSocket
 
 RETRY_IN_USE = 0.05

@@ -25,7 +25,7 @@ class TestTimers:
             TimerName.I: 5.0,
             TimerName.K: 5.0,
         }
-        assert Timers().timer_c == 180.0
+        assert Timers().timer_c == 185.0
 
     def test_timer_d_is_at_least_32_seconds_but_follows_a_longer_t1(self) -> None:
         assert Timers(t1=0.1).d == 32.0

@@ -17,8 +17,8 @@ from sipha.errors import SipError
 from sipha.sip.flow import Flow
 from sipha.sip.layer import Event, RequestReceived, TimerFired, TransactionFailed, TransactionLayer
 from sipha.sip.message import Request, response_to
+from sipha.transport.connection import Connection
 from sipha.transport.endpoint import RETRY_IN_USE, Endpoint, ITransactionUser, Listener
-from sipha.transport.stream import Connection
 from tests.transport.test_stream import Wire
 
 HOST = "127.0.0.1"

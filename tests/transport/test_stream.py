@@ -11,7 +11,8 @@ from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisc
 from sipha.errors import MalformedMessage
 from sipha.sip.flow import Address, Flow
 from sipha.sip.message import Request, Response
-from sipha.transport.stream import Connection, Received, StreamLimits, Streams
+from sipha.transport.connection import Connection, Received
+from sipha.transport.stream import StreamLimits, Streams
 
 PHONE = ("192.0.2.1", 40000)
 OPTIONS = (
