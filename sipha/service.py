@@ -197,7 +197,7 @@ class AdminService(Service):
         self._reactor = reactor
         self._address = (host, port)
         http = treq.client.HTTPClient(Agent(reactor, pool=HTTPConnectionPool(reactor), connectTimeout=2.0))
-        self._site = AdminSite(Api(reactor, node, domains, http).resource(), host)
+        self._site = AdminSite(reactor, Api(reactor, node, domains, http).resource(), host)
         self._port: IListeningPort | None = None
 
     def startService(self) -> None:
@@ -252,8 +252,8 @@ class Node(MultiService):
 
     def startService(self) -> None:
         """Begin to take part in the cluster; ends the process with a message if an address can't be had."""
-        # A full collection walks every transaction and entry: 0.1 s of silence, and half a lease. Little here is cyclic, so
-        # it may be rare; what was loaded until now is never walked.
+        # A full collection walks every transaction and entry: 0.1 s of silence, which may cost the lease. Little is
+        # cyclic, so it may be rare; what was loaded until now is never walked.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 50, 1_000)

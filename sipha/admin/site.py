@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from twisted.web.http import Request as HTTPRequest
@@ -99,8 +100,8 @@ class AdminSite(Site):
     displayTracebacks = False
     noisy = False
 
-    def __init__(self, api: IResource, host: str) -> None:
-        super().__init__(Front(api, host), timeout=_IDLE_TIMEOUT)
+    def __init__(self, reactor: Any, api: IResource, host: str) -> None:
+        super().__init__(Front(api, host), timeout=_IDLE_TIMEOUT, reactor=reactor)
 
     def log(self, request: HTTPRequest) -> None:
         """Keep quiet: siphactl and monitors ask every few seconds."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.web.resource import IResource
 
@@ -82,7 +83,7 @@ class TestOrigin:
 
 def talk(request: bytes, *more: bytes, resource: IResource | None = None) -> bytes:
     """Send bytes to the admin's server and return what came back."""
-    site = AdminSite(resource or serve(FakeNode()), "127.0.0.11")
+    site = AdminSite(Clock(), resource or serve(FakeNode()), "127.0.0.11")
     protocol = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 40000))
     assert protocol is not None
     transport = StringTransport()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,3 +103,6 @@ class Ballot:
         for voter in self.voters.values():
             voter.raft.close()
         raft.use_clock(raft.clock)
+
+
+Convene = Callable[..., Ballot]

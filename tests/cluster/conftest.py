@@ -1,20 +1,17 @@
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from socket import socket
-from typing import Any
 
 import pytest
-from twisted.internet.epollreactor import EPollReactor
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
 
 from sipha.cluster.raft import Timing
 from sipha.sip.flow import Address
-from tests.cluster.ballot import Ballot
-
-Convene = Callable[..., Ballot]
+from tests.cluster.ballot import Ballot, Convene
+from tests.cluster.world import World
 
 
 @pytest.fixture
@@ -34,25 +31,6 @@ def convene(tmp_path: Path) -> Iterator[Convene]:
 @pytest.fixture
 def ballot(convene: Convene) -> Ballot:
     return convene()
-
-
-class World:
-    """A reactor of its own, turned by hand, so that each test begins with a clean one."""
-
-    def __init__(self) -> None:
-        self.reactor: Any = EPollReactor()
-
-    def until(self, condition: Callable[[], object], limit: float = 20.0) -> None:
-        """Turn until something is so."""
-        end = time.monotonic() + limit
-        while not condition():
-            assert time.monotonic() < end, "it did not come to pass"
-            self.reactor.iterate(0.005)
-
-    def turn(self, seconds: float) -> None:
-        """Turn for some time, in which something must not happen."""
-        end = time.monotonic() + seconds
-        self.until(lambda: time.monotonic() > end)
 
 
 @pytest.fixture
@@ -82,6 +60,7 @@ def failures() -> Iterator[list[LogEvent]]:
     """What is logged as a failure while the test runs; it must be asserted."""
     events: list[LogEvent] = []
 
+    @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
         if "log_failure" in event or event.get("isError"):
             events.append(event)

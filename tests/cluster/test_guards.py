@@ -145,7 +145,7 @@ TERMS = st.lists(st.integers(1, 4), max_size=12).map(sorted)
 
 @given(TERMS, st.data())
 def test_verified_message_gives_raft_figure_2(terms: list[int], data: st.DataObject) -> None:
-    """Whatever comes, the library ends with the log that Raft's figure 2 asks for, and deletes no entry to add it again."""
+    """Whatever comes, the library ends with the log that Raft's figure 2 asks for, and deletes nothing to add it again."""
     log = ListLog([0, *terms])
     prev = data.draw(st.integers(1, log.last_index + 1))
     prev_term = data.draw(st.sampled_from([log.term_at(prev) or 0, 1, 5]))

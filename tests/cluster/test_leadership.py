@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent
 from zope.interface import implementer
 
-from sipha.cluster.leadership import ILeader, Leadership, LeaderServices
+from sipha.cluster.leadership import ILeader, LeaderServices, Leadership
 
 
 @implementer(ILeader)

@@ -26,7 +26,7 @@ from sipha.cluster.wire import (
 )
 from sipha.errors import ConfigError
 from sipha.sip.flow import Address
-from tests.cluster.conftest import World
+from tests.cluster.world import World
 
 
 @implementer(INetworkUser)
@@ -281,5 +281,5 @@ def test_address_that_others_can_reach_is_refused(world: World, host: str) -> No
 
 
 def test_address_that_is_in_use_is_said(world: World, node: Node, addresses: dict[str, Address]) -> None:
-    with pytest.raises(ConfigError, match=r"can't listen for the other nodes on 127\.0\.0\.1 port \d+: .*in use"):
+    with pytest.raises(ConfigError, match=r"can't listen for the other nodes on 127\.0\.0\.21 port \d+: .*in use"):
         Node(world, "a", addresses)

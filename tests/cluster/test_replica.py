@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sipha.sip.flow import Address
 from sipha.state.entries import Contact, Policy, PutAccount, Register
 from sipha.state.interfaces import ICredentials, ILocation, ILog
 from sipha.state.outcomes import Done, Invalid, Outcome, Registered
-from tests.cluster.conftest import World
+from tests.cluster.world import World
 
 
 @implementer(ILeader)
@@ -224,8 +225,7 @@ def test_record_that_cant_be_encoded_harms_no_other(lone: Replica, world: World)
     outcomes: dict[int, Outcome | Unavailable] = {}
     for number in range(10):
         agent = "caf\udce9" if number == 4 else "café"
-        done: Callable[[Outcome | Unavailable], None] = lambda outcome, n=number: outcomes.setdefault(n, outcome)  # type: ignore[misc]  # noqa: E731
-        lone.propose(register(f"sip:{number}@example.com", user_agent=agent), done)
+        lone.propose(register(f"sip:{number}@example.com", user_agent=agent), partial(outcomes.__setitem__, number))
     world.until(lambda: len(outcomes) == 10)
     assert [number for number, outcome in outcomes.items() if isinstance(outcome, Invalid)] == [4]
     assert sum(isinstance(outcome, Registered) for outcome in outcomes.values()) == 9
@@ -256,7 +256,9 @@ def test_long_records_reach_the_followers(cluster: Cluster) -> None:
 def test_full_log_takes_nothing_more(lone: Replica, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "JOURNAL_LIMIT", lone.status().journal_bytes)
     outcomes: list[Outcome | Unavailable] = []
-    world.until(lambda: lone.propose(register("sip:alice@example.com"), outcomes.append) or len(outcomes) > 1)
+    while len(outcomes) < 2:
+        lone.propose(register("sip:alice@example.com"), outcomes.append)
+        world.turn(0.05)
     assert "the log is full" in str(outcomes[-1])
 
 

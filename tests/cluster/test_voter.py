@@ -12,8 +12,7 @@ from sipha.cluster.wire import (
     StaleTerm,
     VoteGranted,
 )
-from tests.cluster.ballot import Ballot
-from tests.cluster.conftest import Convene
+from tests.cluster.ballot import Ballot, Convene
 
 
 def test_voters_elect_one_and_apply_in_order(ballot: Ballot) -> None:

@@ -45,7 +45,8 @@ def reader() -> FrameReader:
 
 @given(st.integers(1, 60))
 def test_messages_survive_any_cut_of_the_stream(size: int) -> None:
-    stream, frames, found = b"".join(map(frame, MESSAGES)), reader(), []
+    stream, frames = b"".join(map(frame, MESSAGES)), reader()
+    found: list[Message] = []
     for start in range(0, len(stream), size):
         found += frames.feed(stream[start : start + size])
     assert found == MESSAGES

@@ -15,8 +15,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.base import DelayedCall
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
@@ -25,7 +25,7 @@ from sipha.cluster.leadership import ILeader
 from sipha.cluster.peers import INetwork, INetworkUser
 from sipha.cluster.raft import Timing
 from sipha.cluster.replica import Replica
-from sipha.cluster.wire import MAX_FRAME, AppendEntries, FrameReader, RaftMessage, frame
+from sipha.cluster.wire import MAX_FRAME, AppendEntries, FrameReader, Hello, Ping, RaftMessage, frame
 from sipha.errors import Unavailable
 from sipha.state.entries import Contact, Policy, Register
 from sipha.state.outcomes import Outcome, Registered
@@ -90,7 +90,7 @@ class NodeReactor:
         self.machine = machine
         self.boot = machine.boots
 
-    def callLater(self, delay: float, function: Callable[..., Any], *args: Any) -> DelayedCall:
+    def callLater(self, delay: float, function: Callable[..., Any], *args: Any) -> IDelayedCall:
         return self.machine.simulation.clock.callLater(delay, self.machine.run, self.boot, function, *args)
 
     def seconds(self) -> float:
@@ -163,10 +163,13 @@ class Network:
 
     def received(self, connection: Connection, data: bytes) -> None:
         (peer,) = set(connection.ends) - {self.machine.name}
-        if self.user is not None and self.connections.get(peer) is connection:
+        if self.connections.get(peer) is not connection:
+            self.simulation.close(connection, self.machine.name)  # as TCP does with RST
+        elif self.user is not None:
             reader = FrameReader()
             reader.limit = MAX_FRAME
             (message,) = reader.feed(data)
+            assert not isinstance(message, Hello | Ping)
             self.user.received(peer, message)
 
 
@@ -201,7 +204,7 @@ class Simulation:
         self.cuts: set[tuple[str, str]] = set()  # from, to
         self.delay = (0.0002, 0.002)
         self.congestion = 0.0
-        self.proposed: Counter[str] = Counter()
+        self.proposed: dict[str, tuple[str, int, float]] = {}  # at whom, in which of its lives, when
         self.answers: dict[str, list[Outcome | Unavailable]] = {}
         self.acknowledged: set[str] = set()
         self.gains: list[tuple[float, str]] = []
@@ -350,6 +353,7 @@ class Simulation:
         """A phone nobody has seen before registers at a node."""
         aor = f"sip:{len(self.answers)}@example.com"
         self.answers[aor] = []
+        self.proposed[aor] = (name, self.machines[name].boots, self.clock.seconds())
         contact = Contact(f"{aor};transport=udp", expires)
 
         def done(outcome: Outcome | Unavailable) -> None:
@@ -387,6 +391,12 @@ class Simulation:
             machine = self.replica(name).machine
             known = self.hashes.setdefault(machine.index, machine.hash())
             assert known == machine.hash(), f"{name} differs at {machine.index}"
+
+    def check_answered(self) -> None:
+        """Whoever proposed to a node that is still up, and didn't just do so, has an answer."""
+        for aor, (name, boot, when) in self.proposed.items():
+            if self.machines[name].boots == boot and name in self.up and when < self.clock.seconds() - 4:
+                assert self.answers[aor], f"{name} never answered {aor}, proposed at {when:.3f}"
 
     def check_converged(self) -> None:
         """Everyone is up and connected: one leads, and all have all that was acknowledged."""

@@ -1,0 +1,28 @@
+"""A real reactor for tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.epollreactor import EPollReactor
+
+
+class World:
+    """A reactor of its own, turned by hand, so that each test begins with a clean one."""
+
+    def __init__(self) -> None:
+        self.reactor: Any = EPollReactor()
+
+    def until(self, condition: Callable[[], object], limit: float = 20.0) -> None:
+        """Turn until something is so."""
+        end = time.monotonic() + limit
+        while not condition():
+            assert time.monotonic() < end, "it did not come to pass"
+            self.reactor.iterate(0.005)
+
+    def turn(self, seconds: float) -> None:
+        """Turn for some time, in which something must not happen."""
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() > end)
