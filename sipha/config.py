@@ -360,12 +360,6 @@ class Admin(Section, frozen=True):
             )
 
 
-class Log(Section, frozen=True):
-    """What the daemon writes to its log."""
-
-    level: Literal["debug", "info", "warn", "error", "critical"] = "info"
-
-
 class Config(Section, frozen=True):
     """The whole configuration of a node."""
 
@@ -378,7 +372,6 @@ class Config(Section, frozen=True):
     proxy: Proxy = Proxy()
     peers: tuple[Peer, ...] = ()
     admin: Admin = Admin()
-    log: Log = Log()
 
     def __post_init__(self) -> None:
         """Check what concerns more than one section."""

@@ -134,10 +134,10 @@ def test_node_without_cluster_section_stands_alone(tmp_path: Path) -> None:
         # what nobody knows
         (MINIMAL + "[sip]\nprt = 1", "sip.prt: is not a known key; did you mean port?"),
         (MINIMAL + "[registrer]", "registrer: is not a known key; did you mean registrar?"),
-        (MINIMAL + "[log]\nxyzzy = 1", "log.xyzzy: is not a known key; the keys here are level"),
+        (MINIMAL + "[admin]\nxyzzy = 1", "admin.xyzzy: is not a known key; the keys here are listen"),
         (MINIMAL + 'alias = ["x"]', "domains[0].alias: is not a known key; did you mean aliases?"),
         (MINIMAL + CLUSTER + 'adress = "x"', "cluster.peers[0].adress: is not a known key; did you mean address?"),
-        (MINIMAL + '[log]\n"a`b" = 1', "log.a`b: is not a known key"),
+        (MINIMAL + '[admin]\n"a`b" = 1', "admin.a`b: is not a known key"),
         # types
         (MINIMAL + '[sip]\nport = "5060"', 'sip.port: "5060" is a string; write an integer'),
         (MINIMAL + "[sip]\nport = 1.5", "sip.port: 1.5 is a number; write an integer"),
@@ -145,7 +145,7 @@ def test_node_without_cluster_section_stands_alone(tmp_path: Path) -> None:
         (MINIMAL + '[sip]\ntransports = "udp"', 'sip.transports: "udp" is a string; write an array'),
         (MINIMAL + "[cluster]\nplaintext = 1", "cluster.plaintext: 1 is an integer; write true or false"),
         (MINIMAL + "[admin]\nlisten = 8080", "admin.listen: 8080 is an integer; write a string"),
-        (MINIMAL + "[log]\nlevel = 2024-01-01", 'log.level: "2024-01-01" is a date or time; write a string'),
+        (MINIMAL + "[admin]\nlisten = 2024-01-01", 'admin.listen: "2024-01-01" is a date or time; write a string'),
         ("node = 3\n" + MINIMAL.replace('[node]\nname = "a"\n', ""), "node: 3 is an integer; write a table"),
         # bounds and choices
         (MINIMAL + "[sip]\nport = 65536", "sip.port: 65536 is out of bounds; write at most 65535"),
