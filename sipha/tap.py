@@ -26,7 +26,8 @@ class RunOptions(usage.Options):
         try:
             self["configuration"] = config.load(Path(self["config"]))
         except ConfigError as error:
-            raise usage.UsageError(str(error)) from error
+            # A UsageError would bury the message under twistd's list of options.
+            raise SystemExit(f"sipha: {error}") from error
 
 
 class Options(usage.Options):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,9 @@ PREFIX = "127.0.21"
 
 @pytest.fixture(scope="session")
 def running_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    # The addresses are the machine's: another run of the tests waits until this one is through.
+    lock = Path(tempfile.gettempdir(), "sipha-system-tests.lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
     sandbox = Sandbox(tmp_path_factory.mktemp("sandbox"), prefix=PREFIX, more_addresses=("::1",))
     try:
         sandbox.start()
@@ -23,6 +29,7 @@ def running_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbo
         yield sandbox
     finally:
         sandbox.stop()
+        lock.close()
 
 
 @pytest.fixture
