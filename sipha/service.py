@@ -44,7 +44,7 @@ from sipha.sip.token import Tokens
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
 from sipha.state.entries import Policy, Record
-from sipha.state.keys import Keys
+from sipha.state.machine import Machine
 from sipha.state.outcomes import Outcome
 from sipha.transport.endpoint import Endpoint, ITransactionUser, Listener
 from sipha.transport.stream import StreamLimits
@@ -53,14 +53,14 @@ from sipha.transport.stream import StreamLimits
 class KeyRing:
     """The tokens under the log's keys, made anew when a key is added."""
 
-    def __init__(self, keys: Callable[[], Keys]) -> None:
-        self._keys = keys
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
         self._made_for: int | None = None
         self._tokens: Tokens | None = None
 
     def tokens(self) -> Tokens | None:
         """Return the tokens, or None while the log holds no key."""
-        keys = self._keys()
+        keys = self._machine.keys
         if keys.current != self._made_for:
             self._made_for = keys.current
             self._tokens = Tokens(keys.ring)
@@ -103,7 +103,7 @@ class SipService(Service):
         self._config = configuration
         self._replica = replica
         self._failed = failed
-        self._keys = KeyRing(lambda: replica.machine.keys)
+        self._keys = KeyRing(replica.machine)
         self._endpoint: ProxyEndpoint | None = None
         self._registrar: Registrar | None = None
         self._layer: TransactionLayer | None = None
@@ -177,8 +177,7 @@ class SipService(Service):
         tokens = self._keys.tokens()
         if tokens is None:
             return "0"
-        via = request.via
-        return tokens.tag(request.call_id, request.from_.tag or "", request.cseq.number, via.branch or via.sent_by)
+        return refusal_tag(tokens, request)
 
     def _opened(self, opened: bool) -> None:
         if opened:
@@ -339,6 +338,15 @@ class Node(MultiService):
     def propose(self, record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
         """Queue a record for the log."""
         self.replica.propose(record, done)
+
+
+def refusal_tag(tokens: Tokens, request: Request) -> str:
+    """The To tag of the refusal of a request in which only the Via is sure to be sound: the same for each copy."""
+    headers, via = request.headers, request.via
+    cseq = headers.get("CSeq") or ""
+    return tokens.tag(
+        headers.get("Call-ID") or "", headers.get("From") or "", 0, f"{cseq}\n{via.branch or via.sent_by}"
+    )
 
 
 def make_domains(configuration: config.Config) -> Domains:

@@ -103,7 +103,8 @@ class Authenticator:
             return self.challenge(header, domain, now, term, stale=False)
         algorithm = credentials.algorithm
         # The -sess form of what is offered rests on the same hash; some clients use it unasked.
-        offered = algorithm in domain.algorithms or base(algorithm) in domain.algorithms
+        stored = base(algorithm)
+        offered = algorithm in domain.algorithms or stored in domain.algorithms
         if not offered or credentials.qop not in ("", QOP):
             return self.challenge(header, domain, now, term, stale=False)
         nonce = self.tokens.read_nonce(credentials.nonce)
@@ -111,7 +112,7 @@ class Authenticator:
         if nonce is None or nonce.term != term & 0xFFFFFFFF or not self._window.is_valid(nonce.issued_at, now):
             return self.challenge(header, domain, now, term, stale=True)
         account = self._credentials.credential(credentials.username, domain.realm)
-        known = None if account is None else account.ha1.get(base(algorithm))
+        known = None if account is None else account.ha1.get(stored)
         # An unknown user costs what a wrong password costs, and gets the same answer.
         expected = response(
             algorithm,

@@ -36,20 +36,23 @@ class Domains:
     An address is written as in a URI: IPv6 in brackets.
     """
 
-    __slots__ = ("_by_host", "_by_uri", "all", "default")
+    __slots__ = ("_by_host", "_by_name", "_by_uri", "all", "default")
 
     def __init__(self, domains: Iterable[Domain], addresses: Iterable[str] = ()) -> None:
         self.all = tuple(domains)
         self.default = self.all[0]
-        self._by_host = {_comparable(address): self.default for address in addresses}
-        for domain in self.all:
-            self._by_host.update((alias.lower(), domain) for alias in domain.aliases)
-        self._by_host.update((domain.name.lower(), domain) for domain in self.all)
+        self._by_name = {_comparable(alias): domain for domain in self.all for alias in domain.aliases}
+        self._by_name.update((_comparable(domain.name), domain) for domain in self.all)
+        self._by_host = {_comparable(address): self.default for address in addresses} | self._by_name
         self._by_uri: dict[str, Domain | None] = {}
 
     def find(self, host: str) -> Domain | None:
         """The domain that a URI's host names, or None if it isn't ours."""
         return self._by_host.get(_comparable(host))
+
+    def named(self, host: str) -> Domain | None:
+        """The domain with this name or alias, which may be an IP literal; our own addresses aren't looked at."""
+        return self._by_name.get(_comparable(host))
 
     def of(self, text: str) -> Domain | None:
         """The domain that a URI names, or None if it isn't ours; remembered, since few Request-URIs are in use.
@@ -84,7 +87,7 @@ class Domains:
         if plain is None:
             return self.locate(parse_uri(text))
         user, host = plain.groups()
-        domain = self.find(host)
+        domain = self._by_host.get(host) or self.find(host)
         if domain is None:
             return None
         return domain, f"sip:{user if domain.case_sensitive else user.lower()}@{domain.name.lower()}"

@@ -70,6 +70,8 @@ def verify(append: AppendEntries, log: Log) -> Verified:
     if prev is None:
         return Verified(_with(append, commit_index=min(append.commit_index, log.commit_index)))
     if log.term_at(prev) != append.prev_term:
+        if prev <= log.commit_index:
+            raise DivergedError(f"entry {prev} is committed here and different at the leader")
         return Verified(append)  # the library asks the leader to go back, and does nothing else
     end = prev + len(entries)
     commit_index = min(append.commit_index, end)  # what follows in our log isn't verified by this message

@@ -109,11 +109,17 @@ class Proposals:
 
     def withdraw(self) -> None:
         """We lead no more: what is under way may be applied or not, what waits won't."""
+        self.refuse_all(
+            UnknownOutcome("another node has taken over before a majority was known to have the record"),
+            NotLeader("another node has taken over"),
+        )
+
+    def refuse_all(self, unknown: UnknownOutcome, refusal: Unavailable) -> None:
+        """Tell `unknown` to those whose record is in an entry, which may yet be applied, `refusal` to the others."""
         groups, self._under_way = self._under_way, deque()
         for group in groups:
-            unknown = UnknownOutcome("another node has taken over before a majority was known to have the record")
             self._refuse(group.take(), unknown)
-        self.refuse_waiting(NotLeader("another node has taken over"))
+        self.refuse_waiting(refusal)
 
     def _submit(self, proposals: list[Proposal]) -> None:
         """Append one entry; if it would be too long, or has a record that can't be encoded, one for each half."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from zlib import crc32
 
 import pysyncobj.syncobj
 from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf
@@ -51,8 +52,8 @@ class Timing:
     """Seconds. A leader sends at least each `append_period`; a follower that hears none stands between min and max."""
 
     append_period: float = 0.05
-    election_min: float = 0.25
-    election_max: float = 0.5
+    election_min: float = 0.4
+    election_max: float = 0.8
 
     @property
     def lease(self) -> float:
@@ -95,7 +96,7 @@ class Raft(SyncObj):
     ) -> None:
         self._outbox = outbox
         self._apply = apply
-        self._nodes = {peer: Node(peer) for peer in peers}
+        self._nodes = {peer: _Peer(peer) for peer in peers}
         self._link = _Link(self, outbox)
         conf = SyncObjConf(
             autoTick=False,
@@ -114,7 +115,7 @@ class Raft(SyncObj):
             journalFile=str(journal),
             onStateChanged=self._state_changed,
         )
-        super().__init__(Node(name), list(self._nodes.values()), conf, transport=self._link)
+        super().__init__(_Peer(name), list(self._nodes.values()), conf, transport=self._link)
         self._SyncObj__raftCommitIndex: int = min(self.commit_index, self.last_index)
 
     # The log
@@ -281,6 +282,17 @@ class Raft(SyncObj):
         if entries:
             self._SyncObj__raftNextIndex[peer] = entries[0][1]
         self._SyncObj__onNodeDisconnected(peer)
+
+
+class _Peer(Node):
+    """A node whose hash is the same in every process: the order of the library's sets is, too."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._hash = crc32(name.encode())
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 class _Link(Transport):

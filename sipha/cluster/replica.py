@@ -26,7 +26,7 @@ from sipha.cluster.raft import JOURNAL_LIMIT, Timing
 from sipha.cluster.raft import clock as boottime
 from sipha.cluster.voter import Voter
 from sipha.cluster.wire import ProtocolError, RaftMessage
-from sipha.errors import ConfigError, NoQuorum, NotLeader, Unavailable
+from sipha.errors import ConfigError, NoQuorum, NotLeader, Unavailable, UnknownOutcome
 from sipha.sip.flow import Address
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
@@ -38,6 +38,9 @@ from sipha.state.time import ClusterTime
 
 TICK = 0.02
 """Seconds between two looks at the library's timers."""
+
+_LOW = 0.4
+"""Which part of the lease is left when a majority that has not renewed it is taken for gone."""
 
 _MAX_FAILURES = 5
 _FAILURES_WITHIN = 1.0
@@ -121,6 +124,7 @@ class Replica:
         self._ticking: Any = None
         self._kicked: Any = None
         self._lease_end: Any = None
+        self._low_looks = 0  # at a lease that runs low, one after the other
         self._full = False
         self._failures: list[float] = []
         self._state: Literal["new", "running", "stopped", "failed"] = "new"
@@ -151,7 +155,7 @@ class Replica:
 
     def propose(self, record: Record, done: Done) -> None:
         """Queue a record for the next batch and call `done` once, with what apply returned or why it did not come."""
-        if not self.leading():
+        if not self.leading() or self._misses_majority():
             done(self._refusal())
         elif self._full:
             done(Unavailable("the log is full; see journal_bytes in the node's status", retry_after=300))
@@ -257,6 +261,7 @@ class Replica:
     def _tick(self) -> None:
         self._ticking = self._reactor.callLater(TICK, self._tick)
         self._guarded(self._advance, kick=False)
+        self._guarded(self._watch_majority, kick=False)
 
     def _guarded(self, step: Callable[[], None], *, kick: bool = True) -> None:
         """Do one step; a failing one must not end the driving, but a node that goes on failing must not lead."""
@@ -359,6 +364,25 @@ class Replica:
         self._lease.usable = False
         self.leadership.lose()
         self._proposals.withdraw()
+
+    def _watch_majority(self) -> None:
+        """Answer who waits while the lease lasts; after it nothing may be sent."""
+        low = self.leadership.held and self._runs_low()
+        self._low_looks = self._low_looks + 1 if low else 0
+        if self._misses_majority():
+            self._proposals.refuse_all(
+                UnknownOutcome("no majority is known to have the record"), NoQuorum("no majority answers")
+            )
+
+    def _misses_majority(self) -> bool:
+        """Return True if no majority has answered for long.
+
+        It takes two looks: what came while this process was held up is read between them.
+        """
+        return self._low_looks > 1 and self._runs_low()
+
+    def _runs_low(self) -> bool:
+        return self._lease.until - self._clock() < _LOW * self._lease.duration
 
     def _watch_lease(self) -> None:
         """Look again when the lease ends, as far as it is known now."""

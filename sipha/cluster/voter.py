@@ -56,6 +56,7 @@ class Voter:
         self._time = time
         self._send = send
         self._promise = Promise(data_dir / "promise", clock())
+        self._went_back: dict[str, int] = {}  # when we last let a peer's next index go back, in microseconds
         self._heard = -timing.election_max
         self._asked_term = 0  # of the pre-vote under way
         self._grants: set[str] = set()
@@ -133,8 +134,7 @@ class Voter:
         self._grants.add(peer)
         if len(self._grants) >= self._majority:
             self._asked_term = 0
-            if not self._promise.binds(self._clock()):
-                self.raft.stand()
+            self.raft.stand()
 
     def _receive_vote_request(self, peer: str, message: RequestVote) -> None:
         now = self._clock()
@@ -172,7 +172,7 @@ class Voter:
         append, matched = guards.verify(message, raft)
         self._promise.give(message.lease / 1000, now)
         self._heard = now
-        self._asked_term = 0
+        self._asked_term = 0  # we have promised not to stand
         self._time.follow(message.time, now)
         self._answering = (message.sent, matched)
         raft.receive_append(peer, append)
@@ -185,6 +185,12 @@ class Voter:
             if not 1 < message.next_index <= raft.last_index + 1:
                 raise ProtocolError("not our log")
             self.lease.acknowledge(peer, sent)
+            if message.reset:
+                if message.sent < self._went_back.get(peer, 0):
+                    # An answer to what was sent before we last went back; each would send everything again, from
+                    # another place, and two that differ would do so for ever.
+                    return
+                self._went_back[peer] = int(now * _MICROSECONDS)
             raft.receive_reply(peer, message.next_index, reset=message.reset, success=message.success)
         else:
             self.counters["stale replies"] += 1
@@ -204,6 +210,9 @@ class Voter:
         sent, matched = self._answering
         if matched is not None and success:
             next_index = matched + 1
+        elif reset and next_index <= self.raft.last_index:
+            # The library goes back entry by entry; what is committed here is the same at any leader.
+            next_index = self.raft.commit_index + 1
         self._send(peer, AppendReply(self.raft.term, next_index, reset, success, sent))
 
     def request_vote(self, peer: str, last_index: int, last_term: int) -> None:

@@ -23,12 +23,13 @@ from sipha.sip.transaction import ClientTransaction, ServerTransaction, Transact
 class ProxiedRequest:
     """A request that is being proxied: its server transaction, what its forks have in common, its response context.
 
+    `passage` is there until the context is concluded, as long as further forks may start.
     `breadth` is the Max-Breadth that the forks share, 0 to leave the header alone. `forks` is the size of the target
     set. `answered` are the forks that a 2xx came from, by its To tag.
     """
 
     server: ServerTransaction
-    passage: Passage
+    passage: Passage | None
     context: ResponseContext
     breadth: int
     forks: int
@@ -125,8 +126,13 @@ class Branches:
                 case Cancel(fork):
                     self._cancel(fork, now)
 
+        if proxied.context.concluded:
+            proxied.passage = None
+
     def _start(self, proxied: ProxiedRequest, fork: Fork, parallel: int, now: float) -> list[Action]:
         """Forward the request to one target (§16.6); what is wrong with this target harms no other."""
+        if proxied.passage is None:
+            return []
         context, timers = proxied.context, self._layer.timers
         number = context.forks.index(fork) + 1
         breadth = proxied.breadth // parallel

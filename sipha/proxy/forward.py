@@ -13,7 +13,7 @@ from sipha.proxy.target import Target, next_hop
 from sipha.sip.flow import Flow
 from sipha.sip.headers import Via
 from sipha.sip.message import Message, Request
-from sipha.sip.token import Tokens
+from sipha.sip.token import NOBODY, Tokens
 
 _MAX_FORWARDS = 70
 
@@ -22,7 +22,7 @@ class Passage(NamedTuple):
     """What all forks of a request have in common.
 
     `request` is what each starts from, `incoming` the flow it came by. `loop` is the digest of `loop_digest`, `now` the
-    cluster time in seconds.
+    cluster time in seconds. `users` are the marks of whose phones the two sides of a dialog are.
     """
 
     request: Request
@@ -30,6 +30,7 @@ class Passage(NamedTuple):
     tokens: Tokens
     loop: str
     now: float
+    users: tuple[bytes, bytes] = (NOBODY, NOBODY)
 
 
 def forward(
@@ -50,7 +51,10 @@ def forward(
     if flow is None:
         return None
     if request.method in RECORD_ROUTED:  # 4. Record-Route, which says by which flow the request leaves
-        for value in reversed(record_routes(request, passage.incoming, flow, passage.tokens, transport)):
+        routes = record_routes(
+            request, passage.incoming, flow, passage.users, tokens=passage.tokens, transport=transport
+        )
+        for value in reversed(routes):
             request.headers.prepend("Record-Route", value)
     if breadth:  # 5. Additional header fields
         request.headers.set("Max-Breadth", str(breadth))

@@ -16,7 +16,7 @@ from sipha.errors import MalformedMessage, SipError, Unavailable
 from sipha.proxy.admission import Admission, ProxySettings, strip_identities
 from sipha.proxy.branches import Branch, Branches, ProxiedRequest
 from sipha.proxy.context import ResponseContext
-from sipha.proxy.dialog import dialog_target, other_side
+from sipha.proxy.dialog import dialog_target, sides, user_of
 from sipha.proxy.forward import Passage, branch_identity, forward, loop_digest, strip_own_credentials
 from sipha.proxy.interfaces import ITransport
 from sipha.proxy.responsibility import Responsibility
@@ -39,7 +39,7 @@ from sipha.sip.layer import (
     TransactionTimedOut,
 )
 from sipha.sip.message import Request, Response, response_to
-from sipha.sip.token import Hop, Tokens
+from sipha.sip.token import NOBODY, RouteToken, Tokens
 from sipha.sip.transaction import ServerTransaction
 from sipha.sip.uri import OtherUri, SipUri
 from sipha.state.interfaces import ICredentials, ILocation, ILog
@@ -134,9 +134,9 @@ class Proxy:
         # 2. Preprocess routing information
         routed = request.copy()
         token = preprocess(routed, flow, self._ours)
-        side = other_side(request, token, tokens)
+        dialog = sides(request, token, tokens)
         aor = None
-        if side is None:
+        if dialog is None:
             if self._is_for_us(routed):
                 self._answer(request, flow)
                 return
@@ -151,13 +151,14 @@ class Proxy:
             self._layer.respond(server, response_to(request, 100), now)
         # 3. Determine target(s) for the request
         try:
-            groups = self._target_set(routed, aor) if side is None else [[self._dialog_target(routed, side)]]
-            breadth = 0 if side else self._breadth(routed, max(map(len, groups)))
+            groups = self._target_set(routed, aor) if dialog is None else [[self._dialog_target(routed, dialog)]]
+            breadth = 0 if dialog else self._breadth(routed, max(map(len, groups)))
         except SipError as error:
             self._layer.respond(server, self._refusal(request, flow, error), now)
             return
         # 4. Forward the request to each target; 5. Process all responses
-        passage = Passage(routed, flow, tokens, loop, self._log.cluster_time())
+        users = self._users(request, aor, tokens) if dialog is None else (dialog.caller.user, dialog.callee.user)
+        passage = Passage(routed, flow, tokens, loop, self._log.cluster_time(), users)
         context = ResponseContext(groups, invite=request.method == "INVITE")
         self._branches.begin(ProxiedRequest(server, passage, context, breadth, sum(map(len, groups))), now)
         self.counters.forwarded += 1
@@ -217,8 +218,15 @@ class Proxy:
         # "If the Request-URI indicates a resource at this proxy that does not exist, the proxy MUST return a 404".
         raise SipError(f"nobody is {aor}", status=404 if isinstance(uri, SipUri) else 416)
 
-    def _dialog_target(self, routed: Request, side: Hop) -> Target:
-        return dialog_target(routed, side, self._transport, self._location, self._ours)
+    def _dialog_target(self, routed: Request, dialog: RouteToken) -> Target:
+        aor = user_of(dialog.callee, routed, self._authenticator.tokens, self._ours)
+        return dialog_target(routed, dialog.callee, aor, self._transport, self._location)
+
+    def _users(self, request: Request, aor: str | None, tokens: Tokens) -> tuple[bytes, bytes]:
+        """The marks of who begins a dialog and whom with; a From with an AOR of ours has been proved by now."""
+        uri = request.from_.parsed_uri
+        caller = self._ours.aor(uri) if isinstance(uri, SipUri) else None
+        return NOBODY if caller is None else tokens.user(caller), NOBODY if aor is None else tokens.user(aor)
 
     def _breadth(self, routed: Request, widest: int) -> int:
         """The Max-Breadth that a request may spend; SipError 440 if its forks need more (RFC 5393 §5.3.3)."""
@@ -242,12 +250,12 @@ class Proxy:
             tokens = self._authenticator.tokens
             routed = request.copy()
             token = preprocess(routed, flow, self._ours)
-            side = other_side(request, token, tokens)
+            dialog = sides(request, token, tokens)
             own = tokens.is_tag(request.to.tag or "", *_tagged(request))
-            if side is None or own or request.max_forwards == 0:
+            if dialog is None or own or request.max_forwards == 0:
                 self.counters.dropped += 1
                 return
-            self._send_ack(request, routed, flow, self._dialog_target(routed, side))
+            self._send_ack(request, routed, flow, self._dialog_target(routed, dialog))
         except SipError:
             # "The ACK [...] there is never a response": what can't be forwarded is lost.
             self.counters.dropped += 1

@@ -24,7 +24,10 @@ class Responsibility:
         address = uri.address
         if address is None:
             return self.domains.find(uri.host)
-        return self.domains.default if self._transport.is_local(*address, uri.transport) else None
+        if self._transport.is_local(*address, uri.transport):
+            return self.domains.default
+        # Phones that know us by an address alone, such as that of a NAT before us, have a domain of that name.
+        return self.domains.named(uri.host)
 
     def aor(self, uri: Uri) -> str | None:
         """The AOR that a URI means, or None if it is none of ours; a tel: URI is looked for in the default domain."""

@@ -36,12 +36,13 @@ MAX_REQUIRED = 32
 _MAX_TEXT = 256
 _ONE_HOUR = 3600
 _SUPPORTED = frozenset(("path", "outbound"))
-# A contact as most phones write it: it need not be taken apart to know that it is a URI.
-_PLAIN_CONTACT = re.compile(
-    r"sip:(?:[A-Za-z0-9\-_.+]++@)?+[A-Za-z0-9.-]++(?::(?:[0-9]{1,4}|[1-5][0-9]{4}))?+(?:;[A-Za-z0-9\-_.]++(?:=[A-Za-z0-9\-_.]++)?+)*+\Z"
+# The one contact of a REGISTER as most phones write it: it need not be taken apart to know that it is well-formed.
+_USUAL_CONTACT = re.compile(
+    r'(?:"[^"\\]*+" ?)?+'
+    r"<(sip:(?:[A-Za-z0-9\-_.+]++@)?+[A-Za-z0-9.-]++(?::(?:[0-9]{1,4}|[1-5][0-9]{4}))?+"
+    r"(?:;[A-Za-z0-9\-_.]++(?:=[A-Za-z0-9\-_.]++)?+)*+)>"
+    r'(?:;expires=([0-9]{1,9}))?+(?:;\+sip\.instance="([ !#-\[\]-~]*+)")?+\Z'
 )
-# What most of them say of it.
-_USUAL_PARAMS = re.compile(r'(?:;expires=([0-9]{1,9}))?+(?:;\+sip\.instance="([ !#-\[\]-~]*+)")?+\Z')
 _OWN_PARAMS = frozenset(("expires", "q", "+sip.instance", "reg-id", "received"))
 
 
@@ -109,8 +110,9 @@ def prepare(
         raise _bad_request("Callid too long")
     if not _is_printable(call_id):
         raise _bad_request("Callid is not printable ASCII")
-    wildcard = "*" in [contact.uri for contact in request.contacts]
-    contacts = _no_contacts(request) if wildcard else _contacts(request, settings)
+    usual = _usual_contact(request)
+    wildcard = usual is None and "*" in [contact.uri for contact in request.contacts]
+    contacts = _no_contacts(request) if wildcard else _contacts(request, usual, settings)
     outbound = _is_outbound(request, contacts, path)
     if outbound:
         extra += "Require: outbound\r\n"
@@ -171,7 +173,9 @@ def _authorized_aor(
     request: Request, account: Account, domain: Domain, credentials: ICredentials, domains: Domains
 ) -> str:
     """The AOR of the To header, once it is certain that the account may change its bindings (§10.3 steps 4 and 5)."""
-    to = request.to.uri
+    to, sender_uri, own = request.to.uri, request.from_.uri, account.aor
+    if to == own == sender_uri and account.domain == domain.name and len(own) <= MAX_AOR:
+        return own
     located = domains.locate_text(to)
     # "If the address-of-record is not valid for the domain in the Request-URI, the registrar MUST send a 404".
     if located is None or located[0] is not domain:
@@ -182,10 +186,10 @@ def _authorized_aor(
     if len(aor) > MAX_AOR:
         raise _bad_request("Address Of Record too long")
     # "If the authenticated user is not authorized to modify bindings, the registrar MUST return a 403 (Forbidden)".
-    sender = located if request.from_.uri == to else domains.locate_text(request.from_.uri)
-    if sender is None or sender[1] != account.aor:
+    sender = located if sender_uri == to else domains.locate_text(sender_uri)
+    if sender is None or sender[1] != own:
         raise SipError("From is not the identity of the account", status=403)
-    if aor != account.aor:
+    if aor != own:
         if not domain.third_party:
             raise SipError("Third-party registration is not allowed", status=403)
         if not credentials.known(aor):
@@ -234,26 +238,41 @@ def _no_contacts(request: Request) -> tuple[Contact, ...]:
     return ()
 
 
-def _contacts(request: Request, settings: RegistrarSettings) -> tuple[Contact, ...]:
+def _usual_contact(request: Request) -> Contact | None:
+    """The contact of a REGISTER with a single one in its usual spelling; None if they have to be parsed."""
+    headers = request.headers
+    match = _USUAL_CONTACT.match(headers.get("Contact") or "")
+    if match is None or len(match[0]) > MAX_CONTACT or not headers.unique:
+        return None
+    uri, expires, instance = match.groups()
+    return Contact(uri, request.expires if expires is None else int(expires), None, instance or "")
+
+
+def _contacts(request: Request, usual: Contact | None, settings: RegistrarSettings) -> tuple[Contact, ...]:
+    policy = settings.policy
+    contacts = []
+    for contact in _parsed_contacts(request, settings) if usual is None else (usual,):
+        asked = contact.expires
+        # "If and only if the requested expiration interval is greater than zero AND smaller than one hour AND less
+        # than a registrar-configured minimum, the registrar MAY reject the registration with a response of 423".
+        if asked and asked < policy.min_expires and asked < _ONE_HOUR and settings.min_expires_policy == "reject":
+            raise SipError("Interval too brief", status=423, headers=(("Min-Expires", str(policy.min_expires)),))
+        contacts.append(
+            msgspec.structs.replace(contact, jitter=_jitter(request, asked, settings))
+            if settings.expires_jitter and asked != 0
+            else contact
+        )
+    return tuple(contacts)
+
+
+def _parsed_contacts(request: Request, settings: RegistrarSettings) -> list[Contact]:
     fields = request.contacts
     if not fields:
         raise MalformedMessage("Contact: empty")
     if len(fields) > MAX_CONTACTS:
         raise full(settings)
     default = request.expires
-    policy = settings.policy
-    contacts = []
-    for field_ in fields:
-        contact = _contact(field_, default)
-        asked = contact.expires
-        # "If and only if the requested expiration interval is greater than zero AND smaller than one hour AND less
-        # than a registrar-configured minimum, the registrar MAY reject the registration with a response of 423".
-        if asked and asked < policy.min_expires and asked < _ONE_HOUR and settings.min_expires_policy == "reject":
-            raise SipError("Interval too brief", status=423, headers=(("Min-Expires", str(policy.min_expires)),))
-        if settings.expires_jitter and asked != 0:
-            contact = msgspec.structs.replace(contact, jitter=_jitter(request, asked, settings))
-        contacts.append(contact)
-    return tuple(contacts)
+    return [_contact(field_, default) for field_ in fields]
 
 
 def _contact(field_: ContactField, default: int | None) -> Contact:
@@ -261,15 +280,8 @@ def _contact(field_: ContactField, default: int | None) -> Contact:
     uri, text = field_.uri, field_.params
     if len(uri) > MAX_CONTACT or len(text) > MAX_CONTACT:
         raise _bad_request("Contact/received too long")
-    if not _PLAIN_CONTACT.match(uri):
-        parse_uri(uri)
-        if not _is_printable(uri):
-            raise _bad_request("Contact is not printable ASCII")
-    usual = _USUAL_PARAMS.match(text)
-    if usual is not None:
-        expires, instance = usual.groups()
-        return Contact(uri, default if expires is None else int(expires), None, instance or "")
-    if not _is_printable(text):
+    parse_uri(uri)
+    if not _is_printable(uri) or not _is_printable(text):
         raise _bad_request("Contact is not printable ASCII")
     params = split_params(text)
     values = {name.lower(): value for name, value in params}

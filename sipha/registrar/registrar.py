@@ -91,12 +91,13 @@ class Registrar:
     def request_received(self, request: Request, flow: Flow) -> None:
         """Carry out a REGISTER whose top Via says where it came from (RFC 3261 §18.2.1), or refuse it."""
         self.counters.requests += 1
-        tag = self._tag(request)
+        head = response.head(request)
+        tag = self._tag(head)
         key = (tag, flow.remote)
         if key in self._pending:
             self.counters.absorbed += 1
             return
-        answer = _Answer(key, response.head(request, tag), response.destination(request, flow))
+        answer = _Answer(key, head + response.to(request, tag), response.destination(request, flow))
         try:
             self._carry_out(request, flow, answer)
         except SipError as error:
@@ -180,14 +181,13 @@ class Registrar:
             self.counters.refused += 1
         self._send(response.refusal(answer.head, error, headers), answer.destination)
 
-    def _tag(self, request: Request) -> str:
+    def _tag(self, head: str) -> str:
+        """The To tag of a response, the same for each copy of the request (§8.2.7)."""
         try:
             tokens = self._authenticator.tokens
         except Unavailable:
             tokens = _KEYLESS
-        return tokens.tag(
-            request.call_id, request.from_.tag or "", request.cseq.number, request.via.branch or request.via.sent_by
-        )
+        return tokens.text_tag(head)
 
     def _date(self) -> str:
         """The Date header field's value, made once a second."""

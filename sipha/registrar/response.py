@@ -12,17 +12,18 @@ from sipha.sip.status import REASONS
 from sipha.state.binding import Binding
 
 
-def head(request: Request, tag: str) -> str:
-    """The header fields that every response to a request repeats (§8.2.6.2), and our To tag where it has none."""
+def head(request: Request) -> str:
+    """The header fields that every response to a request repeats (§8.2.6.2), but To: the same for each copy of it."""
     headers = request.headers
-    to = headers.get("To") or ""
-    if request.to.tag is None:
-        to = f"{to};tag={tag}"
     vias = "\r\nVia: ".join(headers.all("Via"))
-    return (
-        f"Via: {vias}\r\nFrom: {headers.get('From')}\r\nTo: {to}\r\n"
-        f"Call-ID: {headers.get('Call-ID')}\r\nCSeq: {headers.get('CSeq')}\r\n"
-    )
+    call_id, cseq = headers.get("Call-ID"), headers.get("CSeq")
+    return f"Via: {vias}\r\nFrom: {headers.get('From')}\r\nCall-ID: {call_id}\r\nCSeq: {cseq}\r\n"
+
+
+def to(request: Request, tag: str) -> str:
+    """The To header field of a response, with our tag unless it has one."""
+    value = request.headers.get("To")
+    return f"To: {value};tag={tag}\r\n" if request.to.tag is None else f"To: {value}\r\n"
 
 
 def destination(request: Request, flow: Flow) -> Flow:

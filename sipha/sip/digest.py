@@ -20,7 +20,7 @@ QOP = "auth"
 _PARAMETERS = ("username", "realm", "nonce", "uri", "response", "algorithm", "qop", "cnonce", "nc")
 _USUAL = re.compile(
     r'(?:username="([^"\\]*+)"|realm="([^"\\]*+)"|nonce="([^"\\]*+)"|uri="([^"\\]*+)"|response="([0-9a-f]*+)"'
-    r'|algorithm="?([A-Za-z0-9-]++)"?|qop="?([a-z-]++)"?|cnonce="([^"\\]*+)"|nc="?([0-9a-f]++)"?|,[ \t]*+)*+\Z'
+    r'|algorithm="?([A-Za-z0-9-]++)"?|qop="?([a-z-]++)"?|cnonce="([^"\\]*+)"|nc="?([0-9a-f]{1,8})"?|,[ \t]*+)*+\Z'
 )
 _COUNT = re.compile(r"[0-9a-fA-F]{1,8}", re.ASCII)
 
@@ -88,6 +88,8 @@ def parse_credentials(value: str) -> Credentials | None:
     if found is None:
         fields = parse_auth_params(value)[1]
         found = tuple(map(fields.get, _PARAMETERS))
+    elif found[5] in ALGORITHMS and None not in found:
+        return Credentials._make(found)
     username, realm, nonce, uri, response, algorithm, qop, cnonce, nc = found
     if username is None or realm is None or nonce is None or uri is None or response is None:
         raise MalformedMessage("Credentials lack username, realm, nonce, uri or response")

@@ -89,20 +89,27 @@ class Headers:
         self._names: list[str] = []  # of each line, canonical
         self._first: dict[str, str] = {}  # canonical name to the first field's value, perhaps with white space around
         self._parsed: dict[str, Any] = {}  # canonical name to what `parsed` made of it
-        for name, value in fields:
-            self.add(name, value)
+        if fields:
+            for name, value in fields:
+                self.add(name, value)
 
     def read(self, lines: list[str]) -> str | None:
         """Take the lines of a message (without their CRLF), which now belong here; say what is wrong, if anything."""
-        # Most messages have each header once, spelt as in the RFC: the dictionary is made without a loop.
+        # Most messages have headers that we know, spelt as in the RFC: the dictionary is made without a loop.
+        fields = [line.split(": ", 1) for line in lines]
         try:
-            first = dict([line.split(": ", 1) for line in lines])
+            first: dict[str, str] = dict(fields)  # type: ignore[arg-type]  the lists have two elements, or it raises
         except ValueError:
             return self._index(lines)
-        if len(first) != len(lines) or not first.keys() <= _KNOWN:
+        if not first.keys() <= _KNOWN:
             return self._index(lines)
+        if len(first) == len(lines):
+            self._names = list(first)
+        else:
+            self._names = [name for name, _ in fields]
+            fields.reverse()
+            first = dict(fields)  # type: ignore[arg-type]
         self._lines = lines
-        self._names = list(first)
         self._first = first
         return None
 
@@ -129,19 +136,19 @@ class Headers:
     def get(self, name: str) -> str | None:
         """Return the value of the first field of this name, unfolded; None if there is none."""
         value = self._first.get(name)
-        if value is None:
+        if value is None and name not in _KNOWN:
             value = self._first.get(canonical_name(name))
-            if value is None:
-                return None
-        return value.strip(" \t")
+        return None if value is None else value.strip(" \t")
 
     def all(self, name: str) -> list[str]:
         """Return the values of the fields of this name, unfolded, one for each field."""
-        name = canonical_name(name)
-        if name not in self._first:
+        if name not in _KNOWN:
+            name = canonical_name(name)
+        value = self._first.get(name)
+        if value is None:
             return []
         if len(self._first) == len(self._names):
-            return [self._first[name].strip(" \t")]
+            return [value.strip(" \t")]
         return [_value(line) for line, of in zip(self._lines, self._names, strict=True) if of == name]
 
     def values(self, name: str) -> list[str]:
@@ -154,7 +161,7 @@ class Headers:
 
     def __contains__(self, name: str) -> bool:
         """Return True if there is a field of this name."""
-        return name in self._first or canonical_name(name) in self._first
+        return name in self._first or (name not in _KNOWN and canonical_name(name) in self._first)
 
     def count(self, name: str) -> int:
         """Return how many fields have this name."""
@@ -187,6 +194,15 @@ class Headers:
                 raise MalformedMessage(f"{name}: missing")
             value = self._parsed[name] = parse(text, name)
         return value
+
+    def parse(self, parsers: Iterable[tuple[str, Callable[[str, str], object]]]) -> None:
+        """Let `parsed` have the first field of each of these (canonical) names; MalformedMessage if one is missing."""
+        first, parsed = self._first, self._parsed
+        for name, parse in parsers:
+            text = first.get(name)
+            if not text:
+                raise MalformedMessage(f"{name}: missing")
+            parsed[name] = parse(text, name)
 
     def parsed_values(self, name: str, parse: Callable[[str, str], T]) -> list[T]:
         """Return what `parse` makes of each of the values of all fields of this (canonical) name; once, as `parsed`."""
@@ -262,12 +278,15 @@ class Headers:
 
         `parsed`, if given, is what `parsed` is to return from now on.
         """
-        canonical = canonical_name(name)
+        canonical = name if name in _KNOWN else canonical_name(name)
         old = self._first[canonical]
         if "," in old and (rest := split_first(old)[1]):
             value = f"{value}, {rest}"
-        self._put(self._names.index(canonical), name, value)
-        if parsed is not None:
+        self._lines[self._names.index(canonical)] = f"{name}: {value}"
+        self._first[canonical] = value
+        if parsed is None:
+            self._parsed.pop(canonical, None)
+        else:
             self._parsed[canonical] = parsed
 
     def copy(self) -> Headers:

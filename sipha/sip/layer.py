@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2s
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from sipha.errors import SipError
 from sipha.sip.flow import Address, Flow
@@ -39,8 +39,7 @@ from sipha.sip.transaction import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RequestReceived:
+class RequestReceived(NamedTuple):
     """A request came that belongs to no transaction: accept it within this event, reply to it, or drop it.
 
     An ACK for a 2xx comes so, a CANCEL that finds no INVITE, and each copy of a REGISTER.
@@ -125,6 +124,8 @@ Event = (
 )
 
 
+# The timers of a transaction that has done its work, and waits for what may still be on its way.
+_ABSORBING = frozenset((TimerName.I, TimerName.J, TimerName.K, TimerName.L, TimerName.M))
 _NEVER_ACCEPTED = frozenset(("ACK", "CANCEL", "REGISTER"))
 
 
@@ -456,6 +457,8 @@ class TransactionLayer:
         transaction.last_sent = b""
 
     def _start_ending(self, name: TimerName, transaction: Transaction, message: object, now: float) -> None:
+        if name in _ABSORBING:
+            transaction.rest()
         self._stop_ending(transaction, message, now)
         transaction.ending = self._queue.start_constant(name, transaction, now)
 

@@ -137,7 +137,9 @@ class Request(Message):
     def __init__(
         self, method: str, uri: str, headers: Headers | Iterable[tuple[str, str]] = (), body: bytes = b""
     ) -> None:
-        super().__init__(headers, body)
+        # As Message does; a call less, for each message that comes.
+        self.headers = headers if isinstance(headers, Headers) else Headers(headers)
+        self.body = body
         self.method = method
         self.uri = uri
         self._parsed_uri: tuple[str, Uri] | None = None
@@ -216,19 +218,20 @@ def response_to(
 def mark_received(request: Request, flow: Flow) -> None:
     """Write into the top Via where the request came from (§18.2.1, RFC 3581 §4); what the sender claimed is removed."""
     via = request.via
+    transport, sent_by, sent_by_port, params = via
     host, port = flow.remote
     # "it MUST set the value of the parameter to the source port of the request", and "MUST also insert a "received"
     # parameter ... even if it is identical to the value of the "sent-by" component."
-    before, rport, after = via.params.partition(";rport")
-    if rport and (not after or after[0] == ";") and "received" not in via.params.lower():
+    before, rport, after = params.partition(";rport")
+    if rport and (not after or after[0] == ";") and "received" not in params.lower():
         params = f"{before};rport={port}{after};received={host}"
     elif via.has_param("rport"):
-        params = set_params(via.params, ("rport", str(port)), ("received", host))
-    elif via.has_param("received") or (via.host != host and ip_literal(via.host) != host):
-        params = set_params(via.params, ("received", host))
+        params = set_params(params, ("rport", str(port)), ("received", host))
+    elif via.has_param("received") or (sent_by != host and ip_literal(sent_by) != host):
+        params = set_params(params, ("received", host))
     else:
         return
-    marked = Via(via.transport, via.host, via.port, params)
+    marked = Via(transport, sent_by, sent_by_port, params)
     request.headers.replace_value("Via", str(marked), marked)
 
 

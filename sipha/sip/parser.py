@@ -10,7 +10,7 @@ from sipha.errors import MalformedMessage
 from sipha.sip.headers import Headers
 from sipha.sip.message import Request, Response
 from sipha.sip.uri import Uri, parse_uri
-from sipha.sip.values import is_number, is_token
+from sipha.sip.values import is_number, is_token, parse_cseq, parse_name_addr, parse_via
 
 MAX_MESSAGE = 65536
 """The largest message, in bytes, that a stream may bring; a datagram can't be larger."""
@@ -35,7 +35,8 @@ _METHODS = frozenset(
     ]
 )
 _SINGLE = ("From", "To", "Call-ID", "CSeq", "Max-Forwards")
-_CACHED_URI_LENGTH = 80
+_NEEDED = (("Via", parse_via), ("From", parse_name_addr), ("To", parse_name_addr), ("CSeq", parse_cseq))
+_REMEMBERED_LENGTH = 100
 
 
 class ParseError(MalformedMessage):
@@ -159,8 +160,12 @@ class StreamParser:
         found = _END_OF_HEAD.search(buffer, self._searched)
         if found is None:
             if len(buffer) > self._max_message:
+                head = _loose_index(
+                    bytes(buffer[: buffer.rfind(b"\n") + 1]).rstrip(b"\r\n")
+                )  # without a line cut short
                 self._lose()
-                raise ParseError(f"the header fields are longer than {self._max_message} bytes", status=513)
+                error = MalformedMessage(f"the header fields are longer than {self._max_message} bytes", status=513)
+                raise _parse_error(error, head)
             self._searched = max(0, len(buffer) - 3)
             return False
         end, body_at = found.span()
@@ -223,14 +228,25 @@ def _message(head: _Head) -> Request | Response:
             if headers.count(name) > 1:
                 raise MalformedMessage(f"{name}: more than one")
     # They are parsed here since no element can do without; what else there is, is parsed by who needs it.
-    _ = message.via, message.from_, message.to, message.call_id
-    cseq = message.cseq
-    if isinstance(message, Request) and cseq.method != message.method:
+    headers.parse(_NEEDED)
+    if not headers.get("Call-ID"):
+        raise MalformedMessage("Call-ID: missing")
+    if isinstance(message, Request) and (cseq := message.cseq).method != message.method:
         raise MalformedMessage(f"CSeq: the method is {cseq.method[:40]}, not {message.method[:40]}")
     return message
 
 
 def _request(start_line: str, headers: Headers) -> Request:
+    # Few Request-Lines are in use: those of all REGISTERs for a domain are the same.
+    read = _remembered_request_line if len(start_line) <= _REMEMBERED_LENGTH else _request_line
+    method, uri, parsed = read(start_line)
+    request = Request(method, uri, headers)
+    request.keep_parsed_uri(parsed)
+    return request
+
+
+def _request_line(start_line: str) -> tuple[str, str, Uri]:
+    """Return the method of a Request-Line, and the URI as text and parsed."""
     parts = start_line.split(" ")
     if parts[-1] != "SIP/2.0" and (version := parts[-1].upper()) != "SIP/2.0":
         if version.startswith("SIP/"):
@@ -241,9 +257,10 @@ def _request(start_line: str, headers: Headers) -> Request:
     method, uri, _ = parts
     if method not in _METHODS and not is_token(method):
         raise MalformedMessage(f"the method is not a token: {method[:40]!r}")
-    request = Request(method, uri, headers)
-    request.keep_parsed_uri(_cached_uri(uri) if len(uri) <= _CACHED_URI_LENGTH else parse_uri(uri))
-    return request
+    return method, uri, parse_uri(uri)
+
+
+_remembered_request_line = lru_cache(maxsize=1024)(_request_line)
 
 
 def _response(start_line: str, headers: Headers) -> Response:
@@ -254,12 +271,6 @@ def _response(start_line: str, headers: Headers) -> Response:
     if len(status) != 3 or not is_number(status) or not "100" <= status <= "699":
         raise MalformedMessage(f"the status is {status[:20]!r}, not 100 to 699")
     return Response(int(status), reason, headers)
-
-
-@lru_cache(maxsize=1024)
-def _cached_uri(text: str) -> Uri:
-    """Parse a Request-URI; those of REGISTERs are few."""
-    return parse_uri(text)
 
 
 def _body(headers: Headers, data: bytes | None) -> bytes:
@@ -280,6 +291,8 @@ def _content_length(headers: Headers) -> int | None:
     text = headers.get("Content-Length")
     if text is None:
         return None
+    if text == "0" and headers.unique:
+        return 0
     if not is_number(text) or len(text) > 10:
         raise MalformedMessage(f"Content-Length: {text[:20]!r} is not a length")
     size = int(text)

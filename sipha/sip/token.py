@@ -10,7 +10,7 @@ import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from hashlib import blake2s
-from ipaddress import ip_address
+from ipaddress import IPv6Address
 from struct import Struct
 from typing import NamedTuple
 
@@ -23,7 +23,9 @@ _MAC_SIZE = 12
 _TRANSPORTS = ("UDP", "TCP", "TLS", "WS", "WSS")
 _NONCE_HEAD = 26  # hexadecimal digits: key id, term, time, serial
 _BRANCH = Struct("!BIBB")
-_SIDE = Struct("!BH")
+_SIDE = Struct("!4sBH")
+NOBODY = bytes(4)
+"""The user of a side of a dialog that is no phone of ours."""
 
 
 class Nonce(NamedTuple):
@@ -43,11 +45,12 @@ class BranchToken(NamedTuple):
 
 
 class Hop(NamedTuple):
-    """Where one side of a dialog is reached: a transport, and the address that the flow had."""
+    """Where one side of a dialog is reached: a transport, and the address that the flow had; `user` tells whose."""
 
     transport: str
     host: str
     port: int
+    user: bytes = NOBODY
 
 
 class RouteToken(NamedTuple):
@@ -58,7 +61,7 @@ class RouteToken(NamedTuple):
 
 
 class _Subkeys:
-    """The subkeys of one key of the log."""
+    """The subkeys of one key of the log, each as a MAC that has taken in its key and is copied for use."""
 
     __slots__ = ("branch", "nonce", "route", "tag")
 
@@ -77,7 +80,7 @@ class Tokens:
             msg = "a keyring needs at least one key"
             raise ValueError(msg)
         self._keys = {key_id: _Subkeys(secret) for key_id, secret in keyring.items()}
-        self._keys_by_hex = {b"%02x" % key_id: keys for key_id, keys in self._keys.items()}
+        self._keys_by_hex = {f"{key_id:02x}": keys for key_id, keys in self._keys.items()}
         self._current_id = list(keyring)[-1]
         self._current = self._keys[self._current_id]
 
@@ -85,20 +88,24 @@ class Tokens:
         """Make a nonce (RFC 7616 §3.3) in a term at a cluster time; `serial` tells those of one second apart."""
         # Hexadecimal, unlike the others: a nonce is read for each REGISTER, and is never too long.
         head = f"{self._current_id:02x}{term & 0xFFFFFFFF:08x}{int(now) & 0xFFFFFFFF:08x}{serial & 0xFFFFFFFF:08x}"
-        return head + _mac(self._current.nonce, head.encode()).hex()
+        return head + _hex_mac(self._current.nonce, head.encode())
 
     def read_nonce(self, nonce: str) -> Nonce | None:
         """Return what a nonce says, or None if it isn't ours."""
-        data = nonce.encode("utf-8", "surrogateescape")
-        head = data[:_NONCE_HEAD]
-        keys = self._keys_by_hex.get(head[:2])
-        if keys is None or not hmac.compare_digest(_mac(keys.nonce, head).hex().encode(), data[_NONCE_HEAD:]):
+        keys = self._keys_by_hex.get(nonce[:2])
+        if keys is None or not nonce.isascii():
             return None
-        return Nonce(int(head[2:10], 16), int(head[10:18], 16))
+        if not hmac.compare_digest(_hex_mac(keys.nonce, nonce[:_NONCE_HEAD].encode()), nonce[_NONCE_HEAD:]):
+            return None
+        return Nonce(int(nonce[2:10], 16), int(nonce[10:18], 16))
 
     def tag(self, call_id: str, from_tag: str, cseq: int, branch: str) -> str:
         """Make the To tag of a stateless response: the same for each copy of a request (RFC 3261 §8.2.7)."""
         return _tag(self._current_id, self._current, f"{call_id}\n{from_tag}\n{cseq}\n{branch}")
+
+    def text_tag(self, text: str) -> str:
+        """Make a To tag of a text that is the same for each copy of a request, for a request without ACK."""
+        return _tag(self._current_id, self._current, text)
 
     def is_tag(self, tag: str, call_id: str, from_tag: str, cseq: int, branch: str) -> bool:
         """Return True if `tag` is the one that `tag` made of these, under any key still held."""
@@ -134,11 +141,24 @@ class Tokens:
 
     def loop_digest(self, fields: tuple[str, ...]) -> str:
         """Make the part of a branch that shows a loop: a digest of all that routes the request (RFC 5393 §4.2)."""
-        return _mac(self._current.branch, _join(fields)).hex()[:16]
+        return _hex_mac(self._current.branch, _join(fields))[:16]
 
-    def route(self, call_id: str, caller_tag: str, caller: Flow, callee: Flow) -> str:
-        """Make the token of our Record-Route: it proves the dialog and says where its sides are (design §5)."""
-        body = bytes((self._current_id,)) + _side(caller) + _side(callee)
+    def user(self, aor: str) -> bytes:
+        """Make the mark of a user of ours in a token, from the AOR."""
+        return _user(self._current, aor)
+
+    def is_user(self, user: bytes, aor: str) -> bool:
+        """Return True if `user` is the mark of this AOR, under any key still held."""
+        return any(hmac.compare_digest(_user(keys, aor), user) for keys in self._keys.values())
+
+    def route(
+        self, call_id: str, caller_tag: str, caller: Flow, callee: Flow, users: tuple[bytes, bytes] = (NOBODY, NOBODY)
+    ) -> str:
+        """Make the token of our Record-Route: it proves the dialog and says where its sides are (design §5).
+
+        `users` are the marks of the caller's and of the callee's AOR.
+        """
+        body = bytes((self._current_id,)) + _side(caller, users[0]) + _side(callee, users[1])
         return _text(body + _mac(self._current.route, body + _join((call_id, caller_tag))))
 
     def read_route(self, token: str, call_id: str, caller_tag: str) -> RouteToken | None:
@@ -157,18 +177,26 @@ class Tokens:
 
 def _tag(key_id: int, keys: _Subkeys, fields: str) -> str:
     # No header field has a line feed in its value, so that one between the fields keeps them apart.
-    return f"{key_id:02x}{_mac(keys.tag, fields.encode('utf-8', 'surrogateescape')).hex()}"
+    return f"{key_id:02x}{_hex_mac(keys.tag, fields.encode('utf-8', 'surrogateescape'))}"
 
 
-def _subkey(secret: bytes, purpose: bytes) -> bytes:
-    return blake2s(key=secret, person=purpose).digest()
+def _subkey(secret: bytes, purpose: bytes) -> blake2s:
+    return blake2s(key=blake2s(key=secret, person=purpose).digest(), digest_size=_MAC_SIZE)
 
 
-def _mac(key: bytes, data: bytes) -> bytes:
-    return blake2s(data, key=key, digest_size=_MAC_SIZE).digest()
+def _mac(key: blake2s, data: bytes) -> bytes:
+    mac = key.copy()
+    mac.update(data)
+    return mac.digest()
 
 
-def _branch_mac(key: bytes, head: bytes, identity: tuple[str, ...], loop: str) -> bytes:
+def _hex_mac(key: blake2s, data: bytes) -> str:
+    mac = key.copy()
+    mac.update(data)
+    return mac.hexdigest()
+
+
+def _branch_mac(key: blake2s, head: bytes, identity: tuple[str, ...], loop: str) -> bytes:
     return _mac(key, head + _join((*identity, loop)))
 
 
@@ -178,17 +206,30 @@ def _join(fields: tuple[str, ...]) -> bytes:
     return b"".join(b"%d:%b" % (len(part), part) for part in parts)
 
 
-def _side(flow: Flow) -> bytes:
+def _user(keys: _Subkeys, aor: str) -> bytes:
+    # No token begins with a zero: there is no such key id.
+    return _mac(keys.route, b"\0" + aor.encode("utf-8", "surrogateescape"))[: len(NOBODY)]
+
+
+def _side(flow: Flow, user: bytes) -> bytes:
     host, port = flow.remote
-    packed = ip_address(host.partition("%")[0]).packed
+    packed = _packed(host.partition("%")[0])
     code = _TRANSPORTS.index(flow.transport) | (0x80 if len(packed) == 16 else 0)
-    return _SIDE.pack(code, port) + packed
+    return _SIDE.pack(user, code, port) + packed
 
 
 def _read_side(data: bytes) -> tuple[Hop, bytes]:
-    code, port = _SIDE.unpack_from(data)
+    user, code, port = _SIDE.unpack_from(data)
     end = _SIDE.size + (16 if code & 0x80 else 4)
-    return Hop(_TRANSPORTS[code & 0x7F], str(ip_address(data[_SIDE.size : end])), port), data[end:]
+    return Hop(_TRANSPORTS[code & 0x7F], _unpacked(data[_SIDE.size : end]), port, user), data[end:]
+
+
+def _packed(host: str) -> bytes:
+    return IPv6Address(host).packed if ":" in host else bytes(map(int, host.split(".")))
+
+
+def _unpacked(data: bytes) -> str:
+    return str(IPv6Address(data)) if len(data) == 16 else ".".join(map(str, data))
 
 
 def _text(data: bytes) -> str:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from sipha.sip.flow import Flow
@@ -246,8 +247,17 @@ class Transaction:
 
     @property
     def branch(self) -> str:
-        """The branch of the request's top Via, empty if it has none (RFC 2543)."""
-        return self.request.via.branch or ""
+        """The branch by which it is known, empty for the request of an RFC 2543 client."""
+        branch = self.key[0]
+        return branch if isinstance(branch, str) else ""
+
+    def rest(self) -> None:
+        """Let go of the request: for half a minute only copies come, known by the key. Its method is all that is left.
+
+        At any time most transactions are at rest, thousands of them.
+        """
+        if self.key[0] is not None:
+            self.request = _at_rest(self.request.method)
 
     def __repr__(self) -> str:
         """Return the method, state and branch."""
@@ -291,6 +301,11 @@ class ServerTransaction(Transaction):
             return True
         tag = request.to.tag
         return tag == (self.to_tag if request.method == "ACK" else self.request.to.tag)
+
+
+@lru_cache(maxsize=64)
+def _at_rest(method: str) -> Request:
+    return Request(method, "")
 
 
 def client_key(message: Request | Response) -> Key:

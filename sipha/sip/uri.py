@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv6Address
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -22,6 +23,8 @@ _SIP_URI = re.compile(
     r"(?:\?([^@<>\"\s]*+))?\Z",
     re.IGNORECASE | re.ASCII,
 )
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}\Z")
 _OTHER_URI = re.compile(r"([a-z][a-z0-9+.-]*+):([^<>\"\s]++)\Z", re.IGNORECASE | re.ASCII)
 _ESCAPED = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNSAFE_IN_USER = re.compile(r"[^A-Za-z0-9\-_.!~*'()&=+$,;?/]")
@@ -165,10 +168,15 @@ def default_port(transport: str) -> int:
 
 def ip_literal(host: str) -> str | None:
     """Return the IP address that `host` is, without brackets and in its shortest form; None if it is a name."""
+    if ":" not in host:
+        return host if _IPV4.match(host) else None
+    return _ipv6_literal(host)
+
+
+@lru_cache(maxsize=4096)
+def _ipv6_literal(host: str) -> str | None:
     try:
-        if host.startswith("["):
-            return str(IPv6Address(host[1:-1] if host.endswith("]") else host))
-        return str(IPv6Address(host) if ":" in host else IPv4Address(host))
+        return str(IPv6Address(host[1:-1] if host.startswith("[") and host.endswith("]") else host))
     except AddressValueError:
         return None
 

@@ -22,9 +22,9 @@ _NAME_ADDR = re.compile(
 # "If the URI contains a comma, question mark or semicolon, the URI MUST be enclosed in angle brackets" (§20.10)
 _ADDR_SPEC = re.compile(rf'{_WS}({_SCHEME}[^<>",;?\s]++){_PARAMS}\Z', re.DOTALL | re.ASCII)
 _VIA = re.compile(
-    rf"{_WS}SIP{_WS}/{_WS}[0-9]++\.[0-9]++{_WS}/{_WS}({_TOKEN})[ \t]++([A-Za-z0-9._\-]++|\[[0-9A-Fa-f:.]++\])"
+    rf"{_WS}[Ss][Ii][Pp]{_WS}/{_WS}[0-9]++\.[0-9]++{_WS}/{_WS}({_TOKEN})[ \t]++([A-Za-z0-9._\-]++|\[[0-9A-Fa-f:.]++\])"
     rf"{_WS}(?::{_WS}([0-9]{{1,5}}){_WS})?{_PARAMS}(?:,|\Z)",
-    re.DOTALL | re.IGNORECASE | re.ASCII,
+    re.DOTALL | re.ASCII,
 )
 _CSEQ = re.compile(rf"[ \t]*+([0-9]++)[ \t]++({_TOKEN})[ \t]*+\Z")
 _PARAM = re.compile(rf';[ \t]*+({_TOKEN})(?:[ \t]*+=[ \t]*+({_QUOTED}|[^\s;,"<>]*+))?', re.DOTALL)
@@ -83,8 +83,10 @@ class Via(NamedTuple):
 
     def __str__(self) -> str:
         """Return the value's text."""
-        port = "" if self.port is None else f":{self.port}"
-        return f"SIP/2.0/{self.transport} {self.host}{port}{self.params}"
+        transport, host, port, params = self
+        if port is None:
+            return f"SIP/2.0/{transport} {host}{params}"
+        return f"SIP/2.0/{transport} {host}:{port}{params}"
 
 
 class NameAddr(NamedTuple):
@@ -178,7 +180,11 @@ def parse_via(text: str, header: str = "Via") -> Via:
 
 def parse_name_addr(text: str, header: str = "address") -> NameAddr:
     """Parse one value of From, To, Route …; MalformedMessage, which names `header`, if it is none."""
-    return NameAddr(*_name_addr(text, header))
+    match = _NAME_ADDR.match(text)
+    if match is None or match[1] is not None:
+        return NameAddr(*_name_addr(text, header))
+    _, display, uri, params = match.groups()
+    return NameAddr(display and display.rstrip(" \t"), uri, params)
 
 
 def parse_contact(text: str, header: str = "Contact") -> Contact:
@@ -261,12 +267,15 @@ def is_number(text: str) -> bool:
 
 def find_param(params: str, name: str) -> str | None:
     """Return the value, unquoted, of a parameter (lower case) in `;name=value;…`; None if absent or without value."""
-    if not params or name not in params.lower():
+    if not params:
         return None
-    if '"' not in params and " " not in params and "\t" not in params:
-        _, found, rest = params.partition(f";{name}=")
-        if found:
-            return rest.partition(";")[0]
+    _, found, rest = params.partition(f";{name}=")
+    if found:
+        value = rest.partition(";")[0]
+        if '"' not in params and " " not in value and "\t" not in value:
+            return value
+    elif name not in params.lower():
+        return None
     for match in _PARAM.finditer(params):
         if match[1].lower() == name:
             value = match[2]

@@ -24,17 +24,15 @@ class Keys:
 
     def __init__(self, ring: Iterable[tuple[int, bytes]] = ()) -> None:
         self.ring = dict(ring)
-        self.hash = sum(map(_digest, self.ring.items()))
-
-    @property
-    def current(self) -> int | None:
+        self.current = next(reversed(self.ring), None)
         """The id of the key that new tokens are made with; None while there is no key."""
-        return next(reversed(self.ring), None)
+        self.hash = sum(map(_digest, self.ring.items()))
 
     def put(self, record: PutKey) -> Done:
         """Add a key as the current one and drop the oldest beyond RING_SIZE."""
         key_id = (self.current or 0) % _LAST_ID + 1
         self.ring = dict([*self.ring.items(), (key_id, record.secret)][-RING_SIZE:])
+        self.current = key_id
         self.hash = self.recompute()
         return Done(1)
 

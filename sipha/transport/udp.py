@@ -106,7 +106,9 @@ class UdpSocket:
     def send(self, data: bytes, remote: Address) -> int:
         """Send one datagram; return 0, or the errno why it was not sent. An errno in TRANSIENT condemns no flow."""
         error = self._send(data, remote)
-        if error and error not in TRANSIENT and self._read_errors():
+        if not error:
+            return 0
+        if error not in TRANSIENT and self._read_errors():
             # What the kernel reported was the ICMP error of an earlier datagram, and this one it did not send.
             self._reactor.callLater(0, self._report)
             error = self._send(data, remote)

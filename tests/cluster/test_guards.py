@@ -144,8 +144,8 @@ TERMS = st.lists(st.integers(1, 4), max_size=12).map(sorted)
 
 
 @given(TERMS, st.data())
-def test_verified_message_gives_raft_figure_2(terms: list[int], data: st.DataObject) -> None:
-    """Whatever comes, the library ends with the log that Raft's figure 2 asks for, and deletes nothing to add it again."""
+def test_verified_message_gives_the_log_that_raft_asks_for(terms: list[int], data: st.DataObject) -> None:
+    """Whatever comes, the library ends with the log that Raft asks for, and deletes nothing to add it again."""
     log = ListLog([0, *terms])
     prev = data.draw(st.integers(1, log.last_index + 1))
     prev_term = data.draw(st.sampled_from([log.term_at(prev) or 0, 1, 5]))
@@ -170,8 +170,11 @@ def test_verified_message_gives_raft_figure_2(terms: list[int], data: st.DataObj
 
 
 def test_leader_that_contradicts_a_committed_entry_is_refused() -> None:
+    log = ListLog([0, 1, 1, 1], commit_index=3)
     with pytest.raises(DivergedError, match="entry 3"):
-        verify(append(2, 1, [2]), ListLog([0, 1, 1, 1], commit_index=3))
+        verify(append(2, 1, [2]), log)
+    with pytest.raises(DivergedError, match="entry 3"):
+        verify(append(3, 2, []), log)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,15 @@ def test_lease_runs_from_when_the_majority_was_sent_to() -> None:
     assert lease.until == pytest.approx(10.3)
 
 
+def test_lease_of_an_even_cluster_needs_more_than_half() -> None:
+    lease = Lease(0.2, "bcd")
+    lease.begin()
+    lease.acknowledge("b", 10.0)
+    assert not lease.valid(0.0)
+    lease.acknowledge("d", 10.0)
+    assert lease.valid(10.1)
+
+
 def test_lease_is_not_shortened_by_a_late_acknowledgement() -> None:
     lease = Lease(0.2, "bc")
     lease.begin()

@@ -150,6 +150,37 @@ def test_leader_doesnt_send_again_what_is_under_way(ballot: Ballot) -> None:
     assert [command for command, _, _ in sent] == [b"\0two"]
 
 
+def test_leader_and_follower_agree_after_a_conflict_while_much_is_under_way(ballot: Ballot) -> None:
+    """The library goes back one entry per answer, and answers to later messages bring it forward again, for ever."""
+    ballot.elect("a")
+    ballot.append("a", b"one")
+    ballot.settle()
+    ballot.append("a", *[b"never committed %d" % number for number in range(40)])
+    ballot.voters["a"].tick()
+    ballot.queues.clear()  # a alone has them
+    ballot.voters["a"].raft.disconnected("b")
+    ballot.voters["a"].raft.disconnected("c")
+    leader = ballot.elect("b", ["b", "c"])
+    ballot.append("b", *[bytes([number]) * 100_000 for number in range(30)])
+    ballot.settle(["b", "c"])
+    ballot.queues.clear()
+    sent = 0
+    for _ in range(12):
+        ballot.append("b", b"meanwhile")
+        ballot.now += 0.06
+        leader.tick()
+        sent += len(ballot.queues["b", "a"])
+        ballot.deliver("b", "a")
+        ballot.deliver("b", "c")
+        for peer in "ac":
+            ballot.deliver(peer, "b")
+    ballot.now += 0.06
+    ballot.settle()
+    assert ballot.tables["a"] == ballot.tables["b"]
+    assert len(ballot.tables["a"]) == 1 + 30 + 12
+    assert sent < 60
+
+
 def test_leader_of_an_earlier_term_is_told_and_follows(ballot: Ballot) -> None:
     leader = ballot.elect("a")
     later = ballot.voters["b"]

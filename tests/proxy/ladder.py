@@ -198,6 +198,7 @@ class Phone:
         self.aor = f"sip:{user}@{domain}"
         param = "" if transport == "UDP" else f";transport={transport.lower()}"
         self.contact = f"sip:{user}@{bracketed(address[0])}:{address[1]}{param}"
+        self.via = f"{bracketed(address[0])}:{address[1]}"
         self.flow = self._flow()
         self.last: Request | None = None
         self.challenge: Response | None = None
@@ -269,10 +270,9 @@ class Phone:
         body: str = "",
     ) -> Request:
         """Make a request and send it."""
-        host, port = self.address
         lines = [
             f"{method} {uri} SIP/2.0",
-            f"Via: SIP/2.0/{self.transport} {bracketed(host)}:{port};branch={branch or f'z9hG4bK-{next(_serial)}'}",
+            f"Via: SIP/2.0/{self.transport} {self.via};branch={branch or f'z9hG4bK-{next(_serial)}'}",
             *(f"Route: {route}" for route in routes),
             *([] if max_forwards is None else [f"Max-Forwards: {max_forwards}"]),
             f"From: {from_ or f'<{self.aor}>;tag={self.tag}'}",
@@ -304,8 +304,8 @@ class Phone:
         retry.headers.remove("Proxy-Authorization")
         retry.headers.add("Proxy-Authorization", self.credentials(retry, user=user, nc=nc))
         retry.headers.set("CSeq", f"{retry.cseq.number + 1} {retry.method}")
-        via = retry.via.with_params(("branch", f"z9hG4bK-{next(_serial)}"))
-        retry.headers.replace_value("Via", str(via))
+        via = f"SIP/2.0/{self.transport} {self.via};branch=z9hG4bK-{next(_serial)}"
+        retry.headers.replace_value("Via", via)
         return self.send(retry)
 
     def credentials(self, request: Request, *, user: str = "", nc: int = 1) -> str:

@@ -57,6 +57,44 @@ class TestToken:
         call.caller.answer(bye, 200)
         call.callee.expect(200)
 
+    def test_caller_that_sends_from_elsewhere_is_reached_where_it_listens(self, house: House) -> None:
+        """A phone without rport (RFC 3581) has its answers, and so its requests, at the port of its Via (§18.2.2)."""
+        alice = house.phone("alice", "198.51.100.1", 5060).account()
+        alice.flow = alice.flow._replace(remote=("198.51.100.1", 49160))
+        call = house.call(alice, house.phone("bob", "198.51.100.2").register())
+        call.by_callee("BYE")
+        bye = alice.expect("BYE")
+        alice.answer(bye, 200)
+        call.callee.expect(200)
+
+    def test_caller_behind_nat_is_reached_where_it_sends_from(self, house: House) -> None:
+        alice = house.phone("alice", "198.51.100.1", 40001).account()
+        alice.via, alice.contact = "10.0.0.1;rport", "sip:alice@10.0.0.1"
+        call = house.call(alice, house.phone("bob", "198.51.100.2").register())
+        call.by_callee("BYE")
+        alice.expect("BYE")
+
+    def test_via_of_the_caller_names_no_other_host(self, house: House) -> None:
+        """Answers go where a Via says, by its maddr even to others (§18.2.2); the requests of a dialog don't."""
+        alice, victim = house.phone("alice", "198.51.100.1", 5080).account(), house.phone("victim", EVIL[0], 5080)
+        bob = house.phone("bob", "198.51.100.2").register()
+        alice.invite(bob.aor)
+        alice.expect(407)
+        alice.via = f"{EVIL[0]}:5080;maddr={EVIL[0]}"
+        alice.authorize()
+        invite = bob.expect("INVITE")
+        assert not victim.silent()  # the 100
+        victim.received.clear()
+        bob.request(
+            "BYE",
+            invite.contacts[0].uri,
+            to="<sip:alice@sipha.test>;tag=tag-alice",
+            call_id=invite.call_id,
+            routes=[str(route) for route in invite.record_routes],
+        )
+        alice.expect("BYE")
+        assert victim.silent()
+
     def test_reinvite_is_record_routed_with_a_token_that_works(self, call: Call) -> None:
         call.by_callee("INVITE")
         call.callee.expect(100)
@@ -304,6 +342,98 @@ class TestStreams:
         third.expect("BYE")
         assert other.silent()
         assert again.silent()
+
+    def test_token_of_a_lost_connection_leads_to_no_other_user(self, house: House, tcp_call: Call) -> None:
+        house.wires.connections.clear()
+        carol = house.phone("carol", "198.51.100.2", 40003, "TCP").register()
+        tcp_call.by_caller("INVITE", to="<sip:carol@sipha.test>;tag=invented")
+        tcp_call.caller.expect(100)
+        tcp_call.caller.expect(430)
+        assert carol.silent()
+
+    def test_token_names_who_was_called_and_not_whom_the_to_names(self, house: House) -> None:
+        alice = house.phone("alice", "198.51.100.1", 40001).register()
+        bob = house.phone("bob", "198.51.100.2", 40002, "TCP")
+        bob.contact = "sip:bob@10.0.0.2:5060;transport=tcp"
+        bob.register()
+        alice.invite(bob.aor, to="<sip:carol@sipha.test>")
+        alice.expect(407)
+        alice.authorize()
+        alice.expect(100)
+        invite = bob.expect("INVITE")
+        bob.answer(invite, 200)
+        call = Call(alice, bob, invite, alice.expect(200))
+        house.wires.connections.clear()
+        house.state.table.clear()
+        carol = house.phone("carol", "198.51.100.3", 40003, "TCP").register()
+        call.by_caller("BYE")
+        alice.expect(430)
+        assert carol.silent()
+
+    def test_anonymous_caller_is_not_reached_by_the_name_of_another(self, house: House) -> None:
+        alice = house.phone("alice", "198.51.100.1", 40001, "TCP").account()
+        alice.contact = "sip:alice@10.0.0.1:5060;transport=tcp"
+        bob = house.phone("bob", "198.51.100.2", 40002).register()
+        alice.invite(bob.aor, from_="<sip:anonymous@anonymous.invalid>;tag=tag-alice")
+        alice.expect(407)
+        alice.authorize()
+        alice.expect(100)
+        invite = bob.expect("INVITE")
+        bob.answer(invite, 200)
+        call = Call(alice, bob, invite, alice.expect(200))
+        house.wires.connections.clear()
+        house.state.table.clear()
+        carol = house.phone("carol", "198.51.100.3", 40003, "TCP").register()
+        bob.request(
+            "BYE",
+            invite.contacts[0].uri,
+            from_="<sip:bob@sipha.test>;tag=tag-bob",
+            to="<sip:carol@sipha.test>;tag=tag-alice",
+            call_id=invite.call_id,
+            routes=call.route_of_callee,
+        )
+        bob.expect(430)
+        assert carol.silent()
+
+    def test_number_in_the_from_of_a_stranger_makes_it_nobody_of_ours(self) -> None:
+        house = House(allow_inbound=True)
+        evil = house.phone("evil", *EVIL, "TCP", domain="evil.test")
+        evil.contact = "sip:evil@10.0.0.6:5060;transport=tcp"
+        bob = house.phone("bob", "198.51.100.2", 40002).register()
+        evil.invite(bob.aor, from_="<tel:+15551234>;tag=tag-evil")
+        evil.expect(100)
+        invite = bob.expect("INVITE")
+        bob.answer(invite, 200)
+        call = Call(evil, bob, invite, evil.expect(200))
+        house.wires.connections.clear()
+        carol = house.phone("+15551234", "198.51.100.3", 40003, "TCP").register()
+        bob.request(
+            "BYE",
+            invite.contacts[0].uri,
+            from_="<sip:bob@sipha.test>;tag=tag-bob",
+            to="<tel:+15551234>;tag=tag-evil",
+            call_id=invite.call_id,
+            routes=call.route_of_callee,
+        )
+        bob.expect(430)
+        assert carol.silent()
+
+    def test_caller_is_found_again_by_the_route_of_a_reinvite(self, house: House) -> None:
+        """The token that a request within the dialog gets says whose phones they are, too."""
+        alice = house.phone("alice", "198.51.100.1", 40001, "TCP")
+        alice.contact = "sip:alice@10.0.0.1:5060;transport=tcp"
+        alice.register()
+        bob = house.phone("bob", "198.51.100.2", 40002).register()
+        call = house.call(alice, bob)
+        call.by_caller("INVITE")
+        alice.expect(100)
+        routes = [str(route) for route in bob.expect("INVITE").record_routes]
+        house.wires.connections.clear()
+        house.state.table.clear()
+        again = house.phone("alice", "198.51.100.9", 40777, "TCP")
+        again.register(contact=alice.contact)
+        call.by_callee("INFO", routes=routes)
+        again.expect("INFO")
 
     def test_listener_of_the_other_side_is_connected_to(self, house: House) -> None:
         """A phone that isn't behind NAT listens at its Contact, whatever port it called from."""

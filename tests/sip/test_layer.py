@@ -222,27 +222,38 @@ class TestBranchTimeout:
 class TestInviteClient:
     def test_each_2xx_is_passed_up_and_none_is_acknowledged(self) -> None:
         layer = TransactionLayer()
-        transaction = layer.start(request(), OUT, 0.0)
+        invite = request()
+        layer.start(invite, OUT, 0.0)
         assert sent(layer) == ["INVITE"]
         for tag in ("b1", "b2", "b1"):
-            layer.receive(response_to(transaction.request, 200, to_tag=tag), OUT, 1.0)
+            layer.receive(response_to(invite, 200, to_tag=tag), OUT, 1.0)
             (event,) = events(layer)
             assert isinstance(event, ResponseReceived)
             assert event.response.to.tag == tag
         # After the first 2xx, nothing else counts.
         for status in (180, 486, 603):
-            layer.receive(response_to(transaction.request, status, to_tag="b3"), OUT, 2.0)
+            layer.receive(response_to(invite, status, to_tag="b3"), OUT, 2.0)
         assert events(layer) == []
         assert sent(layer) == []
 
+    def test_transaction_at_rest_keeps_no_more_than_the_method(self) -> None:
+        layer = TransactionLayer()
+        invite = request()
+        transaction = layer.start(invite, OUT, 0.0)
+        layer.receive(response_to(invite, 200, to_tag="b"), OUT, 1.0)
+        assert transaction.request.method == "INVITE"
+        assert transaction.request.headers.lines == []
+        assert transaction.branch == invite.via.branch
+
     def test_2xx_after_timer_m_is_a_stray(self) -> None:
         layer = TransactionLayer()
-        transaction = layer.start(request(), OUT, 0.0)
-        layer.receive(response_to(transaction.request, 200, to_tag="b"), OUT, 1.0)
+        invite = request()
+        layer.start(invite, OUT, 0.0)
+        layer.receive(response_to(invite, 200, to_tag="b"), OUT, 1.0)
         assert kinds(events(layer)) == [ResponseReceived]
         layer.handle_timer(33.0)
         assert kinds(events(layer)) == [TransactionEnded]
-        late = response_to(transaction.request, 200, to_tag="b")
+        late = response_to(invite, 200, to_tag="b")
         layer.receive(late, OUT, 33.1)
         assert events(layer) == [StrayResponse(late, OUT)]
         assert layer.counters.stray_responses == 1

@@ -282,6 +282,20 @@ def test_stream_is_lost_when_a_head_never_ends() -> None:
     with pytest.raises(ParseError) as caught:
         parser.next()
     assert caught.value.response_status == 513
+    assert caught.value.request is not None
+    assert caught.value.request.call_id == "a84b4c76e66710"
+    assert parser.fatal
+
+
+@pytest.mark.parametrize(
+    "data", [HEAD[:-9] + b"\0" * 5000, b"x" * 5001, b"\n" + b"x" * 5001, b"ACK" + HEAD[7:] + b"x" * 5001]
+)
+def test_what_never_becomes_a_head_is_not_answered(data: bytes) -> None:
+    parser = StreamParser(max_message=5000)
+    parser.feed(data)
+    with pytest.raises(ParseError) as caught:
+        parser.next()
+    assert caught.value.request is None
     assert parser.fatal
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipha.sip.flow import Flow
-from sipha.sip.token import MAGIC_COOKIE, Hop, Nonce, Tokens
+from sipha.sip.token import MAGIC_COOKIE, NOBODY, Hop, Nonce, Tokens
 
 OLD, NEW = b"o" * 32, b"n" * 32
 IDENTITY = ("192.0.2.1:5060", "z9hG4bKabc", "call-1", "tag-1", "1", "sip:bob@192.0.2.7")
@@ -104,6 +104,22 @@ def test_route_token_leads_to_both_sides(tokens: Tokens) -> None:
     assert route is not None
     assert route.caller == Hop("UDP", "192.0.2.1", 5062)
     assert route.callee == Hop("TLS", "2001:db8::7", 49152)
+
+
+def test_route_token_says_whose_phones_the_sides_are(tokens: Tokens) -> None:
+    users = tokens.user("sip:alice@sipha.test"), tokens.user("sip:bob@sipha.test")
+    route = tokens.read_route(tokens.route("call-1", "tag-1", CALLER, CALLEE, users), "call-1", "tag-1")
+    assert route is not None
+    assert (route.caller.user, route.callee.user) == users
+    assert tokens.is_user(users[1], "sip:bob@sipha.test")
+    assert not tokens.is_user(users[1], "sip:alice@sipha.test")
+    assert not tokens.is_user(NOBODY, "sip:bob@sipha.test")
+
+
+def test_mark_of_a_user_outlives_the_current_key(tokens: Tokens) -> None:
+    mark = Tokens({1: bytes(32)}).user("sip:bob@sipha.test")
+    assert Tokens({1: bytes(32), 2: bytes([2]) * 32}).is_user(mark, "sip:bob@sipha.test")
+    assert not Tokens({2: bytes([2]) * 32}).is_user(mark, "sip:bob@sipha.test")
 
 
 def test_route_token_proves_one_dialog_only(tokens: Tokens) -> None:

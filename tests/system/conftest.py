@@ -13,23 +13,23 @@ import pytest
 
 from sipha.sandbox import USERS, Sandbox, SandboxNode
 from tests.system.phones import PATIENCE, BaresipPhone, Line, Phone, Pjsua2Phone
+from tests.system.ua import UserAgent
 
 PREFIX = "127.0.21"
 
 
 @pytest.fixture(scope="session")
 def running_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    # The addresses are the machine's: another run of the tests waits until this one is through.
-    lock = Path(tempfile.gettempdir(), "sipha-system-tests.lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    sandbox = Sandbox(tmp_path_factory.mktemp("sandbox"), prefix=PREFIX, more_addresses=("::1",))
-    try:
-        sandbox.start()
-        sandbox.add_accounts({user: f"{user}-secret" for user in USERS})
-        yield sandbox
-    finally:
-        sandbox.stop()
-        lock.close()
+    with Path(tempfile.gettempdir(), "sipha-system-tests.lock").open("w") as lock:
+        # The addresses are the machine's: another run of the tests waits until this one is through.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        sandbox = Sandbox(tmp_path_factory.mktemp("sandbox"), prefix=PREFIX, more_addresses=("::1",))
+        try:
+            sandbox.start()
+            sandbox.add_accounts({user: f"{user}-secret" for user in USERS})
+            yield sandbox
+        finally:
+            sandbox.stop()
 
 
 @pytest.fixture
@@ -62,6 +62,24 @@ def phones(sandbox: Sandbox) -> Iterator[Callable[[str, str, str], Phone]]:
     yield make
     for phone in made:
         phone.close()
+
+
+@pytest.fixture
+def agents(sandbox: Sandbox) -> Iterator[Callable[..., UserAgent]]:
+    """Make user agents: user, transport, and the options of UserAgent; each has an address of its own."""
+    made: list[UserAgent] = []
+
+    def make(user: str, transport: str = "UDP", *, server: str = "", **options: Any) -> UserAgent:
+        options.setdefault("host", f"{PREFIX}.{150 + len(made)}")
+        made.append(UserAgent(user, (server or sandbox.virtual_address, 5060), transport, **options))
+        return made[-1]
+
+    yield make
+    for agent in made:
+        agent.close()
+    for node in sandbox.nodes:
+        if node.running and (status := sandbox.status(node)):
+            assert not status["counters"].get("transport_mistake"), f"see the log in {node.directory}"
 
 
 def bindings(sandbox: Sandbox, node: SandboxNode, user: str) -> list[dict[str, Any]]:
