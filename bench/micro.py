@@ -102,9 +102,10 @@ async def measure(reactor: Any, options: argparse.Namespace) -> None:
     log = MemoryLog(reactor)
     tokens = Tokens({1: bytes(32)})
     domain = Domain(DOMAIN, DOMAIN, algorithms=("MD5",))
+    domains = Domains([domain])
     endpoint = Endpoint(reactor, TransactionLayer(), [Listener("UDP", "127.0.0.1", 0)])
     registrar = Registrar(
-        log, log, log, Authenticator(log, lambda: tokens), Domains([domain]), term=lambda: 1, send=endpoint.send
+        log, log, log, Authenticator(log, lambda: tokens, domains), domains, term=lambda: 1, send=endpoint.send
     )
     for number in range(options.users):
         user = f"u{number:08}"

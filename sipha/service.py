@@ -118,7 +118,7 @@ class SipService(Service):
         super().startService()
         settings, replica = self._config, self._replica
         domains = make_domains(settings)
-        authenticator = Authenticator(replica, self._keys.tokens, nonce_lifetime=settings.registrar.nonce_lifetime)
+        authenticator = Authenticator(replica, self._keys.tokens, domains, nonce_lifetime=settings.registrar.nonce_lifetime)
         layer = self._layer = TransactionLayer(make_timers(settings.sip))
         endpoint = self._endpoint = ProxyEndpoint(
             self._reactor,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from hmac import compare_digest
 from typing import NamedTuple
 
-from sipha.auth.domain import Domain
+from sipha.auth.domain import Domain, Domains
 from sipha.auth.window import NonceWindow
 from sipha.errors import MalformedMessage, Unavailable
 from sipha.sip.digest import QOP, Credentials, base, challenge, ha2, parse_credentials, response
@@ -63,12 +63,14 @@ class Authenticator:
         self,
         credentials: ICredentials,
         tokens: Callable[[], Tokens | None],
+        domains: Domains,
         *,
         nonce_lifetime: int = 300,
         window_capacity: int = 500_000,
     ) -> None:
         self._credentials = credentials
         self._tokens = tokens
+        self._domains = domains
         self._window = NonceWindow(nonce_lifetime, window_capacity)
         self._serial = 0
         self._ha2: dict[tuple[str, str, str], str] = {}
@@ -126,10 +128,22 @@ class Authenticator:
         given = credentials.response
         if not (given.isascii() and compare_digest(expected, given)) or account is None or not known:
             return self.challenge(header, domain, now, term, stale=False)
-        if credentials.uri != request.uri and not _same_target(credentials.uri, request):
+        if credentials.uri != request.uri and not self._is_target(credentials.uri, request):
             # RFC 7616 §3.4.6: "If not, the server SHOULD return 400": the credentials were meant for something else.
             raise MalformedMessage("Digest uri is not the Request-URI")
         return Verified(account, credentials, nonce.issued_at)
+
+    def _is_target(self, uri: str, request: Request) -> bool:
+        """True if a digest uri means the Request-URI, whose port and parameters phones leave out, or this server."""
+        try:
+            given, target = parse_uri(uri), request.parsed_uri
+        except MalformedMessage:
+            return False
+        if not isinstance(given, SipUri) or not isinstance(target, SipUri):
+            return given == target
+        if not given.user and self._domains.find(given.host) is not None:
+            return True
+        return (given.scheme, given.user, given.host) == (target.scheme, target.user, target.host)
 
     def claim(self, verified: Verified, now: float) -> bool:
         """Use up the nonce count of verified credentials; False if it was used before.
@@ -170,17 +184,6 @@ def credentials_for(request: Request, header: str, realm: str) -> Credentials | 
         if credentials is not None and credentials.realm == realm:
             return credentials
     return None
-
-
-def _same_target(uri: str, request: Request) -> bool:
-    """True if a digest uri means the Request-URI; phones leave out port and parameters in one of the two."""
-    try:
-        given, target = parse_uri(uri), request.parsed_uri
-    except MalformedMessage:
-        return False
-    if isinstance(given, SipUri) and isinstance(target, SipUri):
-        return (given.scheme, given.user, given.host) == (target.scheme, target.user, target.host)
-    return given == target
 
 
 def strip_credentials(request: Request, realm: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 from zope.interface import implementer
 
 from sipha.auth.authenticator import Authenticated, Authenticator, Challenge, strip_credentials
-from sipha.auth.domain import Domain
+from sipha.auth.domain import Domain, Domains
 from sipha.errors import MalformedMessage, Unavailable
 from sipha.sip import digest
 from sipha.sip.digest import ALGORITHMS
@@ -16,6 +16,7 @@ from sipha.state.interfaces import ICredentials
 
 REALM = 'the "realm"'
 DOMAIN = Domain("sipha.test", REALM, algorithms=tuple(ALGORITHMS))
+DOMAINS = Domains([DOMAIN], ["192.0.2.10"])
 HA1 = {algorithm: digest.ha1(algorithm, "alice", REALM, "secret") for algorithm in ("MD5", "SHA-256", "SHA-512-256")}
 TOKENS = Tokens({1: b"k" * 32})
 TERM = 3
@@ -40,7 +41,7 @@ class Accounts:
 
 @pytest.fixture
 def authenticator() -> Authenticator:
-    return Authenticator(Accounts(alice=HA1, empty=dict.fromkeys(HA1, ""), none={}), lambda: TOKENS)
+    return Authenticator(Accounts(alice=HA1, empty=dict.fromkeys(HA1, ""), none={}), lambda: TOKENS, DOMAINS)
 
 
 def request(
@@ -214,6 +215,9 @@ def test_session_form_of_an_offered_algorithm_is_accepted(authenticator: Authent
         ("sip:bob@sipha.test", "sip:bob@sipha.test;transport=tcp"),
         ("sip:bob@SIPHA.test:5060", "sip:bob@sipha.test"),
         ("sip:bob@sipha.test;x=y", "sip:bob@sipha.test"),
+        # sipp and some phones write the server's address or domain, whatever they ask for.
+        ("sip:192.0.2.10:5060", "sip:bob@sipha.test"),
+        ("sip:sipha.test", "sip:bob@sipha.test"),
     ],
 )
 def test_digest_uri_may_be_spelt_otherwise(authenticator: Authenticator, digest_uri: str, uri: str) -> None:
@@ -221,7 +225,7 @@ def test_digest_uri_may_be_spelt_otherwise(authenticator: Authenticator, digest_
 
 
 @pytest.mark.parametrize(
-    "digest_uri", ["sip:carol@sipha.test", "sip:bob@other.test", "sip:sipha.test", "", "*", "tel:1"]
+    "digest_uri", ["sip:carol@sipha.test", "sip:bob@other.test", "sip:other.test", "sip:192.0.2.99:5060", "", "*", "tel:1"]
 )
 def test_digest_uri_must_mean_the_request_uri(authenticator: Authenticator, digest_uri: str) -> None:
     with pytest.raises(MalformedMessage):
@@ -240,7 +244,7 @@ def test_authorization_is_no_proxy_authorization(authenticator: Authenticator) -
 
 
 def test_without_a_key_nobody_is_authenticated() -> None:
-    authenticator = Authenticator(Accounts(alice=HA1), lambda: None)
+    authenticator = Authenticator(Accounts(alice=HA1), lambda: None, DOMAINS)
     for value in (request(), request(authorization())):
         with pytest.raises(Unavailable):
             authenticator.authenticate(value, "Proxy-Authorization", DOMAIN, NOW, TERM)

@@ -121,7 +121,7 @@ class House:
             log=self.state,
             location=self.state,
             credentials=self.state,
-            authenticator=Authenticator(self.state, lambda: self.tokens),
+            authenticator=Authenticator(self.state, lambda: self.tokens, self.domains),
             domains=self.domains,
             transport=self.wires,
             term=lambda: TERM,

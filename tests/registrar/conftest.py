@@ -108,7 +108,7 @@ class Site:
         """(Re)start the registrar, as a new leader does."""
         self.settings = RegistrarSettings(**settings) if settings else self.settings
         self.replica.settings = self.settings
-        self.authenticator = Authenticator(self.replica, lambda: self.tokens)
+        self.authenticator = Authenticator(self.replica, lambda: self.tokens, self.domains)
         self.registrar = Registrar(
             self.replica,
             self.replica,
