@@ -203,8 +203,8 @@ class Cluster(Section, frozen=True):
     listen: SocketAddress = SocketAddress("127.0.0.1:7000")
     plaintext: bool = False
     heartbeat: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = 0.05
-    election_min: Annotated[float, msgspec.Meta(ge=0.1, le=10)] = 0.25
-    election_max: Annotated[float, msgspec.Meta(ge=0.1, le=20)] = 0.5
+    election_min: Annotated[float, msgspec.Meta(ge=0.1, le=10)] = 0.4
+    election_max: Annotated[float, msgspec.Meta(ge=0.1, le=20)] = 0.8
     peers: tuple[ClusterPeer, ...] = ()
 
     def __post_init__(self) -> None:

@@ -6,7 +6,6 @@ each leadership has listeners, transactions and nonce windows of its own.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,6 +31,7 @@ from sipha.cluster.leadership import LeaderServices
 from sipha.cluster.raft import Timing
 from sipha.cluster.replica import Replica
 from sipha.errors import ConfigError, Unavailable
+from sipha.garbage import GarbageCollection
 from sipha.proxy.admission import ProxySettings
 from sipha.proxy.interfaces import ITransport
 from sipha.proxy.proxy import Proxy
@@ -118,12 +118,16 @@ class SipService(Service):
         super().startService()
         settings, replica = self._config, self._replica
         domains = make_domains(settings)
-        authenticator = Authenticator(replica, self._keys.tokens, domains, nonce_lifetime=settings.registrar.nonce_lifetime)
+        authenticator = Authenticator(
+            replica, self._keys.tokens, domains, nonce_lifetime=settings.registrar.nonce_lifetime
+        )
         layer = self._layer = TransactionLayer(make_timers(settings.sip))
         endpoint = self._endpoint = ProxyEndpoint(
             self._reactor,
             layer,
             make_listeners(settings),
+            # The timer at the end of the lease may be late, a look at the clock isn't.
+            may_send=replica.leading,
             tag=self._tag,
             receive_buffer=settings.sip.receive_buffer,
             limits=make_stream_limits(settings.sip),
@@ -242,6 +246,7 @@ class Node(MultiService):
             timing=Timing(cluster.heartbeat, cluster.election_min, cluster.election_max),
             failed=self._fail,
         )
+        GarbageCollection(reactor).setServiceParent(self)
         self._sip = SipService(reactor, configuration, self.replica, self._fail)
         on_leader = LeaderServices(self.replica.leadership)
         self._sip.setServiceParent(on_leader)
@@ -251,11 +256,6 @@ class Node(MultiService):
 
     def startService(self) -> None:
         """Begin to take part in the cluster; ends the process with a message if an address can't be had."""
-        # A full collection walks every transaction and entry: 0.1 s of silence, which may cost the lease. Little is
-        # cyclic, so it may be rare; what was loaded until now is never walked.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 50, 1_000)
         try:
             super().startService()
             self.replica.start()

@@ -168,8 +168,8 @@ def test_node_without_cluster_section_stands_alone(tmp_path: Path) -> None:
             MINIMAL + '[virtual_address]\nmode = "netlink"',
             'virtual_address.mode: "netlink" is not a choice; write "loopback"',
         ),
-        (MINIMAL + "[cluster]\nheartbeat = 0.1", "cluster.heartbeat: 0.1 is too long for election_min = 0.25"),
-        (MINIMAL + "[cluster]\nelection_min = 0.6", "cluster.election_max: 0.5 must be more than election_min = 0.6"),
+        (MINIMAL + "[cluster]\nheartbeat = 0.2", "cluster.heartbeat: 0.2 is too long for election_min = 0.4"),
+        (MINIMAL + "[cluster]\nelection_min = 0.9", "cluster.election_max: 0.8 must be more than election_min = 0.9"),
         # texts with a syntax of their own
         (
             MINIMAL + '[virtual_address]\naddresses = ["sipha"]',

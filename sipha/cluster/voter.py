@@ -58,6 +58,7 @@ class Voter:
         self._promise = Promise(data_dir / "promise", clock())
         self._went_back: dict[str, int] = {}  # when we last let a peer's next index go back, in microseconds
         self._heard = -timing.election_max
+        self._followed_term = 0  # of the last heartbeat that we accepted
         self._asked_term = 0  # of the pre-vote under way
         self._grants: set[str] = set()
         self._votes: tuple[int, set[str]] = (0, set())
@@ -128,7 +129,10 @@ class Voter:
             self._send(peer, PreVoteGranted(message.term, self._time.now(self._clock())))
 
     def _receive_grant(self, peer: str, message: PreVoteGranted) -> None:
-        if self.raft.leads or message.term != self._asked_term or message.term != self.raft.term + 1:
+        raft = self.raft
+        if message.term == raft.term and raft.leader in {None, self.name}:
+            self._time.advance(message.time, self._clock())  # not needed any more, but it may know of more time
+        if raft.leads or message.term != self._asked_term or message.term != raft.term + 1:
             return
         self._time.advance(message.time, self._clock())
         self._grants.add(peer)
@@ -173,7 +177,11 @@ class Voter:
         self._promise.give(message.lease / 1000, now)
         self._heard = now
         self._asked_term = 0  # we have promised not to stand
-        self._time.follow(message.time, now)
+        if message.term == self._followed_term:
+            self._time.follow(message.time, now)
+        else:
+            self._followed_term = message.term
+            self._time.begin(message.time, now)
         self._answering = (message.sent, matched)
         raft.receive_append(peer, append)
 

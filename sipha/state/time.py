@@ -11,7 +11,7 @@ class ClusterTime:
 
     A leader reads `now`. A follower hears of the leader's time by `follow`, and of any time that was certainly reached
     by `advance` (applied headers, voters' estimates). A new leader goes on from the latest it knows plus what has
-    elapsed (pitfalls-log-vip 12). `now` never goes back, whatever is heard.
+    elapsed (pitfalls-log-vip 12). `now` never goes back, whatever is heard, except when another leader `begin`s.
     """
 
     __slots__ = ("_at", "_given", "_time")
@@ -30,6 +30,10 @@ class ClusterTime:
         """Take note that the cluster time has reached `time`."""
         if time > self._elapsed(boottime, 1.0):
             self._time, self._at = time, boottime
+
+    def begin(self, time: int, boottime: float) -> None:
+        """Take over what a new leader says, even if it knows less: what it grants is granted by its time."""
+        self._time, self._at, self._given = time, boottime, time
 
     def follow(self, time: int, boottime: float) -> None:
         """Take over what the leader said just now: ahead of our estimate, or behind it because our clock is fast.

@@ -51,7 +51,8 @@ class Listener(NamedTuple):
 class Endpoint:
     """The listeners of a node and the connections they have, as one: what comes in and what goes out.
 
-    `counters` counts by reason what was dropped or failed. `tag` makes the To tag of a stateless error response.
+    `counters` counts by reason what was dropped or failed. `may_send` is asked before every message. `tag` makes the To
+    tag of a stateless error response.
     """
 
     log = Logger()
@@ -62,6 +63,7 @@ class Endpoint:
         layer: TransactionLayer,
         listeners: Iterable[Listener],
         *,
+        may_send: Callable[[], bool] = lambda: True,
         tag: Callable[[Request], str] | None = None,
         freebind: bool = False,
         receive_buffer: int = 4 << 20,
@@ -71,6 +73,7 @@ class Endpoint:
         self._reactor = reactor
         self._layer = layer
         self._listeners = tuple(listeners)
+        self._may_send = may_send
         self._tag = tag
         self._freebind = freebind
         self._receive_buffer = receive_buffer
@@ -317,7 +320,10 @@ class Endpoint:
         return [flow for data, flow in self._layer.messages_to_send() if self._user and not self._send(data, flow)]
 
     def _send(self, data: bytes, flow: Flow) -> bool:
-        """Send; False if the flow has failed."""
+        """Send, if we still may; False if the flow has failed."""
+        if not self._may_send():
+            self.counters["withheld"] += 1
+            return True
         if flow.transport == "UDP":
             udp = self._udp.get(flow.local)
             if udp is not None:

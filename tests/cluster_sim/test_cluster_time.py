@@ -13,7 +13,7 @@ Simulate = Callable[..., Simulation]
 
 @pytest.mark.parametrize("seed", range(40))
 def test_no_binding_is_cut_short_when_nodes_that_restart_elect_each_other(simulate: Simulate, seed: int) -> None:
-    """The third one has counted on, alone; what it knows must not take anything away when it leads again."""
+    """The third one has counted on, alone: if they don't hear of that in time, it falls back with them."""
     simulation = simulate(seed)
     simulation.until(simulation.leader)
     simulation.propose(simulation.leader() or "")

@@ -241,6 +241,7 @@ class TestInviteClient:
         invite = request()
         transaction = layer.start(invite, OUT, 0.0)
         layer.receive(response_to(invite, 200, to_tag="b"), OUT, 1.0)
+        assert kinds(events(layer)) == [ResponseReceived]
         assert transaction.request.method == "INVITE"
         assert transaction.request.headers.lines == []
         assert transaction.branch == invite.via.branch

@@ -53,6 +53,15 @@ def test_delayed_word_of_the_leader_hardly_holds_a_follower_back() -> None:
     assert time.now(110.0) >= 109_900
 
 
+def test_follower_falls_back_to_a_new_leader_that_knows_less() -> None:
+    time = ClusterTime(0.0)
+    time.follow(100_000, 100.0)
+    assert time.now(105.0) == 105_000
+    time.begin(60_000, 105.0)
+    time.follow(61_000, 106.0)
+    assert time.now(107.0) == 62_000
+
+
 @dataclass
 class Node:
     """A node whose clock has an offset and a rate of its own."""

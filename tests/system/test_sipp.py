@@ -42,7 +42,6 @@ class Sipp:
         command = [
             *("sipp", f"{self._server}:5060", "-sf", str(SCENARIOS / f"{scenario}.xml"), "-i", host, "-m", str(calls)),
             *("-t", TRANSPORTS[transport], "-au", user, "-ap", f"{user}-secret", "-nostdin", "-timeout", "25"),
-            # Else the digest's uri is the server's address, which is not the Request-URI (RFC 7616 §3.4.6).
             *("-timeout_error", "-recv_timeout", "10000", "-trace_err", "-error_file", str(errors)),
             *(("-p", str(port)) if port else ()),
             *(part for name, value in keys.items() for part in ("-key", name, str(value))),

@@ -11,7 +11,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -238,10 +238,14 @@ class Stream(_Socket):
 
 
 class Callee(Datagrams):
-    """A user agent on UDP port 5060 that answers every request but ACK with 200, and keeps what came."""
+    """A user agent on UDP port 5060 that answers every request but ACK with 200, and keeps what came.
+
+    `spoil` makes of each answer what is sent instead.
+    """
 
     def __init__(self, host: str, server: str) -> None:
         super().__init__(host, server, 5060)
+        self.spoil: Callable[[bytes], Iterable[bytes]] = lambda answer: [answer]
         self._contact = f"<sip:callee@{host}>"
         self._requests: queue.Queue[Message] = queue.Queue()
         self._responses: queue.Queue[Message] = queue.Queue()
@@ -303,7 +307,9 @@ class Callee(Datagrams):
                     for field in message.fields
                     if field_name(field) in _COPIED
                 ]
-                self._socket.sendto(b"\r\n".join([b"SIP/2.0 200 OK", *copied, b"Content-Length: 0", b"\r\n"]), remote)
+                answer = b"\r\n".join([b"SIP/2.0 200 OK", *copied, b"Content-Length: 0", b"\r\n"])
+                for data in self.spoil(answer):
+                    self._socket.sendto(data, remote)
 
 
 def again(data: bytes) -> bytes:

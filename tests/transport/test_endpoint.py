@@ -57,8 +57,13 @@ class Node:
         self.reactor = MemoryReactorClock()
         self.layer = TransactionLayer()
         self.user = User(self.layer)
+        self.may_send = True
         self.endpoint = Endpoint(
-            self.reactor, self.layer, listeners or [Listener("UDP", HOST, 0)], tag=lambda _: "keyed"
+            self.reactor,
+            self.layer,
+            listeners or [Listener("UDP", HOST, 0)],
+            may_send=lambda: self.may_send,
+            tag=lambda _: "keyed",
         )
         assert self.endpoint.start(self.user).result is True
         self.phone = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -321,6 +326,17 @@ def test_endpoint_knows_its_addresses(stream_node: Node) -> None:
     assert stream_node.endpoint.sent_by(flow) == f"{HOST}:{tcp.port}"
 
 
+def test_endpoint_sends_nothing_once_it_may_not() -> None:
+    node = Node()
+    node.may_send = False
+    node.receive(request())
+    assert node.endpoint.send(b"stateless", node.flow)
+    assert node.answers() == []
+    assert node.endpoint.counters["withheld"] == 2
+    node.endpoint.stop()
+    node.phone.close()
+
+
 def test_ipv6_addresses_are_compared_by_value() -> None:
     node = Node(Listener("UDP", "::1", 0))
     [own] = node.endpoint.addresses
@@ -383,6 +399,7 @@ class LoopbackTests(TestCase):
     async def setUp(self) -> None:  # type: ignore[override]
         self.layer = TransactionLayer()
         self.user = User(self.layer)
+        self.may_send = True
         self.endpoint = Endpoint(reactor, self.layer, [Listener("UDP", self.host, 0), Listener("TCP", self.host, 0)])
         assert await self.endpoint.start(self.user)
         self.addCleanup(self.endpoint.stop)
