@@ -98,7 +98,7 @@ class Headers:
         # Most messages have headers that we know, spelt as in the RFC: the dictionary is made without a loop.
         fields = [line.split(": ", 1) for line in lines]
         try:
-            first: dict[str, str] = dict(fields)  # type: ignore[arg-type]  the lists have two elements, or it raises
+            first = dict(fields)
         except ValueError:
             return self._index(lines)
         if not first.keys() <= _KNOWN:
@@ -108,7 +108,7 @@ class Headers:
         else:
             self._names = [name for name, _ in fields]
             fields.reverse()
-            first = dict(fields)  # type: ignore[arg-type]
+            first = dict(fields)
         self._lines = lines
         self._first = first
         return None
