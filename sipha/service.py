@@ -105,8 +105,7 @@ class SipService(Service):
         self._failed = failed
         self._keys = KeyRing(replica.machine)
         self._endpoint: ProxyEndpoint | None = None
-        self._registrar: Registrar | None = None
-        self._layer: TransactionLayer | None = None
+        self._counters: dict[str, Any] = {}
 
     @property
     def listening(self) -> bool:
@@ -121,7 +120,7 @@ class SipService(Service):
         authenticator = Authenticator(
             replica, self._keys.tokens, domains, nonce_lifetime=settings.registrar.nonce_lifetime
         )
-        layer = self._layer = TransactionLayer(make_timers(settings.sip))
+        layer = TransactionLayer(make_timers(settings.sip))
         endpoint = self._endpoint = ProxyEndpoint(
             self._reactor,
             layer,
@@ -132,7 +131,7 @@ class SipService(Service):
             receive_buffer=settings.sip.receive_buffer,
             limits=make_stream_limits(settings.sip),
         )
-        self._registrar = Registrar(
+        registrar = Registrar(
             replica,
             replica,
             replica,
@@ -153,14 +152,14 @@ class SipService(Service):
             term=lambda: replica.term,
             settings=make_proxy_settings(settings),
         )
-        user = TransactionUser(self._registrar, proxy, replica.leading)
+        self._counters = {"registrar": registrar.counters, "proxy": proxy.counters, "transaction": layer.counters}
+        user = TransactionUser(registrar, proxy, replica.leading)
         endpoint.start(user).addCallbacks(self._opened, self._not_opened)
 
     def stopService(self) -> Deferred[None] | None:
         """Close the listeners; what is under way ends without an answer."""
         super().stopService()
         endpoint, self._endpoint = self._endpoint, None
-        self._registrar = self._layer = None
         if endpoint is None:
             return None
         self.log.info("the virtual addresses are released")
@@ -168,14 +167,14 @@ class SipService(Service):
 
     def counters(self) -> dict[str, int]:
         """What this leadership has done, by name."""
-        if self._endpoint is None or self._registrar is None or self._layer is None:
+        if self._endpoint is None:
             return {}
-        registrar, layer = self._registrar.counters, self._layer.counters
-        return {
-            **{f"registrar_{name}": getattr(registrar, name) for name in registrar.__slots__},
-            **{f"transaction_{name}": getattr(layer, name) for name in layer.__slots__},
-            **{f"transport_{name.replace('-', '_')}": count for name, count in self._endpoint.counters.items()},
+        counted = {
+            f"{room}_{name}": getattr(counters, name)
+            for room, counters in self._counters.items()
+            for name in counters.__slots__
         }
+        return counted | {f"transport_{name.replace('-', '_')}": n for name, n in self._endpoint.counters.items()}
 
     def _tag(self, request: Request) -> str:
         tokens = self._keys.tokens()

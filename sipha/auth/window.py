@@ -22,7 +22,9 @@ class NonceWindow:
         self._capacity = capacity
         # By the second in which the nonces were made: forgotten as a whole, never searched. The value is the highest
         # count, and below it a bit for each of the WIDTH counts up to it.
-        self._seconds: dict[int, dict[tuple[str, str], int]] = {}
+        # The key is the hash of nonce and user, a quarter of their size; should two ever be equal, one of the two phones
+        # may be challenged once more.
+        self._seconds: dict[int, dict[int, int]] = {}
         self._size = 0
         self._valid_from = 0
 
@@ -42,7 +44,7 @@ class NonceWindow:
         if second is None:
             self._forget(now)
             second = self._seconds[issued_at] = {}
-        key = (nonce, username)
+        key = hash((nonce, username))
         seen = second.get(key)
         if seen is None:
             if self._size >= self._capacity and not self._make_room(issued_at):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from zlib import crc32
@@ -34,9 +35,8 @@ _FOLLOWER, _LEADER = 0, 2
 _NEVER = 10**12
 
 
-def clock() -> float:
-    """Seconds of CLOCK_BOOTTIME, which also counts while the machine is suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+clock: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+"""Seconds of CLOCK_BOOTTIME, which also counts while the machine is suspended."""
 
 
 def use_clock(now: Callable[[], float]) -> None:

@@ -75,7 +75,10 @@ class Branches:
         response.headers.pop_value("Via")  # 3. Remove topmost Via
         if "Via" not in response.headers:
             # "If no Via header field values remain in the response, the response was meant for this element and MUST
-            # NOT be forwarded." It bore no other when it was sent, so it is as good as none.
+            # NOT be forwarded." It lost the others on its way; a final one ends its fork all the same, as "an invalid
+            # response from the downstream server" (§21.5.3).
+            if response.status >= 200:
+                self._perform(proxied, proxied.context.fork_failed(fork, 502), now)
             return
         if 200 <= response.status < 300 and (tag := response.to.tag):
             proxied.answered[tag] = fork

@@ -84,8 +84,10 @@ def parse_credentials(value: str) -> Credentials | None:
         return None
     if len(value) > MAX_CREDENTIALS:
         raise MalformedMessage("Credentials too long")
-    found = _usual(value)
-    if found is None:
+    match = _USUAL.match(value, 7)
+    found = () if match is None else match.groups()
+    # There must be an equals sign for each parameter that was found and no other: then none came twice.
+    if match is None or value.count("=") != len(found) - found.count(None):
         fields = parse_auth_params(value)[1]
         found = tuple(map(fields.get, _PARAMETERS))
     elif found[5] in ALGORITHMS and None not in found:
@@ -99,16 +101,6 @@ def parse_credentials(value: str) -> Credentials | None:
     algorithm = algorithm or "MD5"
     algorithm = _SPELLING.get(algorithm.lower(), algorithm)
     return Credentials(username, realm, nonce, uri, response, algorithm, qop or "", cnonce or "", nc or "")
-
-
-def _usual(value: str) -> tuple[str | None, ...] | None:
-    """The parameters of credentials in their usual spelling, in one match; None if they have to be parsed."""
-    match = _USUAL.match(value, 7)
-    if match is None:
-        return None
-    found = match.groups()
-    # There is an equals sign for each parameter that was found and no other: none came twice.
-    return found if value.count("=") == len(found) - found.count(None) else None
 
 
 def ha1(algorithm: str, username: str, realm: str, password: str) -> str:

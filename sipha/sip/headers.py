@@ -82,13 +82,14 @@ class Headers:
     The lines are kept as they came, folds included, so that what we don't touch is forwarded byte for byte.
     """
 
-    __slots__ = ("_first", "_lines", "_names", "_parsed")
+    __slots__ = ("_first", "_lines", "_names", "remembered")
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
         self._lines: list[str] = []
         self._names: list[str] = []  # of each line, canonical
         self._first: dict[str, str] = {}  # canonical name to the first field's value, perhaps with white space around
-        self._parsed: dict[str, Any] = {}  # canonical name to what `parsed` made of it
+        self.remembered: dict[str, Any] = {}
+        """What `parsed` made of the fields, by canonical name: to look at, not to change."""
         if fields:
             for name, value in fields:
                 self.add(name, value)
@@ -136,9 +137,11 @@ class Headers:
     def get(self, name: str) -> str | None:
         """Return the value of the first field of this name, unfolded; None if there is none."""
         value = self._first.get(name)
-        if value is None and name not in _KNOWN:
-            value = self._first.get(canonical_name(name))
-        return None if value is None else value.strip(" \t")
+        if value is not None:
+            return value.strip(" \t")
+        if name in _KNOWN or (value := self._first.get(canonical_name(name))) is None:
+            return None
+        return value.strip(" \t")
 
     def all(self, name: str) -> list[str]:
         """Return the values of the fields of this name, unfolded, one for each field."""
@@ -187,17 +190,17 @@ class Headers:
 
         `parse` is given the value, perhaps with white space around it, and the name. MalformedMessage if it's missing.
         """
-        value: T | None = self._parsed.get(name)
+        value: T | None = self.remembered.get(name)
         if value is None:
             text = self._first.get(name)
             if not text:
                 raise MalformedMessage(f"{name}: missing")
-            value = self._parsed[name] = parse(text, name)
+            value = self.remembered[name] = parse(text, name)
         return value
 
     def parse(self, parsers: Iterable[tuple[str, Callable[[str, str], object]]]) -> None:
         """Let `parsed` have the first field of each of these (canonical) names; MalformedMessage if one is missing."""
-        first, parsed = self._first, self._parsed
+        first, parsed = self._first, self.remembered
         for name, parse in parsers:
             text = first.get(name)
             if not text:
@@ -206,9 +209,9 @@ class Headers:
 
     def parsed_values(self, name: str, parse: Callable[[str, str], T]) -> list[T]:
         """Return what `parse` makes of each of the values of all fields of this (canonical) name; once, as `parsed`."""
-        values: list[T] | None = self._parsed.get(name)
+        values: list[T] | None = self.remembered.get(name)
         if values is None:
-            values = self._parsed[name] = [parse(text, name) for text in self.values(name)]
+            values = self.remembered[name] = [parse(text, name) for text in self.values(name)]
         return values
 
     def copy_from(self, other: Headers, wanted: frozenset[str]) -> None:
@@ -225,7 +228,7 @@ class Headers:
         self._lines.append(f"{name}: {value}")
         self._names.append(canonical)
         self._first.setdefault(canonical, value)
-        self._parsed.pop(canonical, None)
+        self.remembered.pop(canonical, None)
 
     def prepend(self, name: str, value: str) -> None:
         """Put a field before all others."""
@@ -233,7 +236,7 @@ class Headers:
         self._lines.insert(0, f"{name}: {value}")
         self._names.insert(0, canonical)
         self._first[canonical] = value
-        self._parsed.pop(canonical, None)
+        self.remembered.pop(canonical, None)
 
     def set(self, name: str, value: str) -> None:
         """Replace the fields of this name by one, in the place of the first; append it if there is none."""
@@ -285,9 +288,9 @@ class Headers:
         self._lines[self._names.index(canonical)] = f"{name}: {value}"
         self._first[canonical] = value
         if parsed is None:
-            self._parsed.pop(canonical, None)
+            self.remembered.pop(canonical, None)
         else:
-            self._parsed[canonical] = parsed
+            self.remembered[canonical] = parsed
 
     def copy(self) -> Headers:
         """Return headers that can be changed without changing these."""
@@ -298,7 +301,7 @@ class Headers:
         self._lines = other._lines.copy()
         self._names = other._names.copy()
         self._first = other._first.copy()
-        self._parsed = other._parsed.copy()
+        self.remembered = other.remembered.copy()
         return self
 
     def __repr__(self) -> str:
@@ -308,7 +311,7 @@ class Headers:
     def _put(self, at: int, name: str, value: str) -> None:
         self._lines[at] = f"{name}: {value}"
         self._first[self._names[at]] = value
-        self._parsed.pop(self._names[at], None)
+        self.remembered.pop(self._names[at], None)
 
     def _keep(self, wanted: Callable[[int], bool]) -> None:
         kept = [i for i in range(len(self._names)) if wanted(i)]
@@ -316,7 +319,7 @@ class Headers:
         self._names = [self._names[i] for i in kept]
 
     def _changed(self, canonical: str) -> None:
-        self._parsed.pop(canonical, None)
+        self.remembered.pop(canonical, None)
         if canonical in self._names:
             self._first[canonical] = _value(self._lines[self._names.index(canonical)])
         else:

@@ -43,7 +43,8 @@ class Message:
     @property
     def via(self) -> Via:
         """The topmost Via value: the last hop (§20.42)."""
-        return self.headers.parsed("Via", parse_via)
+        value: Via | None = self.headers.remembered.get("Via")
+        return value or self.headers.parsed("Via", parse_via)
 
     @property
     def vias(self) -> list[Via]:
@@ -53,12 +54,14 @@ class Message:
     @property
     def from_(self) -> NameAddr:
         """The From value (§20.20)."""
-        return self.headers.parsed("From", parse_name_addr)
+        value: NameAddr | None = self.headers.remembered.get("From")
+        return value or self.headers.parsed("From", parse_name_addr)
 
     @property
     def to(self) -> NameAddr:
         """The To value (§20.39)."""
-        return self.headers.parsed("To", parse_name_addr)
+        value: NameAddr | None = self.headers.remembered.get("To")
+        return value or self.headers.parsed("To", parse_name_addr)
 
     @property
     def call_id(self) -> str:
@@ -71,7 +74,8 @@ class Message:
     @property
     def cseq(self) -> CSeq:
         """The CSeq value (§20.16)."""
-        return self.headers.parsed("CSeq", parse_cseq)
+        value: CSeq | None = self.headers.remembered.get("CSeq")
+        return value or self.headers.parsed("CSeq", parse_cseq)
 
     @property
     def contacts(self) -> list[Contact]:

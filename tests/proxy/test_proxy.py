@@ -470,3 +470,20 @@ class TestStray:
         bob.answer(invite, 180)
         assert alice.silent()
         assert not house.errors
+
+    @pytest.mark.parametrize("method", ["INVITE", "MESSAGE"])
+    @pytest.mark.parametrize("status", [200, 486])
+    def test_final_response_without_a_further_via_is_a_bad_gateways(
+        self, house: House, alice: Phone, bob: Phone, method: str, status: int
+    ) -> None:
+        send(alice, method, bob.aor)
+        if method == "INVITE":
+            alice.expect(100)
+        request = bob.expect(method)
+        sound = request.copy()
+        request.headers.set("Via", str(request.via))
+        bob.answer(request, status)
+        alice.expect(502)
+        bob.answer(sound, status)
+        assert alice.silent()
+        assert not house.errors
