@@ -43,7 +43,7 @@ $(STAMP): setup.cfg setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# twistd looks for plugins on sys.path alone: the plain .pth of compat mode puts the checkout there.
-	$(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable '.[test,check]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable '.[test,check]'
 	touch $@
 
 clean:
