@@ -309,7 +309,7 @@ def _read_query(request: Request, *known: str) -> dict[str, str]:
 
 def _limit(query: dict[str, str]) -> int:
     text = query.get("limit", str(MAX_PAGE))
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:5]) <= MAX_PAGE):
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_PAGE):
         raise Refusal(400, f"limit is {text[:20]!r}; write a number from 1 to {MAX_PAGE}")
     return int(text)
 
@@ -330,7 +330,8 @@ def _decode(request: Request, kind: Any) -> Any:
 
 def _before(prefix: str) -> str:
     """A text that sorts just before all that begin with the prefix."""
-    return prefix[:-1] + chr(ord(prefix[-1]) - 1) + "\U0010ffff"
+    last = ord(prefix[-1])
+    return prefix[:-1] + chr(last - 1) + "\U0010ffff" if last else prefix[:-1]
 
 
 def _count(outcome: Outcome) -> int:

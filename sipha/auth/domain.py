@@ -97,4 +97,4 @@ def _comparable(host: str) -> str:
     # RFC 5954 §4.2: IPv6 addresses are compared as addresses, not as text.
     if host.startswith("["):
         return f"[{ip_literal(host) or host}]"
-    return host.lower()
+    return host.lower().removesuffix(".")

@@ -22,8 +22,8 @@ class NonceWindow:
         self._capacity = capacity
         # By the second in which the nonces were made: forgotten as a whole, never searched. The value is the highest
         # count, and below it a bit for each of the WIDTH counts up to it.
-        # The key is the hash of nonce and user, a quarter of their size; should two ever be equal, one of the two phones
-        # may be challenged once more.
+        # The key is the hash of nonce and user, a quarter of their size; should those of two phones ever be equal, one
+        # of them may be challenged once more.
         self._seconds: dict[int, dict[int, int]] = {}
         self._size = 0
         self._valid_from = 0

@@ -181,7 +181,7 @@ class Peers:
 
     def made(self, connection: Connection) -> None:
         """There is a connection to someone."""
-        if len(self._strangers) >= MAX_STRANGERS:
+        if connection.dialled is None and len(self._strangers) >= MAX_STRANGERS:
             connection.end("too many strangers")
         else:
             self._strangers.add(connection)
@@ -305,7 +305,8 @@ class Connection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Take the messages; anything else ends the connection."""
-        self.heard = self._peers.seconds()
+        if self.peer is not None:  # a stranger is not heard before its hello is whole
+            self.heard = self._peers.seconds()
         try:
             for message in self._reader.feed(data):
                 if not self._ended:
@@ -342,6 +343,7 @@ class Connection(Protocol):
                 raise ProtocolError("out of place")
             self.peer = self._peers.greeted(self, message)
             if self.peer is not None:
+                self.heard = self._peers.seconds()
                 self._reader.limit = MAX_FRAME
                 if self.dialled is None:
                     self.send(Hello(PROTOCOL, self._peers.cluster, self._peers.node))

@@ -6,6 +6,8 @@ correct message would lose entries.
 
 from __future__ import annotations
 
+import math
+import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from pysyncobj.transport import Transport
 
 from sipha.cluster.guards import REGULAR
 from sipha.cluster.wire import AppendEntries, Entry
+from sipha.errors import ConfigError
 
 MAX_ENTRY = 128 * 1024
 """Bytes of the longest entry. The library sends one of `_MAX_APPEND` or more in pieces, wrongly."""
@@ -83,7 +86,10 @@ class Outbox(Protocol):
 
 
 class Raft(SyncObj):
-    """The library's node: log, terms and votes in the file `journal`, no thread, no socket."""
+    """The library's node: log, terms and votes in the file `journal`, no thread, no socket.
+
+    Raises ConfigError if that file can't be used.
+    """
 
     def __init__(  # noqa: PLR0917  they stand in the order of the sentence
         self,
@@ -115,7 +121,15 @@ class Raft(SyncObj):
             journalFile=str(journal),
             onStateChanged=self._state_changed,
         )
-        super().__init__(_Peer(name), list(self._nodes.values()), conf, transport=self._link)
+        try:
+            super().__init__(_Peer(name), list(self._nodes.values()), conf, transport=self._link)
+        except (struct.error, ValueError):
+            raise _damaged(journal) from None
+        except OSError as error:
+            raise ConfigError(f"can't use the log in {journal}: {error.strerror}") from None
+        if not self._log_is_whole():
+            self.close()
+            raise _damaged(journal)
         self._SyncObj__raftCommitIndex: int = min(self.commit_index, self.last_index)
 
     # The log
@@ -162,6 +176,23 @@ class Raft(SyncObj):
 
         self._applyCommand(entry, called, REGULAR)
         self._checkCommandsToApply()
+
+    def _log_is_whole(self) -> bool:
+        """Return True if entry follows entry, and the terms that we voted in are known.
+
+        The library adds entries, after the first, only in a term that it has written down; it takes what it can't read
+        of terms and votes for none.
+        """
+        log = self._SyncObj__raftLog
+        meta, path = log._FileJournal__meta, log._FileJournal__metaStorer.getPath()  # noqa: SLF001  as above
+        if not meta and (self.last_index > 1 or Path(path).exists()):
+            return False
+        term = 0
+        for number, (command, index, entry_term) in enumerate(log[:], 1):
+            if index != number or entry_term < term or not command:
+                return False
+            term = entry_term
+        return True
 
     # Roles
 
@@ -211,12 +242,19 @@ class Raft(SyncObj):
     # Driving
 
     def tick(self) -> None:
-        """Commit, apply, and send what is due; entries at once, heartbeats each period."""
+        """Commit, apply, and send what is due; entries at once, heartbeats each period.
+
+        Only `stand` begins an election: one that falls due meanwhile waits for its pre-vote.
+        """
         if self.leads:
             last, next_index = self.last_index, self._SyncObj__raftNextIndex
             if any(next_index[node] <= last for node in self._SyncObj__connectedNodes):
                 self._SyncObj__newAppendEntriesTime = 0.0
-        self.doTick(0.0)
+        due, self._SyncObj__raftElectionDeadline = self._SyncObj__raftElectionDeadline, math.inf
+        try:
+            self.doTick(0.0)
+        finally:
+            self._SyncObj__raftElectionDeadline = due
 
     def connected(self, peer: str) -> None:
         """The peer can be sent to."""
@@ -282,6 +320,13 @@ class Raft(SyncObj):
         if entries:
             self._SyncObj__raftNextIndex[peer] = entries[0][1]
         self._SyncObj__onNodeDisconnected(peer)
+
+
+def _damaged(journal: Path) -> ConfigError:
+    return ConfigError(
+        f"the log in {journal} is damaged; move it and what lies beside it away while all other nodes run, and the "
+        "node fetches everything from them"
+    )
 
 
 class _Peer(Node):

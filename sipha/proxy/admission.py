@@ -112,7 +112,8 @@ class Admission:
         uri = request.from_.parsed_uri
         if isinstance(uri, SipUri) and uri.host == _ANONYMOUS:
             return self._ours.domains.default
-        return self._ours.domain(uri)
+        # Not "do we serve this URI": whoever reads the From sees our domain, whatever port, transport or maddr it has.
+        return self._ours.domains.find(uri.host) if isinstance(uri, SipUri) else None
 
     def _authenticate(self, request: Request, domain: Domain) -> Account:
         outcome = self._authenticator.authenticate(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Literal, NamedTuple
 from zlib import crc32
@@ -17,7 +18,7 @@ import msgspec
 from sipha.auth.authenticator import Authenticator, Challenge, Verified
 from sipha.auth.domain import Domain, Domains
 from sipha.errors import MalformedMessage, SipError
-from sipha.sip.flow import Flow
+from sipha.sip.flow import Address, Flow
 from sipha.sip.headers import Contact as ContactField
 from sipha.sip.headers import is_number, is_token, parse_name_addr, parse_seconds, split_params
 from sipha.sip.message import Request
@@ -118,17 +119,14 @@ def prepare(
         extra += "Require: outbound\r\n"
     elif "outbound" in required:
         raise SipError("The first hop does not support outbound", status=439, reason="First Hop Lacks Outbound Support")
-    host, port = flow.remote
-    local, local_port = flow.local
-    transport = flow.transport.lower()
     record = Register(
         aor=aor,
         call_id=call_id,
         cseq=request.cseq.number,
         contacts=contacts,
         wildcard=wildcard,
-        received=f"sip:{_bracketed(host)}:{port};transport={transport}",
-        socket=f"{transport}:{_bracketed(local)}:{local_port}",
+        received=_received(flow),
+        socket=_socket(flow.transport, flow.local),
         flow=str(flow.connection) if flow.connection else "",
         path=path,
         user_agent=_text(headers.get("User-Agent") or ""),
@@ -339,6 +337,17 @@ def _jitter(request: Request, asked: int | None, settings: RegistrarSettings) ->
         granted = min(granted, policy.max_expires)
     share = crc32(f"{request.cseq.number} {request.call_id}".encode("utf-8", "surrogateescape")) & 0xFFFF
     return granted * settings.expires_jitter * share // (100 << 16)
+
+
+def _received(flow: Flow) -> str:
+    host, port = flow.remote
+    return f"sip:{_bracketed(host)}:{port};transport={flow.transport.lower()}"
+
+
+@lru_cache(maxsize=64)
+def _socket(transport: str, local: Address) -> str:
+    host, port = local
+    return f"{transport.lower()}:{_bracketed(host)}:{port}"
 
 
 def _bracketed(host: str) -> str:

@@ -90,7 +90,7 @@ def parse_credentials(value: str) -> Credentials | None:
     if match is None or value.count("=") != len(found) - found.count(None):
         fields = parse_auth_params(value)[1]
         found = tuple(map(fields.get, _PARAMETERS))
-    elif found[5] in ALGORITHMS and None not in found:
+    elif found[5] in ALGORITHMS and all(found):
         return Credentials._make(found)
     username, realm, nonce, uri, response, algorithm, qop, cnonce, nc = found
     if username is None or realm is None or nonce is None or uri is None or response is None:

@@ -34,6 +34,8 @@ _RESERVED = frozenset(";/?:@&=+$,")
 # Of transport it says the same only for the default value; its examples say "can resolve to different transports".
 _NEVER_IGNORED = frozenset(("user", "ttl", "method", "maddr", "transport"))
 
+_LONGEST_LITERAL = 64  # IPv6 that ends in IPv4, a zone, and brackets
+
 _DEFAULT_PORTS = {"TLS": 5061, "WS": 80, "WSS": 443}
 
 
@@ -107,10 +109,9 @@ class SipUri(NamedTuple):
         user = self.user
         if user is None:
             return "sip:" + host
-        if not case_sensitive:
-            user = _unescaped(user).lower()
-        if _UNSAFE_IN_USER.search(user):
-            user = _UNSAFE_IN_USER.sub(_escape, _unescaped(user))
+        if not case_sensitive or _UNSAFE_IN_USER.search(user):
+            plain = _unescaped(user)
+            user = _UNSAFE_IN_USER.sub(_escape, plain if case_sensitive else plain.lower())
         return f"sip:{user}@{host}"
 
     def __str__(self) -> str:
@@ -170,7 +171,8 @@ def ip_literal(host: str) -> str | None:
     """Return the IP address that `host` is, without brackets and in its shortest form; None if it is a name."""
     if ":" not in host:
         return host if _IPV4.match(host) else None
-    return _ipv6_literal(host)
+    # What is remembered must not be as long as a datagram.
+    return _ipv6_literal(host) if len(host) <= _LONGEST_LITERAL else None
 
 
 @lru_cache(maxsize=4096)

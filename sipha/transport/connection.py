@@ -17,6 +17,9 @@ from sipha.sip.parser import Keepalive, StreamParser
 if TYPE_CHECKING:
     from sipha.transport.stream import Streams
 
+READ_SIZE = 16384
+"""How many bytes are read at a time: what they cost comes on top of the time that a turn of the reactor may take."""
+
 PONG = b"\r\n"
 """What a server answers to a client's double CRLF (RFC 5626 §3.5.1)."""
 
@@ -42,6 +45,7 @@ class Connection(Protocol):
     def connectionMade(self) -> None:
         """Send what has waited."""
         transport = self._transport
+        transport.bufferSize = READ_SIZE
         transport.setTcpNoDelay(True)
         transport.setTcpKeepAlive(True)
         transport.registerProducer(self, True)
@@ -67,11 +71,14 @@ class Connection(Protocol):
         return False
 
     def dataReceived(self, data: bytes) -> None:
-        """Hand over the whole messages that these bytes complete, all at once."""
-        if self.closing:
-            return
+        """Hand over the whole messages that these bytes complete, all at once; later if this turn has no time left."""
+        if not self.closing:
+            self._parser.feed(data)
+            self._streams.fed(self)
+
+    def deliver(self) -> None:
+        """Hand over the whole messages that have come."""
         parser = self._parser
-        parser.feed(data)
         received: list[Received] = []
         pings = 0
         while True:
@@ -93,6 +100,8 @@ class Connection(Protocol):
             # immediately respond with a single CRLF over the same connection."
             self.write(PONG * pings)
         self._streams.received(self, received, partial=parser.pending)
+        # An error holds this frame by its traceback: with its list, that would be a cycle, for the collector to find.
+        del received
         if parser.fatal:
             self.close()
 
@@ -124,18 +133,26 @@ class Connection(Protocol):
         self.closing = True
         self._streams.lost(self)
 
+    def pause_reading(self) -> None:
+        """Read no more until `resume_reading`."""
+        self._transport.pauseProducing()
+
+    def resume_reading(self) -> None:
+        """Read on, unless there is another reason not to."""
+        if not (self._ended or self.closing or self._congested or self._streams.is_due(self)):
+            self._transport.resumeProducing()
+
     def pauseProducing(self) -> None:
         """The peer doesn't read: take no more requests from it (IPushProducer)."""
         self._congested = True
-        self._transport.pauseProducing()
+        self.pause_reading()
         self._streams.congested(self)
 
     def resumeProducing(self) -> None:
         """The peer has read everything (IPushProducer)."""
         self._congested = False
         self._unsent = 0
-        if not self._ended:
-            self._transport.resumeProducing()
+        self.resume_reading()
         self._streams.relieved(self)
 
     def stopProducing(self) -> None:

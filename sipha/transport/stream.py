@@ -26,6 +26,9 @@ from sipha.sip.flow import Address, Flow
 from sipha.transport.address import bound_socket, family, flow_address, socket_address
 from sipha.transport.connection import Connection, Received
 
+TURN = 0.02
+"""Seconds of one turn of the reactor for what connections bring, far less than the lease; the rest waits."""
+
 _BACKLOG = 1024
 _numbers: Iterator[int] = count(1)
 
@@ -83,6 +86,8 @@ class Streams:
         self._idle = _Deadlines(limits.idle)
         self._stalled = _Deadlines(limits.stalled)
         self._lingering = _Deadlines(limits.linger)
+        self._due: dict[Connection, None] = {}  # what they have brought waits for a later turn, in this order
+        self._turn_ends: float | None = None
         self._sweep = LoopingCall(self._drop_overdue)
         self._sweep.clock = reactor
         self._stopped: Deferred[None] | None = None
@@ -163,6 +168,18 @@ class Streams:
         self._counters[self._prefix + "-connect"] += 1
         self.lost(connection)
 
+    def fed(self, connection: Connection) -> None:
+        """Let a connection deliver what it has read, at once or when its turn comes; until then it reads no more."""
+        if connection not in self._due and self._has_time():
+            connection.deliver()
+        else:
+            self._due[connection] = None
+            connection.pause_reading()
+
+    def is_due(self, connection: Connection) -> bool:
+        """True while a connection waits for its turn."""
+        return connection in self._due
+
     def received(self, connection: Connection, received: list[Received], *, partial: bool) -> None:
         """Note when the connection was last heard, and hand over what it brought."""
         now = self._reactor.seconds()
@@ -208,6 +225,22 @@ class Streams:
         self._counters[f"{self._prefix}-{why}"] += 1
         self._abort(connection)
 
+    def _has_time(self) -> bool:
+        now = self._reactor.seconds()
+        if self._turn_ends is None:
+            self._turn_ends = now + TURN
+            self._reactor.callLater(0, self._next_turn)
+        return bool(now < self._turn_ends)
+
+    def _next_turn(self) -> None:
+        self._turn_ends = None
+        while self._due and self._has_time():
+            connection = next(iter(self._due))
+            del self._due[connection]
+            if not connection.closing:
+                connection.deliver()
+                connection.resume_reading()
+
     def _connect(self, flow: Flow) -> Connection | None:
         if not _is_reachable(flow):
             return None
@@ -252,6 +285,7 @@ class Streams:
     def _forget(self, connection: Connection) -> None:
         self._by_number.pop(connection.flow.connection, None)
         self._connectors.pop(connection, None)
+        self._due.pop(connection, None)
         for deadlines in (self._silent, self._unfinished, self._idle, self._stalled, self._lingering):
             deadlines.stop(connection)
 

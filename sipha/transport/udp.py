@@ -19,6 +19,10 @@ from sipha.transport.address import bound_socket, flow_address, socket_address
 DATAGRAMS_PER_WAKE = 128
 """How many datagrams are taken before the reactor gets its turn."""
 
+BYTES_PER_WAKE = 65536
+"""With the datagram that completes as many bytes the turn ends too: parsing takes time by the byte, and a turn must
+stay far shorter than the lease."""
+
 TRANSIENT = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE})
 """Send errors that say nothing of the destination: the datagram is lost, the flow is not."""
 
@@ -125,8 +129,9 @@ class UdpSocket:
         return "udp"
 
     def doRead(self) -> None:
-        """Take at most DATAGRAMS_PER_WAKE datagrams and hand them over together (IReadDescriptor)."""
+        """Take DATAGRAMS_PER_WAKE datagrams or BYTES_PER_WAKE, and hand them over together (IReadDescriptor)."""
         datagrams: list[tuple[bytes, Flow]] = []
+        left = BYTES_PER_WAKE
         local = self.address
         receive = self._socket.recvfrom
         for _ in range(DATAGRAMS_PER_WAKE):
@@ -139,6 +144,9 @@ class UdpSocket:
                 continue
             remote = peer if len(peer) == 2 else flow_address(peer[0], peer[1], peer[3])
             datagrams.append((data, Flow("UDP", local, remote)))
+            left -= len(data)
+            if left <= 0:
+                break
         if datagrams:
             self._received(datagrams)
         self._report()

@@ -106,6 +106,12 @@ class TestBindings:
             cursor = page["cursor"]
         assert seen == aors
 
+    @pytest.mark.parametrize("prefix", ["%00", "al%00", "%ee%80%80", "%f4%8f%bf%bf"])
+    def test_prefix_may_be_anything(self, console: Console, prefix: str) -> None:
+        reply = console.ask("GET", f"/v1/bindings?prefix={prefix}")
+        assert reply.status == 200
+        assert reply.json["bindings"] == []
+
     @pytest.mark.parametrize("prefix", ["al", "sip:al", "alice@sipha.test", "alice"])
     def test_prefix_chooses(self, console: Console, prefix: str) -> None:
         for user in ("aa", "alice", "bob", "al"):
@@ -127,6 +133,7 @@ class TestBindings:
             ("limit=0", "write a number from 1 to 1000"),
             ("limit=1001", "write a number from 1 to 1000"),
             ("limit=1e2", "write a number from 1 to 1000"),
+            ("limit=0000100000", "write a number from 1 to 1000"),
             ("limit=" + "9" * 5000, "write a number from 1 to 1000"),
             ("limit=1&limit=2", "limit must be given once"),
             ("cursor=%ff", "cursor must be given once, in UTF-8"),

@@ -225,7 +225,8 @@ def test_digest_uri_may_be_spelt_otherwise(authenticator: Authenticator, digest_
 
 
 @pytest.mark.parametrize(
-    "digest_uri", ["sip:carol@sipha.test", "sip:bob@other.test", "sip:other.test", "sip:192.0.2.99:5060", "", "*", "tel:1"]
+    "digest_uri",
+    ["sip:carol@sipha.test", "sip:bob@other.test", "sip:other.test", "sip:192.0.2.99:5060", "", "*", "tel:1"],
 )
 def test_digest_uri_must_mean_the_request_uri(authenticator: Authenticator, digest_uri: str) -> None:
     with pytest.raises(MalformedMessage):

@@ -204,6 +204,20 @@ def test_stranger_that_says_nothing_is_turned_away(
     assert node.network.counters == {"silent": 1}
 
 
+def test_stranger_that_says_hello_too_slowly_is_turned_away(
+    world: World, node: Node, addresses: dict[str, Address], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENCE", 0.4)
+    monkeypatch.setattr(module, "PING", 0.05)
+    client = call(world, addresses["a"], b"")
+    for byte in hello():
+        world.turn(0.1)
+        if closed(client):
+            break
+        client.send(bytes([byte]))
+    assert node.network.counters == {"silent": 1}
+
+
 def test_peer_that_says_nothing_more_is_disconnected(
     world: World, node: Node, addresses: dict[str, Address], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +241,21 @@ def test_strangers_are_few(world: World, node: Node, addresses: dict[str, Addres
     clients = [call(world, addresses["a"], b"") for _ in range(module.MAX_STRANGERS + 3)]
     world.until(lambda: node.network.counters["too many strangers"] == 3)
     assert sum(map(closed, clients)) == 3
+    for client in clients:
+        client.close()
+
+
+def test_strangers_dont_keep_a_node_from_calling_its_peers(
+    world: World, addresses: dict[str, Address], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY", 0.05)
+    caller = Node(world, "b", addresses)
+    clients = [call(world, addresses["b"], b"") for _ in range(module.MAX_STRANGERS)]
+    called = Node(world, "a", addresses)
+    world.until(lambda: called.user.events == ["+b"], 1.0)
+    assert "too many strangers" not in caller.network.counters
+    for node in (caller, called):
+        node.network.stop()
     for client in clients:
         client.close()
 

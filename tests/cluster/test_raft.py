@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 import sipha.cluster
 from sipha.cluster import raft
+from sipha.errors import ConfigError
 from tests.cluster.ballot import Ballot
 
 LIBRARY = Path(pysyncobj.__file__).parent
@@ -78,6 +81,55 @@ def test_log_terms_and_votes_survive_a_restart(ballot: Ballot) -> None:
         ballot.crash(name)
         ballot.boot(name)
     assert [(voter.raft.term, voter.raft.last_index) for voter in ballot.voters.values()] == before
+
+
+def _write(path: Path, at: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda journal: journal.write_bytes(b""),
+        lambda journal: journal.write_bytes(journal.read_bytes()[:100]),
+        lambda journal: journal.write_bytes(bytes(range(256)) * 8),
+        lambda journal: _write(journal, 36, b"\xf0\xff\xff\xff"),
+        lambda journal: _write(journal, 120, bytes(100)),
+        lambda journal: _write(journal, 44, struct.pack("<Q", 1 << 60)),
+        lambda journal: journal.with_suffix(".meta").write_bytes(b""),
+        lambda journal: journal.with_suffix(".meta").write_bytes(b"random"),
+        lambda journal: journal.with_suffix(".meta").unlink(),
+    ],
+)
+def test_damaged_log_is_refused(ballot: Ballot, damage: Callable[[Path], object]) -> None:
+    """Else the node would vote in terms that it voted in, fail with a riddle, or never come to an end."""
+    ballot.elect("a")
+    ballot.append("a", *[b"x" * 50] * 10)
+    ballot.settle()
+    ballot.crash("b")
+    damage(ballot.directory / "b" / "journal")
+    with pytest.raises(ConfigError, match="is damaged"):
+        ballot.boot("b")
+
+
+def test_vote_that_cant_be_read_is_not_given_again(ballot: Ballot) -> None:
+    """The log alone says nothing of it: it has no entry of that term yet."""
+    ballot.voters["b"].raft.receive_vote_request("a", 1, 1, 0)
+    ballot.crash("b")
+    (ballot.directory / "b" / "journal.meta").write_bytes(b"")
+    with pytest.raises(ConfigError, match="is damaged"):
+        ballot.boot("b")
+
+
+def test_log_that_cant_be_opened_is_refused(ballot: Ballot) -> None:
+    ballot.crash("b")
+    journal = ballot.directory / "b" / "journal"
+    journal.unlink()
+    journal.mkdir()
+    with pytest.raises(ConfigError, match="can't use the log in"):
+        ballot.boot("b")
 
 
 def test_commit_index_beyond_the_journal_is_cut(ballot: Ballot) -> None:

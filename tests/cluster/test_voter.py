@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from sipha.cluster import raft
 from sipha.cluster.raft import Timing
 from sipha.cluster.wire import (
     AppendEntries,
@@ -64,6 +65,19 @@ def test_voter_keeps_still_as_long_as_the_heartbeat_stated(ballot: Ballot, state
     ballot.now = heard + stated / 1000 * 1.11
     follower.receive("c", RequestVote(6, 99, 5))
     assert ballot.queues["b", "c"].pop() == VoteGranted(6)
+
+
+def test_voter_doesnt_stand_unasked_when_its_election_falls_due_while_it_ticks(ballot: Ballot) -> None:
+    """The library reads the clock after we did, and would stand without a pre-vote, against what we promised."""
+    voter = ballot.voters["b"]
+    voter.receive("a", AppendEntries(5, 0, 1, 0, [], 0, 640, 0))
+    ballot.queues.clear()
+    voter.raft.put_election(ballot.now + 0.0005)
+    raft.use_clock(lambda: ballot.now + 0.001)
+    voter.tick()
+    assert voter.raft.term == 5
+    assert not any(ballot.queues.values())
+    assert voter.raft.election_due(ballot.now + 0.001)
 
 
 def test_voter_keeps_still_after_a_start(ballot: Ballot) -> None:

@@ -114,7 +114,8 @@ class House:
             (
                 Domain("sipha.test", "sipha.test", aliases=frozenset({"alias.test"}), algorithms=("MD5",)),
                 Domain("other.test", "other.test", algorithms=("MD5",)),
-            )
+            ),
+            addresses=(VIP[0], f"[{VIP6[0]}]"),
         )
         self.proxy = Proxy(
             self.layer,

@@ -119,6 +119,11 @@ class TestInbound:
             "<sips:alice@sipha.test>;tag=1",
             "sip:alice@sipha.test;tag=1",
             "<sip:sipha.test>;tag=1",
+            "<sip:alice@sipha.test.>;tag=1",
+            "<sip:alice@sipha.test:5999;transport=tls>;tag=1",
+            "<sip:alice@sipha.test;maddr=203.0.113.66>;tag=1",
+            f"<sip:alice@{VIP[0]}:5999>;tag=1",
+            f"<sip:alice@{VIP[0]};transport=tls>;tag=1",
         ],
     )
     def test_who_says_to_be_ours_is_challenged(self, from_: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sipha.sandbox import DOMAIN, Sandbox
+from sipha.sandbox import Sandbox
 from tests.system.conftest import PREFIX, bindings
 
 pytestmark = [

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import socket
 from collections import Counter
 from typing import Any, cast
@@ -12,7 +13,7 @@ from sipha.errors import MalformedMessage
 from sipha.sip.flow import Address, Flow
 from sipha.sip.message import Request, Response
 from sipha.transport.connection import Connection, Received
-from sipha.transport.stream import StreamLimits, Streams
+from sipha.transport.stream import TURN, StreamLimits, Streams
 
 PHONE = ("192.0.2.1", 40000)
 OPTIONS = (
@@ -49,13 +50,18 @@ class Net:
         self.streams = Streams(
             self.reactor,
             "TCP",
-            lambda received, flow: self.received.append((received, flow)),
+            lambda received, flow: self.take(received, flow),
             self.failed.extend,
             counters=self.counters,
             limits=limits,
         )
+        self.cost = 0.0  # seconds that each read's messages take
         self.local = self.streams.listen(("127.0.0.1", 0), freebind=False)
         self.factory: Any = self.reactor.adoptedPorts[0][2]
+
+    def take(self, received: list[Received], flow: Flow) -> None:
+        self.received.append((received, flow))
+        self.reactor.rightNow += self.cost
 
     def wait(self, seconds: float) -> None:
         self.reactor.pump([1.0] * round(seconds))
@@ -299,6 +305,18 @@ def test_malformed_message_is_passed_over(net: Net) -> None:
     assert wire.connected
 
 
+def test_malformed_message_leaves_nothing_to_the_garbage_collector(net: Net) -> None:
+    connection, _ = net.accept()
+    net.take = lambda received, flow: None  # type: ignore[method-assign]
+    gc.collect()
+    gc.disable()
+    try:
+        connection.dataReceived(b"A\r\nl:0\r\n\r\n" * 2)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
 def test_response_is_handed_over(net: Net) -> None:
     connection, _ = net.accept()
     connection.dataReceived(OPTIONS.replace(b"OPTIONS sip:sipha.test SIP/2.0", b"SIP/2.0 200 OK"))
@@ -332,6 +350,54 @@ def test_peer_that_does_not_read_is_dropped_when_too_much_waits(net: Net) -> Non
     assert not connection.write(b"x")
     assert wire.aborted
     assert net.counters["tcp-unread"] == 1
+
+
+def test_connections_wait_when_a_turn_of_the_reactor_has_taken_long_enough(net: Net) -> None:
+    net.cost = TURN * 0.6
+    pairs = [net.accept(port) for port in (1, 2, 3)]
+    for connection, _ in pairs:
+        connection.dataReceived(OPTIONS)
+    assert [flow.remote[1] for _, flow in net.received] == [1, 2]
+    assert [wire.producerState for _, wire in pairs] == ["producing", "producing", "paused"]
+    net.reactor.advance(0)
+    assert [flow.remote[1] for _, flow in net.received] == [1, 2, 3]
+    assert pairs[2][1].producerState == "producing"
+
+
+def test_connections_that_wait_take_turns(net: Net) -> None:
+    net.cost = TURN
+    pairs = [net.accept(port) for port in (1, 2, 3)]
+    for _ in range(2):
+        for connection, _ in pairs:
+            connection.dataReceived(OPTIONS)
+    net.wait(1)
+    assert [(flow.remote[1], len(received)) for received, flow in net.received] == [(1, 1), (2, 2), (3, 2), (1, 1)]
+
+
+def test_connection_that_waits_is_not_read_because_its_peer_reads_again(net: Net) -> None:
+    net.cost = TURN
+    net.accept(1)[0].dataReceived(OPTIONS)
+    connection, wire = net.accept(2)
+    connection.dataReceived(OPTIONS)
+    connection.pauseProducing()
+    connection.resumeProducing()
+    assert wire.producerState == "paused"
+    connection.pauseProducing()
+    net.reactor.advance(0)
+    assert len(net.messages) == 2
+    assert wire.producerState == "paused"
+    connection.resumeProducing()
+    assert wire.producerState == "producing"
+
+
+def test_connection_that_is_lost_does_not_wait(net: Net) -> None:
+    net.cost = TURN
+    net.accept(1)[0].dataReceived(OPTIONS)
+    connection, wire = net.accept(2)
+    connection.dataReceived(OPTIONS)
+    wire.loseConnection()
+    net.wait(1)
+    assert len(net.messages) == 1
 
 
 def test_half_closed_connection_still_gets_its_response(net: Net) -> None:

@@ -11,7 +11,7 @@ from twisted.internet.defer import DeferredQueue
 from twisted.trial.unittest import TestCase
 
 from sipha.sip.flow import Address, Flow
-from sipha.transport.udp import DATAGRAMS_PER_WAKE, UdpSocket
+from sipha.transport.udp import BYTES_PER_WAKE, DATAGRAMS_PER_WAKE, UdpSocket
 
 
 class StillReactor:
@@ -125,6 +125,17 @@ class UdpSocketTests(TestCase):
         second = self.successResultOf(self.datagrams.get())
         assert [data for data, _ in first + second] == [b"%d" % number for number in range(DATAGRAMS_PER_WAKE + 5)]
         assert len(first) == DATAGRAMS_PER_WAKE
+
+    def test_socket_takes_a_bounded_number_of_bytes_at_a_time(self) -> None:
+        udp = self.udp_socket(StillReactor())
+        udp.start()
+        for _ in range(5):
+            self.phone.sendto(bytes(BYTES_PER_WAKE // 2), udp.address)
+        taken = []
+        for _ in range(3):
+            udp.doRead()
+            taken.append(len(self.successResultOf(self.datagrams.get())))
+        assert taken == [2, 2, 1]
 
     def test_send_returns_why_nothing_was_sent_and_never_raises(self) -> None:
         still = StillReactor()
