@@ -275,6 +275,8 @@ class Replica:
             self._fail(str(error))
         except OSError as error:  # what memory and file hold of the log may differ now
             self._fail(f"the log can't be written: {error}")
+        except MemoryError:  # an entry may have been applied in part; the library won't apply the rest
+            self._fail("the memory is full")
         except Exception:  # noqa: BLE001  whatever it is, it is counted
             self._log.failure("a step of the log failed")
             now = self._clock()

@@ -305,6 +305,29 @@ def test_failing_steps_dont_end_the_driving_until_they_go_on(
     assert cluster.wait_for_leader() is not leader
 
 
+def test_replica_whose_memory_is_full_takes_no_more_part(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, failures: list[LogEvent]
+) -> None:
+    """An entry that was applied in part makes a table unlike the others'."""
+    cluster.start("a", "b", "c")
+    leader = cluster.wait_for_leader()
+    apply = leader.machine.location.register
+
+    def fail(request: Register) -> Any:
+        if request.aor == "sip:bob@example.com":
+            raise MemoryError
+        return apply(request)
+
+    monkeypatch.setattr(leader.machine.location, "register", fail)
+    outcomes = cluster.register(leader, "sip:alice@example.com", "sip:bob@example.com")
+    assert {type(outcome) for outcome in outcomes} == {UnknownOutcome}
+    assert cluster.failed == ["the memory is full"]
+    assert not failures
+    new = cluster.wait_for_leader()
+    assert new is not leader
+    assert new.bindings("sip:bob@example.com")
+
+
 def test_data_directory_is_ours_alone(world: World, tmp_path: Path) -> None:
     directory = tmp_path / "deep" / "data"
     directory.mkdir(parents=True, mode=0o755)
