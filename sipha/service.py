@@ -6,6 +6,7 @@ each leadership has listeners, transactions and nonce windows of its own.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,6 +49,9 @@ from sipha.state.machine import Machine
 from sipha.state.outcomes import Outcome
 from sipha.transport.endpoint import Endpoint, ITransactionUser, Listener
 from sipha.transport.stream import StreamLimits
+
+_OTHER_FILES = 128
+"""How many files and sockets are not phones' connections: of the log, the other nodes and the admin."""
 
 
 class KeyRing:
@@ -384,9 +388,14 @@ def make_listeners(configuration: config.Config) -> list[Listener]:
 
 
 def make_stream_limits(settings: config.Sip) -> StreamLimits:
-    """What connections may cost."""
+    """What connections may cost; this raises the process's limit of open files, and leaves some for all else."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    connections = settings.max_connections
+    if most != resource.RLIM_INFINITY:
+        connections = max(1, min(connections, most - _OTHER_FILES))
     return StreamLimits(
-        connections=settings.max_connections,
+        connections=connections,
         message=settings.message_timeout,
         idle=settings.idle_timeout,
         max_message=settings.max_message,

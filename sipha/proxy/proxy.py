@@ -168,7 +168,7 @@ class Proxy:
         uri = request.parsed_uri  # 2. URI scheme
         if isinstance(uri, OtherUri) and uri.scheme != "tel":
             raise SipError(f"a Request-URI of the scheme {uri.scheme}", status=416)
-        if request.max_forwards == 0:  # 3. Max-Forwards
+        if request.max_forwards == 0 and not self._is_for_us(request):  # 3. Max-Forwards
             raise SipError("no hop is left", status=483)
         if any(f".{loop}" in field for field in request.headers.all("Via")):  # 4. Loop detection
             raise SipError("this very request has passed here before", status=482)

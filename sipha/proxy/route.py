@@ -57,7 +57,7 @@ def postprocess(request: Request) -> str:
 def _undo_strict_routing(request: Request, ours: Responsibility) -> str:
     """Repair what a strict router did: our Record-Route in the Request-URI, the target as the last Route."""
     uri = request.parsed_uri
-    if not isinstance(uri, SipUri) or not uri.has_param("lr") or "Route" not in request.headers:
+    if not isinstance(uri, SipUri) or not uri.has_param("lr") or not request.routes:
         return ""
     if ours.domain(uri) is None:
         return ""

@@ -29,7 +29,7 @@ def to(request: Request, tag: str) -> str:
 def destination(request: Request, flow: Flow) -> Flow:
     """Where the response goes; in the usual case, that of a client that knows RFC 3581, seen at a glance."""
     params = request.via.params
-    if f";rport={flow.remote[1]};" in params and "maddr" not in params.lower():
+    if f";rport={flow.remote[1]};" in params:
         return flow
     return response_destination(request.via, flow)
 

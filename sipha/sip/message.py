@@ -242,16 +242,14 @@ def mark_received(request: Request, flow: Flow) -> None:
 def response_destination(via: Via, flow: Flow) -> Flow:
     """Return the flow for a response with this top Via, to a request that came by `flow` (§18.2.2, RFC 3581 §4).
 
-    A host name in the Via, which would have to be looked up, gives way to where the request came from.
+    A host name in the Via, which would have to be looked up, gives way to where the request came from. So does an
+    maddr: it is for requests that were sent by multicast, which we don't hear, and would aim our answers at a victim.
     """
     # "If the "sent-protocol" is a reliable transport protocol such as TCP or SCTP, or TLS over those, the response
     # MUST be sent using the existing connection to the source of the original request"
     if flow.reliable:
         return flow
     port = via.port or default_port(via.transport)
-    maddr = via.param("maddr")
-    if maddr and (host := ip_literal(maddr)):
-        return flow._replace(remote=(host, port))
     received = via.received
     if received and (host := ip_literal(received)):
         return flow._replace(remote=(host, via.rport or port))

@@ -119,8 +119,8 @@ class Endpoint:
 
     @property
     def addresses(self) -> Sequence[Listener]:
-        """Where we listen, with the ports that the kernel chose."""
-        return tuple(self._addresses)
+        """Where we listen, with the ports that the kernel chose; nowhere before all listeners are open."""
+        return () if self._starting is not None else tuple(self._addresses)
 
     # -- ways out ---------------------------------------------------------------------------------------------------
 

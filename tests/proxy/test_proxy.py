@@ -44,6 +44,19 @@ class TestValidation:
         alice.request(method, bob.aor, max_forwards=0)
         alice.expect(483)
 
+    @pytest.mark.parametrize("method", ["INVITE", "OPTIONS", "ACK"])
+    @pytest.mark.parametrize("uri", ["sip:sipha.test;lr", "sip:bob@sipha.test;lr", f"sip:{VIP[0]};lr"])
+    def test_route_without_a_value_is_no_strict_routers(
+        self, house: House, alice: Phone, method: str, uri: str
+    ) -> None:
+        for routes in ([""], [","], [",", ", ,"]):
+            alice.request(method, uri, routes=routes)
+        assert not house.errors
+
+    def test_request_for_us_needs_no_hop(self, alice: Phone) -> None:
+        alice.request("OPTIONS", "sip:sipha.test", max_forwards=0)
+        alice.expect(200)
+
     def test_ack_without_hop_left_is_dropped(self, house: House, alice: Phone, bob: Phone) -> None:
         call = house.call(alice, bob)
         call.by_caller("ACK", max_forwards=0)

@@ -163,6 +163,23 @@ def test_all_nodes_are_killed_at_once_under_load(cluster: Sandbox, load: MakeLoa
     check(cluster, phones, stood=time.monotonic() - start)
 
 
+def test_new_leader_waits_for_an_address_in_use_and_says_that_it_doesnt_have_it(
+    cluster: Sandbox, agents: Agents
+) -> None:
+    killed = cluster.wait_for_leader()
+    cluster.kill(killed)
+    others = [node for node in cluster.nodes if node is not killed]
+    with socket.create_server((cluster.virtual_address, 5060)):
+        wait_until(lambda: any(quick(node)["role"] == "leader" for node in others), "another leader")
+        phone = agents("alice")
+        phone.request("REGISTER", f"sip:{phone.domain}", to=f"<{phone.aor}>")
+        with pytest.raises(AssertionError):
+            phone.expect(401, within=1.0)
+        assert not any(quick(node)["leading"] or quick(node)["holds_virtual_addresses"] for node in others)
+    assert seconds_to_register(agents, time.monotonic()) < GAP
+    assert cluster.wait_for_leader() in others
+
+
 # -- the leader goes, or all of them, in order ----------------------------------------------------------------------
 
 

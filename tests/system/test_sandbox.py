@@ -12,8 +12,8 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -138,18 +138,14 @@ def test_sandbox_keeps_its_state_unless_it_starts_fresh(start: Start, tmp_path: 
     for options, bound in (((), 0), ((), 1), (("--fresh",), 0)):
         run = sandbox(start, tmp_path / "state", *options)
         run.wait_until_ready()
-        for node in NODES:
-            wait_until(lambda node=node: ask(node, "/v1/status")["accounts"] == 3, "the accounts")  # type: ignore[misc]
-            wait_until(lambda node=node: ask(node, "/v1/status")["bindings"] == bound, "the bindings")  # type: ignore[misc]
+        wait_until(partial(all_have, accounts=3, bindings=bound), f"{bound} bindings on all nodes")
         UserAgent("alice", SERVER).register().close()
         run.process.terminate()
         assert run.end() == 0
 
 
 def test_sandbox_says_what_is_wrong_when_a_node_cant_start(start: Start, tmp_path: Path) -> None:
-    with socket.socket() as other:
-        other.bind((NODES[1], 7000))
-        other.listen()
+    with socket.create_server((NODES[1], 7000)):
         run = sandbox(start, tmp_path / "state")
         assert run.end() == 1
     assert "node n2 stopped; its log is" in run.text
@@ -173,8 +169,10 @@ def test_make_run_hands_signals_on(start: Start, tmp_path: Path, whom: str) -> N
     assert not run.nodes
 
 
-def ask(node: str, path: str) -> dict[str, Any]:
-    """What a node's admin answers."""
-    with urllib.request.urlopen(f"http://{node}:8080{path}", timeout=PATIENCE) as response:
-        answer: dict[str, Any] = json.load(response)
-    return answer
+def all_have(**numbers: int) -> bool:
+    """Return True if the status of all nodes has these numbers."""
+    for node in NODES:
+        with urllib.request.urlopen(f"http://{node}:8080/v1/status", timeout=PATIENCE) as response:
+            if not numbers.items() <= json.load(response).items():
+                return False
+    return True

@@ -217,17 +217,19 @@ def test_start_gives_up_at_another_error() -> None:
     assert endpoint.addresses == ()
 
 
-def test_start_waits_until_the_address_is_free() -> None:
+def test_start_waits_until_all_addresses_are_free() -> None:
     reactor = MemoryReactorClock()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind((HOST, 0))
-        endpoint = Endpoint(reactor, TransactionLayer(), [Listener("UDP", *other.getsockname())])
+        listeners = [Listener("UDP", HOST, 0), Listener("UDP", *other.getsockname())]
+        endpoint = Endpoint(reactor, TransactionLayer(), listeners)
         started = endpoint.start(User(TransactionLayer()))
         reactor.advance(RETRY_IN_USE)
         assert not started.called
+        assert endpoint.addresses == ()
     reactor.advance(RETRY_IN_USE)
     assert started.called
-    assert len(endpoint.addresses) == 1
+    assert len(endpoint.addresses) == 2
     endpoint.stop()
 
 

@@ -50,7 +50,7 @@ class Net:
         self.streams = Streams(
             self.reactor,
             "TCP",
-            lambda received, flow: self.take(received, flow),
+            self.take,
             self.failed.extend,
             counters=self.counters,
             limits=limits,
