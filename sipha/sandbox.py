@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +20,9 @@ DOMAIN = "sipha.test"
 USERS = ("alice", "bob", "carol")
 START_DEADLINE = 60.0
 STOP_DEADLINE = 10.0
+
+# The kernel ends a node when the process that started it dies, by whatever signal.
+_ENDS_WITH_US = ("setpriv", "--pdeathsig", "TERM")
 
 _CONFIG = """\
 [node]
@@ -79,7 +81,8 @@ class SandboxNode:
 class Sandbox:
     """A cluster of `size` nodes on PREFIX.11 and up, which share the virtual address PREFIX.10 (udp and tcp 5060).
 
-    `extra` is TOML added to each node's configuration, `more_addresses` further virtual addresses.
+    `extra` is TOML added to each node's configuration, `more_addresses` further virtual addresses, `launcher` a command
+    that runs each node's.
     """
 
     directory: Path
@@ -88,6 +91,7 @@ class Sandbox:
     domain: str = DOMAIN
     extra: str = ""
     more_addresses: tuple[str, ...] = ()
+    launcher: tuple[str, ...] = ()
     nodes: list[SandboxNode] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -117,7 +121,7 @@ class Sandbox:
         with (node.directory / "log").open("ab") as log:
             # A session of its own: Ctrl-C in the terminal reaches us, and we stop the nodes in order.
             node.process = subprocess.Popen(  # noqa: S603
-                [*command, "--config", str(config)],
+                [*self.launcher, *command, "--config", str(config)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -233,23 +237,25 @@ def main() -> int:
         shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True, exist_ok=True)
 
-    stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
-    sandbox = Sandbox(directory)
+        signal.signal(number, signal.default_int_handler)
+    sandbox = Sandbox(directory, launcher=_ENDS_WITH_US)
     try:
         sandbox.start()
         sandbox.add_accounts({user: f"{user}-secret" for user in USERS})
         print(describe(sandbox))
         print("sipha: ready", flush=True)
-        while not stopping.wait(0.5):
-            pass
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:
+        return 0
     except SandboxError as error:
         print(f"sipha: {error}", file=sys.stderr)
         return 1
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         sandbox.stop()
-    return 0
 
 
 if __name__ == "__main__":

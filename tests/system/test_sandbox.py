@@ -129,9 +129,18 @@ def test_sandbox_says_where_all_is_and_stops_all_with_a_signal(
 def test_sandbox_stops_all_when_it_is_told_before_it_is_ready(start: Start, tmp_path: Path) -> None:
     run = sandbox(start, tmp_path / "state")
     wait_until(lambda: len(run.nodes) == 3, "three nodes")
+    start_of_end = time.monotonic()
     run.process.terminate()
-    run.end()
+    assert run.end() == 0
     assert not run.nodes
+    assert time.monotonic() - start_of_end < 8.0, "it did not end by itself"
+
+
+def test_sandbox_leaves_no_node_behind_when_it_is_killed(start: Start, tmp_path: Path) -> None:
+    run = sandbox(start, tmp_path / "state")
+    run.wait_until_ready()
+    run.process.kill()
+    wait_until(lambda: not run.nodes, "the nodes to end")
 
 
 def test_sandbox_keeps_its_state_unless_it_starts_fresh(start: Start, tmp_path: Path) -> None:

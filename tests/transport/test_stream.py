@@ -55,12 +55,14 @@ class Net:
             counters=self.counters,
             limits=limits,
         )
+        self.keeps = True
         self.cost = 0.0  # seconds that each read's messages take
         self.local = self.streams.listen(("127.0.0.1", 0), freebind=False)
         self.factory: Any = self.reactor.adoptedPorts[0][2]
 
     def take(self, received: list[Received], flow: Flow) -> None:
-        self.received.append((received, flow))
+        if self.keeps:
+            self.received.append((received, flow))
         self.reactor.rightNow += self.cost
 
     def wait(self, seconds: float) -> None:
@@ -307,7 +309,7 @@ def test_malformed_message_is_passed_over(net: Net) -> None:
 
 def test_malformed_message_leaves_nothing_to_the_garbage_collector(net: Net) -> None:
     connection, _ = net.accept()
-    net.take = lambda received, flow: None  # type: ignore[method-assign]
+    net.keeps = False
     gc.collect()
     gc.disable()
     try:
