@@ -23,7 +23,7 @@ from sipha.sip.headers import parse_name_addr
 from sipha.sip.message import Request
 from sipha.sip.uri import SipUri
 from sipha.state.accounts import Account
-from sipha.state.interfaces import ILog
+from sipha.state.interfaces import ICredentials, ILog
 
 IDENTITIES = ("P-Asserted-Identity", "P-Preferred-Identity", "Remote-Party-ID")
 """The header fields that say who calls, beside From (RFC 3325 §9): a gateway that trusts us believes them."""
@@ -71,12 +71,15 @@ class Admission:
     def __init__(
         self,
         authenticator: Authenticator,
+        credentials: ICredentials,
         ours: Responsibility,
+        *,
         log: ILog,
         term: Callable[[], int],
         settings: ProxySettings,
     ) -> None:
         self._authenticator = authenticator
+        self._credentials = credentials
         self._ours = ours
         self._log = log
         self._term = term
@@ -112,8 +115,12 @@ class Admission:
         uri = request.from_.parsed_uri
         if isinstance(uri, SipUri) and uri.host == _ANONYMOUS:
             return self._ours.domains.default
+        if not isinstance(uri, SipUri):
+            # A number says no domain; one of our users' is as good as the user's name.
+            aor = self._ours.aor(uri)
+            return self._ours.domains.default if aor is not None and self._credentials.known(aor) else None
         # Not "do we serve this URI": whoever reads the From sees our domain, whatever port, transport or maddr it has.
-        return self._ours.domains.find(uri.host) if isinstance(uri, SipUri) else None
+        return self._ours.domains.find(uri.host)
 
     def _authenticate(self, request: Request, domain: Domain) -> Account:
         outcome = self._authenticator.authenticate(

@@ -80,7 +80,7 @@ class Proxy:
         self._transport = transport
         self._settings = settings or ProxySettings()
         self._ours = Responsibility(domains, transport)
-        self._admission = Admission(authenticator, self._ours, log, term, self._settings)
+        self._admission = Admission(authenticator, credentials, self._ours, log=log, term=term, settings=self._settings)
         self._branches = Branches(layer, transport, self._tag)
 
     def event_received(self, event: Event, now: float) -> None:

@@ -124,11 +124,13 @@ class TestInbound:
             "<sip:alice@sipha.test;maddr=203.0.113.66>;tag=1",
             f"<sip:alice@{VIP[0]}:5999>;tag=1",
             f"<sip:alice@{VIP[0]};transport=tls>;tag=1",
+            "<tel:+15550100>;tag=1",
         ],
     )
     def test_who_says_to_be_ours_is_challenged(self, from_: str) -> None:
         house = House(allow_inbound=True)
         house.phone("bob", "198.51.100.2").register()
+        house.phone("+15550100", "198.51.100.3").register()
         stranger = house.phone("eve", "203.0.113.66")
         stranger.invite("sip:bob@sipha.test", from_=from_)
         stranger.expect(407)
