@@ -26,7 +26,8 @@ from sipha.auth.domain import Domain, Domains
 from sipha.errors import Unavailable
 from sipha.registrar.registrar import Registrar
 from sipha.sip.digest import ha1
-from sipha.sip.layer import Event, RequestReceived, TransactionLayer
+from sipha.sip.events import Event, RequestReceived
+from sipha.sip.layer import TransactionLayer
 from sipha.sip.token import Tokens
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding

@@ -38,7 +38,8 @@ from sipha.proxy.interfaces import ITransport
 from sipha.proxy.proxy import Proxy
 from sipha.registrar.record import RegistrarSettings
 from sipha.registrar.registrar import Registrar
-from sipha.sip.layer import Event, RequestReceived, TransactionLayer
+from sipha.sip.events import Event, RequestReceived
+from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request
 from sipha.sip.timers import Timers
 from sipha.sip.token import Tokens

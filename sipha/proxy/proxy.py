@@ -23,9 +23,7 @@ from sipha.proxy.responsibility import Responsibility
 from sipha.proxy.route import preprocess
 from sipha.proxy.target import Target, target_groups
 from sipha.proxy.uas import capabilities
-from sipha.sip.flow import Flow
-from sipha.sip.headers import is_number, parse_via
-from sipha.sip.layer import (
+from sipha.sip.events import (
     AckReceived,
     CancelReceived,
     Event,
@@ -35,9 +33,11 @@ from sipha.sip.layer import (
     TimerFired,
     TransactionEnded,
     TransactionFailed,
-    TransactionLayer,
     TransactionTimedOut,
 )
+from sipha.sip.flow import Flow
+from sipha.sip.headers import is_number, parse_via
+from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response, response_to
 from sipha.sip.token import NOBODY, RouteToken, Tokens
 from sipha.sip.transaction import ServerTransaction

@@ -19,9 +19,21 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2s
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 from sipha.errors import SipError
+from sipha.sip.events import (
+    AckReceived,
+    CancelReceived,
+    Event,
+    RequestReceived,
+    ResponseReceived,
+    StrayResponse,
+    TimerFired,
+    TransactionEnded,
+    TransactionFailed,
+    TransactionTimedOut,
+)
 from sipha.sip.flow import Address, Flow
 from sipha.sip.message import Request, Response, mark_received, response_destination, response_to
 from sipha.sip.timers import Timer, TimerName, TimerQueue, Timers
@@ -37,92 +49,6 @@ from sipha.sip.transaction import (
     client_key,
     server_key,
 )
-
-
-class RequestReceived(NamedTuple):
-    """A request came that belongs to no transaction: accept it within this event, reply to it, or drop it.
-
-    An ACK for a 2xx comes so, a CANCEL that finds no INVITE, and each copy of a REGISTER.
-    """
-
-    request: Request
-    flow: Flow
-
-
-@dataclass(frozen=True, slots=True)
-class CancelReceived:
-    """A CANCEL came for an INVITE without final response; the layer has answered it with 200 (§9.2)."""
-
-    transaction: ServerTransaction
-    request: Request
-    flow: Flow
-
-
-@dataclass(frozen=True, slots=True)
-class AckReceived:
-    """An ACK with the branch of the INVITE came after the TU's 2xx (RFC 6026 §7.1)."""
-
-    transaction: ServerTransaction
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseReceived:
-    """A response came for a request of ours: each provisional, the first final, and every 2xx to an INVITE."""
-
-    transaction: ClientTransaction
-    response: Response
-
-
-@dataclass(frozen=True, slots=True)
-class StrayResponse:
-    """A response came that belongs to no transaction; a proxy must not forward it as it is (RFC 6026 §7.3)."""
-
-    response: Response
-    flow: Flow
-
-
-@dataclass(frozen=True, slots=True)
-class TransactionTimedOut:
-    """No final response came (Timer F), none at all (Timer B, or what `start` was told), or no ACK (Timer H)."""
-
-    transaction: Transaction
-
-
-@dataclass(frozen=True, slots=True)
-class TransactionFailed:
-    """What the transaction sends does not arrive; a client transaction ends by it, a server transaction does not."""
-
-    transaction: Transaction
-
-
-@dataclass(frozen=True, slots=True)
-class TransactionEnded:
-    """The transaction is forgotten: the last event of each, whatever ended it."""
-
-    transaction: Transaction
-
-
-@dataclass(frozen=True, slots=True)
-class TimerFired:
-    """A timer that the TU had set has fired."""
-
-    timer: Timer
-    subject: object
-
-
-Event = (
-    RequestReceived
-    | CancelReceived
-    | AckReceived
-    | ResponseReceived
-    | StrayResponse
-    | TransactionTimedOut
-    | TransactionFailed
-    | TransactionEnded
-    | TimerFired
-)
-
 
 # The timers of a transaction that has done its work, and waits for what may still be on its way.
 _ABSORBING = frozenset((TimerName.I, TimerName.J, TimerName.K, TimerName.L, TimerName.M))

@@ -17,8 +17,9 @@ from twisted.logger import Logger
 from zope.interface import Interface
 
 from sipha.errors import MalformedMessage, SipError
+from sipha.sip.events import Event, RequestReceived
 from sipha.sip.flow import Address, Flow
-from sipha.sip.layer import Event, RequestReceived, TransactionLayer
+from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response, mark_received, response_to
 from sipha.sip.parser import ParseError, parse
 from sipha.transport.address import canonical, family

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipha.errors import SipError
-from sipha.sip.flow import Flow
-from sipha.sip.layer import (
+from sipha.sip.events import (
     AckReceived,
     CancelReceived,
     Event,
@@ -21,9 +20,10 @@ from sipha.sip.layer import (
     TimerFired,
     TransactionEnded,
     TransactionFailed,
-    TransactionLayer,
     TransactionTimedOut,
 )
+from sipha.sip.flow import Flow
+from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response, response_to
 from sipha.sip.parser import parse
 from sipha.sip.timers import Timers

@@ -14,8 +14,9 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from sipha.errors import SipError
+from sipha.sip.events import Event, RequestReceived, TimerFired, TransactionFailed
 from sipha.sip.flow import Flow
-from sipha.sip.layer import Event, RequestReceived, TimerFired, TransactionFailed, TransactionLayer
+from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, response_to
 from sipha.transport.connection import Connection
 from sipha.transport.endpoint import RETRY_IN_USE, Endpoint, ITransactionUser, Listener
