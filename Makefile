@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 BUILD_PACKAGES := python3-venv
-TEST_PACKAGES := gcc libssl-dev iproute2 sip-tester sipsak baresip-core
+TEST_PACKAGES := sip-tester sipsak baresip-core
 BENCH_PACKAGES := gcc libssl-dev util-linux
 
 .PHONY: run test test-long check format bench clean
