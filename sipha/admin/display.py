@@ -63,6 +63,7 @@ def details(found: Sequence[BindingView]) -> None:
             ("Params", one.params),
             ("Flags", f"{one.flags}, branch flags {one.cflags}" if one.flags or one.cflags else ""),
             ("Attr", one.attr),
+            ("KV-Store", one.kv_store),
             ("Contact-ID", one.contact_id),
         ):
             if value:

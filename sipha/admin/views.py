@@ -78,6 +78,7 @@ class BindingView(msgspec.Struct, frozen=True):
     flags: int
     cflags: int
     attr: str
+    kv_store: str
     contact_id: str
     last_modified: int
 
@@ -200,6 +201,7 @@ def binding_view(binding: Binding, now: float) -> BindingView:
         flags=binding.flags,
         cflags=binding.cflags,
         attr=_text(binding.attr),
+        kv_store=_text(binding.kv_store),
         # 64 bits are more than a number in JavaScript holds.
         contact_id=f"{binding.contact_id:016x}",
         last_modified=binding.last_modified,

@@ -34,6 +34,7 @@ class Binding(msgspec.Struct, frozen=True, gc=False, array_like=True):
     cflags: int
     attr: str
     last_modified: int
+    kv_store: str = ""
 
     @property
     def preference(self) -> int:

@@ -64,6 +64,7 @@ class Register(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="reg"
     `wildcard` is `Contact: *`, and then there are no contacts. `received` is the URI that requests are sent to
     (`sip:192.0.2.1:5060;transport=tcp`), `socket` the local one they are sent from (`udp:192.0.2.10:5060`), `flow` the
     stream connection (empty for UDP). `path` is the Path vector, `methods` the Allow header's tokens joined by commas.
+    `flags`, `cflags`, `attr` and `kv_store` (JSON) are kept for whoever brings them along from another registrar.
     """
 
     aor: _Text
@@ -81,6 +82,7 @@ class Register(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="reg"
     flags: _Number = 0
     cflags: _Number = 0
     attr: str = ""
+    kv_store: str = ""
 
 
 class RemoveBindings(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="rm"):

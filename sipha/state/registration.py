@@ -241,6 +241,7 @@ def _binding(
         request.cflags,
         request.attr,
         moment.time,
+        request.kv_store,
     )
 
 

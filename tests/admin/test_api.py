@@ -36,7 +36,7 @@ class TestBindings:
     def test_binding_shows_all_that_is_stored(self, console: Console) -> None:
         console.node.register(
             "sip:alice@sipha.test", "sip:alice@127.0.0.1:5070", methods="INVITE,ACK", socket="udp:127.0.0.10:5060",
-            path=("<sip:edge;lr>",), attr="x", flags=1, cflags=2,
+            path=("<sip:edge;lr>",), attr="x", kv_store="{}", flags=1, cflags=2,
         )  # fmt: skip
         (binding,) = console.ask("GET", "/v1/bindings/alice@sipha.test").json["bindings"]
         assert len(binding.pop("contact_id")) == 16
@@ -59,6 +59,7 @@ class TestBindings:
             "flags": 1,
             "cflags": 2,
             "attr": "x",
+            "kv_store": "{}",
             "last_modified": 1_000_000,
         }
 

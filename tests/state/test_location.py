@@ -80,6 +80,7 @@ def test_register_stores_all_that_the_registrar_learned(log: Log) -> None:
             flags=1,
             cflags=2,
             attr="a",
+            kv_store='{"k": 1}',
         )
     )
     assert log.bindings == [
@@ -104,6 +105,7 @@ def test_register_stores_all_that_the_registrar_learned(log: Log) -> None:
             flags=1,
             cflags=2,
             attr="a",
+            kv_store='{"k": 1}',
             last_modified=log.now,
         )
     ]
