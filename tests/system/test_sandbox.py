@@ -92,7 +92,7 @@ def start() -> Iterator[Start]:
     for address in (SERVER, *((node, 8080) for node in NODES)):
         with socket.socket() as probe:
             if probe.connect_ex(address) == 0:
-                pytest.skip(f"something listens on {address[0]} port {address[1]} already")
+                pytest.fail(f"something listens on {address[0]} port {address[1]}; stop it (is it make run?)")
     runs: list[Run] = []
 
     def run(command: list[str], directory: Path, state: Path) -> Run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +12,7 @@ import pytest
 from sipha.sandbox import Sandbox
 from tests.system.conftest import PREFIX, bindings
 
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.skipif(shutil.which("sipp") is None, reason="sipp is not installed; Debian has it in sip-tester"),
-]
+pytestmark = pytest.mark.system
 
 SCENARIOS = Path(__file__).with_name("scenarios")
 CALLER, CALLEE = f"{PREFIX}.61", f"{PREFIX}.62"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +12,7 @@ from sipha.sandbox import Sandbox
 from tests.system.conftest import bindings
 from tests.system.ua import UserAgent
 
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.skipif(shutil.which("sipsak") is None, reason="sipsak is not installed"),
-]
+pytestmark = pytest.mark.system
 
 OPTIONS = """\
 OPTIONS sip:bob@sipha.test SIP/2.0
