@@ -344,7 +344,7 @@ def test_phones_are_served_again_after_the_leader_froze_for_a_moment(cluster: Sa
     check(cluster, phones)
 
 
-# -- helpers --------------------------------------------------------------------------------------------------------
+# -- what the tests ask and do --------------------------------------------------------------------------------------
 
 
 class Observer:
