@@ -14,6 +14,9 @@ from sipha.state.outcomes import Outcome
 PERIOD = 0.5
 """Seconds between two looks, and before the first one: what the sockets hold of refreshes is read by then."""
 
+GAP = 0.1
+"""Seconds by which a look may be late; after more this process was held up, and refreshes wait in its sockets."""
+
 LIMIT = 500
 """Bindings in one entry; with more to remove, the next entry follows at once."""
 
@@ -39,10 +42,13 @@ class Expirer(Service):
             self._next = None
 
     def _wait(self, seconds: float) -> None:
-        self._next = self._reactor.callLater(seconds, self._look)
+        self._next = self._reactor.callLater(seconds, self._look, self._reactor.seconds() + seconds)
 
-    def _look(self) -> None:
+    def _look(self, due: float) -> None:
         self._next = None
+        if self._reactor.seconds() > due + GAP:
+            self._wait(PERIOD)
+            return
         replica = self._replica
         expired = tuple(replica.machine.location.expired(int(replica.cluster_time() * 1000), LIMIT))
         if not expired:

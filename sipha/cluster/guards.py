@@ -15,11 +15,18 @@ from sipha.cluster.wire import AppendEntries, Entry, ProtocolError
 
 REGULAR = 0
 NO_OP = 1
-_ALLOWED = (bytes([REGULAR]), bytes([NO_OP]))
+MEMBERSHIP = 4
+"""An entry as any other, but for the members that count from it on; 2 and 3 are the library's own."""
+
+_ALLOWED = (bytes([REGULAR]), bytes([NO_OP]), bytes([MEMBERSHIP]))
 
 
 class Log(Protocol):
     """A node's log, as far as the guards look at it."""
+
+    @property
+    def first_index(self) -> int:
+        """The index of the first entry that is kept."""
 
     @property
     def last_index(self) -> int:
@@ -69,6 +76,14 @@ def verify(append: AppendEntries, log: Log) -> Verified:
     prev, entries = append.prev_index, append.entries
     if prev is None:
         return Verified(_with(append, commit_index=min(append.commit_index, log.commit_index)))
+    first = log.first_index
+    if prev < first:
+        # What a snapshot covers here is committed, and therefore the same at any leader.
+        covered, entries = entries[: first - prev], entries[first - prev :]
+        first_term = log.term_at(first)
+        if prev + len(covered) == first and covered[-1][2] != first_term:
+            raise DivergedError(f"entry {first} is committed here and different at the leader")
+        prev, append = first, _with(append, prev_index=first, prev_term=first_term, entries=entries)
     if log.term_at(prev) != append.prev_term:
         if prev <= log.commit_index:
             raise DivergedError(f"entry {prev} is committed here and different at the leader")

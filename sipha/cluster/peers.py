@@ -1,8 +1,8 @@
-"""The connections between the nodes: one TCP connection per pair, plain, and therefore on loopback only.
+"""The connections between the nodes: one per pair, under mutual TLS 1.3; plain TCP on loopback only.
 
 Of two nodes the one with the later name dials. Both say hello first: the dialler goes on only with the node that it
-dialled, the other only with a node of its cluster that it doesn't dial itself. A new connection takes the place of
-the old one.
+dialled, the other only with a node of its cluster that it doesn't dial itself, and each only if the certificate at the
+other end is that node's. A new connection takes the place of the old one.
 """
 
 from __future__ import annotations
@@ -10,30 +10,20 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IPushProducer
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import Attribute, Interface, implementer
 
-from sipha.cluster.wire import (
-    MAX_FRAME,
-    MAX_NAME,
-    PROTOCOL,
-    AppendEntries,
-    FrameReader,
-    Hello,
-    Message,
-    Ping,
-    ProtocolError,
-    RaftMessage,
-    frame,
-)
+from sipha.cluster.authority import check_name, host_name
+from sipha.cluster.connection import Connection, Connections
+from sipha.cluster.tls import Certificates, Credentials, TlsFactory
+from sipha.cluster.wire import PROTOCOL, AppendEntries, Hello, Ping, RaftMessage, SnapshotChunk
 from sipha.errors import ConfigError
 from sipha.sip.flow import Address
 
@@ -44,17 +34,28 @@ PING = 0.3
 """Seconds after which a connection that has nothing else to say shows that it lives."""
 
 SILENCE = 2.0
-"""Seconds of silence after which a connection counts as dead; also the time a stranger has for its hello."""
+"""Seconds of silence after which a connection counts as dead; also the time a stranger has for handshake and hello."""
 
 MAX_STRANGERS = 16
-"""Connections that have not said hello yet."""
+"""Connections from others that have not said hello yet."""
 
-MAX_UNSENT = 1 << 20
-"""Bytes more for a peer that doesn't read what it has been sent; beyond, its connection ends."""
+QUIET = 60.0
+"""Seconds between two lines in the log about refusals for the same reason."""
+
+WARNING = timedelta(days=30)
+"""How long before the certificate expires the log says so, once a day."""
+
+_DAY = 86400.0
 
 
 class INetworkUser(Interface):
     """Who is behind the connections."""
+
+    def introduce() -> Hello:
+        """What to say about ourselves to whoever is at the other end of a new connection."""
+
+    def greeted(peer: str, hello: Hello) -> str | None:
+        """The peer, whose name is verified, says this of itself: why we refuse it, in one of few phrases, or None."""
 
     def connected(peer: str) -> None:
         """The peer can be sent to: there is a new connection, or room again in the present one."""
@@ -78,92 +79,84 @@ class INetwork(Interface):
         """End all connections and listen no more; the user hears of nothing any more."""
 
     def send(peer: str, message: RaftMessage) -> bool:
-        """Send if the peer is connected and, for entries, has room; False if not."""
+        """Send if the peer is connected and, for entries and pieces of a snapshot, has room; False if not."""
 
     def heard(peer: str) -> float | None:
         """For how many seconds nothing has come from the peer; None if it isn't connected."""
 
+    def hello(peer: str) -> Hello | None:
+        """What the peer said of itself on the present connection; None if it isn't connected."""
 
-def check_name(what: str, name: str) -> None:
-    """Raise ConfigError unless the name of a node or cluster fits into a hello."""
-    if not 1 <= len(name) <= MAX_NAME:
-        raise ConfigError(f"the name of the {what}, {name!r}, must have 1 to {MAX_NAME} characters")
-
-
-def check_loopback(node: str, address: Address) -> None:
-    """Raise ConfigError unless the node's address is one that other machines can't reach."""
-    host = address[0]
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        raise ConfigError(f"the cluster address of {node}, {host!r}, is not an IP address") from None
-    if not loopback:
-        raise ConfigError(
-            f"the cluster address of {node}, {host}, is not a loopback address, and the nodes talk unencrypted; "
-            "use one of 127.0.0.0/8, or ::1"
-        )
+    def set_peers(peers: Mapping[str, Address]) -> None:
+        """Talk to these from now on, and to no others; raises ConfigError if they can't be talked to."""
 
 
 @implementer(INetwork)
 class Peers:
     """The connections of node `node` at `address` to its `peers`, within the cluster named `cluster`.
 
-    `counters` says how often a connection was refused or ended, by reason.
+    Without `credentials` they are not encrypted, and the addresses must be loopback ones. `counters` says how often a
+    connection was refused or ended, by reason; `certificates` is None if there are no credentials.
     """
 
-    def __init__(
-        self, reactor: Any, node: str, address: Address, peers: Mapping[str, Address], cluster: str = "sipha"
+    def __init__(  # noqa: PLR0917  who, where, with whom, as whom
+        self,
+        reactor: Any,
+        node: str,
+        address: Address,
+        peers: Mapping[str, Address],
+        cluster: str = "sipha",
+        credentials: Credentials | None = None,
     ) -> None:
-        if node in peers:
-            raise ConfigError(f"node {node} is among its own peers; list only the others")
-        for name, node_address in {node: address, **peers}.items():
-            check_name("node", name)
-            check_loopback(name, node_address)
         check_name("cluster", cluster)
         self.counters: Counter[str] = Counter()
         self.node = node
         self.cluster = cluster
+        self._log = Logger(namespace="sipha.cluster")
+        self._encrypted = credentials is not None
+        self._check(node, address)
+        self._check_peers(peers)
+        self.certificates = (
+            None if credentials is None else Certificates(credentials, host_name(node, cluster), self._complain)
+        )
         self._reactor = reactor
         self._address = address
         self._peers = dict(peers)
         self._connections: dict[str, Connection] = {}
-        self._strangers: set[Connection] = set()
+        self._strangers: dict[Connection, None] = {}  # in the order in which they came
         self._user: INetworkUser | None = None
         self._port: Any = None
         self._dialling: dict[str, Any] = {}  # the call that will dial, or the attempt to connect
         self._watching: Any = None
-        self._log = Logger(namespace="sipha.cluster")
+        self._reminding: Any = None
+        self._told: dict[str, float] = {}  # when the log last spoke of a reason
 
     def start(self, user: INetworkUser) -> None:
         """Listen and connect; raises ConfigError if the address can't be had."""
         self._user = user
-        if not self._peers:
-            return
-        host, port = self._address
-        try:
-            self._port = self._reactor.listenTCP(port, _Factory(self, None), interface=host)
-        except CannotListenError as error:
-            raise ConfigError(f"can't listen for the other nodes on {host} port {port}: {error.socketError}") from None
-        for peer in self._peers:
-            if self.node > peer:
-                self._dial(peer)
-        self._watching = self._reactor.callLater(PING, self._watch)
+        if self.certificates is not None:
+            self._remind()
+        self._reach_out()
 
     def stop(self) -> Deferred[None]:
         """End all connections and listen no more."""
         self._user = None
-        for waiting in [self._watching, *self._dialling.values()]:
+        for waiting in [self._watching, self._reminding, *self._dialling.values()]:
             if waiting is not None:
                 waiting.cancel()
         for connection in [*self._connections.values(), *self._strangers]:
             connection.end()
-        port, self._port, self._watching, self._dialling = self._port, None, None, {}
+        port, self._port, self._watching, self._reminding, self._dialling = self._port, None, None, None, {}
         return maybeDeferred(lambda: None if port is None else port.stopListening())
 
     def send(self, peer: str, message: RaftMessage) -> bool:
-        """Send if the peer is connected and, for entries, has room."""
+        """Send if the peer is connected and, for entries and pieces of a snapshot, has room."""
         connection = self._connections.get(peer)
-        if connection is None or (connection.full and isinstance(message, AppendEntries) and message.entries):
+        if connection is None:
+            return False
+        if connection.full and (
+            isinstance(message, SnapshotChunk) or (isinstance(message, AppendEntries) and message.entries)
+        ):
             return False
         connection.send(message)
         return True
@@ -173,6 +166,26 @@ class Peers:
         connection = self._connections.get(peer)
         return None if connection is None else self.seconds() - connection.heard
 
+    def hello(self, peer: str) -> Hello | None:
+        """What the peer said of itself on the present connection; None if it isn't connected."""
+        connection = self._connections.get(peer)
+        return None if connection is None else connection.hello
+
+    def set_peers(self, peers: Mapping[str, Address]) -> None:
+        """Talk to these from now on, and to no others; raises ConfigError if they can't be talked to."""
+        self._check_peers(peers)
+        before, self._peers = self._peers, dict(peers)
+        for peer, address in before.items():
+            if peer not in peers or (peers[peer] != address and self._dials(peer)):
+                self._hang_up(peer)
+        if self._user is not None:
+            self._reach_out()
+
+    def reload(self) -> None:
+        """Read the certificates again, for new connections; if they can't be used, the log says why."""
+        if self.certificates is not None:
+            self.certificates.reload()
+
     # What the connections call
 
     def seconds(self) -> float:
@@ -181,29 +194,45 @@ class Peers:
 
     def made(self, connection: Connection) -> None:
         """There is a connection to someone."""
-        if connection.dialled is None and len(self._strangers) >= MAX_STRANGERS:
-            connection.end("too many strangers")
-        else:
-            self._strangers.add(connection)
+        if self._user is None:
+            connection.end()
+            return
+        callers = [stranger for stranger in self._strangers if stranger.dialled is None]
+        if connection.dialled is None and len(callers) >= MAX_STRANGERS:
+            # Whoever fills the places must not keep the peers out: the oldest that calls from elsewhere goes first.
+            hosts = {host for host, _ in self._peers.values()}
+            oldest = next((stranger for stranger in callers if stranger.host not in hosts), callers[0])
+            del self._strangers[oldest]
+            oldest.end("too many strangers")
+        self._strangers[connection] = None
+
+    def introduce(self) -> Hello:
+        """What to say about ourselves."""
+        if self._user is None:
+            raise RuntimeError("the network is stopped")
+        return self._user.introduce()
+
+    def identifies(self, connection: Connection, node: str) -> bool:
+        """True if the certificate at the other end is that of the node, or if there are none."""
+        return self.certificates is None or connection.bears(host_name(node, self.cluster))
 
     def greeted(self, connection: Connection, hello: Hello) -> str | None:
-        """The other side's first message: its name if we go on with it, else the connection is ended."""
-        expected = connection.dialled
+        """Why we don't go on with whoever says this first, or None."""
         if hello.protocol != PROTOCOL:
-            connection.end("other protocol version")
-        elif hello.cluster != self.cluster:
-            connection.end("other cluster")
-        elif hello.node not in self._peers or (expected is None and hello.node < self.node):
-            connection.end("unknown node")
-        elif expected not in (None, hello.node):
-            connection.end("other node than dialled")
-        else:
-            self._strangers.discard(connection)
-            return hello.node
-        return None
+            return "other protocol version"
+        if hello.cluster != self.cluster:
+            return "other cluster"
+        if hello.node not in self._peers or (connection.dialled is None and self._dials(hello.node)):
+            return "unknown node"
+        if connection.dialled not in {None, hello.node}:
+            return "other node than dialled"
+        if not self.identifies(connection, hello.node):
+            return "certificate of another node"
+        return None if self._user is None else self._user.greeted(hello.node, hello)
 
     def bind(self, peer: str, connection: Connection) -> None:
         """Both have said hello: the connection is the one to this peer."""
+        self._strangers.pop(connection, None)
         old = self._connections.pop(peer, None)
         if old is not None:
             old.end("replaced")
@@ -211,21 +240,6 @@ class Peers:
         self._connections[peer] = connection
         self._log.info("connected with {peer}", peer=peer)
         self.has_room(peer)
-
-    def _dial(self, peer: str) -> None:
-        host, port = self._peers[peer]
-        endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
-        way = endpoint(self._reactor, host, port, timeout=1, bindAddress=(self._address[0], 0))
-        attempt = self._dialling[peer] = way.connect(_Factory(self, peer))
-        attempt.addCallbacks(lambda _: self._dialled(peer), lambda _: self._dial_later(peer))
-
-    def _dialled(self, peer: str) -> None:
-        self._dialling.pop(peer, None)
-
-    def _dial_later(self, peer: str) -> None:
-        self._dialled(peer)
-        if self._user is not None:
-            self._dialling[peer] = self._reactor.callLater(RETRY, self._dial, peer)
 
     def has_room(self, peer: str) -> None:
         """The peer can take entries."""
@@ -237,20 +251,117 @@ class Peers:
         if self._user is not None:
             self._user.received(peer, message)
 
+    def count(self, reason: str, host: str) -> None:
+        """A connection was refused or is ended."""
+        self.counters[reason] += 1
+        now = self.seconds()
+        if reason not in self._told or now - self._told[reason] >= QUIET:
+            self._told[reason] = now
+            self._log.warn(
+                "a connection with {host} was refused or ended: {reason} ({count} so far)",
+                host=host,
+                reason=reason,
+                count=self.counters[reason],
+            )
+
     def lost(self, connection: Connection) -> None:
         """The connection is gone."""
-        self._strangers.discard(connection)
-        if connection.dialled is not None and connection.dialled not in self._dialling:
-            self._dial_later(connection.dialled)
+        self._strangers.pop(connection, None)
         peer = connection.peer
         if peer is not None and self._connections.get(peer) is connection:
-            del self._connections[peer]
-            self._log.info("disconnected from {peer}", peer=peer)
-            self._tell_disconnected(peer)
+            self._unbind(peer)
+        if connection.dialled is not None and not self._reaches(connection.dialled):
+            self._dial_later(connection.dialled)
+
+    # Whom we talk to
+
+    def _check(self, node: str, address: Address) -> None:
+        """Raise ConfigError unless the node can be talked to at the address."""
+        check_name("node", node)
+        host = address[0]
+        try:
+            literal = ipaddress.ip_address(host)
+        except ValueError:
+            raise ConfigError(f"the cluster address of {node}, {host!r}, is not an IP address") from None
+        if literal.is_unspecified or literal.is_multicast:
+            raise ConfigError(f"the cluster address of {node}, {host}, is not that of one node; write the node's own")
+        if not (self._encrypted or literal.is_loopback):
+            raise ConfigError(
+                f"the cluster address of {node}, {host}, is not a loopback address, and without certificates the nodes "
+                "talk unencrypted; make some with siphactl ca, or use one of 127.0.0.0/8, or ::1"
+            )
+
+    def _check_peers(self, peers: Mapping[str, Address]) -> None:
+        if self.node in peers:
+            raise ConfigError(f"node {self.node} is among its own peers; list only the others")
+        for peer, address in peers.items():
+            self._check(peer, address)
+
+    def _dials(self, peer: str) -> bool:
+        return self.node > peer
+
+    def _reaches(self, peer: str) -> bool:
+        """True if we have dialled the peer, or are about to."""
+        connections = (*self._connections.values(), *self._strangers)
+        return peer in self._dialling or any(connection.dialled == peer for connection in connections)
+
+    def _reach_out(self) -> None:
+        """Listen if there is anyone to hear, and dial whom we have not."""
+        if self._peers and self._port is None:
+            host, port = self._address
+            try:
+                self._port = self._reactor.listenTCP(port, self._factory(None), interface=host)
+            except CannotListenError as error:
+                raise ConfigError(
+                    f"can't listen for the other nodes on {host} port {port}: {error.socketError}"
+                ) from None
+            self._watching = self._reactor.callLater(PING, self._watch)
+        for peer in self._peers:
+            if self._dials(peer) and not self._reaches(peer):
+                self._dial(peer)
+
+    def _factory(self, dialled: str | None) -> IProtocolFactory:
+        factory = Connections(self, dialled)
+        if self.certificates is None:
+            return factory
+        return TlsFactory(self.certificates, dialled is not None, factory, self._reactor)
+
+    def _dial(self, peer: str) -> None:
+        host, port = self._peers[peer]
+        endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
+        way = endpoint(self._reactor, host, port, timeout=1, bindAddress=(self._address[0], 0))
+        attempt = self._dialling[peer] = way.connect(self._factory(peer))
+        attempt.addCallbacks(lambda _: self._dialled(peer), lambda _: self._dial_later(peer))
+
+    def _dialled(self, peer: str) -> None:
+        self._dialling.pop(peer, None)
+
+    def _dial_later(self, peer: str) -> None:
+        self._dialled(peer)
+        if self._user is not None and peer in self._peers:
+            self._dialling[peer] = self._reactor.callLater(RETRY, self._dial, peer)
+
+    def _hang_up(self, peer: str) -> None:
+        """End what there is between us; what we dialled is dialled again if it is still a peer."""
+        waiting = self._dialling.pop(peer, None)
+        if waiting is not None:
+            waiting.cancel()
+        for connection in [*self._connections.values(), *self._strangers]:
+            if peer in {connection.peer, connection.dialled}:
+                connection.end()
+        if peer in self._connections:
+            self._unbind(peer)
+
+    def _unbind(self, peer: str) -> None:
+        del self._connections[peer]
+        self._log.info("disconnected from {peer}", peer=peer)
+        self._tell_disconnected(peer)
 
     def _tell_disconnected(self, peer: str) -> None:
         if self._user is not None:
             self._user.disconnected(peer)
+
+    # What recurs
 
     def _watch(self) -> None:
         """Say something on idle connections, and end those that say nothing."""
@@ -262,106 +373,18 @@ class Peers:
             elif connection.peer is not None and now - connection.said > PING:
                 connection.send(Ping())
 
+    def _remind(self) -> None:
+        """Say that the certificate will expire soon."""
+        self._reminding = self._reactor.callLater(_DAY, self._remind)
+        if self.certificates is not None and self.certificates.expires - datetime.now(UTC) < WARNING:
+            self._log.warn(
+                "the certificate of {node} expires at {expires}: the others will then refuse new connections with it; "
+                "make another with siphactl ca issue",
+                node=self.node,
+                expires=self.certificates.expires,
+            )
 
-@implementer(IPushProducer)
-class Connection(Protocol):
-    """One connection; `dialled` is the peer that we called, None if we were called."""
-
-    def __init__(self, peers: Peers, dialled: str | None) -> None:
-        self.dialled = dialled
-        self.peer: str | None = None
-        self.full = False
-        self.heard = self.said = peers.seconds()
-        self._peers = peers
-        self._reader = FrameReader()
-        self._unsent = 0
-        self._ended = False
-
-    def send(self, message: Message) -> None:
-        """Write a message."""
-        data = frame(message)
-        self.said = self._peers.seconds()
-        if self.full:
-            self._unsent += len(data)
-            if self._unsent > MAX_UNSENT:
-                self.end("does not read")
-        self._transport.write(data)
-
-    def end(self, reason: str | None = None) -> None:
-        """End the connection at once, and count why."""
-        if not self._ended:
-            self._ended = True
-            if reason is not None:
-                self._peers.counters[reason] += 1
-            self._transport.abortConnection()
-
-    def connectionMade(self) -> None:
-        """Say hello if we called."""
-        self._transport.setTcpNoDelay(True)
-        self._transport.registerProducer(self, True)
-        self._peers.made(self)
-        if self.dialled is not None:
-            self.send(Hello(PROTOCOL, self._peers.cluster, self._peers.node))
-
-    def dataReceived(self, data: bytes) -> None:
-        """Take the messages; anything else ends the connection."""
-        if self.peer is not None:  # a stranger is not heard before its hello is whole
-            self.heard = self._peers.seconds()
-        try:
-            for message in self._reader.feed(data):
-                if not self._ended:
-                    self._take(message)
-        except ProtocolError as error:
-            self.end(error.kind)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002  Twisted names it
-        """Gone, whoever ended it."""
-        self._ended = True
-        self._peers.lost(self)
-
-    def pauseProducing(self) -> None:
-        """The peer doesn't take what was written."""
-        self.full = True
-
-    def resumeProducing(self) -> None:
-        """The peer has taken all that was written."""
-        self.full = False
-        self._unsent = 0
-        if self.peer is not None and not self._ended:
-            self._peers.has_room(self.peer)
-
-    def stopProducing(self) -> None:
-        """Gone."""
-
-    @property
-    def _transport(self) -> Any:
-        return self.transport
-
-    def _take(self, message: Message) -> None:
-        if self.peer is None:
-            if not isinstance(message, Hello):
-                raise ProtocolError("out of place")
-            self.peer = self._peers.greeted(self, message)
-            if self.peer is not None:
-                self.heard = self._peers.seconds()
-                self._reader.limit = MAX_FRAME
-                if self.dialled is None:
-                    self.send(Hello(PROTOCOL, self._peers.cluster, self._peers.node))
-                self._peers.bind(self.peer, self)
-        elif isinstance(message, Hello):
-            raise ProtocolError("out of place")
-        elif not isinstance(message, Ping):
-            self._peers.received(self.peer, message)
-
-
-class _Factory(Factory):
-    """Makes the connections, of those that we call or of those that call us."""
-
-    noisy = False
-
-    def __init__(self, peers: Peers, dialled: str | None) -> None:
-        self._peers = peers
-        self._dialled = dialled
-
-    def buildProtocol(self, addr: IAddress | None) -> Connection:  # noqa: ARG002  Twisted names it
-        return Connection(self._peers, self._dialled)
+    def _complain(self, problem: str) -> None:
+        """New certificates can't be used."""
+        self.counters["new certificates unusable"] += 1
+        self._log.error("{problem}; the old certificates stay in use", problem=problem)

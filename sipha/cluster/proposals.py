@@ -72,6 +72,8 @@ class Proposals:
         self._append = append
         self._waiting: deque[Proposal] = deque()
         self._under_way: deque[_Group] = deque()
+        self._held = False
+        self._fit = MAX_RECORDS  # records that make a batch, by the last one's size
         self._log = Logger(namespace="sipha.cluster")
 
     def add(self, record: Record, done: Done) -> None:
@@ -87,11 +89,24 @@ class Proposals:
         self.count += 1
         self._waiting.append((record, done, math.inf))
 
+    @property
+    def under_way(self) -> bool:
+        """True while an entry waits for its majority."""
+        return any(group.dones for group in self._under_way)
+
+    def hold(self) -> None:
+        """Make no more entries until `resume`: what comes meanwhile waits."""
+        self._held = True
+
+    def resume(self) -> None:
+        """Make entries again."""
+        self._held = False
+
     def flush(self) -> None:
         """Make entries of what waits."""
         waiting = self._waiting
-        while waiting and len(self._under_way) < MAX_UNDER_WAY:
-            self._submit([waiting.popleft() for _ in range(min(len(waiting), MAX_RECORDS))])
+        while not self._held and waiting and len(self._under_way) < MAX_UNDER_WAY:
+            self._submit([waiting.popleft() for _ in range(min(len(waiting), self._fit))])
 
     def expire(self) -> None:
         """Tell those who have waited long enough; the library may never do."""
@@ -131,6 +146,7 @@ class Proposals:
             too_long = len(entry) > (MAX_BATCH if len(proposals) > 1 else MAX_RECORD)
             refusal = Unavailable(f"the record is longer than {MAX_RECORD} bytes") if too_long else None
         if refusal is None:
+            self._fit = min(MAX_RECORDS, max(1, MAX_BATCH * len(proposals) // len(entry)))
             group = _Group([done for _, done, _ in proposals], proposals[0][2])
             self._under_way.append(group)
             self._append(entry, lambda outcomes: self._settle(group, outcomes))

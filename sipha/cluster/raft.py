@@ -7,23 +7,21 @@ correct message would lose entries.
 from __future__ import annotations
 
 import math
-import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 from zlib import crc32
 
 import pysyncobj.syncobj
-from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf
+from pysyncobj import FAIL_REASON, SERIALIZER_STATE, SyncObj, SyncObjConf
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from sipha.cluster.guards import REGULAR
+from sipha.cluster.guards import NO_OP, REGULAR
+from sipha.cluster.journal import Journal
 from sipha.cluster.wire import AppendEntries, Entry
-from sipha.errors import ConfigError
 
 MAX_ENTRY = 128 * 1024
 """Bytes of the longest entry. The library sends one of `_MAX_APPEND` or more in pieces, wrongly."""
@@ -31,10 +29,7 @@ MAX_ENTRY = 128 * 1024
 _MAX_APPEND = 256 * 1024
 """Bytes of entries in a message, the last entry not counted."""
 
-JOURNAL_LIMIT = (1 << 32) - (64 << 20)
-"""Bytes of journal beyond which nothing more is proposed; the file's offsets end at 4 GiB."""
-
-_FOLLOWER, _LEADER = 0, 2
+_FOLLOWER, _CANDIDATE, _LEADER = 0, 1, 2
 _NEVER = 10**12
 
 
@@ -48,6 +43,15 @@ def use_clock(now: Callable[[], float]) -> None:
 
 
 use_clock(clock)
+
+_create_journal = pysyncobj.syncobj.createJournal
+
+
+def _give_journal(journal: Any) -> Any:
+    return journal if isinstance(journal, Journal) else _create_journal(journal)
+
+
+pysyncobj.syncobj.createJournal = _give_journal  # its hook for a journal that isn't one of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +90,24 @@ class Outbox(Protocol):
 
 
 class Raft(SyncObj):
-    """The library's node: log, terms and votes in the file `journal`, no thread, no socket.
+    """The library's node, without a thread or a socket: its log is `journal`, applied already up to `applied`."""
 
-    Raises ConfigError if that file can't be used.
-    """
-
-    def __init__(  # noqa: PLR0917  they stand in the order of the sentence
+    def __init__(  # noqa: PLR0917  one caller
         self,
         name: str,
-        peers: Iterable[str],
-        journal: Path,
+        journal: Journal,
+        applied: int,
         timing: Timing,
         outbox: Outbox,
         apply: Callable[[int, bytes], Any],
     ) -> None:
+        self.name = name
+        self._journal = journal
         self._outbox = outbox
         self._apply = apply
-        self._nodes = {peer: _Peer(peer) for peer in peers}
-        self._link = _Link(self, outbox)
+        self._nodes: dict[str, _Peer] = {}
+        self._reachable: set[str] = set()
+        self._lagging: list[str] = []  # to whom a heartbeat was sent in this tick, for want of entries
         conf = SyncObjConf(
             autoTick=False,
             appendEntriesPeriod=timing.append_period,
@@ -118,31 +122,30 @@ class Raft(SyncObj):
             useFork=False,
             logCompactionMinEntries=_NEVER,
             logCompactionMinTime=_NEVER,
-            journalFile=str(journal),
+            journalFile=journal,
             onStateChanged=self._state_changed,
         )
-        try:
-            super().__init__(_Peer(name), list(self._nodes.values()), conf, transport=self._link)
-        except (struct.error, ValueError):
-            raise _damaged(journal) from None
-        except OSError as error:
-            raise ConfigError(f"can't use the log in {journal}: {error.strerror}") from None
-        if not self._log_is_whole():
-            self.close()
-            raise _damaged(journal)
-        self._SyncObj__raftCommitIndex: int = min(self.commit_index, self.last_index)
+        super().__init__(_Peer(name), [], conf, transport=_Link(self, outbox))
+        self._SyncObj__serializer = _NoDump()
+        self._SyncObj__raftLastApplied: int = max(applied, 1)
+        self._SyncObj__raftCommitIndex: int = max(self.applied_index, min(self.commit_index, self.last_index))
 
     # The log
 
     @property
+    def first_index(self) -> int:
+        """The index of the first entry that is kept; it is applied."""
+        return self._journal.first_index
+
+    @property
     def last_index(self) -> int:
         """The index of the last entry."""
-        return int(self._SyncObj__raftLog[-1][1])
+        return self._journal.last_index
 
     @property
     def last_term(self) -> int:
         """The term of the last entry."""
-        return int(self._SyncObj__raftLog[-1][2])
+        return self._journal.last_term
 
     @property
     def commit_index(self) -> int:
@@ -154,18 +157,11 @@ class Raft(SyncObj):
         """The index of the last entry that was applied."""
         return int(self._SyncObj__raftLastApplied)
 
-    @property
-    def journal_bytes(self) -> int:
-        """The size of the log in the journal."""
-        return int(self._SyncObj__raftLog._FileJournal__currentOffset)  # noqa: SLF001  the library asks for it nowhere
-
     def term_at(self, index: int) -> int | None:
         """The term of the entry at `index`, None if the log has none."""
-        log = self._SyncObj__raftLog
-        position = index - log[0][1]
-        return int(log[position][2]) if 0 <= position < len(log) else None
+        return self._journal.term_at(index)
 
-    def append(self, entry: bytes, done: Callable[[Any], None]) -> None:
+    def append(self, entry: bytes, done: Callable[[Any], None], kind: int = REGULAR) -> None:
         """Append an entry as the leader; `done` gets what `apply` returned, or None if another entry took its place.
 
         `done` may never be called.
@@ -174,25 +170,68 @@ class Raft(SyncObj):
         def called(result: Any, reason: int) -> None:
             done(result if reason == FAIL_REASON.SUCCESS else None)
 
-        self._applyCommand(entry, called, REGULAR)
+        self._applyCommand(entry, called, kind)
         self._checkCommandsToApply()
 
-    def _log_is_whole(self) -> bool:
-        """Return True if entry follows entry, and the terms that we voted in are known.
+    def commit(self, index: int) -> None:
+        """Take note that the log is committed up to `index`, as a leader's snapshot proves."""
+        self._SyncObj__raftCommitIndex = max(self.commit_index, min(index, self.last_index))
 
-        The library adds entries, after the first, only in a term that it has written down; it takes what it can't read
-        of terms and votes for none.
-        """
-        log = self._SyncObj__raftLog
-        meta, path = log._FileJournal__meta, log._FileJournal__metaStorer.getPath()  # noqa: SLF001  as above
-        if not meta and (self.last_index > 1 or Path(path).exists()):
-            return False
-        term = 0
-        for number, (command, index, entry_term) in enumerate(log[:], 1):
-            if index != number or entry_term < term or not command:
-                return False
-            term = entry_term
-        return True
+    def install(self, index: int) -> None:
+        """Go on from a snapshot at `index`, which the journal has, and apply again what follows there."""
+        self._SyncObj__raftLastApplied = index
+        self._SyncObj__raftCommitIndex = max(index, min(self.commit_index, self.last_index))
+
+    # Members
+
+    def set_members(self, voters: Collection[str], learners: Collection[str]) -> None:
+        """Count these voters, beside this node, and send entries to them and the learners."""
+        others = {self._node(name) for name in voters if name != self.name}
+        readers = {self._node(name) for name in learners if name != self.name}
+        next_index, match, heard = (
+            self._SyncObj__raftNextIndex,
+            self._SyncObj__raftMatchIndex,
+            self._SyncObj__lastResponseTime,
+        )
+        for node in (self._SyncObj__otherNodes | self._SyncObj__readonlyNodes) - others - readers:
+            self._SyncObj__connectedNodes.discard(node)
+            for table in (next_index, match, heard):
+                table.pop(node, None)
+        self._SyncObj__otherNodes: set[Node] = others
+        self._SyncObj__readonlyNodes: set[Node] = readers
+        for node in others | readers:
+            next_index.setdefault(node, self.last_index + 1)
+            match.setdefault(node, 0)
+            heard.setdefault(node, pysyncobj.syncobj.monotonicTime())
+            if node.id in self._reachable:
+                self._SyncObj__onNodeConnected(node)
+
+    def _node(self, name: str) -> _Peer:
+        node = self._nodes.get(name)
+        if node is None:
+            node = self._nodes[name] = _Peer(name)
+        return node
+
+    def match(self, peer: str) -> int:
+        """The index up to which a peer is known to have our log on disk; 0 if unknown."""
+        return int(self._SyncObj__raftMatchIndex.get(self._node(peer), 0))
+
+    def forget_match(self, peer: str) -> None:
+        """Count nothing that a peer acknowledged over an earlier connection: its disk may be another."""
+        if self._node(peer) in self._SyncObj__raftMatchIndex:
+            self._SyncObj__raftMatchIndex[self._node(peer)] = 0
+
+    def silence(self, peer: str) -> float:
+        """For how many seconds a peer has not answered; without end if it isn't connected."""
+        heard = self._SyncObj__lastResponseTime.get(self._node(peer))
+        if heard is None or peer not in self._reachable:
+            return math.inf
+        return float(pysyncobj.syncobj.monotonicTime() - heard)
+
+    def touch(self, peer: str) -> None:
+        """Take note that a peer answers; the library leads no longer than a majority does."""
+        if self._node(peer) in self._SyncObj__lastResponseTime:
+            self._SyncObj__lastResponseTime[self._node(peer)] = pysyncobj.syncobj.monotonicTime()
 
     # Roles
 
@@ -200,6 +239,11 @@ class Raft(SyncObj):
     def leads(self) -> bool:
         """True if the node believes to lead its term."""
         return bool(self._SyncObj__raftState == _LEADER)
+
+    @property
+    def stands(self) -> bool:
+        """True if the node has asked for votes and waits for them."""
+        return bool(self._SyncObj__raftState == _CANDIDATE)
 
     @property
     def term(self) -> int:
@@ -214,11 +258,11 @@ class Raft(SyncObj):
 
     def step_down(self, term: int) -> None:
         """Follow in `term`, which is later than the current one (Raft §5.1)."""
+        self.resign()  # first: writing the term down may take time
         self._SyncObj__setCurrentTerm(term, None)
-        self.resign()
 
     def resign(self) -> None:
-        """Lead no more."""
+        """Lead no more, and stand no more."""
         self._SyncObj__setState(_FOLLOWER)
         self._SyncObj__raftLeader = None
 
@@ -244,29 +288,36 @@ class Raft(SyncObj):
     def tick(self) -> None:
         """Commit, apply, and send what is due; entries at once, heartbeats each period.
 
-        Only `stand` begins an election: one that falls due meanwhile waits for its pre-vote.
+        Only `stand` begins an election: one that falls due meanwhile waits for its pre-vote. A single voter, who
+        counts nobody else's disk, waits for its own.
         """
+        if self.leads and not self._SyncObj__otherNodes and self._journal.durable < self.last_index:
+            return
         if self.leads:
-            last, next_index = self.last_index, self._SyncObj__raftNextIndex
-            if any(next_index[node] <= last for node in self._SyncObj__connectedNodes):
+            first, last, next_index = self.first_index, self.last_index, self._SyncObj__raftNextIndex
+            if any(first < next_index[node] <= last for node in self._SyncObj__connectedNodes):
                 self._SyncObj__newAppendEntriesTime = 0.0
         due, self._SyncObj__raftElectionDeadline = self._SyncObj__raftElectionDeadline, math.inf
         try:
             self.doTick(0.0)
         finally:
             self._SyncObj__raftElectionDeadline = due
+            lagging, self._lagging = self._lagging, []
+            for peer in lagging:
+                if peer in self._reachable:
+                    self.connected(peer)
 
     def connected(self, peer: str) -> None:
         """The peer can be sent to."""
-        self._SyncObj__onNodeConnected(self._nodes[peer])
+        self._reachable.add(peer)
+        node = self._node(peer)
+        if node in self._SyncObj__otherNodes or node in self._SyncObj__readonlyNodes:
+            self._SyncObj__onNodeConnected(node)
 
     def disconnected(self, peer: str) -> None:
         """The peer can't be sent to."""
-        self._SyncObj__onNodeDisconnected(self._nodes[peer])
-
-    def close(self) -> None:
-        """Write the journal out and close it."""
-        self.destroy()
+        self._reachable.discard(peer)
+        self._SyncObj__onNodeDisconnected(self._node(peer))
 
     # Messages
 
@@ -279,7 +330,7 @@ class Raft(SyncObj):
                 "prevLogTerm": append.prev_term,
                 "entries": append.entries,
             }
-        self._SyncObj__onMessageReceived(self._nodes[peer], message)
+        self._SyncObj__onMessageReceived(self._node(peer), message)
 
     def receive_reply(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
         """Take a follower's answer of this term.
@@ -287,27 +338,42 @@ class Raft(SyncObj):
         The library lets every answer move its next index back and then sends again what is under way; here only a
         follower that lacks entries (`reset`) does that.
         """
-        node, next_indices = self._nodes[peer], self._SyncObj__raftNextIndex
-        sent = next_indices[node]
+        node, next_indices = self._node(peer), self._SyncObj__raftNextIndex
+        sent = next_indices.get(node)
+        if sent is None:
+            return  # no member any more
         message = {"type": "next_node_idx", "next_node_idx": next_index, "reset": reset, "success": success}
         self._SyncObj__onMessageReceived(node, message)
         if not reset and next_indices[node] < sent:
             next_indices[node] = sent
 
+    def send_from(self, peer: str, next_index: int) -> None:
+        """Take a follower's answer that doesn't count: it needs nothing before `next_index`."""
+        self.touch(peer)
+        node, next_indices = self._node(peer), self._SyncObj__raftNextIndex
+        if node in next_indices:
+            next_indices[node] = max(next_indices[node], next_index)
+
     def receive_vote_request(self, peer: str, term: int, last_index: int, last_term: int) -> None:
         """Vote, or don't (Raft §5.2, §5.4.1)."""
         message = {"type": "request_vote", "term": term, "last_log_index": last_index, "last_log_term": last_term}
-        self._SyncObj__onMessageReceived(self._nodes[peer], message)
+        self._SyncObj__onMessageReceived(self._node(peer), message)
 
     def receive_vote(self, peer: str, term: int) -> None:
         """Count a vote; the library counts votes and not voters, so it must not be told twice."""
-        self._SyncObj__onMessageReceived(self._nodes[peer], {"type": "response_vote", "term": term})
+        self._SyncObj__onMessageReceived(self._node(peer), {"type": "response_vote", "term": term})
 
     # What the library calls
 
+    def _SyncObj__onBecomeLeader(self) -> None:
+        """Lead; a single voter commits in the same tick, so what it adds must be on disk by then."""
+        super()._SyncObj__onBecomeLeader()
+        if not self._SyncObj__otherNodes:
+            self._journal.sync_now()
+
     def _SyncObj__doApplyCommand(self, command: bytes) -> Any:
         """Apply the entry after the last applied one; a no-op changes nothing."""
-        if command[0] != REGULAR:
+        if command[0] == NO_OP:
             return None
         return self._apply(self.applied_index + 1, command[1:])
 
@@ -315,18 +381,16 @@ class Raft(SyncObj):
         if _LEADER in (old, new):
             self._outbox.role_changed(leading=new == _LEADER)
 
+    def heartbeat_sent(self, peer: Node) -> None:
+        """Send a peer that needs a snapshot no more in this tick: the library would repeat it for a whole period."""
+        self._lagging.append(peer.id)
+        self._SyncObj__onNodeDisconnected(peer)
+
     def hold(self, peer: Node, entries: list[Entry]) -> None:
         """Send the peer nothing more until it is `connected` again, and these entries again then."""
         if entries:
             self._SyncObj__raftNextIndex[peer] = entries[0][1]
         self._SyncObj__onNodeDisconnected(peer)
-
-
-def _damaged(journal: Path) -> ConfigError:
-    return ConfigError(
-        f"the log in {journal} is damaged; move it and what lies beside it away while all other nodes run, and the "
-        "node fetches everything from them"
-    )
 
 
 class _Peer(Node):
@@ -357,6 +421,8 @@ class _Link(Transport):
                 )
                 if not sent:
                     self._raft.hold(node, entries)
+                elif "prevLogIdx" not in message:
+                    self._raft.heartbeat_sent(node)
                 return sent
             case "next_node_idx":
                 reset, success = message["reset"], message["success"]
@@ -368,3 +434,22 @@ class _Link(Transport):
             case _:
                 return False
         return True
+
+
+class _NoDump:
+    """In the place of the library's serializer: snapshots are written, sent and received by `sipha.cluster.snapshots`.
+
+    A follower that needs one gets heartbeats from the library, and the outbox sees that nothing precedes them.
+    """
+
+    def checkSerializing(self) -> tuple[int, None]:
+        return SERIALIZER_STATE.NOT_SERIALIZING, None
+
+    def getTransmissionData(self, _node: Node) -> None:
+        return None
+
+    def setTransmissionData(self, _data: Any) -> bool:
+        return False
+
+    def cancelTransmisstion(self, _node: Node) -> None:
+        """Nothing is being sent."""

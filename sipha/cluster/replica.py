@@ -6,102 +6,102 @@ proposer hears what `apply` made of it once a majority has the entry.
 
 from __future__ import annotations
 
-import fcntl
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
-import msgspec
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from sipha.cluster.guards import DivergedError
+from sipha.cluster.catchup import LOG_LIMIT, Catchup
+from sipha.cluster.checkpoint import Checkpoints
+from sipha.cluster.disk import Disk
+from sipha.cluster.forwarding import Forwarding
+from sipha.cluster.guards import MEMBERSHIP, DivergedError
+from sipha.cluster.handover import Handover
+from sipha.cluster.kinship import Kinship
 from sipha.cluster.leadership import Leadership
-from sipha.cluster.peers import INetwork, INetworkUser, Peers
+from sipha.cluster.membership import Membership
+from sipha.cluster.peers import INetwork, INetworkUser
 from sipha.cluster.proposals import Done, Proposals
-from sipha.cluster.raft import JOURNAL_LIMIT, Timing
+from sipha.cluster.raft import Timing
 from sipha.cluster.raft import clock as boottime
+from sipha.cluster.scrub import Scrub
+from sipha.cluster.snapshots import Snapshots
+from sipha.cluster.status import ReplicaStatus
+from sipha.cluster.storage import Progress, Storage
+from sipha.cluster.tenure import Tenure
 from sipha.cluster.voter import Voter
-from sipha.cluster.wire import ProtocolError, RaftMessage
+from sipha.cluster.watch import LeaseWatch
+from sipha.cluster.wire import (
+    AppendEntries,
+    AppendReply,
+    Checkpoint,
+    Hello,
+    LeaseAck,
+    ProposalOutcome,
+    Propose,
+    ProtocolError,
+    RaftMessage,
+    SnapshotChunk,
+    SnapshotReply,
+)
 from sipha.errors import ConfigError, NoQuorum, NotLeader, Unavailable, UnknownOutcome
 from sipha.sip.flow import Address
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
-from sipha.state.entries import SCHEMA, Barrier, Batch, Policy, PutKey, Record, encode
+from sipha.state.entries import (
+    Batch,
+    Policy,
+    RaiseSchema,
+    Record,
+    UnknownSchema,
+    encode,
+)
 from sipha.state.interfaces import ICredentials, ILocation, ILog
-from sipha.state.machine import Machine
+from sipha.state.machine import DamagedMemory, Machine
 from sipha.state.outcomes import Outcome
+from sipha.state.snapshot import DamagedSnapshot, Frozen
 from sipha.state.time import ClusterTime
 
 TICK = 0.02
 """Seconds between two looks at the library's timers."""
 
-_LOW = 0.4
-"""Which part of the lease is left when a majority that has not renewed it is taken for gone."""
+PROGRESS = 1.0
+"""Seconds between two notes of how far the node has come."""
 
 _MAX_FAILURES = 5
 _FAILURES_WITHIN = 1.0
 _KEY_SIZE = 32
 
 
-class PeerStatus(msgspec.Struct, frozen=True):
-    """A peer as this node sees it; `heard` is in seconds, None if it isn't connected."""
-
-    name: str
-    connected: bool
-    heard: float | None
-
-
-class ReplicaStatus(msgspec.Struct, frozen=True):
-    """This node's part in the cluster.
-
-    `leading` is what allows to answer: lease valid and barrier applied. `lease` is in seconds, None without end (a
-    cluster of one); `time` is the cluster time in seconds; `hash` is over the state at `applied_index`; nothing more is
-    proposed once `journal_bytes` has reached `journal_limit`.
-    """
-
-    node: str
-    role: Literal["leader", "follower", "failed"]
-    leading: bool
-    term: int
-    leader: str | None
-    commit_index: int
-    applied_index: int
-    last_index: int
-    hash: str
-    time: float
-    lease: float | None
-    proposals: int
-    journal_bytes: int
-    journal_limit: int
-    peers: tuple[PeerStatus, ...]
-    counters: dict[str, int]
-
-
 @implementer(ILog, ILocation, ICredentials, INetworkUser)
 class Replica:
-    """The node `node` of the cluster `cluster`, reached by its `peers` at `address`; its log lives in `data_dir`.
+    """The node `node` of the cluster `cluster`, with its log on `disk`.
 
-    `policy` goes into the header of each batch that this node proposes. `failed` is told in a sentence why the node has
-    ceased to take part. Raises ConfigError if addresses or data directory can't be used.
+    `seeds` are the nodes that one without a log looks for; `policy` goes into the header of each batch that this node
+    proposes; `priority` is its wish to lead, 0 for a witness. Without `sync` the disk is not awaited. `boot_id` names
+    the present run of the machine, of whose clock `clock` is. `failed` is told in a sentence why the node has ceased to
+    take part. Raises ConfigError if the disk can't be used.
     """
 
     def __init__(  # noqa: PLR0917  who, where, with whom, from which data
         self,
         reactor: Any,
         node: str,
-        address: Address,
-        peers: Mapping[str, Address],
-        data_dir: Path | str,
+        disk: Disk,
+        network: INetwork,
+        seeds: Mapping[str, Address],
         policy: Policy,
         *,
         cluster: str = "sipha",
+        sync: bool = True,
+        priority: int = 100,
+        log_limit: int = LOG_LIMIT,
         timing: Timing = Timing(),  # noqa: B008  frozen
-        network: INetwork | None = None,
         clock: Callable[[], float] = boottime,
+        boot_id: str = "",
         failed: Callable[[str], None] | None = None,
     ) -> None:
         self.node = node
@@ -110,59 +110,151 @@ class Replica:
         self.leadership = Leadership()
         self._reactor = reactor
         self._clock = clock
+        self._boot_id = boot_id
+        self._sync = sync
         self._failed = failed
-        self._network = Peers(reactor, node, address, peers, cluster) if network is None else network
+        self._network = network
+        self._disk = disk
         self._log = Logger(namespace="sipha.cluster")
-        self._time = ClusterTime(clock())
-        directory = Path(data_dir)
-        self._lock = _take(directory)
-        self._voter = Voter(node, peers, directory, timing, clock, self._time, self._network.send, self._apply)
+        try:
+            self._snapshots = Snapshots(disk, reactor)
+            self._storage = self._open(disk)
+        except (UnknownSchema, OSError) as error:
+            raise ConfigError(f"can't use the data directory: {error}") from error
+        self._journal = self._storage.journal
+        self._journal.on_failed = self._disk_failed
+        self._journal.on_durable = self._durable
+        self._time = ClusterTime(clock(), self._resume_time())
+        self._voter = Voter(
+            node,
+            disk,
+            self._journal,
+            self.machine.index,
+            timing,
+            clock,
+            self._time,
+            network.send,
+            self._apply,
+            lambda peer: self._catchup.lagging(peer),  # noqa: PLW0108  it is made below
+        )
         self._lease = self._voter.lease
         self._raft = self._voter.raft
         self._proposals = Proposals(clock, self._encode, self._raft.append)
-        self._term = 0  # the last one that we began as its leader
+        self._forwarding = Forwarding(clock, network.send, self._propose_here)
+        self.membership = Membership(
+            node, self._journal, self.machine, self._voter, self._propose_members, self._members_changed
+        )
+        self._kinship = Kinship(node, cluster, priority, seeds, self._storage, network, self.membership)
+        self._checkpoints = Checkpoints(node, lambda: [member.name for member in self.membership.members])
+        self._catchup = Catchup(
+            clock,
+            self.machine,
+            self._voter,
+            self._journal,
+            self._snapshots,
+            self.membership,
+            self._checkpoints,
+            network.send,
+            self._installed,
+            self._disk_failed,
+            log_limit,
+        )
+        self._handover = Handover(
+            self._voter, self._proposals, network.send, self.leadership.lose, self._watch_role, timing.election_max
+        )
+        self._tenure = Tenure(
+            self.machine,
+            self._voter,
+            self._proposals,
+            self.membership,
+            self._checkpoints,
+            self._kinship,
+            self._handover,
+            self._kick,
+        )
+        self._scrub = Scrub(self.machine, clock())
+        self._watch = LeaseWatch(reactor, clock, self._lease, self._lease_ended)
         self._ticking: Any = None
         self._kicked: Any = None
-        self._lease_end: Any = None
-        self._low_looks = 0  # at a lease that runs low, one after the other
-        self._full = False
+        self._noted = 0.0
         self._failures: list[float] = []
         self._state: Literal["new", "running", "stopped", "failed"] = "new"
+        self._reason = ""
+        self.membership.rebase(self.machine.index, self.machine.members)
+
+    def _open(self, disk: Disk) -> Storage:
+        """Open what is on the disk; what can't be read makes the node an amnesiac."""
+        file = self._snapshots.newest()
+        base = None if file is None else (file.header.index, file.header.term)
+        storage = Storage.open(disk, self.node, sync=self._sync, snapshot=base)
+        if file is None or storage.snapshot is None:
+            return storage
+        try:
+            for _ in self.machine.adopt(self._snapshots.load(file)):
+                pass
+        except DamagedSnapshot as damage:
+            storage.journal.close()
+            storage.forget(f"{file.name}: {damage}")
+        return storage
+
+    def _resume_time(self) -> int:
+        """The cluster time now: what has passed since the last note of it counts while the machine was up."""
+        progress = self._storage.progress
+        if progress is None:
+            return self.machine.time
+        elapsed = self._clock() - progress.boottime if progress.boot_id == self._boot_id else 0.0
+        return max(self.machine.time, progress.time + int(max(elapsed, 0.0) * 1000))
 
     # Life
 
     def start(self) -> None:
-        """Apply what the log is known to have committed, then join the others."""
+        """Begin to apply what the log is known to have committed, and join the others."""
         self._state = "running"
-        self._voter.tick()
         self._network.start(self)
         self._tick()
 
     def stop(self) -> Deferred[None]:
         """Lead no more, leave the others, and close the log."""
         was, self._state = self._state, "stopped"
-        for call in (self._ticking, self._kicked, self._lease_end):
+        self._watch.stop()
+        for call in (self._ticking, self._kicked):
             if call is not None and call.active():
                 call.cancel()
         stopped = self._network.stop()
         if was != "failed":
             self._withdraw()
-        self._raft.close()
-        self._lock.close()
+            self._note_progress()
+        self._snapshots.close()
+        try:
+            self._journal.close()
+        except OSError as error:
+            self._log.error("the log can't be closed: {error}", error=error)
+        self._disk.close()
         return stopped
 
     # ILog
 
     def propose(self, record: Record, done: Done) -> None:
-        """Queue a record for the next batch and call `done` once, with what apply returned or why it did not come."""
-        if not self.leading() or self._misses_majority():
+        """Queue a record for the next batch and call `done` once, with what apply returned or why it did not come.
+
+        A node that doesn't lead hands the record to the one that does.
+        """
+        leader = self.leader
+        if leader is not None and leader != self.node and self._state == "running":
+            self._forwarding.forward(leader, record, done)
+        else:
+            self._propose_here(record, done)
+
+    def _propose_here(self, record: Record, done: Done) -> None:
+        if not self._takes_records() or self._watch.misses_majority():
             done(self._refusal())
-        elif self._full:
-            done(Unavailable("the log is full; see journal_bytes in the node's status", retry_after=300))
         else:
             self._proposals.add(record, done)
             if self._kicked is None:
                 self._kick()
+
+    def _takes_records(self) -> bool:
+        return self.leading() or (self._handover.under_way and self._raft.leads)
 
     def cluster_time(self) -> float:
         """The cluster time now, in seconds; it never goes back."""
@@ -208,44 +300,138 @@ class Replica:
         """The node that leads as far as this one knows."""
         return None if self._state == "failed" else self._voter.leader
 
+    @property
+    def claim_secret(self) -> bytes:
+        """The secret of the present claim to the lease, for whoever speaks the last word; empty if there is none."""
+        return self._lease.secret
+
+    def claim_ended(self) -> None:
+        """Whoever guards our address has ended the present claim: if we still lead, go on with a new one."""
+        if self._lease.held:
+            self.leadership.lose()
+            self._lease.begin()
+            self._kick()
+
+    def transfer(self, to: str | None = None) -> Deferred[str]:
+        """Hand leadership to the voter `to`, or to the one that wishes most to lead.
+
+        The Deferred fires with the leader's name, or fails with HandoverFailed.
+        """
+        return self._tenure.transfer(to, self._clock())
+
+    def backup(self) -> Frozen:
+        """A snapshot of the table as it is now, to be iterated and then closed."""
+        return self.machine.freeze(self._raft.term_at(self.machine.index) or 0, self._kinship.cluster_id)
+
+    def free(self, frozen: Frozen) -> None:
+        """Close a backup; what it kept is freed little by little."""
+        self._snapshots.dismantle(frozen.close())
+
     def status(self) -> ReplicaStatus:
         """This node's part in the cluster, now."""
-        raft, now = self._raft, self._clock()
-        role: Literal["leader", "follower", "failed"] = "leader" if raft.leads else "follower"
+        raft, now, identity = self._raft, self._clock(), self._storage.identity
         remaining = max(self._lease.until - now, 0.0)
-        heard = [(peer, self._network.heard(peer)) for peer in self._voter.peers]
+        match = {member.name: raft.match(member.name) for member in self.membership.members if raft.leads}
         return ReplicaStatus(
             node=self.node,
-            role="failed" if self._state == "failed" else role,
+            cluster_id=self._kinship.cluster_id,
+            role=self._role(),
+            memory="blank" if identity is None else "amnesiac" if identity.amnesiac else "whole",
             leading=self.leading(),
             term=raft.term,
             leader=self.leader,
             commit_index=raft.commit_index,
             applied_index=raft.applied_index,
+            durable_index=self._journal.durable,
+            first_index=raft.first_index,
             last_index=raft.last_index,
+            snapshot_index=self._catchup.snapshot_index,
             hash=f"{self.machine.hash():032x}",
+            schema=self.machine.schema,
             time=self.cluster_time(),
-            lease=None if remaining == float("inf") else remaining,
+            lease=None if remaining == math.inf else remaining,
             proposals=self._proposals.count,
-            journal_bytes=raft.journal_bytes,
-            journal_limit=JOURNAL_LIMIT,
-            peers=tuple(PeerStatus(peer, seconds is not None, seconds) for peer, seconds in heard),
+            durability="fsync" if self._sync else "os",
+            journal_bytes=self._journal.size,
+            peers=tuple(self._kinship.peers(match)),
+            alarms=tuple(self._alarms()),
             counters={**self._voter.counters, **self._network.counters},
         )
 
+    def _role(self) -> Literal["leader", "follower", "learner", "failed"]:
+        if self._state == "failed":
+            return "failed"
+        if self._raft.leads:
+            return "leader"
+        return "follower" if self.node in self.membership.voters else "learner"
+
+    def _alarms(self) -> Iterator[str]:
+        if self._reason:
+            yield f"this node has left the cluster: {self._reason}"
+        yield from self._kinship.alarms()
+        yield from self._checkpoints.alarms()
+
     # INetworkUser
+
+    def introduce(self) -> Hello:
+        """What to say about ourselves."""
+        return self._kinship.introduce()
+
+    def greeted(self, peer: str, hello: Hello) -> str | None:
+        """Why a peer is refused, or None."""
+        objection = self._kinship.objection(hello, self.machine.schema)
+        if objection is None:
+            self._voter.greeted(peer, forgetful=hello.amnesiac or not hello.cluster_id)
+            self._checkpoints.forget(peer)
+        return objection
 
     def connected(self, peer: str) -> None:
         """The peer can be sent to."""
-        self._guarded(lambda: self._voter.connected(peer))
+        self._guarded(lambda: self._connected(peer))
 
     def disconnected(self, peer: str) -> None:
         """The peer can't be sent to."""
-        self._guarded(lambda: self._voter.disconnected(peer))
+        self._guarded(lambda: self._disconnected(peer))
 
     def received(self, peer: str, message: RaftMessage) -> None:
         """Take a message, and do at the end of this turn what follows from it."""
-        self._guarded(lambda: self._voter.receive(peer, message))
+        self._guarded(lambda: self._receive(peer, message), kick=self._has_consequences(message))
+
+    def _has_consequences(self, message: RaftMessage) -> bool:
+        """Return False for what needs no other step of the log: most of what a leader hears."""
+        if isinstance(message, LeaseAck):
+            return not self.leadership.held
+        if isinstance(message, AppendReply):
+            return message.reset or self._raft.commit_index < self._raft.last_index
+        return True
+
+    def _connected(self, peer: str) -> None:
+        self._kinship.connected(peer)
+        self._voter.connected(peer)
+
+    def _disconnected(self, peer: str) -> None:
+        self._kinship.disconnected(peer)
+        self._forwarding.disconnected(peer)
+        self._catchup.disconnected(peer)
+        self._voter.disconnected(peer)
+
+    def _receive(self, peer: str, message: RaftMessage) -> None:
+        if peer not in self._kinship.kin:
+            if not self._kinship.cluster_id and isinstance(message, AppendEntries):
+                self._kinship.join(peer)
+            return
+        if isinstance(message, Propose | ProposalOutcome):
+            self._forwarding.received(peer, message)
+        elif isinstance(message, Checkpoint):
+            self._checkpoints.received(peer, message)
+        elif isinstance(message, SnapshotChunk | SnapshotReply):
+            self._catchup.received(peer, message)
+        else:
+            self._voter.receive(peer, message)
+
+    def _members_changed(self) -> None:
+        if self._state != "stopped":
+            self._kinship.call()
 
     # Driving
 
@@ -261,7 +447,16 @@ class Replica:
     def _tick(self) -> None:
         self._ticking = self._reactor.callLater(TICK, self._tick)
         self._guarded(self._advance, kick=False)
-        self._guarded(self._watch_majority, kick=False)
+        self._guarded(self._look_around, kick=False)
+
+    def _durable(self) -> None:
+        """More of the log is on disk."""
+        self._guarded(self._voter.durable_risen)
+
+    def _disk_failed(self, error: OSError) -> None:
+        """Nothing more can be promised."""
+        if self._state == "running":
+            self._fail(f"the disk can't be written: {error}")
 
     def _guarded(self, step: Callable[[], None], *, kick: bool = True) -> None:
         """Do one step; a failing one must not end the driving, but a node that goes on failing must not lead."""
@@ -274,8 +469,10 @@ class Replica:
         except DivergedError as error:
             self._fail(str(error))
         except OSError as error:  # what memory and file hold of the log may differ now
-            self._fail(f"the log can't be written: {error}")
-        except MemoryError:  # an entry may have been applied in part; the library won't apply the rest
+            self._disk_failed(error)
+        except (UnknownSchema, DamagedMemory) as error:
+            self._fail(str(error))
+        except MemoryError:  # an entry may have been applied in part
             self._fail("the memory is full")
         except Exception:  # noqa: BLE001  whatever it is, it is counted
             self._log.failure("a step of the log failed")
@@ -287,33 +484,78 @@ class Replica:
             self._kick()
 
     def _advance(self) -> None:
-        if self._raft.leads:
-            self._full = self._raft.journal_bytes >= JOURNAL_LIMIT
+        if self._raft.leads or self._handover.under_way:
             self._proposals.flush()
+            self._handover.step(self._clock())
         self._voter.tick()
         self._watch_role()
         self._proposals.expire()
+        self._forwarding.expire()
+        if self._raft.applied_index < self._raft.commit_index:
+            self._kick()
+
+    def _look_around(self) -> None:
+        """Do what has time until the next tick."""
+        now = self._clock()
+        self._watch_majority()
+        self._watch_memory()
+        self._catchup.step(self._kinship.cluster_id)
+        for checkpoint in self._checkpoints.due(now):
+            for peer in sorted(self._kinship.kin):
+                self._network.send(peer, checkpoint)
+        self._scrub.step(now)
+        if self._checkpoints.diverged and not self._raft.leads:
+            self._catchup.refetch(now)
+        self._tenure.step(now)
+        if now - self._noted >= PROGRESS:
+            self._note_progress()
+
+    def _note_progress(self) -> None:
+        now = self._clock()
+        self._noted = now
+        if self._storage.identity is not None:
+            self._storage.save_progress(Progress(self._raft.commit_index, self._boot_id, now, self._time.now(now)))
 
     def _fail(self, reason: str) -> None:
         """Cease to take part, so that the others elect another."""
-        self._state = "failed"
+        self._state, self._reason = "failed", reason
         self._log.critical("{node} has left the cluster: {reason}", node=self.node, reason=reason)
-        self._ticking.cancel()
+        if self._ticking.active():
+            self._ticking.cancel()
         self._network.stop()
         self._withdraw()
+        self._forwarding.stop()
         if self._failed is not None:
             self._failed(reason)
 
     # Proposals
 
     def _encode(self, records: tuple[Record, ...]) -> bytes:
-        return encode(Batch(SCHEMA, self._time.now(self._clock()), self.policy, records))
+        schema = max([self.machine.schema, *(record.schema for record in records if isinstance(record, RaiseSchema))])
+        return encode(Batch(schema, self._time.now(self._clock()), self.policy, records))
+
+    def _propose_members(self, record: Record, done: Callable[[Any], None]) -> None:
+        """Append a membership entry; `done` may never be called."""
+
+        def applied(outcomes: Sequence[Outcome] | None) -> None:
+            done(NotLeader("another node has taken over") if outcomes is None else outcomes[0])
+
+        self._raft.append(self._encode((record,)), applied, MEMBERSHIP)
+        self._kick()
 
     def _apply(self, index: int, entry: bytes) -> list[Outcome]:
         """Apply an entry that is committed."""
-        outcomes = self.machine.apply(index, entry)
-        self._time.advance(self.machine.time, self._clock())
+        machine = self.machine
+        outcomes = machine.apply(index, entry)
+        self._time.advance(machine.time, self._clock())
+        self._checkpoints.applied(index, machine.hash())
+        self._catchup.applied(index)
         return outcomes
+
+    def _installed(self) -> None:
+        """A snapshot has taken the place of the table."""
+        self._time.advance(self.machine.time, self._clock())
+        self._kick()
 
     def _refusal(self) -> Unavailable:
         """Why a proposal is not accepted now."""
@@ -329,89 +571,44 @@ class Replica:
     def _watch_role(self) -> None:
         """Begin our terms, end our leadership, and tell who must know."""
         if not self._raft.leads:
-            if self._term:
+            if self._tenure.term:
                 self._withdraw()
             return
-        if self._raft.term != self._term:
-            self._begin_term()
+        if self._raft.term != self._tenure.term:
+            self._withdraw()
+            self._tenure.begin()
+        self._lease.usable = self._tenure.usable
         if self.leading():
             if not self.leadership.held:
-                self._watch_lease()
+                self._watch.begin()
                 self.leadership.gain()
         elif self.leadership.held:
             self.leadership.lose()
             self._proposals.refuse_waiting(NoQuorum("no majority answers"))
 
-    def _begin_term(self) -> None:
-        """Put a barrier behind all that earlier leaders have left; when it is applied, so is that."""
-        self._withdraw()
-        self._term = self._raft.term
-        self._log.info("{node} is elected in term {term}", node=self.node, term=self._term)
-        self._proposals.add_internal(Barrier(self._term, self.node), self._barrier_applied)
-        self._kick()
+    def _watch_memory(self) -> None:
+        """Vote if nothing is forgotten."""
+        identity = self._storage.identity
+        if identity is not None and identity.amnesiac and self._voter.remembers():
+            self._storage.remembers()
+            identity = self._storage.identity
+            self._kinship.call_anew()
+        self._voter.may_vote = identity is not None and not identity.amnesiac and self.node in self.membership.voters
 
-    def _barrier_applied(self, outcome: Outcome | Unavailable) -> None:
-        """The state is whole; the first leader of all adds the first key."""
-        if isinstance(outcome, Unavailable):
-            return
-        if self.machine.keys.current is None:
-            self._proposals.add_internal(PutKey(os.urandom(_KEY_SIZE)), self._barrier_applied)
-        else:
-            self._lease.usable = True
-        self._kick()
+    def _lease_ended(self) -> None:
+        self._guarded(self._watch_role, kick=False)
 
     def _withdraw(self) -> None:
         """We lead no more: what is under way may be applied or not, what waits won't."""
-        self._term = 0
+        self._tenure.end()
         self._lease.usable = False
         self.leadership.lose()
         self._proposals.withdraw()
 
     def _watch_majority(self) -> None:
         """Answer who waits while the lease lasts; after it nothing may be sent."""
-        low = self.leadership.held and self._runs_low()
-        self._low_looks = self._low_looks + 1 if low else 0
-        if self._misses_majority():
+        self._watch.count(held=self.leadership.held)
+        if self._watch.misses_majority():
             self._proposals.refuse_all(
                 UnknownOutcome("no majority is known to have the record"), NoQuorum("no majority answers")
             )
-
-    def _misses_majority(self) -> bool:
-        """Return True if no majority has answered for long.
-
-        It takes two looks: what came while this process was held up is read between them.
-        """
-        return self._low_looks > 1 and self._runs_low()
-
-    def _runs_low(self) -> bool:
-        return self._lease.until - self._clock() < _LOW * self._lease.duration
-
-    def _watch_lease(self) -> None:
-        """Look again when the lease ends, as far as it is known now."""
-        remaining = self._lease.until - self._clock()
-        if self._lease_end is not None and self._lease_end.active():
-            self._lease_end.cancel()
-        if math.isfinite(remaining):
-            self._lease_end = self._reactor.callLater(max(remaining, 0.001), self._lease_ended)
-
-    def _lease_ended(self) -> None:
-        if self.leading():
-            self._watch_lease()
-        else:
-            self._guarded(self._watch_role, kick=False)
-
-
-def _take(directory: Path) -> BinaryIO:
-    """Make the data directory ours alone: nobody else may read or write it, and no second process use it."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
-        lock = (directory / "lock").open("ab")
-    except OSError as error:
-        raise ConfigError(f"can't use the data directory {directory}: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise ConfigError(f"another process uses the data directory {directory}") from None
-    return lock

@@ -1,77 +1,105 @@
-"""One voter of the cluster: the library's Raft behind the guards, with pre-vote, stickiness and the leader's lease."""
+"""One voter of the cluster: the library's Raft behind the guards, with pre-vote, stickiness and the leader's lease.
+
+What a follower acknowledges it has on disk, and what the leader counts the leader has on disk, too: each
+acknowledgement is cut to the disk's index, and repeated when that has risen (pitfalls-log-vip 7).
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Collection
 from typing import Any
 
 from sipha.cluster import guards
+from sipha.cluster.disk import Disk
+from sipha.cluster.journal import Journal
 from sipha.cluster.lease import Lease, Promise
 from sipha.cluster.raft import Raft, Timing
 from sipha.cluster.wire import (
     AppendEntries,
     AppendReply,
     Entry,
+    LastWord,
+    LeaseAck,
     PreVote,
     PreVoteGranted,
     ProtocolError,
     RaftMessage,
     RequestVote,
     StaleTerm,
+    TimeoutNow,
     VoteGranted,
 )
 from sipha.state.time import ClusterTime
 
 _MICROSECONDS = 1_000_000
 
+_ACK_PAUSE = 0.2
+"""The part of the heartbeats' period that lies at least between two acknowledgements of one lease."""
+
 
 class Voter:
     """Votes, stands, follows and leads.
 
     `send(peer, message)` is False if the peer can't take it; `apply(index, entry)` is called once per committed entry
-    in order; `clock` must be the one that the library uses (`raft.use_clock`).
+    in order; `lagging(peer)` when a peer needs entries that the log has no more; `clock` must be the one that the
+    library uses (`raft.use_clock`). `may_vote` is false for a node that may have forgotten a vote or an entry.
     """
 
     def __init__(  # noqa: PLR0917  one caller
         self,
         name: str,
-        peers: Iterable[str],
-        data_dir: Path,
+        disk: Disk,
+        journal: Journal,
+        applied: int,
         timing: Timing,
         clock: Callable[[], float],
         time: ClusterTime,
         send: Callable[[str, RaftMessage], bool],
         apply: Callable[[int, bytes], Any],
+        lagging: Callable[[str], None],
     ) -> None:
         self.name = name
-        self.peers = tuple(sorted(peers))
         self.counters: Counter[str] = Counter()
-        self.lease = Lease(timing.lease, self.peers)
-        self._majority = (len(self.peers) + 1) // 2 + 1
+        self.lease = Lease(timing.lease)
+        self.may_vote = False
+        self.others: frozenset[str] = frozenset()
+        """The other voters."""
+        self.forgetful: dict[str, int] = {}
+        """The peers that have lost what they held; what they say counts once the entry here is committed without."""
+        self._majority = 1
         self._timing = timing
         self._clock = clock
         self._time = time
         self._send = send
-        self._promise = Promise(data_dir / "promise", clock())
+        self._lagging = lagging
+        self._journal = journal
+        self._promise = Promise(disk, clock())
         self._went_back: dict[str, int] = {}  # when we last let a peer's next index go back, in microseconds
         self._heard = -timing.election_max
         self._followed_term = 0  # of the last heartbeat that we accepted
+        self._unaided = (0, 0)  # the term of a leader, and what was committed in it without counting us
+        self._acked = ((0, 0), -math.inf)  # the claim whose lease we acknowledged last, and when
         self._asked_term = 0  # of the pre-vote under way
         self._grants: set[str] = set()
         self._votes: tuple[int, set[str]] = (0, set())
+        self._secret = b""  # what shows our voters that the leader's claim has ended
         self._answering: tuple[int, int | None] = (0, None)  # sent, matched of the message being received
-        self.raft = Raft(name, self.peers, data_dir / "journal", timing, self, apply)
+        self._verified: tuple[int, int, int] = (0, 0, 0)  # up to where our log is the leader's: term, index, sent
+        self._acknowledged: dict[str, int] = {}  # what followers have on disk, in this term of ours
+        self.raft = Raft(name, journal, applied, timing, self, apply)
         self._receive: dict[type, Callable[[str, Any], None]] = {
             AppendEntries: self._receive_append,
+            LeaseAck: self._receive_lease_ack,
             AppendReply: self._receive_reply,
             PreVote: self._receive_pre_vote,
             PreVoteGranted: self._receive_grant,
             RequestVote: self._receive_vote_request,
             VoteGranted: self._receive_vote,
             StaleTerm: self._receive_stale,
+            TimeoutNow: self._receive_timeout_now,
+            LastWord: self._receive_last_word,
         }
 
     @property
@@ -81,16 +109,28 @@ class Voter:
             return None
         return self.raft.leader
 
+    def set_members(self, voters: Collection[str], learners: Collection[str]) -> None:
+        """Let these count from now on."""
+        self.others = frozenset(voters) - {self.name}
+        self._majority = (len(self.others) + 1) // 2 + 1
+        self.lease.set_others(self.others, self._clock())
+        self.raft.set_members(voters, learners)
+
     def tick(self) -> None:
-        """Stand if it is time, then let the library do what is due."""
+        """Stand if it is time, let the library do what is due, and have the disk write what came."""
         now = self._clock()
         if self.raft.election_due(now):
             self._ask_for_pre_votes(now)
+        self._journal.flush()  # first: the disk writes while we apply
         self.raft.tick()
+        self._journal.flush()
 
     def receive(self, peer: str, message: RaftMessage) -> None:
         """Take a message from a peer; raises ProtocolError, and DivergedError if the logs contradict each other."""
-        self._receive[type(message)](peer, message)
+        receive = self._receive.get(type(message))
+        if receive is None:
+            raise ProtocolError("out of place")
+        receive(peer, message)
 
     def connected(self, peer: str) -> None:
         """A connection to the peer is there, or has room again."""
@@ -99,31 +139,42 @@ class Voter:
     def disconnected(self, peer: str) -> None:
         """The connection to the peer is gone; if it led, it has probably died, and we stand as soon as we may."""
         self.raft.disconnected(peer)
-        if not self.raft.leads and peer == self.raft.leader:
+        if not self.raft.leads and peer == self.raft.leader and not self._promise.secret:
             jitter = (self.raft.election_timeout() - self._timing.election_min) / 2
             self.raft.put_election(max(self._promise.until, self._clock()) + jitter)
 
     # Elections
 
+    def stand(self, secret: bytes) -> None:
+        """Begin a term and ask for votes at once: the claim with this secret has ended, a leader's or our own."""
+        self.raft.resign()
+        self._asked_term = 0
+        self._secret = secret
+        self.raft.stand()
+
     def _ask_for_pre_votes(self, now: float) -> None:
         """Ask whether an election could be won before beginning one, which would depose a leader (thesis §9.6)."""
         self.raft.put_election(max(now, self._promise.until) + self.raft.election_timeout())
-        if self._promise.binds(now):
+        if self.raft.stands:
+            self.raft.resign()  # no vote may come after an election, from a node that has forgotten it meanwhile
+        if not self.may_vote or self._promise.binds(now):
             return
         self._asked_term = self.raft.term + 1
         self._grants = {self.name}
+        self._secret = self._promise.secret
         if len(self._grants) >= self._majority:
             self.raft.stand()
             return
-        question = PreVote(self._asked_term, self.raft.last_index, self.raft.last_term)
-        for peer in self.peers:
+        question = PreVote(self._asked_term, self.raft.last_index, self.raft.last_term, self._secret)
+        for peer in sorted(self.others):
             self._send(peer, question)
 
     def _receive_pre_vote(self, peer: str, message: PreVote) -> None:
         raft = self.raft
+        self._promise.release(message.secret)
         if message.term <= raft.term:
             self._send(peer, StaleTerm(raft.term))
-        elif raft.leads or self._promise.binds(self._clock()):
+        elif not self.may_vote or (raft.leads and self.lease.held) or self._promise.binds(self._clock()):
             self.counters["pre-votes refused"] += 1
         elif (message.last_term, message.last_index) >= (raft.last_term, raft.last_index):
             self._send(peer, PreVoteGranted(message.term, self._time.now(self._clock())))
@@ -132,7 +183,7 @@ class Voter:
         raft = self.raft
         if message.term == raft.term and raft.leader in {None, self.name}:
             self._time.advance(message.time, self._clock())  # not needed any more, but it may know of more time
-        if raft.leads or message.term != self._asked_term or message.term != raft.term + 1:
+        if raft.leads or message.term != self._asked_term or message.term != raft.term + 1 or peer not in self.others:
             return
         self._time.advance(message.time, self._clock())
         self._grants.add(peer)
@@ -142,19 +193,22 @@ class Voter:
 
     def _receive_vote_request(self, peer: str, message: RequestVote) -> None:
         now = self._clock()
+        self._promise.release(message.secret)
         if message.term < self.raft.term:
             self._send(peer, StaleTerm(self.raft.term))
-        elif self.lease.valid(now) or self._promise.binds(now):
+        elif not self.may_vote or self.lease.valid(now) or self._promise.binds(now):
             # A leader may be acting on our word not to elect another (thesis §4.2.3).
             self.counters["votes refused"] += 1
         else:
             self.raft.receive_vote_request(peer, message.term, message.last_index, message.last_term)
 
     def _receive_vote(self, peer: str, message: VoteGranted) -> None:
+        if message.term != self.raft.term or peer not in self.others:
+            return
         if self._votes[0] != message.term:
             self._votes = (message.term, set())
         voters = self._votes[1]
-        if message.term == self.raft.term and peer not in voters:
+        if peer not in voters:
             voters.add(peer)
             self.raft.receive_vote(peer, message.term)
 
@@ -163,7 +217,25 @@ class Voter:
         if message.term > self.raft.term:
             self.raft.step_down(message.term)
 
-    # Entries
+    def _receive_timeout_now(self, peer: str, message: TimeoutNow) -> None:
+        """The leader has ended its claim, and wants us to lead."""
+        raft = self.raft
+        if message.term != raft.term or peer != raft.leader or not self.may_vote:
+            self.counters["transfers refused"] += 1
+        elif self._promise.release(message.secret):
+            self.stand(message.secret)
+        else:
+            self.counters["transfers refused"] += 1
+
+    def _receive_last_word(self, _peer: str, message: LastWord) -> None:
+        """A leader's guard has taken its address away: stand as soon as it is our turn."""
+        raft = self.raft
+        if message.term == raft.term and message.leader == raft.leader and self._promise.release(message.secret):
+            self.counters["last words"] += 1
+            jitter = (raft.election_timeout() - self._timing.election_min) / 8
+            raft.put_election(self._clock() + jitter)
+
+    # Entries, as a follower
 
     def _receive_append(self, peer: str, message: AppendEntries) -> None:
         raft, now = self.raft, self._clock()
@@ -174,7 +246,8 @@ class Voter:
             raise guards.DivergedError(f"{peer} leads term {message.term}, and so do we")
         guards.check_entries(message)
         append, matched = guards.verify(message, raft)
-        self._promise.give(message.lease / 1000, now)
+        claim = (message.term, message.claim)
+        promised = self._promise.give(message.lease / 1000, now, claim, message.commitment)
         self._heard = now
         self._asked_term = 0  # we have promised not to stand
         if message.term == self._followed_term:
@@ -182,26 +255,107 @@ class Voter:
         else:
             self._followed_term = message.term
             self._time.begin(message.time, now)
+        if message.unaided:
+            self._unaided = (message.term, message.commit_index)
         self._answering = (message.sent, matched)
         raft.receive_append(peer, append)
+        if promised and (claim != self._acked[0] or now - self._acked[1] >= self._timing.append_period * _ACK_PAUSE):
+            # The term is written down by now: nobody of an earlier one can be promised anything after a crash.
+            self._acked = (claim, now)
+            self._send(peer, LeaseAck(message.term, message.claim, message.sent))
+
+    def append_reply(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
+        """Acknowledge what really matched, as far as it is on disk."""
+        sent, matched = self._answering
+        if matched is not None and success:
+            next_index = matched + 1
+        elif reset and next_index <= self.raft.last_index:
+            # The library goes back entry by entry; what is committed here is the same at any leader.
+            next_index = self.raft.commit_index + 1
+        if success:
+            term, index, _ = self._verified
+            if term == self.raft.term:
+                next_index = max(next_index, index + 1)
+            self._verified = (self.raft.term, next_index - 1, sent)
+            if next_index > self._journal.durable + 1:
+                return  # the disk is at it, and will answer; that we live, the lease's acknowledgement says
+        self._send(peer, AppendReply(self.raft.term, next_index, reset, success, sent))
+
+    def installed(self, peer: str, index: int) -> None:
+        """A snapshot of the leader's at `index` is in place of our log, or our log holds all that it covers."""
+        if peer == self.raft.leader and not self.raft.leads:
+            self._answering = (0, None)
+            self.append_reply(peer, index + 1, reset=False, success=True)
+
+    def remembers(self) -> bool:
+        """Return True if we have all that a leader has committed without us, since it knows that we forgot.
+
+        Whatever our earlier self helped to decide, by a vote or an acknowledgement, one of that majority knew of it.
+        """
+        term, index = self._unaided
+        return term == self.raft.term and 0 < index <= self.raft.applied_index
+
+    # Entries, as the leader
+
+    def _receive_lease_ack(self, peer: str, message: LeaseAck) -> None:
+        sent = message.sent / _MICROSECONDS
+        if message.term == self.raft.term and self.raft.leads and sent <= self._clock():
+            self.raft.touch(peer)
+            if peer in self.others and peer not in self.forgetful:
+                self.lease.acknowledge(peer, message.claim, sent, self._clock())
 
     def _receive_reply(self, peer: str, message: AppendReply) -> None:
         raft, sent, now = self.raft, message.sent / _MICROSECONDS, self._clock()
         if message.term > raft.term:
             raft.step_down(message.term)
         elif message.term == raft.term and raft.leads and sent <= now:
-            if not 1 < message.next_index <= raft.last_index + 1:
+            if not 0 < message.next_index <= raft.last_index + 1:
                 raise ProtocolError("not our log")
-            self.lease.acknowledge(peer, sent)
             if message.reset:
                 if message.sent < self._went_back.get(peer, 0):
                     # An answer to what was sent before we last went back; each would send everything again, from
                     # another place, and two that differ would do so for ever.
                     return
                 self._went_back[peer] = int(now * _MICROSECONDS)
-            raft.receive_reply(peer, message.next_index, reset=message.reset, success=message.success)
+            next_index = message.next_index
+            if message.success and peer in self.forgetful:
+                raft.send_from(peer, next_index)
+                return
+            if message.success:
+                next_index = max(next_index, self._acknowledged.get(peer, 0))
+                self._acknowledged[peer] = next_index
+                next_index = min(next_index, self._journal.durable + 1)
+            raft.receive_reply(peer, next_index, reset=message.reset, success=message.success)
         else:
             self.counters["stale replies"] += 1
+
+    def is_ready(self, peer: str) -> bool:
+        """Return True if a peer answers, and has all on disk that is committed."""
+        raft = self.raft
+        return (
+            peer not in self.forgetful
+            and raft.silence(peer) < self._timing.election_max
+            and raft.match(peer) >= raft.commit_index
+        )
+
+    def greeted(self, peer: str, *, forgetful: bool) -> None:
+        """A connection with a peer is new: count nothing that it acknowledged earlier, its disk may be another."""
+        self._acknowledged.pop(peer, None)
+        self.raft.forget_match(peer)
+        self.forgetful.pop(peer, None)
+        if forgetful:
+            self.forgetful[peer] = self.raft.last_index + 1
+
+    def durable_risen(self) -> None:
+        """More of the log is on disk: acknowledge it to the leader, or count it as the leader."""
+        raft, durable = self.raft, self._journal.durable
+        if raft.leads:
+            for peer, next_index in self._acknowledged.items():
+                raft.receive_reply(peer, min(next_index, durable + 1), reset=False, success=True)
+            return
+        term, index, sent = self._verified
+        if term == raft.term and raft.leader is not None:
+            self._send(raft.leader, AppendReply(term, min(index, durable) + 1, reset=False, success=True, sent=sent))
 
     # Outbox
 
@@ -209,30 +363,39 @@ class Voter:
         self, peer: str, commit_index: int, prev_index: int | None, prev_term: int | None, entries: list[Entry]
     ) -> bool:
         """Send entries, or a heartbeat."""
-        now, term = self._clock(), self.raft.term
-        sent, lease, time = int(now * _MICROSECONDS), math.ceil(self.lease.duration * 1000), self._time.now(now)
-        return self._send(peer, AppendEntries(term, commit_index, prev_index, prev_term, entries, sent, lease, time))
-
-    def append_reply(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
-        """Acknowledge what really matched."""
-        sent, matched = self._answering
-        if matched is not None and success:
-            next_index = matched + 1
-        elif reset and next_index <= self.raft.last_index:
-            # The library goes back entry by entry; what is committed here is the same at any leader.
-            next_index = self.raft.commit_index + 1
-        self._send(peer, AppendReply(self.raft.term, next_index, reset, success, sent))
+        now, term, lease = self._clock(), self.raft.term, self.lease
+        barrier = self.forgetful.get(peer)
+        if prev_index is None:
+            self._lagging(peer)
+        return self._send(
+            peer,
+            AppendEntries(
+                term,
+                commit_index,
+                prev_index,
+                prev_term,
+                entries,
+                int(now * _MICROSECONDS),
+                math.ceil(lease.duration * 1000),
+                self._time.now(now),
+                lease.claim,
+                lease.commitment,
+                barrier is not None and barrier <= commit_index,
+            ),
+        )
 
     def request_vote(self, peer: str, last_index: int, last_term: int) -> None:
         """Ask for a vote in our new term."""
-        self._send(peer, RequestVote(self.raft.term, last_index, last_term))
+        self._send(peer, RequestVote(self.raft.term, last_index, last_term, self._secret))
 
     def grant_vote(self, peer: str, term: int) -> None:
         """Give our vote."""
         self._send(peer, VoteGranted(term))
 
     def role_changed(self, *, leading: bool) -> None:
-        """Begin a lease that nobody has acknowledged yet, or end it."""
+        """Begin a claim that nobody has acknowledged yet, or end it."""
+        self._acknowledged = {}
+        self.forgetful = dict.fromkeys(self.forgetful, self.raft.last_index + 1)
         if leading:
             self.lease.begin()
         else:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-PROTOCOL = 1
+PROTOCOL = 2
 """The version of this module's messages; a node of another version is refused at hello."""
 
 MAX_FRAME = 1 << 20
@@ -28,18 +28,36 @@ MAX_LEASE = 10_000
 MAX_NAME = 64
 """Characters in the name of a node or a cluster."""
 
+MAX_CHUNK = 64 * 1024
+"""Bytes of a snapshot in one message."""
+
+SECRET = 32
+"""Bytes of a claim's secret, and of the commitment to it."""
+
 Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{0,32}\Z")]
+Secret = Annotated[bytes, Meta(max_length=SECRET)]
 Entry = tuple[bytes, Count, Count]
 """An entry of the log: command, index, term."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
-    """The first message on a connection, from both sides."""
+    """The first message on a connection, from both sides.
+
+    `cluster_id` is empty if the node has never been in a cluster: its disk is blank. `incarnation` names the contents
+    of its data directory, `schema` is the latest that its release knows, `priority` its wish to lead, 0 for a witness.
+    An amnesiac has lost what it held, and doesn't vote until it has all again.
+    """
 
     protocol: int
     cluster: Name
     node: Name
+    cluster_id: Id
+    incarnation: Id
+    schema: Count
+    priority: Annotated[int, Meta(ge=0, le=1000)]
+    amnesiac: bool = False
 
 
 class Ping(msgspec.Struct, frozen=True, array_like=True, tag="ping"):
@@ -50,7 +68,10 @@ class AppendEntries(msgspec.Struct, frozen=True, array_like=True, tag="ae"):
     """The leader's entries, or none: a heartbeat (Raft §5.3).
 
     `prev_index` is None if the leader's log begins after what the follower needs. `sent` is the leader's own clock in
-    microseconds, and comes back in the reply; `lease` is in milliseconds, `time` the cluster time in milliseconds.
+    microseconds, and comes back in both answers; `lease` is in milliseconds, `time` the cluster time in milliseconds.
+    `claim` numbers the leader's claims to the lease within the term, `commitment` is the hash of the claim's secret,
+    empty while there is none. To a follower that has lost what it held, `unaided` says that what is committed was
+    committed without counting it.
     """
 
     term: Count
@@ -61,10 +82,21 @@ class AppendEntries(msgspec.Struct, frozen=True, array_like=True, tag="ae"):
     sent: Count
     lease: Annotated[int, Meta(ge=0, le=MAX_LEASE)]
     time: Count
+    claim: Count
+    commitment: Secret
+    unaided: bool
+
+
+class LeaseAck(msgspec.Struct, frozen=True, array_like=True, tag="lease"):
+    """The follower has given its promise for the heartbeat that was sent at `sent` under this claim."""
+
+    term: Count
+    claim: Count
+    sent: Count
 
 
 class AppendReply(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
-    """What the follower holds of the leader's log up to `next_index` - 1, or (`reset`) where the leader goes on."""
+    """The follower has the leader's log on disk up to `next_index` - 1, or (`reset`) the leader goes on there."""
 
     term: Count
     next_index: Count
@@ -74,11 +106,15 @@ class AppendReply(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
 
 
 class PreVote(msgspec.Struct, frozen=True, array_like=True, tag="pre"):
-    """Would you vote for me in `term`? Asked before the term is begun (Raft thesis §9.6)."""
+    """Would you vote for me in `term`? Asked before the term is begun (Raft thesis §9.6).
+
+    `secret` is that of the present leader's claim, if we know that the claim has ended; else it is empty.
+    """
 
     term: Count
     last_index: Count
     last_term: Count
+    secret: Secret
 
 
 class PreVoteGranted(msgspec.Struct, frozen=True, array_like=True, tag="pre+"):
@@ -89,11 +125,12 @@ class PreVoteGranted(msgspec.Struct, frozen=True, array_like=True, tag="pre+"):
 
 
 class RequestVote(msgspec.Struct, frozen=True, array_like=True, tag="vote"):
-    """Vote for me in `term` (Raft §5.2)."""
+    """Vote for me in `term` (Raft §5.2); `secret` as in PreVote."""
 
     term: Count
     last_index: Count
     last_term: Count
+    secret: Secret
 
 
 class VoteGranted(msgspec.Struct, frozen=True, array_like=True, tag="vote+"):
@@ -108,8 +145,79 @@ class StaleTerm(msgspec.Struct, frozen=True, array_like=True, tag="stale"):
     term: Count
 
 
-Message = Hello | Ping | AppendEntries | AppendReply | PreVote | PreVoteGranted | RequestVote | VoteGranted | StaleTerm
-RaftMessage = AppendEntries | AppendReply | PreVote | PreVoteGranted | RequestVote | VoteGranted | StaleTerm
+class TimeoutNow(msgspec.Struct, frozen=True, array_like=True, tag="go"):
+    """Stand at once, the leader's claim with this secret has ended: leadership transfer (Raft thesis §3.10)."""
+
+    term: Count
+    secret: Secret
+
+
+class LastWord(msgspec.Struct, frozen=True, array_like=True, tag="last"):
+    """From the guard of `leader`: its claim with this secret has ended, and its address is gone."""
+
+    term: Count
+    leader: Name
+    secret: Secret
+
+
+class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, tag="snap"):
+    """A part of the leader's snapshot at `index`, whose entry has `index_term`; `size` bytes in all."""
+
+    term: Count
+    index: Count
+    index_term: Count
+    size: Count
+    offset: Count
+    data: Annotated[bytes, Meta(max_length=MAX_CHUNK)]
+
+
+class SnapshotReply(msgspec.Struct, frozen=True, array_like=True, tag="snap+"):
+    """The follower has the snapshot at `index` up to `offset`; installed, it is acknowledged as entries are."""
+
+    term: Count
+    index: Count
+    offset: Count
+
+
+class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag="hash"):
+    """The hash of the sender's table at `index`: 128 bits."""
+
+    index: Count
+    hash: Annotated[bytes, Meta(min_length=16, max_length=16)]
+
+
+class Propose(msgspec.Struct, frozen=True, array_like=True, tag="prop"):
+    """A record for the leader to propose; `id` is the sender's own."""
+
+    id: Count
+    record: bytes
+
+
+class ProposalOutcome(msgspec.Struct, frozen=True, array_like=True, tag="prop+"):
+    """What became of the record that came as `id`."""
+
+    id: Count
+    outcome: bytes
+
+
+RaftMessage = (
+    AppendEntries
+    | LeaseAck
+    | AppendReply
+    | PreVote
+    | PreVoteGranted
+    | RequestVote
+    | VoteGranted
+    | StaleTerm
+    | TimeoutNow
+    | LastWord
+    | SnapshotChunk
+    | SnapshotReply
+    | Checkpoint
+    | Propose
+    | ProposalOutcome
+)
+Message = Hello | Ping | RaftMessage
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from sipha.state.entries import DeleteAccount, PutAccount
 from sipha.state.multiset import digest
-from sipha.state.ordered import OrderedKeys
 from sipha.state.outcomes import Conflict, Done, NotFound
+from sipha.state.table import Digested, FrozenTable, Shards, Table
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
 class Account(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -36,14 +38,16 @@ class Account(msgspec.Struct, frozen=True, gc=False, array_like=True):
         return f"sip:{self.username}@{self.domain}"
 
 
+_decode = msgspec.msgpack.Decoder(Account).decode
+
+
 class Accounts:
     """The accounts, by identity and by what they authenticate as."""
 
-    def __init__(self, accounts: Iterable[Account] = ()) -> None:
-        self._by_identity = {account.identity: account for account in accounts}
-        self._by_login = {(account.auth_name, account.realm): account for account in self._by_identity.values()}
-        self._order = OrderedKeys(self._by_identity)
-        self.hash = self.recompute()
+    def __init__(self) -> None:
+        self._by_identity: Table[str, Account] = Table()
+        self._by_login: Shards[tuple[str, str], Account] = Shards()
+        self.hash = 0
 
     def __len__(self) -> int:
         """How many accounts there are."""
@@ -59,11 +63,11 @@ class Accounts:
 
     def known(self, aor: str) -> bool:
         """True if an account has this canonical AOR (`sip:user@domain`) as its identity."""
-        return aor.startswith("sip:") and aor[4:] in self._by_identity
+        return aor.startswith("sip:") and self._by_identity.get(aor[4:]) is not None
 
     def page(self, after: str = "", limit: int = 100) -> list[Account]:
         """The first `limit` accounts, by identity, whose identity comes after `after`."""
-        return [self._by_identity[identity] for identity in self._order.after(after, limit)]
+        return self._by_identity.after(after, limit)
 
     def put(self, record: PutAccount) -> Done | NotFound | Conflict:
         """Create or replace an account."""
@@ -77,33 +81,54 @@ class Accounts:
         holder = self._by_login.get(login)
         if holder is not None and holder is not before:
             return Conflict(f"account {holder.identity} already authenticates as {login[0]} in realm {login[1]}")
+        summand = _digest(account)
         if before is None:
-            self._order.add(identity)
+            self._by_identity.add(identity, account)
         else:
-            del self._by_login[before.auth_name, before.realm]
-            self.hash -= _digest(before)
-        self._by_identity[identity] = self._by_login[login] = account
-        self.hash += _digest(account)
+            summand -= _digest(before)
+            self._by_login.pop((before.auth_name, before.realm))
+            self._by_identity.replace(identity, before, account)
+        self._by_login.put(login, account)
+        self.hash += summand
         return Done(1)
 
     def delete(self, record: DeleteAccount) -> Done | NotFound:
         """Delete an account."""
         identity = f"{record.username}@{record.domain}"
-        account = self._by_identity.pop(identity, None)
+        account = self._by_identity.get(identity)
         if account is None:
             return NotFound(f"no account {identity}")
-        del self._by_login[account.auth_name, account.realm]
-        self._order.remove(identity)
-        self.hash -= _digest(account)
+        summand = _digest(account)
+        self._by_login.pop((account.auth_name, account.realm))
+        self._by_identity.remove(identity, account)
+        self.hash -= summand
         return Done(1)
 
-    def recompute(self) -> int:
-        """The hash taken afresh from the accounts."""
-        return sum(map(_digest, self._by_identity.values()))
+    def freeze(self) -> FrozenTable[str, Account]:
+        """The accounts as they are now, for a snapshot."""
+        return self._by_identity.freeze(_record)
+
+    def load(self, records: Sequence[bytes]) -> None:
+        """Add what a snapshot holds, in order; raises one of UNDECODABLE or ValueError."""
+        accounts = [_decode(data) for data in records]
+        for account in accounts:
+            login = account.auth_name, account.realm
+            if self._by_login.get(login) is not None:
+                raise ValueError("two accounts of one login")
+            self._by_login.put(login, account)
+            self.hash += _digest(account)
+        self._by_identity.extend((account.identity, account) for account in accounts)
+
+    def dismantle(self) -> Iterator[None]:
+        """Free all, a little with each step."""
+        yield from self._by_identity.dismantle()
+        yield from self._by_login.dismantle()
+
+
+def _record(account: Account) -> Digested:
+    return _encode(account), _digest(account)
 
 
 def _digest(account: Account) -> int:
     ha1 = sorted(account.ha1.items())
-    return digest(
-        msgspec.msgpack.encode(("account", account.username, account.domain, account.auth_name, account.realm, ha1))
-    )
+    return digest(_encode(("account", account.username, account.domain, account.auth_name, account.realm, ha1)))

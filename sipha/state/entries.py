@@ -1,8 +1,12 @@
 """The entries of the log: one `Batch` per log entry, holding the records that arrived since the last one.
 
-Each record is a class that knows both directions through msgspec's msgpack. Records are arrays with a tag: a
-field may only be added at the end and with a default, or the schema version rises. Bounds are checked when a record
-is decoded, not when it is made: a record outside them is an Invalid outcome on every node.
+Each record is a class that knows both directions through msgspec's msgpack. Records are arrays with a tag. Bounds are
+checked when a record is decoded, not when it is made: a record outside them is an Invalid outcome on every node.
+
+The schema is the version of the records and of what `apply` makes of them: whatever changes an outcome is a new one.
+An entry is applied under the schema in its own header, by this release as by the one that wrote it. The leader writes
+the schema that is active (`Machine.schema`). RaiseSchema makes a later one active; it stands in an entry of that later
+schema, so that a release which doesn't know it stops there (UnknownSchema) and skips nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +16,13 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-SCHEMA = 1
-"""The version of the records and of what `apply` makes of them."""
+from sipha.errors import SiphaError
+
+SCHEMA = 2
+"""The latest schema that this release knows.
+
+1: the records up to Barrier. 2: PutMembers and RaiseSchema too; a REGISTER may remove what isn't there, however late.
+"""
 
 _Number = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
 _Thousandths = Annotated[int, Meta(ge=0, le=1000)]
@@ -22,6 +31,19 @@ _Text = Annotated[str, Meta(min_length=1)]
 _Domain = Annotated[str, Meta(pattern=r"^[^@\s]+\Z")]
 _Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{32,128}\Z")]
 _Secret = Annotated[bytes, Meta(min_length=32, max_length=32)]
+_Name = Annotated[str, Meta(min_length=1, max_length=64)]
+_Schema = Annotated[int, Meta(ge=2, le=0xFFFF)]
+
+
+class UnknownSchema(SiphaError):
+    """The log or a snapshot is of a later schema than this release knows; nothing of it was applied."""
+
+    def __init__(self, schema: int) -> None:
+        super().__init__(
+            f"the log is of schema {schema}, and this release of sipha knows none after {SCHEMA}: install the release "
+            "that the other nodes run"
+        )
+        self.schema = schema
 
 
 class Policy(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -140,7 +162,49 @@ class Barrier(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="bar")
     node: str
 
 
-Record = Register | RemoveBindings | Expire | PutAccount | DeleteAccount | PutKey | PutSetting | Barrier
+class Member(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
+    """A node of the cluster, reached by the others at `address` (`host:port`).
+
+    A voter serves phones; a witness votes and stores the log, and never has the virtual address; a learner stores the
+    log and doesn't vote yet.
+    """
+
+    name: _Name
+    address: _Text
+    role: Literal["voter", "witness", "learner"]
+
+
+class PutMembers(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="mem"):
+    """The members of the cluster from now on, all of them; two of one name, or none that votes, is a ValueError."""
+
+    members: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        """Check what no later entry could mend."""
+        if len({member.name for member in self.members}) < len(self.members):
+            raise ValueError("two members of one name")
+        if all(member.role == "learner" for member in self.members):
+            raise ValueError("no member that votes")
+
+
+class RaiseSchema(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="raise"):
+    """Make the schema of this entry's own header, which `schema` repeats, the active one."""
+
+    schema: _Schema
+
+
+Record = (
+    Register
+    | RemoveBindings
+    | Expire
+    | PutAccount
+    | DeleteAccount
+    | PutKey
+    | PutSetting
+    | Barrier
+    | PutMembers
+    | RaiseSchema
+)
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -155,6 +219,12 @@ class Batch(msgspec.Struct, frozen=True, gc=False, array_like=True):
     records: tuple[Record, ...]
 
 
+class _Header(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What every schema has in common: the number of the schema comes first."""
+
+    schema: int
+
+
 class _Sealed(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A batch whose records are still bytes."""
 
@@ -166,6 +236,7 @@ class _Sealed(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Batch)
+_header_decoder = msgspec.msgpack.Decoder(_Header)
 _sealed_decoder = msgspec.msgpack.Decoder(_Sealed)
 _record_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 
@@ -179,17 +250,30 @@ def encode(batch: Batch) -> bytes:
 
 
 def decode(data: bytes) -> Batch:
-    """The batch that `encode` made; raises one of UNDECODABLE."""
-    return _decoder.decode(data)
+    """The batch that `encode` made; raises UnknownSchema, or one of UNDECODABLE."""
+    try:
+        batch = _decoder.decode(data)
+    except UNDECODABLE:
+        check_schema(_header_decoder.decode(data).schema)
+        raise
+    check_schema(batch.schema)
+    return batch
 
 
 def decode_singly(data: bytes) -> tuple[Batch, list[Record | None]]:
     """The header of a batch, without records, and its records one by one: None for one that can't be decoded.
 
-    Raises one of UNDECODABLE if the header itself can't be decoded.
+    Raises UnknownSchema, or one of UNDECODABLE if the header itself can't be decoded.
     """
     sealed = _sealed_decoder.decode(data)
+    check_schema(sealed.schema)
     return Batch(sealed.schema, sealed.time, sealed.policy, ()), [_decode_record(raw) for raw in sealed.records]
+
+
+def check_schema(schema: int) -> None:
+    """Raise UnknownSchema for one that this release doesn't know."""
+    if schema > SCHEMA:
+        raise UnknownSchema(schema)
 
 
 def _decode_record(raw: msgspec.Raw) -> Record | None:

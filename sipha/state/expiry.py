@@ -6,6 +6,10 @@ is due is it moved on, so refreshes cost nothing and the buckets never hold more
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from sipha.state.table import emptied
+
 
 class ExpiryBuckets:
     """The AORs by the second at which they are looked at."""
@@ -44,3 +48,8 @@ class ExpiryBuckets:
                     return found
                 found.append((aor, bucket))
         return found
+
+    def dismantle(self) -> Iterator[None]:
+        """Free all, a little with each step."""
+        while self._buckets:
+            yield from emptied(self._buckets.popitem()[1])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 
 from sipha.state.entries import PutKey
 from sipha.state.multiset import digest
 from sipha.state.outcomes import Done
+from sipha.state.table import Digested
 
 RING_SIZE = 8
 """How many keys stay valid: with a key a day, tokens a week old are still verified."""
 
 _LAST_ID = 255
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple[int, bytes]).decode
 
 
 class Keys:
@@ -22,24 +26,33 @@ class Keys:
     Ids rise by one, and after 255 comes 1: a token names its key in one byte.
     """
 
-    def __init__(self, ring: Iterable[tuple[int, bytes]] = ()) -> None:
-        self.ring = dict(ring)
-        self.current = next(reversed(self.ring), None)
+    def __init__(self) -> None:
+        self.ring: dict[int, bytes] = {}
+        self.current: int | None = None
         """The id of the key that new tokens are made with; None while there is no key."""
-        self.hash = sum(map(_digest, self.ring.items()))
+        self.hash = 0
 
     def put(self, record: PutKey) -> Done:
         """Add a key as the current one and drop the oldest beyond RING_SIZE."""
         key_id = (self.current or 0) % _LAST_ID + 1
-        self.ring = dict([*self.ring.items(), (key_id, record.secret)][-RING_SIZE:])
-        self.current = key_id
-        self.hash = self.recompute()
+        ring = dict([*self.ring.items(), (key_id, record.secret)][-RING_SIZE:])
+        self.ring, self.current, self.hash = ring, key_id, _hash(ring)
         return Done(1)
 
-    def recompute(self) -> int:
-        """The hash taken afresh from the keys."""
-        return sum(map(_digest, self.ring.items()))
+    def freeze(self) -> list[Digested]:
+        """The keys as they are now, oldest first, for a snapshot."""
+        return [(_encode(item), _digest(item)) for item in self.ring.items()]
+
+    def load(self, records: Sequence[bytes]) -> None:
+        """Add what a snapshot holds, in order; raises one of UNDECODABLE."""
+        self.ring |= map(_decode, records)
+        self.current = next(reversed(self.ring), None)
+        self.hash = _hash(self.ring)
+
+
+def _hash(ring: dict[int, bytes]) -> int:
+    return sum(map(_digest, ring.items()))
 
 
 def _digest(item: tuple[int, bytes]) -> int:
-    return digest(msgspec.msgpack.encode(("key", *item)))
+    return digest(_encode(("key", *item)))

@@ -16,9 +16,9 @@ from sipha.state.binding import Binding
 from sipha.state.entries import Expire, Policy, Register, RemoveBindings
 from sipha.state.expiry import ExpiryBuckets
 from sipha.state.multiset import digest
-from sipha.state.ordered import OrderedKeys
 from sipha.state.outcomes import Done, Invalid, NotFound, Registered, Rejected
 from sipha.state.registration import Moment
+from sipha.state.table import DamagedMemory, Digested, FrozenTable, Table
 from sipha.state.tombstones import LIFETIME, Tombstone, Tombstones
 
 __all__ = ["Binding", "Location"]
@@ -34,7 +34,10 @@ _decode = msgspec.msgpack.Decoder(tuple[Binding, ...]).decode
 
 
 class _Row(msgspec.Struct, gc=False):
-    """The bindings of one AOR: encoded, hashed, the first expiry in ms, and the second of its expiry bucket."""
+    """The bindings of one AOR: encoded, hashed, the first expiry in ms, and the second of its expiry bucket.
+
+    Only the bucket is ever changed, which is each node's own business.
+    """
 
     data: bytes
     digest: int
@@ -49,24 +52,14 @@ class Location:
     time. Reading hides bindings that ran out; they stay until an Expire or the AOR's next REGISTER removes them.
     """
 
-    def __init__(self, rows: Iterable[bytes] = (), tombstones: Iterable[Tombstone] = ()) -> None:
-        self._rows: dict[str, _Row] = {}
+    def __init__(self) -> None:
+        self._rows: Table[str, _Row] = Table()
         self._buckets = ExpiryBuckets()
-        self._tombstones = Tombstones(tombstones)
-        self._moment = Moment(0, 0, Policy(), count())
+        self._tombstones = Tombstones()
+        self._moment = Moment(0, 0, Policy(), 1, count())
         self._hash = 0
         self.count = 0
         """How many bindings there are, with those that ran out and are not yet removed."""
-        for data in rows:
-            bindings = _decode(data)
-            if not bindings:
-                raise msgspec.ValidationError("an AOR without bindings")
-            aor, earliest = bindings[0].aor, _earliest(bindings)
-            row = self._rows[aor] = _Row(data, digest(data), earliest, earliest // 1000)
-            self._buckets.add(aor, row.bucket)
-            self._hash += row.digest
-            self.count += len(bindings)
-        self._order = OrderedKeys(self._rows)
 
     def __len__(self) -> int:
         """How many AORs have bindings."""
@@ -94,7 +87,7 @@ class Location:
 
     def aors(self, after: str = "", limit: int = 100) -> list[str]:
         """The first `limit` AORs in the table, in order, that come after `after`: the last one is the next cursor."""
-        return self._order.after(after, limit)
+        return self._rows.keys_after(after, limit)
 
     def expired(self, now: int, limit: int) -> tuple[tuple[str, int, int], ...]:
         """Up to `limit` bindings that ran out, as Expire names them; none is reported again for some seconds.
@@ -104,7 +97,9 @@ class Location:
         second = now // 1000
         found: list[tuple[str, int, int]] = []
         for aor, bucket in self._buckets.due(second, limit * _EXAMINED_PER_FOUND):
-            row = self._rows[aor]
+            row = self._rows.get(aor)
+            if row is None:
+                raise DamagedMemory(f"{aor} is to expire and has no bindings")
             if row.earliest <= now:
                 if len(found) >= limit:
                     break
@@ -120,10 +115,10 @@ class Location:
 
     # Applying
 
-    def begin(self, index: int, time: int, policy: Policy) -> None:
-        """Say at which log index, time and policy the next records are applied; forget the tombstones that end."""
+    def begin(self, index: int, time: int, policy: Policy, schema: int) -> None:
+        """Say at which log index and time and by what rules the next records are applied; forget what ends."""
         # An id names the entry that made the binding and its place there, so that it is the same on every node.
-        self._moment = Moment(index, time, policy, count(index << 20))
+        self._moment = Moment(index, time, policy, schema, count(index << 20))
         self._tombstones.prune(time)
 
     def register(self, request: Register) -> Registered | Rejected | Invalid:
@@ -137,7 +132,7 @@ class Location:
         if len(stored) == len(current) == 1:
             refreshed = registration.refresh(request, current[0], self._moment)
             if refreshed is not None:
-                self._store(aor, row, 1, (refreshed,))
+                self._store(aor, row, _row((refreshed,)))
                 return Registered((refreshed,), time)
         removed = self._tombstones.cseq(aor, request.call_id)
         if not request.wildcard:
@@ -149,11 +144,13 @@ class Location:
         if isinstance(bindings, Rejected):
             return bindings
         after = tuple(bindings)
+        new = row if after == current else _row(after)
         if request.cseq > removed and _removes(request, self._moment.policy):
             self._tombstones.add(aor, request.call_id, request.cseq, time)
-        if after != current:
+        if new is not row:
             self._bury(stored, after)
-            self._store(aor, row, len(stored), after)
+            self._store(aor, row, new)
+            self.count += len(after) - len(stored)
         return Registered(after, time)
 
     def remove(self, record: RemoveBindings) -> Done | NotFound:
@@ -168,43 +165,78 @@ class Location:
             after = current if place < 0 else current[:place] + current[place + 1 :]
         if len(after) == len(current):
             return NotFound(f"no such binding of {record.aor}")
+        new = _row(after)
         self._bury(stored, after)
-        self._store(record.aor, row, len(stored), after)
+        self._store(record.aor, row, new)
+        self.count += len(after) - len(stored)
         return Done(len(current) - len(after))
 
     def expire(self, record: Expire) -> Done:
         """Remove those of the bindings named that ran out and were not refreshed since (design §3)."""
         time = self._moment.time
-        removed = 0
+        left: dict[str, tuple[Binding, ...]] = {}
+        steps: list[tuple[tuple[Binding, ...], tuple[Binding, ...]]] = []
         for aor, contact_id, version in record.bindings:
-            row = self._rows.get(aor)
-            if row is None or row.earliest > time:
-                continue
-            stored = _decode(row.data)
+            stored = left.get(aor)
+            if stored is None:
+                row = self._rows.get(aor)
+                if row is None or row.earliest > time:
+                    continue
+                stored = _decode(row.data)
             after = tuple(
                 binding
                 for binding in stored
                 if binding.contact_id != contact_id or binding.version != version or binding.expires_at > time
             )
             if len(after) < len(stored):
-                removed += len(stored) - len(after)
-                self._bury(stored, after)
-                self._store(aor, row, len(stored), after)
-        return Done(removed)
+                left[aor] = after
+                steps.append((stored, after))
+        rows = [(aor, _row(after)) for aor, after in left.items()]
+        for stored, after in steps:
+            self._bury(stored, after)
+            self.count += len(after) - len(stored)
+        for aor, new in rows:
+            self._store(aor, self._rows.get(aor), new)
+        return Done(sum(len(stored) - len(after) for stored, after in steps))
 
-    # Copying and checking
-
-    def rows(self) -> Iterator[bytes]:
-        """The bindings of each AOR, encoded, in the order of the AORs: what a Location is made from."""
-        return (self._rows[aor].data for aor in self._order)
+    # Copying
 
     def tombstones(self) -> Iterator[Tombstone]:
         """The tombstones in the order in which they end."""
         return iter(self._tombstones)
 
-    def recompute(self) -> int:
-        """The hash taken afresh from the records."""
-        return sum(digest(row.data) for row in self._rows.values()) + self._tombstones.recompute()
+    def freeze(self) -> FrozenTable[str, _Row]:
+        """The bindings of each AOR as they are now, in the order of the AORs, for a snapshot."""
+        return self._rows.freeze(_record)
+
+    def freeze_tombstones(self) -> FrozenTable[int, Tombstone]:
+        """The tombstones as they are now, for a snapshot."""
+        return self._tombstones.freeze()
+
+    def load(self, records: Iterable[bytes]) -> None:
+        """Add what a snapshot holds of bindings, in order; raises one of UNDECODABLE or ValueError."""
+        rows = []
+        for data in records:
+            bindings = _decode(data)
+            if not bindings:
+                raise ValueError("an AOR without bindings")
+            aor, earliest = bindings[0].aor, _earliest(bindings)
+            row = _Row(data, digest(data), earliest, earliest // 1000)
+            rows.append((aor, row))
+            self._buckets.add(aor, row.bucket)
+            self._hash += row.digest
+            self.count += len(bindings)
+        self._rows.extend(rows)
+
+    def load_tombstones(self, records: Iterable[bytes]) -> None:
+        """Add what a snapshot holds of tombstones; raises one of UNDECODABLE or ValueError."""
+        self._tombstones.load(records)
+
+    def dismantle(self) -> Iterator[None]:
+        """Free all, a little with each step."""
+        yield from self._rows.dismantle()
+        yield from self._buckets.dismantle()
+        yield from self._tombstones.dismantle()
 
     def _bury(self, before: Sequence[Binding], after: Sequence[Binding]) -> None:
         """Leave a tombstone for each binding that is gone, or is another Call-ID's now."""
@@ -215,31 +247,39 @@ class Location:
             if staying.get(binding.contact_id) != binding.call_id and time - binding.last_modified < LIFETIME:
                 self._tombstones.add(binding.aor, binding.call_id, binding.cseq, time)
 
-    def _store(self, aor: str, row: _Row | None, before: int, bindings: tuple[Binding, ...]) -> None:
-        """Put the bindings of an AOR in the place of the `before` ones in its row."""
-        self.count += len(bindings) - before
-        if row is not None:
-            self._hash -= row.digest
-        if not bindings:
-            if row is not None:
-                self._buckets.remove(aor, row.bucket)
-                self._order.remove(aor)
-                del self._rows[aor]
-            return
-        data = _encode(bindings)
-        summand = digest(data)
-        earliest = _earliest(bindings)
-        self._hash += summand
+    def _store(self, aor: str, row: _Row | None, new: _Row | None) -> None:
+        """Put the row of an AOR in the place of the one that it has; None is no row."""
         if row is None:
-            self._rows[aor] = _Row(data, summand, earliest, earliest // 1000)
-            self._buckets.add(aor, earliest // 1000)
-            self._order.add(aor)
-            return
-        row.data, row.digest, row.earliest = data, summand, earliest
-        if earliest // 1000 < row.bucket:
+            if new is not None:
+                self._rows.add(aor, new)
+                self._buckets.add(aor, new.bucket)
+                self._hash += new.digest
+        elif new is None:
+            self._rows.remove(aor, row)
             self._buckets.remove(aor, row.bucket)
-            row.bucket = earliest // 1000
-            self._buckets.add(aor, row.bucket)
+            self._hash -= row.digest
+        else:
+            if new.bucket < row.bucket:
+                self._buckets.remove(aor, row.bucket)
+                self._buckets.add(aor, new.bucket)
+            else:
+                new.bucket = row.bucket
+            self._rows.replace(aor, row, new)
+            self._hash += new.digest - row.digest
+
+
+def _row(bindings: tuple[Binding, ...]) -> _Row | None:
+    """The row of these bindings, None if there are none."""
+    if not bindings:
+        return None
+    data, earliest = _encode(bindings), _earliest(bindings)
+    return _Row(data, digest(data), earliest, earliest // 1000)
+
+
+def _record(row: _Row) -> Digested:
+    if digest(row.data) != row.digest:
+        raise DamagedMemory(f"the bindings of {_decode(row.data)[0].aor} have changed by themselves")
+    return row.data, row.digest
 
 
 def _earliest(bindings: tuple[Binding, ...]) -> int:

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
+from collections.abc import Iterator
 
-import msgspec
-
-from sipha.errors import SiphaError
-from sipha.state.accounts import Account, Accounts
 from sipha.state.entries import (
-    SCHEMA,
     UNDECODABLE,
     Barrier,
-    Batch,
     DeleteAccount,
     Expire,
-    Policy,
     PutAccount,
     PutKey,
+    PutMembers,
     PutSetting,
+    RaiseSchema,
     Record,
     Register,
     RemoveBindings,
+    UnknownSchema,
     decode,
     decode_singly,
 )
-from sipha.state.keys import Keys
-from sipha.state.location import Location
-from sipha.state.multiset import MASK
 from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Outcome, Registered, Rejected
-from sipha.state.settings import Settings
-from sipha.state.tombstones import Tombstone
+from sipha.state.snapshot import Frozen, Loaded
+from sipha.state.table import DamagedMemory
+from sipha.state.tables import Tables
 
 __all__ = [
     "Conflict",
-    "DamagedSnapshot",
+    "DamagedMemory",
     "Done",
     "Invalid",
     "Machine",
@@ -42,60 +36,33 @@ __all__ = [
     "Outcome",
     "Registered",
     "Rejected",
+    "UnknownSchema",
 ]
 
-_SNAPSHOT = 1
-"""The version of the snapshot's form."""
 
-_CHECKSUM = 16
-"""The bytes of the checksum behind it."""
+class Machine(Tables):
+    """The state, and how the log changes it.
 
-
-class DamagedSnapshot(SiphaError):
-    """The bytes are not a snapshot that this version can read, or were changed; nothing was restored."""
-
-
-class _Snapshot(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    version: int
-    index: int
-    time: int
-    policy: Policy
-    location: list[bytes]
-    tombstones: list[Tombstone]
-    accounts: list[Account]
-    keys: list[tuple[int, bytes]]
-    settings: list[tuple[str, str]]
-    hash: str
-
-
-_snapshot_encoder = msgspec.msgpack.Encoder(order="deterministic")
-_snapshot_decoder = msgspec.msgpack.Decoder(_Snapshot)
-
-
-class Machine:
-    """The state at log index `index` and cluster time `time` (ms), under the `policy` of the last entry.
-
-    `location`, `accounts`, `keys` and `settings` are for reading; `restore` puts new ones in their places.
+    `location`, `accounts`, `keys` and `settings` are for reading; `adopt` puts new ones in their places.
     """
 
     def __init__(self) -> None:
-        self.index = 0
-        self.time = 0
-        self.policy = Policy()
-        self.location = Location()
-        self.accounts = Accounts()
-        self.keys = Keys()
-        self.settings = Settings()
+        super().__init__()
+        self._applying = False
 
     def apply(self, index: int, entry: bytes) -> list[Outcome]:
         """Apply the entry at a log index and return one outcome for each record.
 
-        Total and deterministic; never raises. What can't be decoded, a record or the whole entry, is an Invalid
-        outcome and changes nothing. An entry at or before `index` was applied already: it has no outcomes.
+        Total and deterministic. What can't be decoded, a record or the whole entry, is an Invalid outcome and changes
+        nothing. An entry at or before `index` was applied already: it has no outcomes.
+
+        Raises UnknownSchema, having changed nothing, until a release that knows the entry's schema is installed. Raises
+        DamagedMemory if the state is found to be none, and ever after if an entry was applied in part, as when memory
+        ended.
         """
         if index <= self.index:
             return []
-        self.index = index
+        self._check_whole()
         records: list[Record | None] | tuple[Record, ...]
         try:
             batch = decode(entry)
@@ -104,69 +71,59 @@ class Machine:
             try:
                 batch, records = decode_singly(entry)
             except UNDECODABLE:
+                self.index = index
                 return [Invalid("not an entry")]
-        if batch.schema != SCHEMA:
-            return [Invalid(f"schema {batch.schema}, and this node knows {SCHEMA}")] * len(records)
-        self._begin(index, batch)
-        return [self._apply(record) for record in records]
+        if batch.schema < 1:
+            self.index = index
+            return [Invalid(f"there is no schema {batch.schema}")] * len(records)
+        self._applying = True
+        time = max(self.time, batch.time)
+        self.location.begin(index, time, batch.policy, batch.schema)
+        outcomes = [self._apply(record, batch.schema) for record in records]
+        self.time, self.policy, self.index = time, batch.policy, index
+        self._applying = False
+        return outcomes
 
-    def hash(self) -> int:
-        """The hash of all records in the state, the same on every node that has applied as much: 128 bits."""
-        return (self.location.hash + self.accounts.hash + self.keys.hash + self.settings.hash) & MASK
+    def freeze(self, term: int, cluster_id: str) -> Frozen:
+        """A snapshot of the state as it is now; `term` is that of the entry at `index`."""
+        self._check_whole()
+        return Frozen(self, term, cluster_id)
 
-    def hash_hex(self) -> str:
-        """The hash as 32 hexadecimal digits."""
-        return f"{self.hash():032x}"
+    def adopt(self, loaded: Loaded) -> Iterator[None]:
+        """Put the state of a snapshot in the place of this one, which each step of what is returned frees in part."""
+        old = Tables()
+        old.take(self)
+        self.take(loaded.tables)
+        self._applying = False
+        return old.dismantle()
 
-    def recompute(self) -> int:
-        """The hash taken afresh from all records; anything but `hash()` means damaged memory or a bug."""
-        parts = (self.location, self.accounts, self.keys, self.settings)
-        return sum(part.recompute() for part in parts) & MASK
+    def scrub(self) -> Iterator[None]:
+        """Check all records against the hash, some hundred with each step, while entries may go on being applied.
 
-    def snapshot(self) -> bytes:
-        """The whole state as bytes: the same on every node that has applied as much."""
-        body = _snapshot_encoder.encode(
-            _Snapshot(
-                _SNAPSHOT,
-                self.index,
-                self.time,
-                self.policy,
-                list(self.location.rows()),
-                list(self.location.tombstones()),
-                self.accounts.page(limit=len(self.accounts)),
-                list(self.keys.ring.items()),
-                self.settings.items(),
-                self.hash_hex(),
-            )
-        )
-        return body + blake2b(body, digest_size=_CHECKSUM).digest()
-
-    def restore(self, data: bytes) -> None:
-        """Put the state of a snapshot in the place of this one; raises DamagedSnapshot."""
-        body, checksum = data[:-_CHECKSUM], data[-_CHECKSUM:]
-        if blake2b(body, digest_size=_CHECKSUM).digest() != checksum:
-            raise DamagedSnapshot("the snapshot's checksum is wrong")
+        Raises DamagedMemory.
+        """
+        frozen = self.freeze(0, "")
         try:
-            snapshot = _snapshot_decoder.decode(body)
-            restored = Machine()
-            restored.location = Location(snapshot.location, snapshot.tombstones)
-        except UNDECODABLE as error:
-            raise DamagedSnapshot(f"not a snapshot: {error}") from error
-        restored.accounts = Accounts(snapshot.accounts)
-        restored.keys = Keys(snapshot.keys)
-        restored.settings = Settings(snapshot.settings)
-        if snapshot.version != _SNAPSHOT or snapshot.hash != restored.hash_hex():
-            raise DamagedSnapshot(f"version {snapshot.version}, hash {snapshot.hash}, records {restored.hash_hex()}")
-        self.index, self.time, self.policy = snapshot.index, snapshot.time, snapshot.policy
-        self.location, self.accounts = restored.location, restored.accounts
-        self.keys, self.settings = restored.keys, restored.settings
+            for _ in frozen:
+                yield
+        finally:
+            freed = frozen.close()
+        yield from freed
 
-    def _begin(self, index: int, batch: Batch) -> None:
-        self.time = max(self.time, batch.time)
-        self.policy = batch.policy
-        self.location.begin(index, self.time, batch.policy)
+    def _check_whole(self) -> None:
+        if self._applying:
+            raise DamagedMemory(f"the entry after {self.index} was applied in part")
 
-    def _apply(self, record: Record | None) -> Outcome:
+    def _apply(self, record: Record | None, schema: int) -> Outcome:
+        """Apply a record wholly, or not at all: all that may fail is done before anything is changed."""
+        try:
+            return self._change(record, schema)
+        except (MemoryError, DamagedMemory):  # this node's own trouble
+            raise
+        except Exception as error:  # noqa: BLE001  the same on every node, and no reason to skip the records after it
+            return Invalid(f"can't be applied: {error!r}")
+
+    def _change(self, record: Record | None, schema: int) -> Outcome:
         match record:
             case Register():
                 return self.location.register(record)
@@ -184,5 +141,19 @@ class Machine:
                 return self.settings.put(record)
             case Barrier():
                 return Done(0)
-            case None:
+            case PutMembers() if schema >= 2:
+                return self._put_members(record)
+            case RaiseSchema() if schema >= 2:
+                return self._raise_schema(record, schema)
+            case _:
                 return Invalid("not a record of this schema")
+
+    def _put_members(self, record: PutMembers) -> Done:
+        before, self.members = self.members, tuple(sorted(record.members))
+        return Done(int(self.members != before))
+
+    def _raise_schema(self, record: RaiseSchema, schema: int) -> Done | Invalid:
+        if record.schema != schema:
+            return Invalid(f"schema {record.schema} is raised in an entry of schema {schema}")
+        before, self.schema = self.schema, max(self.schema, schema)
+        return Done(self.schema - before)

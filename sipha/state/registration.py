@@ -21,7 +21,7 @@ _MOST_CONTACTS = 64
 
 
 class Moment(NamedTuple):
-    """When a REGISTER is applied: as which version (the log index), at which cluster time (ms), under which policy.
+    """When a REGISTER is applied: as which version (the log index), at which cluster time (ms), under what rules.
 
     `contact_ids` gives the ids of new bindings.
     """
@@ -29,6 +29,7 @@ class Moment(NamedTuple):
     version: int
     time: int
     policy: Policy
+    schema: int
     contact_ids: Iterator[int]
 
 
@@ -67,7 +68,10 @@ def register(request: Register, current: Sequence[Binding], removed: int, moment
         reg_id = _reg_id(request, contact)
         place = find(bindings, contact.uri, contact.instance, reg_id, own)
         if place < 0:
-            if request.cseq < removed or (seconds and request.cseq == removed):
+            if seconds and request.cseq <= removed:
+                return STALE
+            # Since schema 2 what isn't there may be removed: this may be the repeat of the very REGISTER that did it.
+            if request.cseq < removed and moment.schema < 2:
                 return STALE
             if seconds:
                 binding = _binding(

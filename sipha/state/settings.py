@@ -9,14 +9,18 @@ import msgspec
 from sipha.state.entries import PutSetting
 from sipha.state.multiset import digest
 from sipha.state.outcomes import Done
+from sipha.state.table import Digested
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple[str, str]).decode
 
 
 class Settings:
     """The settings by name."""
 
-    def __init__(self, values: Iterable[tuple[str, str]] = ()) -> None:
-        self._values = dict(values)
-        self.hash = self.recompute()
+    def __init__(self) -> None:
+        self._values: dict[str, str] = {}
+        self.hash = 0
 
     def get(self, name: str, default: str = "") -> str:
         """The value of a setting, or `default` while it isn't set."""
@@ -28,18 +32,28 @@ class Settings:
 
     def put(self, record: PutSetting) -> Done:
         """Set a setting, or remove it if the value is empty."""
-        before = self._values.pop(record.name, None)
-        if before is not None:
-            self.hash -= _digest((record.name, before))
+        before = self._values.get(record.name, "")
+        if before == record.value:
+            return Done(0)
+        change = _digest((record.name, record.value)) if record.value else 0
+        if before:
+            change -= _digest((record.name, before))
         if record.value:
             self._values[record.name] = record.value
-            self.hash += _digest((record.name, record.value))
-        return Done(int(before != (record.value or None)))
+        else:
+            del self._values[record.name]
+        self.hash += change
+        return Done(1)
 
-    def recompute(self) -> int:
-        """The hash taken afresh from the settings."""
-        return sum(map(_digest, self._values.items()))
+    def freeze(self) -> list[Digested]:
+        """The settings as they are now, by name, for a snapshot."""
+        return [(_encode(item), _digest(item)) for item in self.items()]
+
+    def load(self, records: Iterable[bytes]) -> None:
+        """Add what a snapshot holds; raises one of UNDECODABLE."""
+        self._values |= map(_decode, records)
+        self.hash = sum(map(_digest, self._values.items()))
 
 
 def _digest(item: tuple[str, str]) -> int:
-    return digest(msgspec.msgpack.encode(("setting", *item)))
+    return digest(_encode(("setting", *item)))

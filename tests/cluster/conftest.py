@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from socket import socket
 
 import pytest
@@ -10,17 +9,18 @@ from zope.interface import implementer
 
 from sipha.cluster.raft import Timing
 from sipha.sip.flow import Address
+from tests.cluster.assembly import Assemble, Assembly
 from tests.cluster.ballot import Ballot, Convene
 from tests.cluster.world import World
 
 
 @pytest.fixture
-def convene(tmp_path: Path) -> Iterator[Convene]:
-    """Make voters; all of their files are closed in the end."""
+def convene() -> Iterator[Convene]:
+    """Make voters."""
     ballots: list[Ballot] = []
 
-    def start(names: str = "abc", timing: Timing | None = None) -> Ballot:
-        ballots.append(Ballot(tmp_path / str(len(ballots)), names, timing))
+    def start(names: str = "abc", timing: Timing | None = None, learners: str = "") -> Ballot:
+        ballots.append(Ballot(names, timing, learners))
         return ballots[-1]
 
     yield start
@@ -31,6 +31,32 @@ def convene(tmp_path: Path) -> Iterator[Convene]:
 @pytest.fixture
 def ballot(convene: Convene) -> Ballot:
     return convene()
+
+
+@pytest.fixture
+def assemble(failures: list[LogEvent]) -> Iterator[Assemble]:
+    """Found a cluster; its nodes are yet to be started. No step of theirs may fail."""
+    assemblies: list[Assembly] = []
+
+    def found(founders: str = "abc", timing: Timing | None = None) -> Assembly:
+        assemblies.append(Assembly(founders, timing))
+        assemblies[-1].found()
+        return assemblies[-1]
+
+    yield found
+    for assembly in assemblies:
+        assembly.close()
+    assert not failures
+
+
+@pytest.fixture
+def assembly(assemble: Assemble) -> Assembly:
+    """Three nodes, of which a leads, and nothing is under way."""
+    assembly = assemble()
+    assembly.start("abc")
+    assembly.elect("a")
+    assembly.run(0.1)
+    return assembly
 
 
 @pytest.fixture

@@ -148,3 +148,62 @@ def test_proposer_may_propose_again_when_told(log: Log) -> None:
     log.proposals.add(RemoveBindings("b"), lambda _: log.propose(1))
     log.proposals.withdraw()
     assert log.proposals.count == 1
+
+
+def test_what_comes_while_leadership_is_handed_on_waits_and_is_not_lost(log: Log) -> None:
+    log.propose(2)
+    log.proposals.flush()
+    log.proposals.hold()
+    log.propose(3)
+    log.proposals.flush()
+    assert len(log.entries) == 1
+    assert log.proposals.count == 5
+    log.proposals.resume()
+    log.proposals.flush()
+    assert [len(batch.records) for batch, _ in log.entries] == [2, 3]
+
+
+def test_what_is_held_waits_no_longer_than_the_deadline(log: Log) -> None:
+    log.proposals.hold()
+    log.propose(1)
+    log.now = module.DEADLINE
+    log.proposals.expire()
+    assert log.kinds == {QueueFull}
+
+
+def test_entry_is_under_way_until_its_proposers_are_told(log: Log) -> None:
+    log.propose(1)
+    assert not log.proposals.under_way
+    log.proposals.flush()
+    log.propose(1)
+    log.proposals.flush()
+    assert log.proposals.under_way
+    log.entries[0][1]([Done(0)])
+    assert log.proposals.under_way
+    log.entries[1][1]([Done(0)])
+    assert not log.proposals.under_way
+
+
+def test_own_records_of_the_cluster_wait_for_as_long_as_it_takes(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A barrier must not be refused because phones have filled the queue."""
+    monkeypatch.setattr(module, "MAX_PROPOSALS", 1)
+    log.propose(1)
+    log.proposals.add_internal(RemoveBindings("barrier"), log.outcomes.append)
+    log.now = module.DEADLINE + 1
+    log.proposals.expire()
+    assert len(log.outcomes) == 1
+    log.proposals.flush()
+    assert [record.aor for batch, _ in log.entries for record in batch.records] == ["barrier"]  # type: ignore[union-attr]
+
+
+def test_refused_ones_know_whether_their_record_may_yet_be_applied(log: Log) -> None:
+    log.propose(1)
+    log.proposals.flush()
+    log.propose(1)
+    log.proposals.refuse_waiting(NotLeader("gone"))
+    assert [type(outcome) for outcome in log.outcomes] == [NotLeader]
+    assert log.proposals.under_way
+    log.propose(1)
+    log.proposals.refuse_all(UnknownOutcome("unknown"), NotLeader("gone"))
+    assert [type(outcome) for outcome in log.outcomes] == [NotLeader, UnknownOutcome, NotLeader]
+    assert log.proposals.count == 0

@@ -1,8 +1,11 @@
+"""Replicas in one process: first over real connections and disks, then in virtual time where one thing goes wrong."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
@@ -11,16 +14,21 @@ from twisted.logger import LogEvent
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from sipha.cluster import founding, journal, segment
 from sipha.cluster import replica as module
+from sipha.cluster.disk import FileDisk
+from sipha.cluster.guards import REGULAR
 from sipha.cluster.leadership import ILeader
-from sipha.cluster.peers import INetworkUser
+from sipha.cluster.peers import INetworkUser, Peers
 from sipha.cluster.raft import Timing
 from sipha.cluster.replica import Replica
-from sipha.errors import ConfigError, NotLeader, Unavailable, UnknownOutcome
+from sipha.cluster.wire import AppendEntries, PreVote, ProposalOutcome, Propose, RequestVote, VoteGranted
+from sipha.errors import ConfigError, NoQuorum, NotLeader, Unavailable, UnknownOutcome
 from sipha.sip.flow import Address
-from sipha.state.entries import Contact, Policy, PutAccount, Register
+from sipha.state.entries import SCHEMA, Batch, Policy, PutAccount, PutSetting, Register, decode, encode
 from sipha.state.interfaces import ICredentials, ILocation, ILog
 from sipha.state.outcomes import Done, Invalid, Outcome, Registered
+from tests.cluster.assembly import CLUSTER_ID, Assemble, Assembly, register
 from tests.cluster.world import World
 
 
@@ -37,7 +45,7 @@ class Diary:
 
 
 class Cluster:
-    """Replicas in one process that talk over real connections."""
+    """Replicas in one process that talk over real connections and write to real files."""
 
     def __init__(self, world: World, addresses: dict[str, Address], directory: Path) -> None:
         self.world = world
@@ -46,18 +54,24 @@ class Cluster:
         self.replicas: dict[str, Replica] = {}
         self.diaries: dict[str, Diary] = {}
         self.failed: list[str] = []
+        voters = {name: f"{host}:{port}" for name, (host, port) in addresses.items()}
+        for name in addresses:
+            with founding.taken(directory / name, create=True) as disk:
+                founding.found(disk, name, voters, CLUSTER_ID)
 
     def start(self, *names: str) -> None:
         for name in names:
-            peers = {peer: address for peer, address in self.addresses.items() if peer != name}
+            seeds = {peer: address for peer, address in self.addresses.items() if peer != name}
+            reactor = self.world.reactor
             self.replicas[name] = Replica(
-                self.world.reactor,
+                reactor,
                 name,
-                self.addresses[name],
-                peers,
-                self.directory / name,
+                FileDisk(self.directory / name, reactor),
+                Peers(reactor, name, self.addresses[name], seeds),
+                seeds,
                 Policy(),
-                timing=Timing(election_min=0.8, election_max=1.6),  # the machine may be busy
+                # The machine may be busy; who is alone is not hurt by that.
+                timing=Timing(election_min=0.8, election_max=1.6) if seeds else Timing(0.02, 0.1, 0.2),
                 failed=self.failed.append,
             )
             self.diaries[name] = Diary()
@@ -89,10 +103,6 @@ class Cluster:
         return len({(status.applied_index, status.hash) for status in map(Replica.status, self.replicas.values())}) == 1
 
 
-def register(aor: str, **more: Any) -> Register:
-    return Register(aor, f"call of {aor}", 1, (Contact(f"{aor};transport=udp", 3600),), **more)
-
-
 @pytest.fixture
 def cluster(world: World, addresses: dict[str, Address], tmp_path: Path) -> Iterator[Cluster]:
     cluster = Cluster(world, addresses, tmp_path)
@@ -102,13 +112,13 @@ def cluster(world: World, addresses: dict[str, Address], tmp_path: Path) -> Iter
 
 
 @pytest.fixture
-def lone(world: World, tmp_path: Path) -> Iterator[Replica]:
+def lone(world: World, addresses: dict[str, Address], tmp_path: Path) -> Iterator[Replica]:
     """A cluster of one."""
-    replica = Replica(world.reactor, "a", ("127.0.0.1", 5070), {}, tmp_path / "data", Policy())
-    replica.start()
-    world.until(replica.leading)
-    yield replica
-    replica.stop()
+    cluster = Cluster(world, {"a": addresses["a"]}, tmp_path)
+    cluster.start("a")
+    world.until(cluster.leader)
+    yield cluster.replicas["a"]
+    cluster.stop("a")
 
 
 def test_replica_is_what_the_rest_asks_for(lone: Replica) -> None:
@@ -161,14 +171,14 @@ def test_all_replicas_restart_with_what_was_answered(cluster: Cluster, world: Wo
     assert leader.cluster_time() >= time - 2
 
 
-def test_follower_refuses_and_names_the_leader(cluster: Cluster) -> None:
+def test_follower_hands_a_record_to_the_leader(cluster: Cluster) -> None:
     cluster.start("a", "b", "c")
     leader = cluster.wait_for_leader()
     follower = next(replica for replica in cluster.replicas.values() if replica is not leader)
     cluster.world.until(lambda: follower.leader)
     (outcome,) = cluster.register(follower, "sip:alice@example.com")
-    assert isinstance(outcome, NotLeader)
-    assert leader.node in str(outcome)
+    assert isinstance(outcome, Registered)
+    assert leader.lookup("sip:alice@example.com")
 
 
 def test_leader_without_followers_gives_up(cluster: Cluster) -> None:
@@ -200,14 +210,16 @@ def test_lone_replica_leads_itself(lone: Replica, world: World) -> None:
     assert lone.machine.keys.current == 1
 
 
-def test_first_leader_makes_the_key_and_later_ones_keep_it(world: World, tmp_path: Path) -> None:
+def test_first_leader_makes_the_key_and_later_ones_keep_it(
+    world: World, addresses: dict[str, Address], tmp_path: Path
+) -> None:
+    cluster = Cluster(world, {"a": addresses["a"]}, tmp_path)
     rings = []
     for _ in range(2):
-        replica = Replica(world.reactor, "a", ("127.0.0.1", 5070), {}, tmp_path, Policy())
-        replica.start()
-        world.until(replica.leading)
-        rings.append(replica.machine.keys.ring)
-        replica.stop()
+        cluster.start("a")
+        world.until(cluster.leader)
+        rings.append(cluster.replicas["a"].machine.keys.ring)
+        cluster.stop("a")
     assert rings[0] == rings[1]
     assert [len(secret) for secret in rings[0].values()] == [32]
 
@@ -215,10 +227,11 @@ def test_first_leader_makes_the_key_and_later_ones_keep_it(world: World, tmp_pat
 def test_status_says_what_the_node_does(lone: Replica) -> None:
     status = lone.status()
     assert (status.node, status.role, status.leading, status.leader) == ("a", "leader", True, "a")
+    assert (status.cluster_id, status.memory, status.durability, status.schema) == (CLUSTER_ID, "whole", "fsync", 2)
     assert status.lease is None
-    assert status.applied_index == status.commit_index == status.last_index
+    assert status.applied_index == status.commit_index == status.last_index == status.durable_index
     assert status.hash == f"{lone.machine.hash():032x}"
-    assert 0 < status.journal_bytes < status.journal_limit
+    assert status.journal_bytes > 0
     assert msgspec.json.decode(msgspec.json.encode(status))["role"] == "leader"
 
 
@@ -253,15 +266,6 @@ def test_long_records_reach_the_followers(cluster: Cluster) -> None:
     cluster.world.until(lambda: len(outcomes) == 12)
     assert {type(outcome) for outcome in outcomes} == {Registered}
     cluster.world.until(cluster.agree)
-
-
-def test_full_log_takes_nothing_more(lone: Replica, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "JOURNAL_LIMIT", lone.status().journal_bytes)
-    outcomes: list[Outcome | Unavailable] = []
-    while len(outcomes) < 2:
-        lone.propose(register("sip:alice@example.com"), outcomes.append)
-        world.turn(0.05)
-    assert "the log is full" in str(outcomes[-1])
 
 
 def test_proposer_that_fails_harms_no_other(lone: Replica, world: World, failures: list[LogEvent]) -> None:
@@ -305,12 +309,12 @@ def test_failing_steps_dont_end_the_driving_until_they_go_on(
     assert cluster.wait_for_leader() is not leader
 
 
-def test_replica_whose_memory_is_full_takes_no_more_part(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, failures: list[LogEvent]
-) -> None:
+# What makes a node leave
+
+
+def test_replica_whose_memory_is_full_takes_no_more_part(assembly: Assembly) -> None:
     """An entry that was applied in part makes a table unlike the others'."""
-    cluster.start("a", "b", "c")
-    leader = cluster.wait_for_leader()
+    leader = assembly.replica("a")
     apply = leader.machine.location.register
 
     def fail(request: Register) -> Any:
@@ -318,32 +322,344 @@ def test_replica_whose_memory_is_full_takes_no_more_part(
             raise MemoryError
         return apply(request)
 
-    monkeypatch.setattr(leader.machine.location, "register", fail)
-    outcomes = cluster.register(leader, "sip:alice@example.com", "sip:bob@example.com")
+    vars(leader.machine.location)["register"] = fail
+    outcomes = assembly.propose("a", register("sip:alice@example.com"), register("sip:bob@example.com"))
+    assembly.until(lambda: len(outcomes) == 2)
     assert {type(outcome) for outcome in outcomes} == {UnknownOutcome}
-    assert cluster.failed == ["the memory is full"]
-    assert not failures
-    new = cluster.wait_for_leader()
-    assert new is not leader
-    assert new.bindings("sip:bob@example.com")
+    assert assembly.failed == [("a", "the memory is full")]
+    new = assembly.wait_for_leader("bc")
+    assert assembly.replica(new).bindings("sip:bob@example.com")
+    assert "this node has left the cluster: the memory is full" in leader.status().alarms
 
 
-def test_data_directory_is_ours_alone(world: World, tmp_path: Path) -> None:
-    directory = tmp_path / "deep" / "data"
-    directory.mkdir(parents=True, mode=0o755)
-    first = Replica(world.reactor, "a", ("127.0.0.1", 5070), {}, directory, Policy())
-    assert directory.stat().st_mode & 0o777 == 0o700
-    with pytest.raises(ConfigError, match="another process uses the data directory"):
-        Replica(world.reactor, "a", ("127.0.0.1", 5070), {}, directory, Policy())
-    first.stop()
+@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("fault", ["full", "sync", "write"])
+def test_node_whose_disk_refuses_leaves_and_the_others_go_on(assembly: Assembly, name: str, fault: Any) -> None:
+    disk = assembly.seats[name].disk
+    if fault == "full":
+        disk.capacity = sum(map(len, disk.image().values())) + 500
+    else:
+        disk.failing = {fault}
+    outcomes = assembly.propose("a", *[register(f"sip:{number}@example.com") for number in range(20)])
+    assembly.until(lambda: assembly.failed)
+    ((who, reason),) = assembly.failed
+    assert who == name
+    assert "the disk can't be written: " in reason
+    assert ("is full" if fault == "full" else f"{fault} fails") in reason
+    assembly.until(lambda: len(outcomes) == 20)
+    leader = assembly.wait_for_leader()
+    assert leader != name
+    for number, outcome in enumerate(outcomes):
+        kept = bool(assembly.replica(leader).lookup(f"sip:{number}@example.com"))
+        assert kept or not isinstance(outcome, Registered)
+    status = assembly.replica(name).status()
+    assert (status.role, status.leading, status.leader) == ("failed", False, None)
+    assembly.register(leader, ["sip:next@example.com"])
 
 
-def test_data_directory_that_cant_be_made_is_said(world: World, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="can't use the data directory"):
-        Replica(world.reactor, "a", ("127.0.0.1", 5070), {}, tmp_path / "file" / "data", Policy())
+def test_entry_of_a_later_schema_is_not_skipped(assembly: Assembly) -> None:
+    """A release that doesn't know it ceases to take part, and says which is needed."""
+    raft, replica = assembly.replica("a")._raft, assembly.replica("c")
+    command = encode(Batch(SCHEMA + 1, 0, Policy(), (PutSetting("x", "y"),)))
+    index = raft.last_index + 1
+    message = AppendEntries(
+        raft.term, index, raft.last_index, raft.last_term, [(bytes([REGULAR]) + command, index, raft.term)],
+        0, 200, 0, 1, b"commitment", False,
+    )  # fmt: skip
+    replica.received("a", message)
+    assembly.until(lambda: assembly.failed)
+    assert assembly.failed[0][0] == "c"
+    assert f"the log is of schema {SCHEMA + 1}" in assembly.failed[0][1]
+    assert replica.machine.index < index
 
 
-def test_address_that_others_can_reach_is_refused(world: World, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="not a loopback address"):
-        Replica(world.reactor, "a", ("192.0.2.1", 5070), {}, tmp_path, Policy())
+def test_leader_that_contradicts_what_is_committed_is_not_followed(assembly: Assembly) -> None:
+    raft, replica = assembly.replica("a")._raft, assembly.replica("c")
+    assembly.register("a", ["sip:alice@example.com"])
+    assembly.until(assembly.agree)
+    last = replica._raft.commit_index
+    entry = (b"\0another", last, raft.term + 1)
+    message = AppendEntries(
+        raft.term + 1, last, last - 1, raft.term_at(last - 1), [entry], 0, 200, 0, 1, b"commitment", False
+    )
+    replica.received("b", message)
+    assert assembly.failed == [("c", f"entry {last} is committed here and different at the leader")]
+    assembly.register("a", ["sip:bob@example.com"])
+
+
+# What is on the disk
+
+
+@pytest.mark.parametrize("name", ["term", "log-"])
+def test_damage_makes_an_amnesiac_that_is_given_everything(assembly: Assembly, name: str) -> None:
+    """It doesn't vote in a term that it may have voted in, nor with a log that may lack what it acknowledged."""
+    assembly.register("a", [f"sip:{number}@example.com" for number in range(30)])
+    assembly.run(0.5)
+    assembly.crash("b")
+    disk = assembly.seats["b"].disk
+    (file,) = [each for each in disk.image() if each.startswith(name)]
+    disk.flip(file, 8 * (len(disk.image()[file]) // 2))
+    assembly.start("b")
+    status = assembly.replica("b").status()
+    assert status.memory == "amnesiac"
+    assert status.last_index == 1
+    assert any(f"{file}" in alarm and "damaged-1-" in alarm for alarm in status.alarms)
+    assembly.until(lambda: assembly.replica("b").status().memory == "whole")
+    assembly.until(assembly.agree)
+    assert assembly.replica("b").lookup("sip:29@example.com")
+
+
+@pytest.mark.parametrize("flip", ["log", "snapshot"])
+def test_damaged_snapshot_makes_an_amnesiac(assemble: Assemble, monkeypatch: pytest.MonkeyPatch, flip: str) -> None:
+    monkeypatch.setattr(journal, "SEGMENT", 4096)
+    assembly = assemble()
+    assembly.start("abc", log_limit=8192)
+    assembly.elect("a")
+    assembly.register("a", [f"sip:{number}@example.com" for number in range(150)])
+    assembly.run(1.5)
+    assembly.crash("b")
+    disk = assembly.seats["b"].disk
+    file = max(each for each in disk.image() if each.startswith(flip))
+    disk.flip(file, 8 * (segment.HEADER + 200))
+    assembly.start("b")
+    assert assembly.replica("b").status().memory == "amnesiac"
+    assert assembly.replica("b").machine.index == 0
+    assembly.until(lambda: assembly.replica("b").status().memory == "whole")
+    assembly.until(assembly.agree)
+
+
+def test_amnesiac_neither_votes_nor_stands(assembly: Assembly) -> None:
+    """E is on a and b; b loses it; a dies: b and c must not decide without e."""
+    assembly.silent = {"c"}
+    assembly.register("a", ["sip:alice@example.com"])
+    assembly.run(0.1)
+    assembly.crash("a")
+    assembly.crash("b")
+    assembly.seats["b"].disk.wipe()
+    assembly.join()
+    assembly.start("b")
+    assembly.sent.clear()
+    assembly.run(10.0)
+    assert assembly.leader() is None
+    assert assembly.replica("b").status().memory == "blank"
+    assert not assembly.said(RequestVote)
+    assert not [message for kind in (PreVote, VoteGranted) for message in assembly.said(kind, "b")]
+    assembly.start("a")
+    assembly.until(assembly.leader)
+    assembly.until(lambda: assembly.replica("b").status().memory == "whole")
+    assembly.until(assembly.agree)
+    assert assembly.replica("b").lookup("sip:alice@example.com")
+
+
+def test_amnesiac_counts_again_when_it_has_all_that_was_committed_since(assembly: Assembly) -> None:
+    assembly.register("a", ["sip:alice@example.com"])
+    assembly.wipe("b")
+    assembly.start("b")
+    assembly.until(lambda: assembly.replica("b").status().memory == "amnesiac")
+    assembly.sever("c")
+    assembly.run(2.0)
+    assert assembly.replica("b").status().memory == "amnesiac", "nothing is committed without it"
+    assert assembly.leader() is None
+    assembly.join()
+    assembly.until(lambda: assembly.replica("b").status().memory == "whole")
+    assembly.sever("c")
+    assembly.register(assembly.wait_for_leader(), ["sip:bob@example.com"])
+
+
+def test_blank_node_founds_nothing(assemble: Assemble) -> None:
+    assembly = assemble("abc")
+    for name in "abc":
+        assembly.seats[name].disk.wipe()
+    assembly.start("abc")
+    assembly.run(10.0)
+    assert assembly.leader() is None
+    for replica in assembly.running:
+        status = replica.status()
+        assert (status.memory, status.term, status.last_index, status.cluster_id) == ("blank", 0, 1, "")
+        assert any("this node's disk is blank" in alarm for alarm in status.alarms)
+
+
+def test_data_of_another_node_are_refused(assemble: Assemble) -> None:
+    assembly = assemble("ab")
+    assembly.seats["a"].disk, assembly.seats["b"].disk = assembly.seats["b"].disk, assembly.seats["a"].disk
+    with pytest.raises(ConfigError, match="the data directory is that of node b, and this is a"):
+        assembly.start("a")
+
+
+def test_disk_that_cant_be_read_is_said(assemble: Assemble) -> None:
+    assembly = assemble("a")
+    assembly.seats["a"].disk.failing = {"sync"}
+    with pytest.raises(ConfigError, match=r"can't use the data directory: .*sync fails"):
+        assembly.start("a")
+
+
+def test_log_that_is_durable_with_os_only_says_so(assemble: Assemble) -> None:
+    assembly = assemble()
+    assembly.start("abc", sync=False)
+    assembly.elect("a")
+    assembly.register("a", ["sip:alice@example.com"])
+    assert assembly.replica("a").status().durability == "os"
+
+
+# Whom it talks to
+
+
+def test_node_of_another_cluster_is_refused(assembly: Assembly) -> None:
+    hello = msgspec.structs.replace(assembly.replica("b").introduce(), cluster_id="f" * 32)
+    assert assembly.replica("a").greeted("b", hello) == "other cluster id"
+
+
+def test_node_of_an_earlier_release_is_refused_once_the_schema_is_raised(assembly: Assembly) -> None:
+    hello = msgspec.structs.replace(assembly.replica("b").introduce(), schema=SCHEMA - 1)
+    assert assembly.replica("a").greeted("b", hello) == "older release"
+    later = msgspec.structs.replace(assembly.replica("b").introduce(), schema=SCHEMA + 1)
+    assert assembly.replica("a").greeted("b", later) is None
+
+
+def test_schema_is_raised_when_every_member_knows_it(assemble: Assemble, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is down is asked first (pitfalls-log-vip 17)."""
+    with monkeypatch.context() as earlier:
+        first = founding._first_entries
+        earlier.setattr(founding, "_first_entries", lambda voters, base: first(voters, base)[:1])
+        assembly = assemble()
+    assembly.start("ab")
+    assembly.until(assembly.leader)
+    assembly.run(3.0)
+    assert {replica.machine.schema for replica in assembly.running} == {1}
+    assembly.start("c")
+    assembly.until(lambda: all(replica.machine.schema == SCHEMA for replica in assembly.running))
+    raised = [b for m in assembly.said(AppendEntries) for b, _, _ in m.entries if b"raise" in b]
+    assert {decode(command[1:]).schema for command in raised} == {SCHEMA}
+
+
+def test_record_that_comes_to_a_node_that_doesnt_lead_is_not_handed_on(assembly: Assembly) -> None:
+    """Two that take each other for the leader would hand it to and fro."""
+    record = msgspec.msgpack.encode(register("sip:alice@example.com"))
+    assembly.replica("c").received("b", Propose(1, record))
+    assembly.run(0.1)
+    (answer,) = assembly.said(ProposalOutcome, "c", "b")
+    assert b"a leads the cluster" in answer.outcome
+    assert not assembly.replica("a").lookup("sip:alice@example.com")
+
+
+def test_stranger_is_not_heard(assembly: Assembly) -> None:
+    """Only who has said hello as one of our cluster."""
+    replica = assembly.replica("a")
+    term = replica.term
+    replica.received("x", RequestVote(term + 9, 99, term + 8, b""))
+    assert replica.term == term
+
+
+# The lease
+
+
+def test_leadership_is_held_only_while_the_lease_lasts(assembly: Assembly) -> None:
+    replica, diary = assembly.replica("a"), Diary()
+    replica.leadership.observe(diary)
+    until = replica._lease.until
+    assembly.silent = {"a"}
+    assembly.until(lambda: not replica.leading())
+    assert assembly.clock.seconds() >= until
+    assembly.run(0.001)
+    assert diary.entries == ["gained", "lost"]
+    assert assembly.wait_for_leader() != "a"
+
+
+def test_claim_that_its_guard_has_ended_is_not_gone_on_with(assembly: Assembly) -> None:
+    replica, diary = assembly.replica("a"), Diary()
+    replica.leadership.observe(diary)
+    secret, term = replica.claim_secret, replica.term
+    replica.claim_ended()
+    assert not replica.leading()
+    assert diary.entries == ["gained", "lost"]
+    assembly.until(replica.leading)
+    assert diary.entries == ["gained", "lost", "gained"]
+    assert replica.claim_secret not in {b"", secret}
+    assert replica.term == term
+
+
+def test_those_who_wait_hear_that_no_majority_answers_while_the_lease_lasts(assembly: Assembly) -> None:
+    """After it nothing may be sent to a phone."""
+    replica, heard = assembly.replica("a"), list[tuple[bool, Outcome | Unavailable]]()
+    assembly.silent = {"a"}
+    for number in range(3):
+        replica.propose(
+            register(f"sip:{number}@example.com"), lambda outcome: heard.append((replica.leading(), outcome))
+        )
+    assembly.until(lambda: len(heard) == 3)
+    assert {leading for leading, _ in heard} == {True}
+    assert {type(outcome) for _, outcome in heard} == {UnknownOutcome}
+    late = assembly.propose("a", register("sip:late@example.com"))
+    assert [type(outcome) for outcome in late] == [NoQuorum]
+
+
+def test_nothing_is_answered_before_the_barrier_is_applied(assembly: Assembly) -> None:
+    """What earlier leaders have committed may be unknown until then."""
+    assembly.silent = {"a"}
+    replica = assembly.replica("b")
+    assembly.replica("c")._raft.put_election(assembly.clock.seconds() + 5)
+    assembly.until(lambda: replica._raft.leads)
+    seen: list[tuple[bool, bool]] = []
+
+    def look() -> bool:
+        seen.append((replica.leading(), replica._raft.term_at(replica._raft.applied_index) == replica.term))
+        return replica.leading()
+
+    assembly.until(look)
+    assert not [applied for leading, applied in seen if leading and not applied]
+    assert (False, False) in seen
+
+
+# Time
+
+
+@pytest.mark.parametrize(("boot", "elapsed"), [("same", 100.0), ("another", 0.0)])
+def test_time_goes_on_over_a_stop_of_all_nodes_while_the_machine_is_up(
+    assemble: Assemble, boot: str, elapsed: float
+) -> None:
+    assembly = assemble("a")
+    assembly.start("a", boot_id="same")
+    assembly.until(assembly.leader)
+    assembly.run(50.0)
+    time = assembly.replica("a").cluster_time()
+    assembly.stop("a")
+    assembly.clock.advance(100.0)
+    assembly.start("a", boot_id=boot)
+    assert assembly.replica("a").cluster_time() == pytest.approx(time + elapsed, abs=2.1)
+
+
+# Backup
+
+
+def test_backup_is_of_the_table_at_one_index(assembly: Assembly) -> None:
+    assembly.register("a", [f"sip:{number}@example.com" for number in range(50)])
+    replica = assembly.replica("a")
+    frozen, table = replica.backup(), replica.machine.hash()
+    assembly.register("a", ["sip:later@example.com"])
+    assert frozen.header.index < replica.machine.index
+    assert frozen.header.hash == table.to_bytes(16, "big")
+    assert frozen.header.cluster_id == CLUSTER_ID
+    assert replica._raft.term_at(frozen.header.index) == frozen.header.term
+    assert b"sip:49@example.com" in b"".join(frozen)
+    replica.free(frozen)
+
+
+def test_progress_is_noted_each_second(assembly: Assembly) -> None:
+    assembly.register("a", ["sip:alice@example.com"])
+    commit = assembly.replica("a")._raft.commit_index
+    assembly.run(2 * module.PROGRESS)
+    for name in "abc":
+        assembly.crash(name, power_lost=False)
+    for name in Random(1).sample("abc", 3):
+        assembly.start(name)
+        assert assembly.replica(name)._storage.progress is not None
+        assert assembly.replica(name)._raft.commit_index >= commit
+
+
+def test_follower_that_knows_no_leader_refuses(assembly: Assembly) -> None:
+    for name in "ab":
+        assembly.crash(name)
+    assembly.run(2.0)
+    outcomes = assembly.propose("c", register("sip:alice@example.com"))
+    assert [type(outcome) for outcome in outcomes] == [NotLeader]
+    assert "no node leads the cluster yet" in str(outcomes[0])

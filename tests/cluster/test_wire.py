@@ -1,39 +1,62 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sipha.cluster.wire import (
+    MAX_CHUNK,
     MAX_FRAME,
     MAX_HELLO,
+    MAX_NAME,
     AppendEntries,
     AppendReply,
+    Checkpoint,
     FrameReader,
     Hello,
+    LastWord,
+    LeaseAck,
     Message,
     Ping,
     PreVote,
     PreVoteGranted,
+    ProposalOutcome,
+    Propose,
     ProtocolError,
     RequestVote,
+    SnapshotChunk,
+    SnapshotReply,
     StaleTerm,
+    TimeoutNow,
     VoteGranted,
     frame,
 )
 
+ID = "0123456789abcdef" * 2
+SECRET = bytes(range(32))
 MESSAGES: list[Message] = [
-    Hello(1, "sipha", "a"),
+    Hello(2, "sipha", "a", ID, ID[::-1], 2, 100, amnesiac=True),
+    Hello(2, "sipha", "a", "", "", 2, 0),
     Ping(),
-    AppendEntries(3, 2, 1, 0, [(b"\0x", 2, 3), (b"\1", 3, 3)], 12, 200, 99),
-    AppendEntries(3, 2, None, None, [], 12, 200, 99),
+    AppendEntries(3, 2, 1, 0, [(b"\0x", 2, 3), (b"\1", 3, 3)], 12, 200, 99, 4, SECRET, unaided=True),
+    AppendEntries(3, 2, None, None, [], 12, 200, 99, 4, b"", unaided=False),
+    LeaseAck(3, 4, 12),
     AppendReply(3, 4, reset=False, success=True, sent=12),
-    PreVote(3, 2, 1),
+    PreVote(3, 2, 1, b""),
     PreVoteGranted(3, 99),
-    RequestVote(3, 2, 1),
+    RequestVote(3, 2, 1, SECRET),
     VoteGranted(3),
     StaleTerm(4),
+    TimeoutNow(3, SECRET),
+    LastWord(3, "a", SECRET),
+    SnapshotChunk(3, 7, 2, 1 << 30, 1 << 20, b"piece"),
+    SnapshotReply(3, 7, 1 << 20),
+    Checkpoint(64, bytes(16)),
+    Propose(1, b"record"),
+    ProposalOutcome(1, b"outcome"),
 ]
 
 
@@ -61,23 +84,61 @@ def test_messages_survive_any_cut_of_the_stream(size: int) -> None:
         [],
         ["apply_command", b"x"],
         ["ae"],
-        ["ae", -1, 0, 1, 0, [], 0, 200, 0],
-        ["ae", 1 << 63, 0, 1, 0, [], 0, 200, 0],
-        ["ae", 1, 0, 1, 0, [["text", 2, 1]], 0, 200, 0],
-        ["ae", 1, 0, 1, 0, [[b"\0", 2.5, 1]], 0, 200, 0],
-        ["ae", 1, 0, 1, 0, [[b"\0", 2]], 0, 200, 0],
-        ["ae", 1, 0, 1, 0, [], 0, 10_001, 0],
-        ["ae", 1, 0, 1, 0, [], float("nan"), 200, 0],
+        ["ae", -1, 0, 1, 0, [], 0, 200, 0, 1, b"", False],
+        ["ae", 1 << 63, 0, 1, 0, [], 0, 200, 0, 1, b"", False],
+        ["ae", 1, 0, 1, 0, [["text", 2, 1]], 0, 200, 0, 1, b"", False],
+        ["ae", 1, 0, 1, 0, [[b"\0", 2.5, 1]], 0, 200, 0, 1, b"", False],
+        ["ae", 1, 0, 1, 0, [[b"\0", 2]], 0, 200, 0, 1, b"", False],
+        ["ae", 1, 0, 1, 0, [], 0, 10_001, 0, 1, b"", False],
+        ["ae", 1, 0, 1, 0, [], float("nan"), 200, 0, 1, b"", False],
+        ["ae", 1, 0, 1, 0, [], 0, 200, 0, 1, bytes(33), False],
+        ["ae", 1, 0, 1, 0, [], 0, 200, 0, 1, b"", 1],
+        ["ae", 1, 0, 1, 0, [], 0, 200, 0],
         ["ack", 1, 2, 1, True, 0],
-        ["hello", 1, "", "a"],
-        ["hello", 1, "sipha", "a" * 65],
-        ["vote", "1", 2, 3],
+        ["lease", 1, 1, -1],
+        ["hello", 2, "sipha", "a"],
+        ["hello", 2, "", "a", ID, ID, 2, 100],
+        ["hello", 2, "sipha", "a" * 65, ID, ID, 2, 100],
+        ["hello", 2, "sipha", "a", ID + "0", ID, 2, 100],
+        ["hello", 2, "sipha", "a", "../etc", ID, 2, 100],
+        ["hello", 2, "sipha", "a", ID, ID + "\n", 2, 100],
+        ["hello", 2, "sipha", "a", ID, ID, 2, 1001],
+        ["vote", "1", 2, 3, b""],
+        ["vote", 1, 2, 3],
+        ["vote", 1, 2, 3, bytes(33)],
+        ["pre", 1, 2, 3, "text"],
+        ["go", 1, bytes(33)],
+        ["last", 1, "a" * 65, b""],
+        ["snap", 1, 7, 2, 9, 0, bytes(MAX_CHUNK + 1)],
+        ["snap", 1, 7, 2, 9, -1, b""],
+        ["snap+", 1, 7],
+        ["hash", 64, bytes(15)],
+        ["hash", 64, bytes(17)],
+        ["prop", 1, "text"],
+        ["prop+", -1, b""],
     ],
 )
 def test_other_values_are_not_messages(value: object) -> None:
     body = msgspec.msgpack.encode(value)
     with pytest.raises(ProtocolError, match="not a message"):
         list(reader().feed(len(body).to_bytes(4, "big") + body))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["ae", 1, 0, 1, 0, [[b"\0", 2, 1]], 0, 10_000, 0, 1, bytes(32), False],
+        ["ack", 1, 2, True, True, 0],
+        ["lease", 1, 1, 0],
+        ["hello", 2, "sipha", "a" * 64, ID, "", 2, 1000],
+        ["vote", 1, 2, 3, bytes(32)],
+        ["snap", 1, 7, 2, 9, 0, bytes(MAX_CHUNK)],
+        ["hash", 64, bytes(16)],
+    ],
+)
+def test_values_within_the_bounds_are_messages(value: object) -> None:
+    body = msgspec.msgpack.encode(value)
+    assert len(list(reader().feed(len(body).to_bytes(4, "big") + body))) == 1
 
 
 @given(st.binary(max_size=300))
@@ -111,3 +172,17 @@ def test_reader_holds_no_more_than_the_unfinished_frame() -> None:
     data = frame(MESSAGES[2])
     assert len(list(frames.feed(data * 1000 + data[:-1]))) == 1000
     assert len(frames._buffer) == len(data) - 1
+
+
+def test_every_message_is_among_those_that_are_tested() -> None:
+    assert {type(message) for message in MESSAGES} == set(get_args(Message))
+
+
+def test_longest_hello_is_short_enough_for_a_stranger() -> None:
+    hello = Hello(2, "é" * MAX_NAME, "é" * MAX_NAME, ID, ID, 2**40, 1000, amnesiac=True)
+    assert list(FrameReader().feed(frame(hello))) == [hello]
+
+
+def test_longest_piece_of_a_snapshot_fits_into_a_frame() -> None:
+    chunk = SnapshotChunk(2**60, 2**60, 2**60, 2**60, 2**60, bytes(MAX_CHUNK))
+    assert list(reader().feed(frame(chunk))) == [chunk]

@@ -129,7 +129,7 @@ class Model:
             expires_at = time + 1000 * max(granted - contact.jitter, policy.min_expires, 1)
             asked = (contact.uri, expires_at, request.call_id, request.cseq, contact.q, contact.instance)
             if old is None:
-                if request.cseq < removed or (seconds and request.cseq == removed):
+                if seconds and request.cseq <= removed:
                     raise Refused("stale")
                 if seconds:
                     self.made += 1

@@ -1,0 +1,135 @@
+"""Leadership handed on without an election's wait (Raft thesis §3.10), and when it should be.
+
+No more is taken in; what is under way is finished; the claim ends for good; its secret lets the other node stand at
+once. If that comes to nothing, a new claim begins (pitfalls-log-vip 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
+
+from sipha.cluster.proposals import Proposals
+from sipha.cluster.voter import Voter
+from sipha.cluster.wire import RaftMessage, TimeoutNow
+from sipha.errors import SiphaError
+
+DRAIN = 1.0
+"""Seconds within which what is under way must be finished and the other node up to date."""
+
+HOLD_DOWN = 30.0
+"""Seconds for which a node with a higher priority must have been up to date before it is given leadership."""
+
+
+class HandoverFailed(SiphaError):
+    """Leadership was not handed on; this node leads as before, or another was elected meanwhile."""
+
+
+class Handover:
+    """Hands leadership on. `step` must be called often; times are seconds of the voter's clock.
+
+    `ending` is called before the claim ends, `resumed` when a new one has begun; `confirm` is for how long the other
+    node has to be elected.
+    """
+
+    def __init__(  # noqa: PLR0917  one caller
+        self,
+        voter: Voter,
+        proposals: Proposals,
+        send: Callable[[str, RaftMessage], bool],
+        ending: Callable[[], None],
+        resumed: Callable[[], None],
+        confirm: float,
+    ) -> None:
+        self._voter = voter
+        self._proposals = proposals
+        self._send = send
+        self._ending = ending
+        self._resumed = resumed
+        self._confirm = confirm
+        self._phase: Literal["idle", "draining", "confirming"] = "idle"
+        self._to = ""
+        self._term = 0
+        self._deadline = 0.0
+        self._done: Deferred[str] = Deferred()
+        self._since: dict[str, float] = {}  # when nodes of a higher priority were first seen up to date in this term
+        self._since_term = 0
+        self._log = Logger(namespace="sipha.cluster")
+
+    @property
+    def under_way(self) -> bool:
+        """True while leadership is being handed on."""
+        return self._phase != "idle"
+
+    def begin(self, to: str, now: float) -> Deferred[str]:
+        """Hand leadership to the voter `to`.
+
+        The Deferred fires with the leader's name, or fails with HandoverFailed.
+        """
+        if self.under_way:
+            return fail(HandoverFailed(f"leadership is being handed to {self._to} already"))
+        if to not in self._voter.others:
+            return fail(HandoverFailed(f"{to} is no voter of the cluster"))
+        self._phase, self._to, self._term, self._deadline = "draining", to, self._voter.raft.term, now + DRAIN
+        self._done = Deferred()
+        self._proposals.hold()
+        return self._done
+
+    def step(self, now: float) -> None:
+        """Go on, if a transfer is under way."""
+        if self._phase == "idle":
+            return
+        raft = self._voter.raft
+        if not raft.leads or raft.term != self._term:
+            if raft.leader is not None:
+                self._settle(raft.leader)
+            elif now >= self._deadline:
+                self._settle(None)
+        elif self._phase == "draining":
+            self._drain(now)
+        elif now >= self._deadline:
+            self._voter.lease.begin()
+            self._settle(None)
+            self._resumed()
+
+    def _drain(self, now: float) -> None:
+        raft = self._voter.raft
+        drained = not self._proposals.under_way and raft.applied_index == raft.last_index
+        if drained and raft.match(self._to) == raft.last_index:
+            self._ending()
+            secret = self._voter.lease.end()
+            self._phase, self._deadline = "confirming", now + self._confirm
+            self._send(self._to, TimeoutNow(self._term, secret))
+        elif now >= self._deadline:
+            self._settle(None)
+
+    def _settle(self, leader: str | None) -> None:
+        """It has come to an end, good or bad."""
+        self._phase = "idle"
+        self._proposals.resume()
+        if leader == self._to:
+            self._done.callback(leader)
+            return
+        if leader is None:
+            reason = f"{self._to} did not take over in time; is it up and has it the whole log?"
+        else:
+            reason = f"{leader} was elected instead of {self._to}"
+        self._log.warn("leadership is not handed on: {reason}", reason=reason)
+        self._done.errback(HandoverFailed(reason))
+
+    def preferred(self, priorities: dict[str, int], own: int, now: float) -> str | None:
+        """The node that should lead in our place, None if we should.
+
+        `priorities` are those of the voters that are up to date. Leadership is sticky: only one of a higher priority,
+        for as long as HOLD_DOWN, takes it; a node that must not lead (`own` 0) hands it on at once.
+        """
+        if self._since_term != self._voter.raft.term:
+            self._since_term, self._since = self._voter.raft.term, {}
+        better = {name: priority for name, priority in priorities.items() if priority > own}
+        self._since = {name: self._since.get(name, now) for name in better}
+        wait = HOLD_DOWN if own else 0.0
+        ready = [(better[name], name) for name, since in self._since.items() if now - since >= wait]
+        return max(ready)[1] if ready else None

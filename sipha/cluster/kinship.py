@@ -1,0 +1,133 @@
+"""Which of the connected nodes belong to our cluster, and how a node with a blank disk comes to belong to one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from twisted.logger import Logger
+
+from sipha.cluster.membership import Membership, address_of
+from sipha.cluster.peers import INetwork
+from sipha.cluster.status import PeerStatus
+from sipha.cluster.storage import Identity, Storage
+from sipha.cluster.wire import PROTOCOL, Hello
+from sipha.sip.flow import Address
+from sipha.state.entries import SCHEMA
+
+
+class Kinship:
+    """What node `node` of the cluster named `cluster` says of itself, and what the others say.
+
+    `seeds` are the nodes that one without a log looks for; `priority` is its wish to lead, 0 for a witness.
+    """
+
+    def __init__(  # noqa: PLR0917  one caller
+        self,
+        node: str,
+        cluster: str,
+        priority: int,
+        seeds: Mapping[str, Address],
+        storage: Storage,
+        network: INetwork,
+        membership: Membership,
+    ) -> None:
+        self.priority = priority
+        self.kin: set[str] = set()
+        """The nodes that are connected and of our cluster."""
+        self._node = node
+        self._cluster = cluster
+        self._seeds = dict(seeds)
+        self._storage = storage
+        self._network = network
+        self._membership = membership
+        self._log = Logger(namespace="sipha.cluster")
+
+    @property
+    def cluster_id(self) -> str:
+        """The id of our cluster; empty if we have never been in one."""
+        return "" if self._storage.identity is None else self._storage.identity.cluster_id
+
+    def introduce(self) -> Hello:
+        """What to say about ourselves."""
+        identity = self._storage.identity or Identity("", self._node, "", amnesiac=False)
+        return Hello(
+            PROTOCOL,
+            self._cluster,
+            self._node,
+            identity.cluster_id,
+            identity.incarnation,
+            SCHEMA,
+            self.priority,
+            identity.amnesiac,
+        )
+
+    def objection(self, hello: Hello, schema: int) -> str | None:
+        """Why we don't talk to who says this, None if we do; `schema` is that of our table."""
+        if not self.cluster_id or not hello.cluster_id:
+            return None  # one of us has yet to join
+        if hello.cluster_id != self.cluster_id:
+            return "other cluster id"
+        return "older release" if hello.schema < schema else None
+
+    def connected(self, peer: str) -> None:
+        """A peer can be sent to."""
+        hello = self._network.hello(peer)
+        if hello is not None and self.cluster_id and hello.cluster_id == self.cluster_id:
+            self.kin.add(peer)
+
+    def disconnected(self, peer: str) -> None:
+        """The connection to a peer is gone."""
+        self.kin.discard(peer)
+
+    def hello(self, peer: str) -> Hello:
+        """What a peer of our cluster has said of itself; one that isn't connected knows nothing and wants nothing."""
+        hello = self._network.hello(peer) if peer in self.kin else None
+        return hello or Hello(PROTOCOL, self._cluster, peer, "", "", 0, 0)
+
+    def join(self, leader: str) -> None:
+        """A leader counts us among its members: be of its cluster from now on; raises OSError."""
+        hello = self._network.hello(leader)
+        if hello is not None and hello.cluster_id:
+            self._storage.join(hello.cluster_id)
+            self._log.info("{node} joins cluster {id}", node=self._node, id=hello.cluster_id)
+            self.call_anew()
+
+    def call_anew(self) -> None:
+        """Tell all peers what has become of us, on new connections."""
+        self._network.set_peers({})
+        self.call()
+
+    def call(self) -> None:
+        """Talk to the members, or as long as we know of none, to the seeds."""
+        members = self._membership.members
+        others = {member.name: address_of(member) for member in members if member.name != self._node}
+        self._network.set_peers(others if members else self._seeds)
+
+    def peers(self, match: Mapping[str, int]) -> Iterator[PeerStatus]:
+        """What is to be said of the others; `match` is the entry up to which each has our log."""
+        known: dict[str, tuple[str, Any]] = {
+            name: (f"{host}:{port}", "stranger") for name, (host, port) in self._seeds.items()
+        }
+        known |= {member.name: (member.address, member.role) for member in self._membership.members}
+        known.pop(self._node, None)
+        for name, (address, role) in sorted(known.items()):
+            heard = self._network.heard(name)
+            yield PeerStatus(name, address, role, heard is not None, heard, match.get(name, 0))
+
+    def alarms(self) -> Iterator[str]:
+        """What an operator must know about our belonging."""
+        identity = self._storage.identity
+        if identity is None:
+            yield (
+                "this node's disk is blank: found a cluster (siphactl cluster init) or let it join one (siphactl node "
+                "add on the leader)"
+            )
+        elif self._membership.members and self._membership.get(self._node) is None:
+            yield "this node is no member of the cluster any more"
+        elif identity.amnesiac:
+            yield (
+                "this node has lost what it held: it doesn't vote, and what it stores doesn't count, until a majority "
+                "of the others has given it everything"
+            )
+        yield from self._storage.alarms

@@ -1,0 +1,144 @@
+"""One node's terms as leader: what it must do before it may act, and what it sees to while it leads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Literal
+
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
+
+from sipha.cluster.checkpoint import Checkpoints
+from sipha.cluster.handover import Handover, HandoverFailed
+from sipha.cluster.kinship import Kinship
+from sipha.cluster.membership import Membership
+from sipha.cluster.proposals import Proposals
+from sipha.cluster.voter import Voter
+from sipha.errors import Unavailable
+from sipha.state.entries import SCHEMA, Barrier, PutKey, RaiseSchema
+from sipha.state.machine import Machine
+from sipha.state.outcomes import Outcome
+
+_KEY_SIZE = 32
+
+
+class Tenure:
+    """The terms that this node leads; `term` is the present one, 0 if it leads none.
+
+    `kick` has the log driven at the end of this turn.
+    """
+
+    def __init__(  # noqa: PLR0917  one caller
+        self,
+        machine: Machine,
+        voter: Voter,
+        proposals: Proposals,
+        membership: Membership,
+        checkpoints: Checkpoints,
+        kinship: Kinship,
+        handover: Handover,
+        kick: Callable[[], None],
+    ) -> None:
+        self.term = 0
+        self._whole_term = 0  # the term whose barrier is applied
+        self._raising = False  # the schema
+        self._machine = machine
+        self._voter = voter
+        self._raft = voter.raft
+        self._proposals = proposals
+        self._membership = membership
+        self._checkpoints = checkpoints
+        self._kinship = kinship
+        self._handover = handover
+        self._kick = kick
+        self._log = Logger(namespace="sipha.cluster")
+
+    def begin(self) -> None:
+        """Put a barrier behind all that earlier leaders have left; when it is applied, so is that."""
+        self.term = self._raft.term
+        self._log.info("{node} is elected in term {term}", node=self._voter.name, term=self.term)
+        self._proposals.add_internal(Barrier(self.term, self._voter.name), self._barrier_applied)
+        self._kick()
+
+    def end(self) -> None:
+        """We lead no more."""
+        self.term = self._whole_term = 0
+
+    @property
+    def usable(self) -> bool:
+        """True if the lease, as long as it lasts, lets this node act: its state is whole, and it may have the address.
+
+        A witness and a node whose table is odd lead only until they have handed leadership on.
+        """
+        return self._voter.lease.held and self._whole and self._may_claim()
+
+    @property
+    def _whole(self) -> bool:
+        return self._raft.leads and self._whole_term == self._raft.term
+
+    def _may_claim(self) -> bool:
+        return self._kinship.priority > 0 and not self._checkpoints.diverged
+
+    def _barrier_applied(self, outcome: Outcome | Unavailable) -> None:
+        """The state is whole; the first leader of all adds the first key."""
+        if isinstance(outcome, Unavailable):
+            return
+        if self._machine.keys.current is None:
+            self._proposals.add_internal(PutKey(os.urandom(_KEY_SIZE)), self._barrier_applied)
+        else:
+            self._whole_term = self.term
+        self._kick()
+
+    # While we lead
+
+    def step(self, now: float) -> None:
+        """See to members, schema, and who should lead."""
+        if not self._whole or self._handover.under_way:
+            return
+        self._membership.promote(self._wanted_role)
+        self._raise_schema()
+        if any(barrier > self._raft.last_index for barrier in self._voter.forgetful.values()):
+            self._proposals.add_internal(Barrier(self.term, self._voter.name), lambda _: None)
+            self._kick()
+        better = self._handover.preferred(self._priorities(), self._kinship.priority if self._may_claim() else 0, now)
+        if better is not None:
+            self.transfer(better, now).addErrback(lambda _: None)  # logged there
+
+    def transfer(self, to: str | None, now: float) -> Deferred[str]:
+        """Hand leadership to the voter `to`, or to the one that is most up to date."""
+        if not self._raft.leads:
+            return fail(HandoverFailed(f"{self._voter.name} doesn't lead"))
+        if to is None:
+            ready = [(priority, peer) for peer, priority in self._priorities().items() if priority]
+            if not ready:
+                return fail(HandoverFailed("no other voter is connected and up to date"))
+            to = max(ready)[1]
+        handed = self._handover.begin(to, now)
+        self._kick()
+        return handed
+
+    def _priorities(self) -> dict[str, int]:
+        """The wish to lead of the other voters that are up to date."""
+        return {
+            peer: self._kinship.hello(peer).priority
+            for peer in sorted(self._kinship.kin & self._voter.others)
+            if self._voter.is_ready(peer) and not self._checkpoints.is_odd(peer)
+        }
+
+    def _wanted_role(self, peer: str) -> Literal["voter", "witness"] | None:
+        if peer not in self._kinship.kin:
+            return None
+        return "voter" if self._kinship.hello(peer).priority else "witness"
+
+    def _raise_schema(self) -> None:
+        """Let all use what this release knows, once every member has said that it knows it (pitfalls-log-vip 17)."""
+        others = [member.name for member in self._membership.members if member.name != self._voter.name]
+        known = min([SCHEMA, *(self._kinship.hello(name).schema for name in others)])
+        if known > self._machine.schema and not self._raising:
+            self._raising = True
+            self._proposals.add_internal(RaiseSchema(known), self._raised)
+            self._kick()
+
+    def _raised(self, _: Any) -> None:
+        self._raising = False

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+
+from sipha.cluster.disk import FileDisk
+from tests.cluster_sim.disk import VirtualDisk
+
+
+class Reactor:
+    """Its turn comes when `turn` is called."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+        self.called = threading.Semaphore(0)
+
+    def callFromThread(self, function: Callable[..., Any], *args: Any) -> None:
+        self.calls.append(lambda: function(*args))
+        self.called.release()
+
+    def turn(self, calls: int = 1) -> None:
+        for _ in range(calls):
+            assert self.called.acquire(timeout=10)
+            self.calls.pop(0)()
+
+
+@pytest.fixture
+def reactor() -> Reactor:
+    return Reactor()
+
+
+@pytest.fixture
+def disk(tmp_path: Path, reactor: Reactor) -> Iterator[FileDisk]:
+    threads = threading.active_count()
+    disk = FileDisk(tmp_path, reactor)
+    yield disk
+    disk.close()
+    assert threading.active_count() == threads
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+NAMES = st.sampled_from("abc")
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), NAMES, st.binary(max_size=9)),
+        st.tuples(st.just("replace"), NAMES, st.binary(max_size=9)),
+        st.tuples(st.just("rewrite"), NAMES, st.integers(0, 9)),
+        st.tuples(st.just("truncate"), NAMES, st.integers(0, 9)),
+        st.tuples(st.just("rename"), NAMES, NAMES),
+        st.tuples(st.just("read"), NAMES, st.integers(0, 9), st.none() | st.integers(0, 9)),
+        st.tuples(st.sampled_from(["sync", "size", "remove"]), NAMES),
+        st.tuples(st.sampled_from(["names", "sync_names"])),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(operations=OPERATIONS)
+def test_files_are_as_on_the_virtual_disk(operations: list[tuple[Any, ...]]) -> None:
+    """So what the simulation shows is true of real ones, but for crashes."""
+    virtual = VirtualDisk(Random(0))
+    virtual.start(Clock())
+    with TemporaryDirectory() as directory:
+        disk = FileDisk(directory, Reactor())
+        for name, *args in operations:
+            results = []
+            for each in (disk, virtual):
+                try:
+                    results.append(getattr(each, name)(*args))
+                except OSError as error:
+                    results.append(type(error))
+            assert results[0] == results[1], name
+            assert {name: disk.read(name) for name in disk.names()} == virtual.image()
+        disk.close()
+
+
+def test_files_are_their_owners_alone(disk: FileDisk, tmp_path: Path) -> None:
+    disk.append("a", b"x")
+    disk.replace("b", b"x")
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_disk_forgets_what_a_crash_left_half_replaced(tmp_path: Path, reactor: Reactor) -> None:
+    (tmp_path / "term.new").write_bytes(b"x")
+    (tmp_path / "term").write_bytes(b"y")
+    disk = FileDisk(tmp_path, reactor)
+    assert disk.names() == ["term"]
+    assert not (tmp_path / "term.new").exists()
+    disk.close()
+
+
+def test_disk_keeps_few_files_open(disk: FileDisk) -> None:
+    before = open_files()
+    for number in range(100):
+        disk.append(f"log-{number}", b"x")
+        assert disk.read(f"log-{number // 2}") == b"x"
+    assert open_files() <= before + 8
+    disk.append("log-0", b"y")
+    assert disk.read("log-0") == b"xy"
+
+
+def test_append_makes_a_new_file_after_another_thread_removed_it(disk: FileDisk, reactor: Reactor) -> None:
+    disk.append("a", b"old")
+    disk.run_bulk(lambda: disk.remove("a"), lambda _: None)
+    reactor.turn()
+    disk.append("a", b"new")
+    assert disk.read("a") == b"new"
+
+
+def test_jobs_are_done_in_their_order_off_the_reactors_thread(disk: FileDisk, reactor: Reactor) -> None:
+    ran: list[tuple[int, str]] = []
+    told: list[object] = []
+    for number in range(50):
+        disk.run(lambda number=number: ran.append((number, threading.current_thread().name)), told.append)  # type: ignore[misc]
+    reactor.turn(50)
+    assert [number for number, _ in ran] == list(range(50))
+    assert {name for _, name in ran} == {"journal"}
+    assert told == [None] * 50
+
+
+def test_long_job_doesnt_hold_up_the_journal(disk: FileDisk, reactor: Reactor) -> None:
+    go = threading.Event()
+    told: list[object] = []
+    disk.run_bulk(lambda: go.wait(10), told.append)
+    disk.run(lambda: "journal", told.append)
+    reactor.turn()
+    assert told == ["journal"]
+    go.set()
+    reactor.turn()
+    assert told == ["journal", True]
+
+
+def test_failed_job_is_told_and_the_next_is_done(disk: FileDisk, reactor: Reactor) -> None:
+    told: list[object] = []
+    disk.run(lambda: disk.read("nothing"), told.append)
+    disk.run(lambda: 7, told.append)
+    reactor.turn(2)
+    assert isinstance(told[0], FileNotFoundError)
+    assert told[1] == 7
+
+
+def test_closed_disk_tells_nothing_and_leaves_no_thread(tmp_path: Path, reactor: Reactor) -> None:
+    disk, threads = FileDisk(tmp_path, reactor), threading.active_count()
+    begun, go = threading.Event(), threading.Event()
+    ran: list[int] = []
+
+    def job() -> None:
+        begun.set()
+        go.wait(10)
+        ran.append(1)
+
+    disk.run(job, lambda _: pytest.fail("it was told"))
+    disk.run(lambda: ran.append(2), lambda _: pytest.fail("it was told"))
+    begun.wait(10)
+    timer = threading.Timer(0.05, go.set)
+    timer.start()
+    disk.close()
+    timer.join()
+    assert ran == [1]
+    assert threading.active_count() == threads
+    reactor.turn()
+
+
+def test_disk_starts_no_thread_before_it_has_a_job(tmp_path: Path, reactor: Reactor) -> None:
+    """A daemon forks after it has opened its files; threads don't survive that."""
+    before = threading.active_count()
+    disk = FileDisk(tmp_path, reactor)
+    disk.replace("a", b"x")
+    assert threading.active_count() == before
+    disk.close()
