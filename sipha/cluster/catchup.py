@@ -101,6 +101,7 @@ class Catchup:
         self._staging: tuple[str, Staging] | None = None
         self._staged_at = 0.0  # when the last piece came
         self._received: _Received | None = None
+        self._tables = 0  # how many have been installed
         self._refetching = False  # the leader's table must take the place of ours, although we have its entries
         self._refetched = -math.inf
         self._asked = 0.0
@@ -159,16 +160,19 @@ class Catchup:
         self._wanted_since = None
         if term is None or self._snapshots.taking or index <= self.snapshot_index:
             return
+        tables = self._tables
         if not self._checkpoints.comparable(index):
             self._checkpoints.announce(index, self._machine.hash())
         members = self._machine.members
-        self._snapshots.take(self._machine, term, self._cluster_id, lambda result: self._taken(result, members))
+        self._snapshots.take(self._machine, term, self._cluster_id, lambda result: self._taken(result, members, tables))
 
-    def _taken(self, result: SnapshotFile | Exception, members: tuple[Member, ...]) -> None:
+    def _taken(self, result: SnapshotFile | Exception, members: tuple[Member, ...], tables: int) -> None:
         if isinstance(result, OSError):
             self._failed(result)
         elif isinstance(result, Exception):
             self._log.error("no snapshot was taken: {error}", error=result)
+        elif tables != self._tables:
+            self._snapshots.remove(result)  # of a table that another has taken the place of
         elif result.header.index > self.snapshot_index:
             self._newest, self._members = result, members
             self._compact()
@@ -219,6 +223,12 @@ class Catchup:
         elif raft.leads:
             self._receive_reply(peer, message)
 
+    def _unusable(self, file: SnapshotFile) -> None:
+        """Take another snapshot in the place of one that can't be read."""
+        if self._newest == file:
+            self._newest = None
+            self.want()
+
     def _table_wanted(self, peer: str, index: int) -> None:
         """A peer knows that its table differs: it gets a snapshot at `index` or later."""
         if self.snapshot_index < index:
@@ -250,11 +260,12 @@ class Catchup:
             sending.reading = False
             if self._sending.get(peer) is not sending:
                 return
-            if isinstance(result, FileNotFoundError):  # newer ones are there
+            if isinstance(result, Exception):  # newer ones have taken its place, or it can't be read
                 del self._sending[peer]
-            elif isinstance(result, OSError):
-                self._failed(result)
-            elif isinstance(result, bytes) and offset == sending.sent:
+                if not isinstance(result, FileNotFoundError):
+                    self._log.error("the snapshot {name} can't be read: {error}", name=file.name, error=result)
+                    self._unusable(file)
+            elif offset == sending.sent:
                 header = file.header
                 term = self._voter.raft.term
                 if self._send(peer, SnapshotChunk(term, header.index, header.term, file.size, offset, result)):
@@ -316,8 +327,12 @@ class Catchup:
         """Install it if another node has the same table, or nobody says anything for long."""
         header = received.loaded.header
         raft = self._voter.raft
-        if header.index < raft.first_index or (header.index <= raft.applied_index and not self._refetching):
-            self._received = None  # entries that we have acknowledged came meanwhile
+        if (
+            raft.leads
+            or header.index < raft.first_index
+            or (header.index <= raft.applied_index and not self._refetching)
+        ):
+            self._received = None  # we lead, or entries that we have acknowledged came meanwhile
             return
         confirmed = self._checkpoints.confirms(header.index, int.from_bytes(header.hash, "big"), received.sender)
         if confirmed is None and now < received.deadline:
@@ -345,6 +360,7 @@ class Catchup:
         self._checkpoints.applied(index, self._machine.hash())
         self._refetching = False
         self._refetched = self._clock()
+        self._tables += 1
         sender = received.sender
         self._membership.rebase(index, self._members)
         if raft.term_at(index) != term:  # else what follows in our log is applied again

@@ -140,8 +140,9 @@ class Forwarding:
             return
         try:
             record = _record_decoder.decode(message.record)
-        except UNDECODABLE:
-            raise ProtocolError("not a message") from None
+        except UNDECODABLE as error:  # of a later release, perhaps: no reason to part with the peer
+            self._send(peer, ProposalOutcome(message.id, _encode_answer(Invalid(f"not a record: {error}"))))
+            return
         accepted.add(message.id)
 
         def done(answer: Outcome | Unavailable) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from sipha.cluster.wire import AppendEntries, Entry, ProtocolError
+from sipha.state.entries import UNDECODABLE, Member, PutMembers, decode
 
 REGULAR = 0
 NO_OP = 1
@@ -19,6 +20,29 @@ MEMBERSHIP = 4
 """An entry as any other, but for the members that count from it on; 2 and 3 are the library's own."""
 
 _ALLOWED = (bytes([REGULAR]), bytes([NO_OP]), bytes([MEMBERSHIP]))
+
+
+MAX_COMMAND = 128 * 1024
+"""Bytes of the longest command. The library sends one of twice that or more in pieces, wrongly."""
+
+
+def members_of(command: bytes) -> tuple[Member, ...]:
+    """The members that a membership entry names; raises ValueError, or UnknownSchema."""
+    try:
+        records = decode(command[1:]).records
+    except UNDECODABLE as error:
+        raise ValueError(str(error)) from error
+    if len(records) != 1 or not isinstance(records[0], PutMembers):
+        raise ValueError("a membership entry holds something else")
+    return records[0].members
+
+
+def _names_members(command: bytes) -> bool:
+    try:
+        members_of(command)
+    except ValueError:
+        return False
+    return True
 
 
 class Log(Protocol):
@@ -64,6 +88,8 @@ def check_entries(append: AppendEntries) -> None:
     for command, entry_index, entry_term in append.entries:
         index += 1
         if entry_index != index or not term <= entry_term <= append.term or command[:1] not in _ALLOWED:
+            raise ProtocolError("not our log")
+        if len(command) > MAX_COMMAND or (command[0] == MEMBERSHIP and not _names_members(command)):
             raise ProtocolError("not our log")
         term = entry_term
 

@@ -20,6 +20,9 @@ from sipha.errors import SiphaError
 DRAIN = 1.0
 """Seconds within which what is under way must be finished and the other node up to date."""
 
+RETRY = 2.0
+"""Seconds after which a node that must not lead tries again to hand leadership on."""
+
 HOLD_DOWN = 30.0
 """Seconds for which a node with a higher priority must have been up to date before it is given leadership."""
 
@@ -57,6 +60,7 @@ class Handover:
         self._done: Deferred[str] = Deferred()
         self._since: dict[str, float] = {}  # when nodes of a higher priority were first seen up to date in this term
         self._since_term = 0
+        self._failed_at: float | None = None
         self._log = Logger(namespace="sipha.cluster")
 
     @property
@@ -85,31 +89,38 @@ class Handover:
         raft = self._voter.raft
         if not raft.leads or raft.term != self._term:
             if raft.leader is not None:
-                self._settle(raft.leader)
+                self._settle(raft.leader, now)
             elif now >= self._deadline:
-                self._settle(None)
+                self._settle(None, now)
         elif self._phase == "draining":
             self._drain(now)
         elif now >= self._deadline:
             self._voter.lease.begin()
-            self._settle(None)
+            self._settle(None, now)
             self._resumed()
+
+    def stop(self, now: float) -> None:
+        """The node takes no more part."""
+        if self.under_way:
+            self._settle(None, now)
 
     def _drain(self, now: float) -> None:
         raft = self._voter.raft
         drained = not self._proposals.under_way and raft.applied_index == raft.last_index
-        if drained and raft.match(self._to) == raft.last_index:
+        heard = self._voter.lease.heard_by(self._to)  # or it could not tell that this claim has ended
+        if drained and heard and raft.match(self._to) == raft.last_index:
             self._ending()
             secret = self._voter.lease.end()
             self._phase, self._deadline = "confirming", now + self._confirm
             self._send(self._to, TimeoutNow(self._term, secret))
         elif now >= self._deadline:
-            self._settle(None)
+            self._settle(None, now)
 
-    def _settle(self, leader: str | None) -> None:
+    def _settle(self, leader: str | None, now: float) -> None:
         """It has come to an end, good or bad."""
         self._phase = "idle"
         self._proposals.resume()
+        self._failed_at = None if leader == self._to else now
         if leader == self._to:
             self._done.callback(leader)
             return
@@ -130,6 +141,8 @@ class Handover:
             self._since_term, self._since = self._voter.raft.term, {}
         better = {name: priority for name, priority in priorities.items() if priority > own}
         self._since = {name: self._since.get(name, now) for name in better}
+        if self._failed_at is not None and now - self._failed_at < (HOLD_DOWN if own else RETRY):
+            return None
         wait = HOLD_DOWN if own else 0.0
         ready = [(better[name], name) for name, since in self._since.items() if now - since >= wait]
         return max(ready)[1] if ready else None

@@ -12,8 +12,10 @@ from sipha.cluster.peers import INetwork
 from sipha.cluster.status import PeerStatus
 from sipha.cluster.storage import Identity, Storage
 from sipha.cluster.wire import PROTOCOL, Hello
+from sipha.errors import ConfigError
 from sipha.sip.flow import Address
 from sipha.state.entries import SCHEMA
+from sipha.state.machine import Machine
 
 
 class Kinship:
@@ -31,16 +33,21 @@ class Kinship:
         storage: Storage,
         network: INetwork,
         membership: Membership,
+        machine: Machine,
     ) -> None:
         self.priority = priority
         self.kin: set[str] = set()
-        """The nodes that are connected and of our cluster."""
+        """The members that are connected and of our cluster."""
+        self.guests: set[str] = set()
+        """Others of our cluster's nodes that are connected: one may lead that was added after what we know."""
         self._node = node
         self._cluster = cluster
         self._seeds = dict(seeds)
         self._storage = storage
         self._network = network
         self._membership = membership
+        self._machine = machine
+        self._unreachable = ""  # why the members can't be talked to
         self._log = Logger(namespace="sipha.cluster")
 
     @property
@@ -62,23 +69,30 @@ class Kinship:
             identity.amnesiac,
         )
 
-    def objection(self, hello: Hello, schema: int) -> str | None:
-        """Why we don't talk to who says this, None if we do; `schema` is that of our table."""
+    def objection(self, peer: str, hello: Hello, *, led: bool) -> str | None:
+        """Why we don't talk to a peer that says this, None if we do; `led` is whether we hear of a leader."""
         if not self.cluster_id or not hello.cluster_id:
             return None  # one of us has yet to join
         if hello.cluster_id != self.cluster_id:
             return "other cluster id"
-        return "older release" if hello.schema < schema else None
+        if hello.schema < self._machine.schema:
+            return "older release"
+        return "no member" if led and not self._knows(peer) else None
 
     def connected(self, peer: str) -> None:
         """A peer can be sent to."""
         hello = self._network.hello(peer)
         if hello is not None and self.cluster_id and hello.cluster_id == self.cluster_id:
-            self.kin.add(peer)
+            (self.kin if self._knows(peer) else self.guests).add(peer)
 
     def disconnected(self, peer: str) -> None:
         """The connection to a peer is gone."""
         self.kin.discard(peer)
+        self.guests.discard(peer)
+
+    def _knows(self, peer: str) -> bool:
+        members = (*self._machine.members, *self._membership.members)
+        return not members or any(member.name == peer for member in members)
 
     def hello(self, peer: str) -> Hello:
         """What a peer of our cluster has said of itself; one that isn't connected knows nothing and wants nothing."""
@@ -99,10 +113,21 @@ class Kinship:
         self.call()
 
     def call(self) -> None:
-        """Talk to the members, or as long as we know of none, to the seeds."""
-        members = self._membership.members
+        """Talk to the members, or as long as we know of none, to the seeds.
+
+        Those of the latest entry may yet be cut off the log again, by a leader whom only those applied know of.
+        """
+        members = (*self._machine.members, *self._membership.members)
         others = {member.name: address_of(member) for member in members if member.name != self._node}
-        self._network.set_peers(others if members else self._seeds)
+        try:
+            self._network.set_peers(others if members else self._seeds)
+            self._unreachable = ""
+        except ConfigError as error:  # an entry of the log must not stop a node
+            self._unreachable = str(error)
+            self._log.error("the members can't be talked to: {error}", error=error)
+        guests, self.guests = self.guests, set()
+        for peer in sorted(guests):
+            self.connected(peer)
 
     def peers(self, match: Mapping[str, int]) -> Iterator[PeerStatus]:
         """What is to be said of the others; `match` is the entry up to which each has our log."""
@@ -130,4 +155,6 @@ class Kinship:
                 "this node has lost what it held: it doesn't vote, and what it stores doesn't count, until a majority "
                 "of the others has given it everything"
             )
+        if self._unreachable:
+            yield f"the members can't be talked to: {self._unreachable}"
         yield from self._storage.alarms

@@ -15,14 +15,24 @@ import math
 import os
 from collections.abc import Collection
 from hashlib import sha256
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from sipha.cluster.disk import Disk
+from sipha.cluster.seal import seal, unseal
 from sipha.cluster.wire import MAX_LEASE, SECRET
 
 MARGIN = 1.1
 """What a follower adds to the stated duration, as a factor."""
 
 _FILE = "promise"
+
+
+class _Longest(Struct):
+    """The longest duration ever promised, in seconds."""
+
+    duration: Annotated[float, Meta(ge=0, le=MAX_LEASE / 1000)]
 
 
 def commit_to(secret: bytes) -> bytes:
@@ -72,30 +82,34 @@ class Lease:
     def set_others(self, others: Collection[str], now: float) -> None:
         """Need a majority of these voters and ourselves from now on."""
         self._others = frozenset(others)
-        if self._has_run_out(now):
-            self.begin()
+        self.lapse(now)
+        before = self.until
         self._count()
+        if self.until <= now < before:
+            self.begin()  # more are needed than have promised
 
     def acknowledge(self, node: str, claim: int, sent: float, now: float) -> None:
-        """A follower has given its promise for the heartbeat that we sent at `sent`.
-
-        A lease that has run out stays so: who guards its address may have said meanwhile that the claim has ended. A
-        new claim begins.
-        """
-        if claim != self.claim or not self.held:
-            return
-        if self._has_run_out(now):
-            self.begin()
-        elif sent > self._acknowledged.get(node, -math.inf):
+        """A follower has given its promise for the heartbeat that we sent at `sent`."""
+        self.lapse(now)
+        if claim == self.claim and self.held and sent > self._acknowledged.get(node, -math.inf):
             self._acknowledged[node] = sent
             self._count()
+
+    def heard_by(self, node: str) -> bool:
+        """True if a follower has acknowledged the present claim."""
+        return node in self._acknowledged
 
     def valid(self, now: float) -> bool:
         """True while no other node can be elected."""
         return now < self.until
 
-    def _has_run_out(self, now: float) -> bool:
-        return self.held and 0.0 < self.until <= now
+    def lapse(self, now: float) -> None:
+        """If the lease has run out, begin another claim.
+
+        This one stays ended: who guards our address may have told its secret meanwhile.
+        """
+        if self.held and 0.0 < self.until <= now:
+            self.begin()
 
     def _count(self) -> None:
         """Find the end that a majority supports; it includes ourselves, so one voter alone has a lease without end."""
@@ -113,13 +127,15 @@ class Promise:
     """The follower's side: neither vote nor stand before `until`.
 
     The longest duration ever promised stands in a file, because a node that restarts doesn't know to whom it
-    promised, and keeps still for that long. An unreadable file counts as the longest duration there is.
+    promised, and keeps still for that long. An unreadable file counts as the longest duration there is, and is written
+    anew when that has passed.
     """
 
     def __init__(self, disk: Disk, now: float) -> None:
         self._disk = disk
+        self._readable = True
         self._longest = self._read()
-        self.until = now + self._longest * MARGIN
+        self._quiet_until = self.until = now + self._longest * MARGIN
         self.secret = b""
         """That of the claim for which the last promise was given, once it is known to have ended."""
         self._commitment = b""
@@ -132,9 +148,9 @@ class Promise:
         """
         if not commitment or claim < self._claim or (claim == self._claim and self.secret):
             return False
-        if duration > self._longest:
-            self._write(duration)
-            self._longest = duration
+        if duration > self._longest or (not self._readable and now >= self._quiet_until):
+            self._disk.replace(_FILE, seal(_Longest(duration)))  # durably: it is acknowledged only after this
+            self._longest, self._readable = duration, True
         if claim != self._claim:
             self._claim, self._commitment, self.secret = claim, commitment, b""
         self.until = max(self.until, now + duration * MARGIN)
@@ -154,13 +170,9 @@ class Promise:
 
     def _read(self) -> float:
         try:
-            duration = float(self._disk.read(_FILE).decode("ascii"))
+            return unseal(self._disk.read(_FILE), _Longest).duration
         except FileNotFoundError:
             return 0.0
         except (OSError, ValueError):
+            self._readable = False
             return MAX_LEASE / 1000
-        return duration if 0 <= duration <= MAX_LEASE / 1000 else MAX_LEASE / 1000
-
-    def _write(self, duration: float) -> None:
-        """Durably: the promise is answered only after this."""
-        self._disk.replace(_FILE, repr(duration).encode("ascii"))

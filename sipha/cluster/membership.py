@@ -10,11 +10,13 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any, Literal
 
+from sipha.cluster.authority import check_name
+from sipha.cluster.guards import members_of
 from sipha.cluster.journal import Journal
 from sipha.cluster.voter import Voter
-from sipha.errors import SiphaError
+from sipha.errors import ConfigError, SiphaError
 from sipha.sip.flow import Address
-from sipha.state.entries import SCHEMA, Member, PutMembers, Record, decode
+from sipha.state.entries import SCHEMA, Member, PutMembers, Record
 from sipha.state.machine import Machine
 
 Propose = Callable[[Record, Callable[[Any], None]], None]
@@ -22,14 +24,6 @@ Propose = Callable[[Record, Callable[[Any], None]], None]
 
 class MembershipRefused(SiphaError):
     """The change would endanger the cluster, or another one is under way; nothing was changed."""
-
-
-def members_of(command: bytes) -> tuple[Member, ...]:
-    """The members that a membership entry names."""
-    (record,) = decode(command[1:]).records
-    if not isinstance(record, PutMembers):
-        raise TypeError(f"a membership entry holds a {type(record).__name__}")
-    return record.members
 
 
 def address_of(member: Member) -> Address:
@@ -41,8 +35,8 @@ def address_of(member: Member) -> Address:
 def _check_address(address: str) -> None:
     try:
         host, port = address_of(Member("new", address, "learner"))
-        ip_address(host)
-        fits = 0 < port < 1 << 16
+        literal = ip_address(host)
+        fits = 0 < port < 1 << 16 and not (literal.is_unspecified or literal.is_multicast)
     except ValueError:
         fits = False
     if not fits:
@@ -105,6 +99,10 @@ class Membership:
         self._check_idle()
         if self.get(name) is not None:
             raise MembershipRefused(f"{name} is a member already")
+        try:
+            check_name("node", name)
+        except ConfigError as error:
+            raise MembershipRefused(str(error)) from error
         _check_address(address)
         taken = next((member.name for member in self.members if member.address == address), None)
         if taken is not None:

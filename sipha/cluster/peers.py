@@ -33,6 +33,9 @@ RETRY = 0.3
 PING = 0.3
 """Seconds after which a connection that has nothing else to say shows that it lives."""
 
+APART = 3.0
+"""Seconds without a connection after which the node with the earlier name dials too."""
+
 SILENCE = 2.0
 """Seconds of silence after which a connection counts as dead; also the time a stranger has for handshake and hello."""
 
@@ -128,6 +131,7 @@ class Peers:
         self._port: Any = None
         self._dialling: dict[str, Any] = {}  # the call that will dial, or the attempt to connect
         self._watching: Any = None
+        self._apart: dict[str, float] = {}  # since when there has been no connection with a peer
         self._reminding: Any = None
         self._told: dict[str, float] = {}  # when the log last spoke of a reason
 
@@ -175,8 +179,8 @@ class Peers:
         """Talk to these from now on, and to no others; raises ConfigError if they can't be talked to."""
         self._check_peers(peers)
         before, self._peers = self._peers, dict(peers)
-        for peer, address in before.items():
-            if peer not in peers or (peers[peer] != address and self._dials(peer)):
+        for peer in sorted({*before, *self._connections}):
+            if peer not in peers or (before.get(peer, peers[peer]) != peers[peer] and self._dials(peer)):
                 self._hang_up(peer)
         if self._user is not None:
             self._reach_out()
@@ -222,7 +226,8 @@ class Peers:
             return "other protocol version"
         if hello.cluster != self.cluster:
             return "other cluster"
-        if hello.node not in self._peers or (connection.dialled is None and self._dials(hello.node)):
+        if hello.node == self.node or (hello.node not in self._peers and not hello.cluster_id):
+            # One that was added to the cluster may lead it before we have read that in the log; a certificate it has.
             return "unknown node"
         if connection.dialled not in {None, hello.node}:
             return "other node than dialled"
@@ -327,6 +332,9 @@ class Peers:
         return TlsFactory(self.certificates, dialled is not None, factory, self._reactor)
 
     def _dial(self, peer: str) -> None:
+        if peer in self._connections:
+            self._dialled(peer)
+            return
         host, port = self._peers[peer]
         endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
         way = endpoint(self._reactor, host, port, timeout=1, bindAddress=(self._address[0], 0))
@@ -338,7 +346,7 @@ class Peers:
 
     def _dial_later(self, peer: str) -> None:
         self._dialled(peer)
-        if self._user is not None and peer in self._peers:
+        if self._user is not None and peer in self._peers and self._dials(peer):
             self._dialling[peer] = self._reactor.callLater(RETRY, self._dial, peer)
 
     def _hang_up(self, peer: str) -> None:
@@ -372,6 +380,12 @@ class Peers:
                 connection.end("silent")
             elif connection.peer is not None and now - connection.said > PING:
                 connection.send(Ping())
+        for peer in self._peers:
+            if peer in self._connections:
+                self._apart.pop(peer, None)
+            elif now - self._apart.setdefault(peer, now) > APART and not self._reaches(peer):
+                self._apart[peer] = now
+                self._dial(peer)  # it may not know yet that it should
 
     def _remind(self) -> None:
         """Say that the certificate will expire soon."""

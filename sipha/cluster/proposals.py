@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from twisted.logger import Logger
 
-from sipha.cluster.raft import MAX_ENTRY
+from sipha.cluster.guards import MAX_COMMAND
 from sipha.errors import NotLeader, QueueFull, Unavailable, UnknownOutcome
 from sipha.state.entries import Record
 from sipha.state.outcomes import Invalid, Outcome
@@ -25,7 +26,7 @@ MAX_BATCH = 48 * 1024
 MAX_RECORDS = 160
 """Records of a batch."""
 
-MAX_RECORD = MAX_ENTRY - 1024
+MAX_RECORD = MAX_COMMAND - 1024
 """Bytes of an entry with a single record."""
 
 MAX_UNDER_WAY = 8
@@ -106,16 +107,20 @@ class Proposals:
         """Make entries of what waits."""
         waiting = self._waiting
         while not self._held and waiting and len(self._under_way) < MAX_UNDER_WAY:
-            self._submit([waiting.popleft() for _ in range(min(len(waiting), self._fit))])
+            self._submit(self._next())
 
     def expire(self) -> None:
         """Tell those who have waited long enough; the library may never do."""
-        now, groups, waiting = self._clock(), self._under_way, self._waiting
-        while groups and (not groups[0].dones or groups[0].deadline <= now):
-            unknown = UnknownOutcome(f"no majority had the record within {DEADLINE:g} s")
-            self._refuse(groups.popleft().take(), unknown)
-        while waiting and waiting[0][2] <= now:
-            self._refuse([waiting.popleft()[1]], QueueFull(f"the record waited for {DEADLINE:g} s"))
+        now, groups = self._clock(), self._under_way
+        for group in groups:
+            if group.deadline <= now:
+                self._refuse(group.take(), UnknownOutcome(f"no majority had the record within {DEADLINE:g} s"))
+        while groups and not groups[0].dones:
+            groups.popleft()
+        if any(deadline <= now for _, _, deadline in islice(self._waiting, 2)):  # the first may be one without
+            late = [proposal for proposal in self._waiting if proposal[2] <= now]
+            self._waiting = deque(proposal for proposal in self._waiting if proposal[2] > now)
+            self._refuse([done for _, done, _ in late], QueueFull(f"the record waited for {DEADLINE:g} s"))
 
     def refuse_waiting(self, refusal: Unavailable) -> None:
         """Tell those whose record is in no entry yet that it won't be in one."""
@@ -135,6 +140,15 @@ class Proposals:
         for group in groups:
             self._refuse(group.take(), unknown)
         self.refuse_waiting(refusal)
+
+    def _next(self) -> list[Proposal]:
+        """The records of the next entry; one without a deadline has an entry of its own."""
+        waiting = self._waiting
+        proposals = [waiting.popleft()]
+        if math.isfinite(proposals[0][2]):
+            while waiting and len(proposals) < self._fit and math.isfinite(waiting[0][2]):
+                proposals.append(waiting.popleft())
+        return proposals
 
     def _submit(self, proposals: list[Proposal]) -> None:
         """Append one entry; if it would be too long, or has a record that can't be encoded, one for each half."""

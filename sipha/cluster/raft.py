@@ -23,9 +23,6 @@ from sipha.cluster.guards import NO_OP, REGULAR
 from sipha.cluster.journal import Journal
 from sipha.cluster.wire import AppendEntries, Entry
 
-MAX_ENTRY = 128 * 1024
-"""Bytes of the longest entry. The library sends one of `_MAX_APPEND` or more in pieces, wrongly."""
-
 _MAX_APPEND = 256 * 1024
 """Bytes of entries in a message, the last entry not counted."""
 

@@ -144,7 +144,7 @@ class Replica:
         self.membership = Membership(
             node, self._journal, self.machine, self._voter, self._propose_members, self._members_changed
         )
-        self._kinship = Kinship(node, cluster, priority, seeds, self._storage, network, self.membership)
+        self._kinship = Kinship(node, cluster, priority, seeds, self._storage, network, self.membership, self.machine)
         self._checkpoints = Checkpoints(node, lambda: [member.name for member in self.membership.members])
         self._catchup = Catchup(
             clock,
@@ -176,11 +176,14 @@ class Replica:
         self._watch = LeaseWatch(reactor, clock, self._lease, self._lease_ended)
         self._ticking: Any = None
         self._kicked: Any = None
-        self._noted = 0.0
+        self._noted, self._noted_term = 0.0, self._voter.time_term
         self._failures: list[float] = []
         self._state: Literal["new", "running", "stopped", "failed"] = "new"
         self._reason = ""
-        self.membership.rebase(self.machine.index, self.machine.members)
+        try:
+            self.membership.rebase(self.machine.index, self.machine.members)
+        except UnknownSchema as error:
+            raise ConfigError(str(error)) from error
 
     def _open(self, disk: Disk) -> Storage:
         """Open what is on the disk; what can't be read makes the node an amnesiac."""
@@ -223,6 +226,8 @@ class Replica:
         stopped = self._network.stop()
         if was != "failed":
             self._withdraw()
+            self._handover.stop(self._clock())
+            self._forwarding.stop()
             self._note_progress()
         self._snapshots.close()
         try:
@@ -379,7 +384,7 @@ class Replica:
 
     def greeted(self, peer: str, hello: Hello) -> str | None:
         """Why a peer is refused, or None."""
-        objection = self._kinship.objection(hello, self.machine.schema)
+        objection = self._kinship.objection(peer, hello, led=self.leader is not None)
         if objection is None:
             self._voter.greeted(peer, forgetful=hello.amnesiac or not hello.cluster_id)
             self._checkpoints.forget(peer)
@@ -419,7 +424,8 @@ class Replica:
         if peer not in self._kinship.kin:
             if not self._kinship.cluster_id and isinstance(message, AppendEntries):
                 self._kinship.join(peer)
-            return
+            if peer not in self._kinship.guests or not isinstance(message, AppendEntries | SnapshotChunk):
+                return
         if isinstance(message, Propose | ProposalOutcome):
             self._forwarding.received(peer, message)
         elif isinstance(message, Checkpoint):
@@ -507,12 +513,12 @@ class Replica:
         if self._checkpoints.diverged and not self._raft.leads:
             self._catchup.refetch(now)
         self._tenure.step(now)
-        if now - self._noted >= PROGRESS:
+        if now - self._noted >= PROGRESS or self._voter.time_term != self._noted_term:
             self._note_progress()
 
     def _note_progress(self) -> None:
         now = self._clock()
-        self._noted = now
+        self._noted, self._noted_term = now, self._voter.time_term
         if self._storage.identity is not None:
             self._storage.save_progress(Progress(self._raft.commit_index, self._boot_id, now, self._time.now(now)))
 
@@ -524,6 +530,7 @@ class Replica:
             self._ticking.cancel()
         self._network.stop()
         self._withdraw()
+        self._handover.stop(self._clock())
         self._forwarding.stop()
         if self._failed is not None:
             self._failed(reason)
@@ -546,7 +553,10 @@ class Replica:
     def _apply(self, index: int, entry: bytes) -> list[Outcome]:
         """Apply an entry that is committed."""
         machine = self.machine
+        members = machine.members
         outcomes = machine.apply(index, entry)
+        if machine.members is not members:
+            self._kinship.call()
         self._time.advance(machine.time, self._clock())
         self._checkpoints.applied(index, machine.hash())
         self._catchup.applied(index)
@@ -593,7 +603,7 @@ class Replica:
             self._storage.remembers()
             identity = self._storage.identity
             self._kinship.call_anew()
-        self._voter.may_vote = identity is not None and not identity.amnesiac and self.node in self.membership.voters
+        self._voter.may_vote = identity is not None and not identity.amnesiac
 
     def _lease_ended(self) -> None:
         self._guarded(self._watch_role, kick=False)

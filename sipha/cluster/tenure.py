@@ -18,7 +18,7 @@ from sipha.cluster.voter import Voter
 from sipha.errors import Unavailable
 from sipha.state.entries import SCHEMA, Barrier, PutKey, RaiseSchema
 from sipha.state.machine import Machine
-from sipha.state.outcomes import Outcome
+from sipha.state.outcomes import Done, Outcome
 
 _KEY_SIZE = 32
 
@@ -43,6 +43,7 @@ class Tenure:
         self.term = 0
         self._whole_term = 0  # the term whose barrier is applied
         self._raising = False  # the schema
+        self._adding = False  # an entry for who has lost what it held
         self._machine = machine
         self._voter = voter
         self._raft = voter.raft
@@ -58,8 +59,7 @@ class Tenure:
         """Put a barrier behind all that earlier leaders have left; when it is applied, so is that."""
         self.term = self._raft.term
         self._log.info("{node} is elected in term {term}", node=self._voter.name, term=self.term)
-        self._proposals.add_internal(Barrier(self.term, self._voter.name), self._barrier_applied)
-        self._kick()
+        self._add_barrier(self._barrier_applied)
 
     def end(self) -> None:
         """We lead no more."""
@@ -80,9 +80,16 @@ class Tenure:
     def _may_claim(self) -> bool:
         return self._kinship.priority > 0 and not self._checkpoints.diverged
 
+    def _add_barrier(self, done: Callable[[Outcome | Unavailable], None]) -> None:
+        self._proposals.add_internal(Barrier(self.term, self._voter.name), done)
+        self._kick()
+
     def _barrier_applied(self, outcome: Outcome | Unavailable) -> None:
         """The state is whole; the first leader of all adds the first key."""
         if isinstance(outcome, Unavailable):
+            return
+        if not isinstance(outcome, Done):
+            self._log.error("{node} can't begin its term: {outcome}", node=self._voter.name, outcome=outcome)
             return
         if self._machine.keys.current is None:
             self._proposals.add_internal(PutKey(os.urandom(_KEY_SIZE)), self._barrier_applied)
@@ -98,9 +105,9 @@ class Tenure:
             return
         self._membership.promote(self._wanted_role)
         self._raise_schema()
-        if any(barrier > self._raft.last_index for barrier in self._voter.forgetful.values()):
-            self._proposals.add_internal(Barrier(self.term, self._voter.name), lambda _: None)
-            self._kick()
+        if not self._adding and any(barrier > self._raft.last_index for barrier in self._voter.forgetful.values()):
+            self._adding = True
+            self._add_barrier(self._added)
         better = self._handover.preferred(self._priorities(), self._kinship.priority if self._may_claim() else 0, now)
         if better is not None:
             self.transfer(better, now).addErrback(lambda _: None)  # logged there
@@ -139,6 +146,9 @@ class Tenure:
             self._raising = True
             self._proposals.add_internal(RaiseSchema(known), self._raised)
             self._kick()
+
+    def _added(self, _: Any) -> None:
+        self._adding = False
 
     def _raised(self, _: Any) -> None:
         self._raising = False

@@ -44,7 +44,8 @@ class Voter:
 
     `send(peer, message)` is False if the peer can't take it; `apply(index, entry)` is called once per committed entry
     in order; `lagging(peer)` when a peer needs entries that the log has no more; `clock` must be the one that the
-    library uses (`raft.use_clock`). `may_vote` is false for a node that may have forgotten a vote or an entry.
+    library uses (`raft.use_clock`). `may_vote` is false for a node that may have forgotten a vote or an entry; who may
+    votes whether it knows itself for a voter or not (Raft thesis §4.2.2), but only a voter stands.
     """
 
     def __init__(  # noqa: PLR0917  one caller
@@ -64,6 +65,9 @@ class Voter:
         self.counters: Counter[str] = Counter()
         self.lease = Lease(timing.lease)
         self.may_vote = False
+        self._is_voter = False
+        self._disk_hangs = False
+        self._written = (0, -math.inf)  # up to where the log is on disk, and when that was last as it should
         self.others: frozenset[str] = frozenset()
         """The other voters."""
         self.forgetful: dict[str, int] = {}
@@ -78,7 +82,6 @@ class Voter:
         self._promise = Promise(disk, clock())
         self._went_back: dict[str, int] = {}  # when we last let a peer's next index go back, in microseconds
         self._heard = -timing.election_max
-        self._followed_term = 0  # of the last heartbeat that we accepted
         self._unaided = (0, 0)  # the term of a leader, and what was committed in it without counting us
         self._acked = ((0, 0), -math.inf)  # the claim whose lease we acknowledged last, and when
         self._asked_term = 0  # of the pre-vote under way
@@ -89,6 +92,8 @@ class Voter:
         self._verified: tuple[int, int, int] = (0, 0, 0)  # up to where our log is the leader's: term, index, sent
         self._acknowledged: dict[str, int] = {}  # what followers have on disk, in this term of ours
         self.raft = Raft(name, journal, applied, timing, self, apply)
+        self.time_term = self.raft.last_term
+        """Of the leader whose cluster time is ours."""
         self._receive: dict[type, Callable[[str, Any], None]] = {
             AppendEntries: self._receive_append,
             LeaseAck: self._receive_lease_ack,
@@ -111,6 +116,7 @@ class Voter:
 
     def set_members(self, voters: Collection[str], learners: Collection[str]) -> None:
         """Let these count from now on."""
+        self._is_voter = self.name in voters
         self.others = frozenset(voters) - {self.name}
         self._majority = (len(self.others) + 1) // 2 + 1
         self.lease.set_others(self.others, self._clock())
@@ -121,9 +127,21 @@ class Voter:
         now = self._clock()
         if self.raft.election_due(now):
             self._ask_for_pre_votes(now)
+        self.lease.lapse(now)
+        self._watch_disk(now)
         self._journal.flush()  # first: the disk writes while we apply
         self.raft.tick()
         self._journal.flush()
+
+    def _watch_disk(self, now: float) -> None:
+        """Lead no more if the disk takes nothing and says nothing: others have one that does."""
+        durable = self._journal.durable
+        if durable >= self.raft.last_index or durable != self._written[0]:
+            self._written = (durable, now)
+        self._disk_hangs = now - self._written[1] > 2 * self._timing.election_max
+        if self._disk_hangs and self.raft.leads and self.others:
+            self.counters["leaderships given up as the disk hangs"] += 1
+            self.raft.resign()
 
     def receive(self, peer: str, message: RaftMessage) -> None:
         """Take a message from a peer; raises ProtocolError, and DivergedError if the logs contradict each other."""
@@ -145,6 +163,10 @@ class Voter:
 
     # Elections
 
+    @property
+    def _may_stand(self) -> bool:
+        return self.may_vote and self._is_voter and not self._disk_hangs
+
     def stand(self, secret: bytes) -> None:
         """Begin a term and ask for votes at once: the claim with this secret has ended, a leader's or our own."""
         self.raft.resign()
@@ -157,7 +179,7 @@ class Voter:
         self.raft.put_election(max(now, self._promise.until) + self.raft.election_timeout())
         if self.raft.stands:
             self.raft.resign()  # no vote may come after an election, from a node that has forgotten it meanwhile
-        if not self.may_vote or self._promise.binds(now):
+        if not self._may_stand or self._promise.binds(now):
             return
         self._asked_term = self.raft.term + 1
         self._grants = {self.name}
@@ -177,19 +199,25 @@ class Voter:
         elif not self.may_vote or (raft.leads and self.lease.held) or self._promise.binds(self._clock()):
             self.counters["pre-votes refused"] += 1
         elif (message.last_term, message.last_index) >= (raft.last_term, raft.last_index):
-            self._send(peer, PreVoteGranted(message.term, self._time.now(self._clock())))
+            self._send(peer, PreVoteGranted(message.term, self._time.now(self._clock()), self.time_term))
 
     def _receive_grant(self, peer: str, message: PreVoteGranted) -> None:
         raft = self.raft
-        if message.term == raft.term and raft.leader in {None, self.name}:
-            self._time.advance(message.time, self._clock())  # not needed any more, but it may know of more time
         if raft.leads or message.term != self._asked_term or message.term != raft.term + 1 or peer not in self.others:
             return
-        self._time.advance(message.time, self._clock())
+        self._learn_time(message.time, message.time_term)
         self._grants.add(peer)
         if len(self._grants) >= self._majority:
             self._asked_term = 0
             self.raft.stand()
+
+    def _learn_time(self, time: int, term: int) -> None:
+        """Take over what a voter knows of the cluster time; an earlier leader's was not what later ones used."""
+        if term > self.time_term:
+            self.time_term = term
+            self._time.begin(time, self._clock())
+        elif term == self.time_term:
+            self._time.advance(time, self._clock())
 
     def _receive_vote_request(self, peer: str, message: RequestVote) -> None:
         now = self._clock()
@@ -220,7 +248,7 @@ class Voter:
     def _receive_timeout_now(self, peer: str, message: TimeoutNow) -> None:
         """The leader has ended its claim, and wants us to lead."""
         raft = self.raft
-        if message.term != raft.term or peer != raft.leader or not self.may_vote:
+        if message.term != raft.term or peer != raft.leader or not self._may_stand:
             self.counters["transfers refused"] += 1
         elif self._promise.release(message.secret):
             self.stand(message.secret)
@@ -250,10 +278,10 @@ class Voter:
         promised = self._promise.give(message.lease / 1000, now, claim, message.commitment)
         self._heard = now
         self._asked_term = 0  # we have promised not to stand
-        if message.term == self._followed_term:
+        if message.term == self.time_term:
             self._time.follow(message.time, now)
         else:
-            self._followed_term = message.term
+            self.time_term = message.term
             self._time.begin(message.time, now)
         if message.unaided:
             self._unaided = (message.term, message.commit_index)
@@ -397,6 +425,7 @@ class Voter:
         self._acknowledged = {}
         self.forgetful = dict.fromkeys(self.forgetful, self.raft.last_index + 1)
         if leading:
+            self.time_term = self.raft.term
             self.lease.begin()
         else:
             self.lease.end()

@@ -35,6 +35,8 @@ SECRET = 32
 """Bytes of a claim's secret, and of the commitment to it."""
 
 Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
+Term = Annotated[int, Meta(ge=0, lt=1 << 48)]
+Time = Annotated[int, Meta(ge=0, lt=1 << 50)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{0,32}\Z")]
 Secret = Annotated[bytes, Meta(max_length=SECRET)]
@@ -74,14 +76,14 @@ class AppendEntries(msgspec.Struct, frozen=True, array_like=True, tag="ae"):
     committed without counting it.
     """
 
-    term: Count
+    term: Term
     commit_index: Count
     prev_index: Count | None
     prev_term: Count | None
     entries: list[Entry]
     sent: Count
     lease: Annotated[int, Meta(ge=0, le=MAX_LEASE)]
-    time: Count
+    time: Time
     claim: Count
     commitment: Secret
     unaided: bool
@@ -90,7 +92,7 @@ class AppendEntries(msgspec.Struct, frozen=True, array_like=True, tag="ae"):
 class LeaseAck(msgspec.Struct, frozen=True, array_like=True, tag="lease"):
     """The follower has given its promise for the heartbeat that was sent at `sent` under this claim."""
 
-    term: Count
+    term: Term
     claim: Count
     sent: Count
 
@@ -98,7 +100,7 @@ class LeaseAck(msgspec.Struct, frozen=True, array_like=True, tag="lease"):
 class AppendReply(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
     """The follower has the leader's log on disk up to `next_index` - 1, or (`reset`) the leader goes on there."""
 
-    term: Count
+    term: Term
     next_index: Count
     reset: bool
     success: bool
@@ -111,23 +113,24 @@ class PreVote(msgspec.Struct, frozen=True, array_like=True, tag="pre"):
     `secret` is that of the present leader's claim, if we know that the claim has ended; else it is empty.
     """
 
-    term: Count
+    term: Term
     last_index: Count
     last_term: Count
     secret: Secret
 
 
 class PreVoteGranted(msgspec.Struct, frozen=True, array_like=True, tag="pre+"):
-    """I would; `time` is the cluster time in milliseconds as far as I know."""
+    """I would; `time` is the cluster time in milliseconds as far as I know, from the leader of `time_term`."""
 
-    term: Count
-    time: Count
+    term: Term
+    time: Time
+    time_term: Term
 
 
 class RequestVote(msgspec.Struct, frozen=True, array_like=True, tag="vote"):
     """Vote for me in `term` (Raft §5.2); `secret` as in PreVote."""
 
-    term: Count
+    term: Term
     last_index: Count
     last_term: Count
     secret: Secret
@@ -136,26 +139,26 @@ class RequestVote(msgspec.Struct, frozen=True, array_like=True, tag="vote"):
 class VoteGranted(msgspec.Struct, frozen=True, array_like=True, tag="vote+"):
     """You have my vote in `term`."""
 
-    term: Count
+    term: Term
 
 
 class StaleTerm(msgspec.Struct, frozen=True, array_like=True, tag="stale"):
     """What you sent is of an earlier term than `term`, which is mine."""
 
-    term: Count
+    term: Term
 
 
 class TimeoutNow(msgspec.Struct, frozen=True, array_like=True, tag="go"):
     """Stand at once, the leader's claim with this secret has ended: leadership transfer (Raft thesis §3.10)."""
 
-    term: Count
+    term: Term
     secret: Secret
 
 
 class LastWord(msgspec.Struct, frozen=True, array_like=True, tag="last"):
     """From the guard of `leader`: its claim with this secret has ended, and its address is gone."""
 
-    term: Count
+    term: Term
     leader: Name
     secret: Secret
 
@@ -163,7 +166,7 @@ class LastWord(msgspec.Struct, frozen=True, array_like=True, tag="last"):
 class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, tag="snap"):
     """A part of the leader's snapshot at `index`, whose entry has `index_term`; `size` bytes in all."""
 
-    term: Count
+    term: Term
     index: Count
     index_term: Count
     size: Count
@@ -174,7 +177,7 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, tag="snap"):
 class SnapshotReply(msgspec.Struct, frozen=True, array_like=True, tag="snap+"):
     """The follower has the snapshot at `index` up to `offset`; installed, it is acknowledged as entries are."""
 
-    term: Count
+    term: Term
     index: Count
     offset: Count
 

@@ -82,9 +82,9 @@ class Line:
         return succeed(None)
 
     def set_peers(self, peers: Mapping[str, Address]) -> None:
-        self.peers = dict(peers)
+        before, self.peers = self.peers, dict(peers)
         self.talked_to.append(set(peers))
-        for peer in [peer for peer in self.hellos if peer not in peers]:
+        for peer in [peer for peer in self.hellos if peer in before and peer not in peers]:
             self.assembly.hang_up(self.node, peer)
         self.assembly.dial_soon()
 
@@ -299,7 +299,7 @@ class Assembly:
         lines = [seat.line for seat in self.seats.values() if seat.up is not None and seat.name not in self.severed]
         for one in lines:
             for other in lines:
-                if one.node < other.node and other.node in one.peers and one.node in other.peers:
+                if one.node < other.node and (other.node in one.peers or one.node in other.peers):
                     self._connect(one, other)
 
     def _connect(self, one: Line, other: Line) -> None:
@@ -309,7 +309,8 @@ class Assembly:
         hellos = {one: one.user.introduce(), other: other.user.introduce()}
         for line, peer in ((one, other), (other, one)):
             assert line.user is not None
-            objection = line.user.greeted(peer.node, hellos[peer])
+            known = peer.node in line.peers or hellos[peer].cluster_id
+            objection = line.user.greeted(peer.node, hellos[peer]) if known else "unknown node"
             if objection is not None:
                 line.counters[objection] += 1
                 self.dial_soon()

@@ -16,6 +16,11 @@ def greeting(node: str, cluster: str = "sipha", protocol: int = PROTOCOL, *, inc
     return Hello(protocol, cluster, node, "0123456789abcdef" * 2, incarnation, 2, 100)
 
 
+def blank(node: str) -> Hello:
+    """What a node says first that has never been in a cluster."""
+    return Hello(PROTOCOL, "sipha", node, "", "", 2, 100)
+
+
 @implementer(INetworkUser)
 class User:
     """Who is behind a node's connections: keeps what it hears, and refuses the hellos of one incarnation."""
@@ -23,6 +28,7 @@ class User:
     def __init__(self, hello: Hello) -> None:
         self.hello = hello
         self.refused = "bad"
+        self.strangers: set[str] = set()
         self.events: list[str] = []
         self.messages: list[RaftMessage] = []
 
@@ -31,6 +37,8 @@ class User:
 
     def greeted(self, peer: str, hello: Hello) -> str | None:
         assert peer == hello.node
+        if peer in self.strangers:
+            return "no member"
         return "bad incarnation" if hello.incarnation == self.refused else None
 
     def connected(self, peer: str) -> None:

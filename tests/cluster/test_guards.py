@@ -5,12 +5,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sipha.cluster import guards
-from sipha.cluster.guards import DivergedError, Verified, check_entries, verify
+from sipha.cluster.guards import MEMBERSHIP, DivergedError, Verified, check_entries, members_of, verify
 from sipha.cluster.wire import AppendEntries, AppendReply, Entry, ProtocolError
+from sipha.state.entries import SCHEMA, Barrier, Batch, Member, Policy, PutMembers, Record, encode
 from tests.cluster.ballot import Ballot
 from tests.cluster.ballot import append as message
 
 OFF = [False, True]
+MEMBERS = (Member("a", "192.0.2.1:7000", "voter"), Member("b", "[2001:db8::1]:7000", "witness"))
+
+
+def entry(kind: int, *records: Record) -> bytes:
+    return bytes([kind]) + encode(Batch(SCHEMA, 0, Policy(), records))
 
 
 class ListLog:
@@ -270,6 +276,11 @@ def test_leader_that_contradicts_a_committed_entry_is_refused() -> None:
         [(b"\x02pickle", 3, 1)],
         [(b"\x03pickle", 3, 1)],
         [(b"\xffpickle", 3, 1)],
+        [(b"\4", 3, 1)],
+        [(b"\4members", 3, 1)],
+        [(entry(MEMBERSHIP, Barrier(1, "a")), 3, 1)],
+        [(entry(MEMBERSHIP, PutMembers(MEMBERS), PutMembers(MEMBERS)), 3, 1)],
+        [(b"\0" + bytes(guards.MAX_COMMAND), 3, 1)],
         [(b"\0", 4, 1)],
         [(b"\0", 3, 1), (b"\0", 3, 1)],
         [(b"\0", 3, 0)],
@@ -282,7 +293,14 @@ def test_entries_that_no_node_sends_are_refused(entries: list[Entry]) -> None:
 
 
 def test_entries_of_the_three_kinds_are_taken() -> None:
-    check_entries(message(9, 2, 1, [(b"\0record", 3, 1), (b"\1", 4, 2), (b"\4members", 5, 9)]))
+    entries = [(b"\0record", 3, 1), (b"\1", 4, 2), (entry(MEMBERSHIP, PutMembers(MEMBERS)), 5, 9)]
+    check_entries(message(9, 2, 1, [*entries, (b"\0" + bytes(guards.MAX_COMMAND - 1), 6, 9)]))
+
+
+def test_members_stand_in_their_entry() -> None:
+    assert members_of(entry(MEMBERSHIP, PutMembers(MEMBERS))) == MEMBERS
+    with pytest.raises(ValueError, match="a membership entry holds something else"):
+        members_of(entry(MEMBERSHIP, Barrier(1, "a")))
 
 
 @pytest.mark.parametrize(("prev", "prev_term"), [(None, 1), (1, None), (None, None)])

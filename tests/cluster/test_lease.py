@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from sipha.cluster.lease import Lease, Promise, commit_to
+from sipha.cluster.lease import Lease, Promise, _Longest, commit_to
+from sipha.cluster.seal import seal
 from tests.cluster_sim.disk import VirtualDisk
 
 SECRET = b"secret"
@@ -122,14 +123,38 @@ def test_lease_that_has_run_out_needs_a_new_claim() -> None:
 
 
 def test_lease_follows_its_voters() -> None:
+    lease = begun("bcde")
+    acknowledge(lease, "b", 10.0)
+    acknowledge(lease, "c", 10.1)
+    assert lease.until == pytest.approx(10.2)
+    lease.set_others("bc", 10.15)
+    assert lease.until == pytest.approx(10.3)
+    acknowledge(lease, "d", 10.15)
+    assert lease.until == pytest.approx(10.3)
+    lease.set_others("bcde", 10.15)
+    assert lease.until == pytest.approx(10.3), "what d has promised counts again"
+    assert lease.claim == 1
+
+
+def test_lease_ends_when_more_are_needed_than_have_promised() -> None:
+    """What remains of it would depend on who is counted; another claim begins."""
     lease = begun("bc")
     acknowledge(lease, "b", 10.0)
-    assert lease.valid(10.1)
     lease.set_others("bcde", 10.1)
     assert not lease.valid(10.1)
-    acknowledge(lease, "d", 10.05)
-    assert lease.until == pytest.approx(10.2)
-    acknowledge(lease, "x", 10.1)
+    assert lease.claim == 2
+    acknowledge(lease, "d", 10.15)
+    assert not lease.valid(10.15)
+    for node in "de":
+        acknowledge(lease, node, 10.15, claim=2)
+    assert lease.until == pytest.approx(10.35)
+
+
+def test_lease_of_a_lone_leader_ends_when_another_must_promise() -> None:
+    lease = begun("")
+    lease.set_others("b", 10.0)
+    assert not lease.valid(10.0)
+    acknowledge(lease, "b", 10.0, claim=lease.claim)
     assert lease.until == pytest.approx(10.2)
 
 
@@ -140,6 +165,20 @@ def test_lease_that_has_run_out_doesnt_come_back_when_fewer_are_needed() -> None
     lease.set_others("bc", 10.21)
     assert not lease.valid(10.21)
     assert (lease.claim, lease.held) == (2, True)
+
+
+def test_lease_that_has_run_out_is_noticed_without_any_answer() -> None:
+    lease = begun("bc")
+    lease.lapse(1e9)
+    assert lease.claim == 1, "it was never acknowledged"
+    acknowledge(lease, "b", 10.0)
+    lease.lapse(10.19)
+    assert (lease.claim, lease.valid(10.19)) == (1, True)
+    lease.lapse(10.2)
+    assert (lease.claim, lease.held, lease.valid(10.19)) == (2, True, False)
+    lease.end()
+    lease.lapse(1e9)
+    assert (lease.claim, lease.held) == (2, False)
 
 
 def test_lone_leader_has_a_lease_without_end() -> None:
@@ -210,10 +249,36 @@ def test_promise_that_cant_be_kept_isnt_given(disk: VirtualDisk) -> None:
         promise.give(0.64, 10.0, (1, 1), COMMITMENT)
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"nan", b"-1", b"1e9", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"x", b"nan", b"-1", b"1e9", b"0.2", b"\xff\xfe"])
 def test_unreadable_promise_counts_as_the_longest(disk: VirtualDisk, content: bytes) -> None:
     disk.replace("promise", content)
-    assert Promise(disk, 0.0).binds(10.9)
+    promise = Promise(disk, 0.0)
+    assert promise.binds(10.9)
+    assert not promise.binds(11.1)
+
+
+def test_promise_with_a_flipped_bit_is_unreadable(disk: VirtualDisk) -> None:
+    """It must not pass for a shorter one."""
+    Promise(disk, 0.0).give(0.64, 0.0, (1, 1), COMMITMENT)
+    for bit in range(8 * len(disk.image()["promise"])):
+        disk.flip("promise", bit)
+        assert Promise(disk, 0.0).binds(0.704)
+        disk.flip("promise", bit)
+
+
+def test_promise_longer_than_any_heartbeat_states_is_unreadable(disk: VirtualDisk) -> None:
+    disk.replace("promise", seal(_Longest(1e9)))
+    assert not Promise(disk, 0.0).binds(11.1)
+
+
+def test_unreadable_promise_is_written_anew_when_the_longest_has_passed(disk: VirtualDisk) -> None:
+    """Else each start would wait for it."""
+    disk.replace("promise", b"x")
+    promise = Promise(disk, 0.0)
+    promise.give(0.2, 5.0, (1, 1), COMMITMENT)
+    assert Promise(disk, 6.0).binds(16.9)
+    promise.give(0.2, 11.1, (1, 1), COMMITMENT)
+    assert not Promise(disk, 12.0).binds(12.3)
 
 
 def test_promise_without_a_commitment_is_none(disk: VirtualDisk) -> None:
@@ -236,7 +301,7 @@ def test_secret_ends_the_promise_for_good(disk: VirtualDisk) -> None:
 
 
 def test_promise_that_was_never_given_has_no_secret(disk: VirtualDisk) -> None:
-    disk.replace("promise", b"0.64")
+    Promise(disk, 0.0).give(0.64, 0.0, (1, 1), COMMITMENT)
     promise = Promise(disk, 5.0)
     assert not promise.release(b"")
     assert not promise.release(SECRET)

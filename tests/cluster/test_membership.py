@@ -6,9 +6,9 @@ import pytest
 
 from sipha.cluster import journal
 from sipha.cluster.guards import MEMBERSHIP
-from sipha.cluster.membership import MembershipRefused, address_of, members_of
+from sipha.cluster.membership import MembershipRefused, address_of
 from sipha.cluster.wire import AppendEntries, AppendReply, LeaseAck, PreVote, RequestVote, TimeoutNow
-from sipha.state.entries import SCHEMA, Barrier, Batch, Member, Policy, PutMembers, encode
+from sipha.state.entries import SCHEMA, Batch, Member, Policy, PutMembers, encode
 from tests.cluster.assembly import Assemble, Assembly
 
 
@@ -209,11 +209,11 @@ def test_node_that_hears_of_its_removal_doesnt_stand(assembly: Assembly) -> None
         AppendEntries(raft.term, 0, raft.last_index, raft.last_term, [entry], 0, 200, 0, 1, b"commitment", False),
     )
     assert roles(assembly, "c") == {"a": "voter", "b": "voter"}
-    assembly.sever("c")
+    assembly.crash("a")
     assembly.sent.clear()
     assembly.run(5.0)
-    assert not node._raft.stands
-    assert not node._voter.may_vote
+    assert not assembly.said(PreVote, "c")
+    assert assembly.said(PreVote, "b", "c")
     assert "this node is no member of the cluster any more" in node.status().alarms
 
 
@@ -448,16 +448,9 @@ def test_node_that_is_sent_a_snapshot_knows_the_members_of_it(
     assembly.until(assembly.agree)
 
 
-# What an entry says
+# How it is reached
 
 
-def test_members_stand_in_the_entry() -> None:
-    members = (Member("a", "192.0.2.1:7000", "voter"), Member("b", "[2001:db8::1]:7000", "witness"))
-    command = bytes([MEMBERSHIP]) + encode(Batch(SCHEMA, 0, Policy(), (PutMembers(members),)))
-    assert members_of(command) == members
-    assert [address_of(member) for member in members] == [("192.0.2.1", 7000), ("2001:db8::1", 7000)]
-
-
-def test_entry_of_another_kind_has_no_members() -> None:
-    with pytest.raises(TypeError, match="a membership entry holds a Barrier"):
-        members_of(bytes([MEMBERSHIP]) + encode(Batch(SCHEMA, 0, Policy(), (Barrier(1, "a"),))))
+def test_address_is_of_either_family() -> None:
+    assert address_of(Member("a", "192.0.2.1:7000", "voter")) == ("192.0.2.1", 7000)
+    assert address_of(Member("b", "[2001:db8::1]:7000", "witness")) == ("2001:db8::1", 7000)

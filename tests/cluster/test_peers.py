@@ -25,7 +25,7 @@ from sipha.cluster.wire import (
 )
 from sipha.errors import ConfigError
 from sipha.sip.flow import Address
-from tests.cluster.nodes import Node, greeting
+from tests.cluster.nodes import Node, blank, greeting
 from tests.cluster.world import World
 
 
@@ -102,7 +102,7 @@ def test_node_that_is_stopped_hears_and_says_nothing(world: World, addresses: di
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (hello("x"), "unknown node"),
+        (frame(blank("x")), "unknown node"),
         (hello("a"), "unknown node"),
         (hello(cluster="other"), "other cluster"),
         (hello(protocol=PROTOCOL + 1), "other protocol version"),
@@ -315,15 +315,16 @@ def test_node_knows_what_its_peers_say_of_themselves(world: World, addresses: di
 def test_peer_that_is_removed_is_disconnected_and_not_taken_again(world: World, addresses: dict[str, Address]) -> None:
     a, b, c = nodes = [Node(world, name, addresses) for name in "abc"]
     world.until(lambda: all(len(node.user.events) == 2 for node in nodes))
+    b.user.strangers = {"c"}
     b.network.set_peers({"a": addresses["a"]})
     assert b.user.events[2:] == ["-c"]
     assert not b.network.send("c", StaleTerm(1))
     world.until(lambda: "-b" in c.user.events)
-    world.until(lambda: b.network.counters["unknown node"] > 0)
+    world.until(lambda: b.network.counters["no member"] > 0)
     a.network.set_peers({"c": addresses["c"]})
     b.network.set_peers({})  # b dials a: it must cease to
     world.turn(2 * peers.RETRY)
-    assert "unknown node" not in a.network.counters
+    assert "no member" not in a.network.counters
     assert a.user.events[2:] == ["-b"]
     for node in nodes:
         node.network.stop()
@@ -383,10 +384,10 @@ def test_log_speaks_of_a_reason_now_and_then_only(
     monkeypatch.setattr(peers, "QUIET", 0.5)
     globalLogPublisher.addObserver(observe)
     for _ in range(3):
-        call(world, addresses["a"], hello("x")).close()
+        call(world, addresses["a"], frame(blank("x"))).close()
         call(world, addresses["a"], hello(cluster="other")).close()
     world.turn(0.6)
-    call(world, addresses["a"], hello("x")).close()
+    call(world, addresses["a"], frame(blank("x"))).close()
     globalLogPublisher.removeObserver(observe)
     assert lines == ["unknown node 1", "other cluster 1", "unknown node 4"]
 
@@ -412,3 +413,15 @@ def test_name_that_can_not_stand_in_a_certificate_is_refused(world: World, name:
 def test_address_that_is_in_use_is_said(world: World, node: Node, addresses: dict[str, Address]) -> None:
     with pytest.raises(ConfigError, match=r"can't listen for the other nodes on 127\.0\.0\.21 port \d+: .*in use"):
         Node(world, "a", addresses)
+
+
+def test_node_that_was_added_later_is_let_in_and_one_that_waits_to_be_called_calls(
+    world: World, addresses: dict[str, Address], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "APART", 0.2)
+    a = Node(world, "a", addresses)
+    b = Node(world, "b", {"b": addresses["b"], "c": addresses["c"]})  # b would dial a, but doesn't know of it
+    world.until(lambda: a.user.events == ["+b"])
+    assert b.user.events == ["+a"]
+    for node in (a, b):
+        node.network.stop()

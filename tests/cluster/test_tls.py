@@ -47,7 +47,7 @@ from sipha.errors import ConfigError
 from sipha.sip.flow import Address
 from tests.cluster.callers import Caller, call
 from tests.cluster.certificates import Pki, any_authority, any_certificate, replace, serial
-from tests.cluster.nodes import Node, greeting
+from tests.cluster.nodes import Node, blank, greeting
 from tests.cluster.world import World
 
 Answer = Callable[[ssl.SSLContext | None], Caller]
@@ -167,7 +167,7 @@ class TestStrangers:
             pytest.param(
                 lambda pki: pki.issue("c"), frame(greeting("b")), "certificate of another node", id="another's hello"
             ),
-            pytest.param(lambda pki: pki.issue("x"), frame(greeting("x")), "unknown node", id="no member"),
+            pytest.param(lambda pki: pki.issue("x"), frame(blank("x")), "unknown node", id="no member"),
             pytest.param(
                 lambda pki: pki.issue("c"), frame(greeting("c", "other")), "other cluster", id="other cluster"
             ),

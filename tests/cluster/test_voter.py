@@ -7,6 +7,7 @@ from sipha.cluster.guards import DivergedError
 from sipha.cluster.lease import commit_to
 from sipha.cluster.raft import Timing
 from sipha.cluster.wire import (
+    AppendEntries,
     AppendReply,
     LastWord,
     LeaseAck,
@@ -151,7 +152,7 @@ def test_voter_doesnt_stand_when_a_leader_was_heard_since_it_asked(ballot: Ballo
     voter.tick()
     assert ballot.queues["b", "c"][0] == PreVote(1, 1, 0, b"")
     voter.receive("a", append(0))
-    voter.receive("c", PreVoteGranted(1, 0))
+    voter.receive("c", PreVoteGranted(1, 0, 0))
     assert voter.raft.term == 0
 
 
@@ -164,7 +165,7 @@ def test_candidate_counts_voters_and_not_votes(convene: Convene) -> None:
     ballot.now += 2
     candidate.tick()
     for peer in "bc":
-        candidate.receive(peer, PreVoteGranted(1, 0))
+        candidate.receive(peer, PreVoteGranted(1, 0, 0))
     assert candidate.raft.term == 1
     for _ in range(3):
         candidate.receive("b", VoteGranted(1))
@@ -190,10 +191,10 @@ def test_candidate_counts_voters_only(convene: Convene) -> None:
     candidate = ballot.voters["a"]
     ballot.now += 2
     candidate.tick()
-    candidate.receive("d", PreVoteGranted(1, 0))
-    candidate.receive("e", PreVoteGranted(1, 0))
+    candidate.receive("d", PreVoteGranted(1, 0, 0))
+    candidate.receive("e", PreVoteGranted(1, 0, 0))
     assert candidate.raft.term == 0
-    candidate.receive("b", PreVoteGranted(1, 0))
+    candidate.receive("b", PreVoteGranted(1, 0, 0))
     assert candidate.raft.term == 1
     candidate.receive("d", VoteGranted(1))
     candidate.receive("e", VoteGranted(1))
@@ -208,7 +209,7 @@ def test_one_voter_granting_a_pre_vote_twice_is_one(convene: Convene) -> None:
     ballot.now += 2
     candidate.tick()
     for _ in range(3):
-        candidate.receive("b", PreVoteGranted(1, 0))
+        candidate.receive("b", PreVoteGranted(1, 0, 0))
     assert candidate.raft.term == 0
 
 
@@ -217,8 +218,8 @@ def test_pre_vote_of_an_earlier_question_doesnt_count(ballot: Ballot) -> None:
     ballot.now += 2
     candidate.tick()
     candidate.raft.step_down(4)
-    candidate.receive("b", PreVoteGranted(1, 0))
-    candidate.receive("c", PreVoteGranted(5, 0))
+    candidate.receive("b", PreVoteGranted(1, 0, 0))
+    candidate.receive("c", PreVoteGranted(5, 0, 0))
     assert candidate.raft.term == 4
 
 
@@ -363,6 +364,7 @@ def test_no_promise_is_acknowledged_that_was_not_given(promising: Ballot, claim:
     """The secret is known: a heartbeat of a daemon that doesn't know of its own last word must not revive the lease."""
     voter = promising.voters["b"]
     voter.receive("c", LastWord(5, "a", SECRET))
+    promising.now += 0.05
     promising.queues.clear()
     voter.receive("a", append(5, claim=claim, commitment=commit_to(SECRET) if claim == 1 else commit_to(OTHER)))
     assert bool(promising.under_way("b", "a", LeaseAck)) == voter._promise.binds(promising.now) == (claim == 2)
@@ -454,6 +456,17 @@ def test_acknowledgement_of_an_ended_claim_doesnt_count(ballot: Ballot) -> None:
     assert not leader.lease.valid(ballot.now)
 
 
+def test_lease_that_has_run_out_unnoticed_begins_another_claim(ballot: Ballot) -> None:
+    """Held up for long, the leader doesn't know what its guard has said meanwhile."""
+    leader = ballot.elect("a")
+    claim, secret = leader.lease.claim, leader.lease.secret
+    ballot.now = leader.lease.until + 0.01
+    leader.tick()
+    assert leader.raft.leads
+    assert leader.lease.claim == claim + 1
+    assert leader.lease.secret not in {secret, b""}
+
+
 def test_acknowledgement_of_a_learner_doesnt_count(convene: Convene) -> None:
     ballot = convene("abc", learners="de")
     leader = ballot.elect("a")
@@ -515,13 +528,16 @@ def test_heartbeat_is_answered_while_the_disk_is_slow(ballot: Ballot) -> None:
     assert leader.raft.commit_index == before
 
 
-def test_repeated_acknowledgement_doesnt_go_to_the_leader_of_another_term(ballot: Ballot) -> None:
+@pytest.mark.parametrize(("prev", "prev_term"), [(1, 0), (9, 5)])
+def test_repeated_acknowledgement_is_not_for_the_leader_of_another_term(
+    ballot: Ballot, prev: int, prev_term: int
+) -> None:
     """It has not said up to where the log is its own."""
     follower = ballot.voters["b"]
     stalled(ballot, "b")
     follower.receive("a", append(5, entries=[(b"\0one", 2, 5)]))
     follower.tick()
-    follower.receive("c", append(6, 1, 0))
+    follower.receive("c", append(6, prev, prev_term))
     ballot.queues.clear()
     for _ in range(5):
         ballot.now += 0.01
@@ -553,14 +569,40 @@ def test_leader_counts_only_what_it_has_on_disk_itself(ballot: Ballot) -> None:
     assert ballot.tables["a"] == [b"one"]
 
 
-def test_acknowledgement_of_less_doesnt_undo_one_of_more(ballot: Ballot) -> None:
-    """An answer at once may come after the one that the disk has brought about."""
+def test_leader_counts_no_more_than_the_group_that_is_on_disk(ballot: Ballot) -> None:
     leader = ballot.elect("a")
+    before = leader.raft.last_index
+    ballot.disks["a"].delay = (0.5, 0.5)
+    for entry in (b"one", b"two"):
+        ballot.append("a", entry)
+        leader.tick()
+    ballot.deliver("a", "b")
+    ballot.voters["b"].tick()
+    ballot.now += 0.001
+    ballot.deliver("b", "a")
+    while ballot.journals["a"].durable == before:
+        ballot.now += 0.1
+    assert ballot.journals["a"].durable == leader.raft.match("b") == before + 1
+    for _ in range(4):
+        ballot.now += 0.5
+    assert leader.raft.match("b") == before + 2
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_acknowledgement_of_less_doesnt_undo_one_of_more(ballot: Ballot, *, slow: bool) -> None:
+    """Of two answers the earlier may come later; also while the leader's own disk is at it."""
+    leader = ballot.elect("a")
+    if slow:
+        ballot.disks["a"].delay = (0.2, 0.2)
     ballot.append("a", b"one", b"two")
-    ballot.settle()
-    last = leader.raft.last_index
-    now = int(ballot.now * 1_000_000)
-    leader.receive("b", AppendReply(leader.raft.term, last, reset=False, success=True, sent=now))
+    leader.tick()
+    last, now = leader.raft.last_index, int(ballot.now * 1_000_000)
+    if not slow:
+        ballot.now += 0.001
+    for next_index in (last + 1, last):
+        leader.receive("b", AppendReply(leader.raft.term, next_index, reset=False, success=True, sent=now))
+    for _ in range(4):
+        ballot.now += 0.2
     assert leader.raft.match("b") == last
 
 
@@ -657,12 +699,36 @@ def test_leader_ignores_replies_of_another_term(ballot: Ballot) -> None:
 def test_leader_ignores_a_reply_from_the_future(ballot: Ballot) -> None:
     leader = ballot.elect("a")
     ballot.append("a", b"one")
-    ballot.now += 0.01
     leader.tick()
-    match = leader.raft.match("b")
-    sent = int((ballot.now + 5) * 1_000_000)
+    ballot.now += 0.01
+    match, sent = leader.raft.match("b"), int((ballot.now + 5) * 1_000_000)
     leader.receive("b", AppendReply(leader.raft.term, leader.raft.last_index + 1, False, True, sent))
-    assert leader.raft.match("b") == match
+    assert leader.raft.match("b") == match < leader.raft.last_index == ballot.journals["a"].durable
+
+
+def test_leader_goes_back_once_for_all_that_was_under_way(ballot: Ballot) -> None:
+    """Each message that a follower can't take is answered so; to send all again for each would be to do so for ever."""
+    leader = ballot.elect("a")
+    ballot.append("a", b"one", b"two")
+    ballot.settle()
+    sent = int(ballot.now * 1_000_000)
+    ballot.now += 0.01
+    again = []
+    for _ in range(3):
+        leader.receive("b", AppendReply(leader.raft.term, 2, reset=True, success=False, sent=sent))
+        ballot.now += 0.001
+        ballot.queues["a", "b"].clear()
+        leader.tick()
+        again.append(sum(len(message.entries) for message in ballot.under_way("a", "b", AppendEntries)))
+    assert again == [leader.raft.last_index - 1, 0, 0]
+
+
+def test_entries_that_no_node_sends_are_refused(ballot: Ballot) -> None:
+    voter = ballot.voters["b"]
+    with pytest.raises(ProtocolError, match="not our log"):
+        voter.receive("a", append(5, entries=[(b"\2pickle", 2, 5)]))
+    assert (voter.raft.term, voter.raft.last_index) == (0, 1)
+    assert not voter._promise.binds(ballot.now)
 
 
 @pytest.mark.parametrize("beyond", [True, False])
@@ -991,3 +1057,38 @@ def test_cluster_time_goes_on_at_the_followers(ballot: Ballot) -> None:
         ballot.settle(rounds=2)
     assert ballot.voters["b"]._time.now(ballot.now) == pytest.approx(leader._time.now(ballot.now), abs=100)
     assert leader._time.now(ballot.now) >= 54_000
+
+
+@pytest.mark.parametrize(("term", "time"), [(4, 5_000), (5, 70_000), (6, 30_000)])
+def test_candidate_goes_on_from_the_time_of_the_latest_leader_that_a_voter_knows(
+    ballot: Ballot, term: int, time: int
+) -> None:
+    """An earlier leader's time counts for nothing: later ones may have granted by less (here ours, of term 5)."""
+    candidate = ballot.voters["a"]
+    candidate.receive("c", append(5, time=50_000))
+    ballot.now += 2.0
+    candidate.tick()
+    own = candidate._time.now(ballot.now)
+    candidate.receive("b", PreVoteGranted(6, time if term != 4 else 90_000, term))
+    expected = own if term == 4 else time
+    assert candidate._time.now(ballot.now) == pytest.approx(expected, abs=1)
+
+
+def test_voter_says_whose_time_it_knows(ballot: Ballot) -> None:
+    voter = ballot.voters["b"]
+    voter.receive("a", append(5, time=50_000))
+    ballot.now += 2.0
+    voter.receive("c", PreVote(6, 9, 5, b""))
+    (grant,) = ballot.under_way("b", "c", PreVoteGranted)
+    assert grant.time_term == 5
+    assert grant.time == pytest.approx(52_000, abs=1)
+
+
+def test_follower_takes_over_a_new_leaders_time_even_if_it_is_less(ballot: Ballot) -> None:
+    """What that leader grants is granted by its own."""
+    voter = ballot.voters["b"]
+    voter.receive("a", append(5, time=50_000))
+    voter.receive("c", append(6, time=40_000))
+    assert voter._time.now(ballot.now) == 40_000
+    voter.receive("c", append(6, time=30_000))
+    assert voter._time.now(ballot.now) >= 40_000

@@ -46,7 +46,7 @@ MESSAGES: list[Message] = [
     LeaseAck(3, 4, 12),
     AppendReply(3, 4, reset=False, success=True, sent=12),
     PreVote(3, 2, 1, b""),
-    PreVoteGranted(3, 99),
+    PreVoteGranted(3, 99, 2),
     RequestVote(3, 2, 1, SECRET),
     VoteGranted(3),
     StaleTerm(4),
