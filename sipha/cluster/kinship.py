@@ -47,7 +47,7 @@ class Kinship:
         self._network = network
         self._membership = membership
         self._machine = machine
-        self._unreachable = ""  # why the members can't be talked to
+        self._unusable = ""  # why a member can't be talked to
         self._log = Logger(namespace="sipha.cluster")
 
     @property
@@ -118,13 +118,20 @@ class Kinship:
         Those of the latest entry may yet be cut off the log again, by a leader whom only those applied know of.
         """
         members = (*self._machine.members, *self._membership.members)
-        others = {member.name: address_of(member) for member in members if member.name != self._node}
-        try:
-            self._network.set_peers(others if members else self._seeds)
-            self._unreachable = ""
-        except ConfigError as error:  # an entry of the log must not stop a node
-            self._unreachable = str(error)
-            self._log.error("the members can't be talked to: {error}", error=error)
+        others: dict[str, Address] = {}
+        self._unusable = ""
+        for member in members:
+            if member.name == self._node:
+                continue
+            try:
+                address = address_of(member)
+                self._network.check(member.name, address)
+            except (ConfigError, ValueError) as error:  # an entry of the log must not stop a node
+                self._unusable = f"{member.name} can't be talked to: {error}"
+                self._log.error("{problem}", problem=self._unusable)
+            else:
+                others[member.name] = address
+        self._network.set_peers(others if members else self._seeds)
         guests, self.guests = self.guests, set()
         for peer in sorted(guests):
             self.connected(peer)
@@ -155,6 +162,6 @@ class Kinship:
                 "this node has lost what it held: it doesn't vote, and what it stores doesn't count, until a majority "
                 "of the others has given it everything"
             )
-        if self._unreachable:
-            yield f"the members can't be talked to: {self._unreachable}"
+        if self._unusable:
+            yield self._unusable
         yield from self._storage.alarms

@@ -16,8 +16,11 @@ from sipha.cluster.journal import Journal
 from sipha.cluster.voter import Voter
 from sipha.errors import ConfigError, SiphaError
 from sipha.sip.flow import Address
-from sipha.state.entries import SCHEMA, Member, PutMembers, Record
+from sipha.state.entries import Member, PutMembers, Record
 from sipha.state.machine import Machine
+
+SCHEMA_OF_MEMBERS = 2
+"""The first schema whose table has the members in it."""
 
 Propose = Callable[[Record, Callable[[Any], None]], None]
 
@@ -139,13 +142,19 @@ class Membership:
                 self._put(tuple(promoted if other == member else other for other in self.members), lambda _: None)
                 return
 
+    def record(self) -> None:
+        """Put the members into the table, if a schema that had no place for them has been left behind."""
+        missing = self._machine.schema >= SCHEMA_OF_MEMBERS and self._machine.members != self.members
+        if missing and not self._under_way():
+            self._put(self.members, lambda _: None)
+
     def _put(self, members: tuple[Member, ...], done: Callable[[Any], None]) -> None:
         self._propose(PutMembers(tuple(sorted(members))), done)
 
     def _check_idle(self) -> None:
         if not self._voter.raft.leads:
             raise MembershipRefused(f"{self._node} doesn't lead the cluster")
-        if self._machine.schema < 2 <= SCHEMA:
+        if self._machine.schema < SCHEMA_OF_MEMBERS:
             raise MembershipRefused("a node of an earlier release is in the cluster; upgrade it first")
         if self._under_way():
             raise MembershipRefused("another change of the members is not finished yet; try again in a moment")

@@ -90,6 +90,9 @@ class INetwork(Interface):
     def hello(peer: str) -> Hello | None:
         """What the peer said of itself on the present connection; None if it isn't connected."""
 
+    def check(peer: str, address: Address) -> None:
+        """Raise ConfigError unless the peer could be talked to at the address."""
+
     def set_peers(peers: Mapping[str, Address]) -> None:
         """Talk to these from now on, and to no others; raises ConfigError if they can't be talked to."""
 
@@ -117,7 +120,7 @@ class Peers:
         self.cluster = cluster
         self._log = Logger(namespace="sipha.cluster")
         self._encrypted = credentials is not None
-        self._check(node, address)
+        self.check(node, address)
         self._check_peers(peers)
         self.certificates = (
             None if credentials is None else Certificates(credentials, host_name(node, cluster), self._complain)
@@ -280,19 +283,19 @@ class Peers:
 
     # Whom we talk to
 
-    def _check(self, node: str, address: Address) -> None:
-        """Raise ConfigError unless the node can be talked to at the address."""
-        check_name("node", node)
+    def check(self, peer: str, address: Address) -> None:
+        """Raise ConfigError unless the peer could be talked to at the address."""
+        check_name("node", peer)
         host = address[0]
         try:
             literal = ipaddress.ip_address(host)
         except ValueError:
-            raise ConfigError(f"the cluster address of {node}, {host!r}, is not an IP address") from None
+            raise ConfigError(f"the cluster address of {peer}, {host!r}, is not an IP address") from None
         if literal.is_unspecified or literal.is_multicast:
-            raise ConfigError(f"the cluster address of {node}, {host}, is not that of one node; write the node's own")
+            raise ConfigError(f"the cluster address of {peer}, {host}, is not that of one node; write the node's own")
         if not (self._encrypted or literal.is_loopback):
             raise ConfigError(
-                f"the cluster address of {node}, {host}, is not a loopback address, and without certificates the nodes "
+                f"the cluster address of {peer}, {host}, is not a loopback address, and without certificates the nodes "
                 "talk unencrypted; make some with siphactl ca, or use one of 127.0.0.0/8, or ::1"
             )
 
@@ -300,7 +303,7 @@ class Peers:
         if self.node in peers:
             raise ConfigError(f"node {self.node} is among its own peers; list only the others")
         for peer, address in peers.items():
-            self._check(peer, address)
+            self.check(peer, address)
 
     def _dials(self, peer: str) -> bool:
         return self.node > peer

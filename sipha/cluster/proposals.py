@@ -105,8 +105,7 @@ class Proposals:
 
     def flush(self) -> None:
         """Make entries of what waits."""
-        waiting = self._waiting
-        while not self._held and waiting and len(self._under_way) < MAX_UNDER_WAY:
+        while not self._held and self._waiting and len(self._under_way) < MAX_UNDER_WAY:
             self._submit(self._next())
 
     def expire(self) -> None:

@@ -40,10 +40,12 @@ from sipha.cluster.wire import (
     Checkpoint,
     Hello,
     LeaseAck,
+    PreVote,
     ProposalOutcome,
     Propose,
     ProtocolError,
     RaftMessage,
+    RequestVote,
     SnapshotChunk,
     SnapshotReply,
 )
@@ -70,6 +72,9 @@ TICK = 0.02
 
 PROGRESS = 1.0
 """Seconds between two notes of how far the node has come."""
+
+_FROM_GUESTS = (AppendEntries, SnapshotChunk, PreVote, RequestVote)
+"""What counts from who is no member as far as we know: it may be one (Raft thesis §4.1)."""
 
 _MAX_FAILURES = 5
 _FAILURES_WITHIN = 1.0
@@ -424,7 +429,7 @@ class Replica:
         if peer not in self._kinship.kin:
             if not self._kinship.cluster_id and isinstance(message, AppendEntries):
                 self._kinship.join(peer)
-            if peer not in self._kinship.guests or not isinstance(message, AppendEntries | SnapshotChunk):
+            if peer not in self._kinship.guests or not isinstance(message, _FROM_GUESTS):
                 return
         if isinstance(message, Propose | ProposalOutcome):
             self._forwarding.received(peer, message)

@@ -105,6 +105,7 @@ class Tenure:
             return
         self._membership.promote(self._wanted_role)
         self._raise_schema()
+        self._membership.record()
         if not self._adding and any(barrier > self._raft.last_index for barrier in self._voter.forgetful.values()):
             self._adding = True
             self._add_barrier(self._added)

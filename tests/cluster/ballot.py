@@ -77,7 +77,7 @@ class Ballot:
         )
         journal.on_durable = voter.durable_risen
         voter.set_members(self.names, self.learners)
-        voter.may_vote = name in self.names and not forgetful
+        voter.may_vote = not forgetful
         for peer, other in self.voters.items():
             if peer != name:
                 voter.connected(peer)

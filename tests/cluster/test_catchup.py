@@ -343,6 +343,19 @@ def test_snapshot_is_installed_as_soon_as_another_node_has_the_same(lagging: Ass
     assert lagging.said(Checkpoint, "b", "c")
 
 
+def test_snapshot_of_any_index_is_announced_when_it_is_taken(assemble: Assemble) -> None:
+    """So that the others know their hash there later."""
+    assembly = assemble()
+    assembly.start("ab", log_limit=2000)
+    assembly.elect("a")
+    assembly.register("a", aors(20))
+    assembly.until(lambda: all(replica._raft.first_index > 10 for replica in assembly.running))
+    assert assembly.replica("a")._catchup.snapshot_index % 64
+    assembly.register("a", aors(3))
+    assembly.run(0.2)
+    assert installation(assembly) < PATIENCE / 2
+
+
 def test_snapshot_that_nobody_else_knows_is_installed_after_some_patience(lagging: Assembly) -> None:
     """Two of three are up: the sender's word must do."""
     lose(lagging, lambda message: isinstance(message, Checkpoint))
@@ -482,9 +495,11 @@ def test_follower_whose_table_is_odd_fetches_the_leaders(lagging: Assembly) -> N
     found_out(lagging, "b")
     assert any("the table of this node differs" in alarm for alarm in replica.status().alarms)
     lagging.until(lagging.agree, limit=30.0)
+    lagging.sent.clear()
     lagging.register("a", aors(10))
-    lagging.run(5.0)
+    lagging.run(15.0)
     assert lagging.agree()
+    assert not lagging.said(SnapshotChunk), "once is enough"
     assert not replica._checkpoints.diverged
     assert not replica.status().alarms
 

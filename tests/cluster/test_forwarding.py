@@ -348,17 +348,21 @@ def test_record_that_the_leader_would_not_take_is_refused_alone(cluster: Cluster
 
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x93\xa3reg", msgspec.msgpack.encode(["rm"]), b"\x91" * 5000])
-def test_bytes_that_are_no_record_break_the_protocol(cluster: Cluster, data: bytes) -> None:
-    with pytest.raises(ProtocolError, match="not a message"):
-        cluster.leader.forwarding.received("b", Propose(1, data))
+def test_bytes_that_are_no_record_are_refused_and_the_peer_is_kept(cluster: Cluster, data: bytes) -> None:
+    cluster.leader.forwarding.received("b", Propose(1, data))
     assert not cluster.leader.proposed
+    (letter,) = cluster.letters
+    assert isinstance(letter.message, ProposalOutcome)
+    assert b"not a record" in letter.message.outcome
 
 
 @pytest.mark.parametrize("record", LEADERS_OWN, ids=lambda record: type(record).__name__)
-def test_record_that_is_the_leaders_own_breaks_the_protocol(cluster: Cluster, record: Record) -> None:
-    with pytest.raises(ProtocolError, match="not a message"):
-        cluster.leader.forwarding.received("b", Propose(1, msgspec.msgpack.encode(record)))
+def test_record_that_is_the_leaders_own_is_refused(cluster: Cluster, record: Record) -> None:
+    cluster.leader.forwarding.received("b", Propose(1, msgspec.msgpack.encode(record)))
     assert not cluster.leader.proposed
+    (letter,) = cluster.letters
+    assert isinstance(letter.message, ProposalOutcome)
+    assert b"not a record" in letter.message.outcome
 
 
 @pytest.mark.parametrize(

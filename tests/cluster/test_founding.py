@@ -154,6 +154,9 @@ class Nobody:
     def hello(self, peer: str) -> Hello | None:
         return None
 
+    def check(self, peer: str, address: Address) -> None:
+        pass
+
     def set_peers(self, peers: Mapping[str, Address]) -> None:
         pass
 

@@ -22,6 +22,7 @@ from twisted.internet.task import Clock
 
 import sipha.cluster
 from sipha.cluster import raft
+from sipha.cluster.guards import MAX_COMMAND
 from sipha.cluster.journal import Journal
 from sipha.cluster.raft import Raft, Timing
 from sipha.cluster.wire import AppendEntries
@@ -242,11 +243,11 @@ def test_nothing_is_unpickled_when_entries_are_applied(ballot: Ballot, monkeypat
 def test_longest_entries_are_sent_whole(ballot: Ballot) -> None:
     """The library would send one of its batch size in pieces, pickled."""
     ballot.elect("a")
-    ballot.append("a", *[bytes([number]) * (raft.MAX_ENTRY - 1) for number in range(5)])
+    ballot.append("a", *[bytes([number]) * (MAX_COMMAND - 1) for number in range(5)])
     ballot.voters["a"].tick()
     sent = [message for message in ballot.queues["a", "b"] if isinstance(message, AppendEntries)]
     assert sum(len(message.entries) for message in sent) == 5
-    assert raft.MAX_ENTRY < raft._MAX_APPEND
+    assert MAX_COMMAND < raft._MAX_APPEND
     ballot.settle(rounds=20)
     ballot.heartbeat("a")
     ballot.settle(rounds=20)

@@ -247,9 +247,25 @@ def test_vote_is_given_once_in_a_term_whatever_happens(ballot: Ballot) -> None:
     assert ballot.queues["b", "c"].pop() == VoteGranted(4)
 
 
+def test_learner_votes_and_doesnt_stand(convene: Convene) -> None:
+    """A candidate may know already that it is a voter (thesis §4.2.2); whoever doesn't, doesn't count its vote."""
+    ballot = convene("abc", learners="d")
+    learner = ballot.voters["d"]
+    ballot.now += 5
+    learner.tick()
+    assert not any(ballot.queues.values())
+    assert learner.raft.term == 0
+    learner.receive("b", PreVote(1, 1, 0, b""))
+    learner.receive("b", RequestVote(1, 1, 0, b""))
+    assert [type(message) for message in ballot.queues["d", "b"]] == [PreVoteGranted, VoteGranted]
+    learner.receive("a", append(5, commitment=commit_to(SECRET)))
+    learner.receive("a", TimeoutNow(5, SECRET))
+    assert learner.raft.term == 5
+
+
 @pytest.mark.parametrize("others", ["bc", ""])
 def test_node_that_may_not_vote_neither_votes_nor_stands(convene: Convene, others: str) -> None:
-    """A learner, an amnesiac, or one whose disk is blank: it may have forgotten a vote, or lack what is committed."""
+    """An amnesiac, or one whose disk is blank: it may have forgotten a vote, or lack what is committed."""
     ballot = convene("a" + others)
     node = ballot.voters["a"]
     node.may_vote = False

@@ -184,5 +184,5 @@ def test_longest_hello_is_short_enough_for_a_stranger() -> None:
 
 
 def test_longest_piece_of_a_snapshot_fits_into_a_frame() -> None:
-    chunk = SnapshotChunk(2**60, 2**60, 2**60, 2**60, 2**60, bytes(MAX_CHUNK))
+    chunk = SnapshotChunk(2**47, 2**60, 2**60, 2**60, 2**60, bytes(MAX_CHUNK))
     assert list(reader().feed(frame(chunk))) == [chunk]
