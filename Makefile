@@ -6,14 +6,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 BUILD_PACKAGES := python3-venv
-TEST_PACKAGES := sip-tester sipsak baresip-core
-BENCH_PACKAGES := gcc libssl-dev util-linux
+LOAD_PACKAGES := gcc libc6-dev libssl-dev
+TEST_PACKAGES := sip-tester sipsak baresip-core $(LOAD_PACKAGES)
+BENCH_PACKAGES := util-linux $(LOAD_PACKAGES)
 
-.PHONY: run test test-long check format bench clean
+SEEDS := 1000
+FIRST := 1
 
-# Three nodes on this machine, until Ctrl-C. FRESH=1 starts empty.
+.PHONY: run test test-long sim check format bench clean
+
+# Three nodes on this machine, until Ctrl-C. FRESH=1 starts empty, TLS=1 has them talk under TLS.
 run: $(STAMP)
-	@exec $(BIN)/python -m sipha.sandbox $(if $(FRESH),--fresh)
+	@exec $(BIN)/python -m sipha.sandbox $(if $(FRESH),--fresh) $(if $(TLS),--tls)
 
 test: $(STAMP)
 	@.ci/packages $(TEST_PACKAGES)
@@ -22,6 +26,10 @@ test: $(STAMP)
 test-long: $(STAMP)
 	@.ci/packages $(TEST_PACKAGES)
 	$(BIN)/python -m pytest -q
+
+# The simulated cluster, from seed FIRST on, until a seed fails or SEEDS have passed.
+sim: $(STAMP)
+	$(BIN)/python -m tests.cluster_sim.explore --seeds $(SEEDS) --first $(FIRST)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

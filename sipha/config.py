@@ -30,6 +30,7 @@ STRENGTH: tuple[Algorithm, ...] = ("SHA-512-256", "SHA-256", "MD5")
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DOMAIN = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_NODE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class IpAddress(Text):
@@ -116,7 +117,23 @@ class DomainName(Text):
 
 
 class NodeName(Text):
-    """The name of a node: letters, digits, dot, hyphen and underscore, at most 63."""
+    """The name of a node or a cluster, which can stand in a certificate: one label of a host name."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the name; raises ValueError."""
+        if not _NODE.fullmatch(text):
+            raise ValueError(
+                f"{text!r} is not a name; write lower-case letters, digits and hyphens, no hyphen first or last, at "
+                'most 63, such as "n1"'
+            )
+        return cls(text)
+
+
+class PeerName(Text):
+    """The name of a trusted SIP element: letters, digits, dot, hyphen and underscore, at most 63."""
 
     __slots__ = ()
 
@@ -165,6 +182,17 @@ class AbsolutePath(Text):
         return Path(self)
 
 
+class FilePath(AbsolutePath):
+    """The absolute path of a file; empty if there is none."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the path; raises ValueError."""
+        return super().parse(text) if text else cls()
+
+
 def _is_loopback(host: str) -> bool:
     return ip_address(host).is_loopback
 
@@ -189,7 +217,7 @@ class Node(Section, frozen=True):
 
 
 class ClusterPeer(Section, frozen=True):
-    """Another node of the cluster; writes that come here are forwarded to its `admin` when it leads."""
+    """Another node, of those that one which isn't a member yet looks for; `admin` is where siphactl finds it."""
 
     name: NodeName
     address: SocketAddress
@@ -201,7 +229,13 @@ class Cluster(Section, frozen=True):
 
     name: NodeName = NodeName("sipha")
     listen: SocketAddress = SocketAddress("127.0.0.1:7000")
+    ca: FilePath = FilePath()
+    certificate: FilePath = FilePath()
+    key: FilePath = FilePath()
     plaintext: bool = False
+    durability: Literal["fsync", "os"] = "fsync"
+    priority: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 100
+    witness: bool = False
     heartbeat: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = 0.05
     election_min: Annotated[float, msgspec.Meta(ge=0.1, le=10)] = 0.4
     election_max: Annotated[float, msgspec.Meta(ge=0.1, le=20)] = 0.8
@@ -218,16 +252,40 @@ class Cluster(Section, frozen=True):
             raise ValueError(f"election_max: {self.election_max} must be more than election_min = {self.election_min}")
         _refuse_repeats("peers", "name", (peer.name for peer in self.peers))
         _refuse_repeats("peers", "address", (peer.address for peer in self.peers))
+        self._check_encryption()
+
+    def _check_encryption(self) -> None:
+        """Check that the nodes know each other by certificates, or are all on this machine."""
+        files = {"ca": self.ca, "certificate": self.certificate, "key": self.key}
+        missing = [key for key, path in files.items() if not path]
+        if self.encrypted:
+            if missing:
+                raise ValueError(f"{missing[0]}: is missing; ca, certificate and key go together")
+            if self.plaintext:
+                raise ValueError("plaintext: true contradicts ca, certificate and key; leave it out, or them")
+            return
         if self.peers and not self.plaintext:
             raise ValueError(
-                "plaintext: the nodes talk in the clear until TLS between them exists; write plaintext = true to agree"
+                "ca: is missing; write ca, certificate and key, which siphactl ca makes, or plaintext = true if all "
+                "nodes are on this machine"
             )
         for key, address in (("listen", self.listen), *(("peers", peer.address) for peer in self.peers)):
             if not _is_loopback(address.address[0]):
                 raise ValueError(
-                    f"{key}: {str(address)!r} is not a loopback address, and without TLS the log must not leave the "
-                    'machine; write one such as "127.0.0.11:7000"'
+                    f"{key}: {str(address)!r} is not a loopback address, and without certificates the log must not "
+                    "leave the machine; write ca, certificate and key, or an address such as "
+                    '"127.0.0.11:7000"'
                 )
+
+    @property
+    def encrypted(self) -> bool:
+        """True if the nodes talk under TLS."""
+        return bool(self.ca or self.certificate or self.key)
+
+    @property
+    def wish_to_lead(self) -> int:
+        """The priority that counts."""
+        return 0 if self.witness else self.priority
 
 
 class VirtualAddress(Section, frozen=True):
@@ -337,7 +395,7 @@ class Proxy(Section, frozen=True):
 class Peer(Section, frozen=True):
     """A trusted SIP element, known by the address it sends from; its requests aren't challenged."""
 
-    name: NodeName
+    name: PeerName
     networks: tuple[Network, ...]
 
     def __post_init__(self) -> None:

@@ -13,8 +13,12 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+
+from sipha.cluster import authority, founding
 
 DOMAIN = "sipha.test"
 USERS = ("alice", "bob", "carol")
@@ -31,7 +35,8 @@ data_dir = "{data_dir}"
 
 [cluster]
 listen = "{host}:7000"
-plaintext = true
+{encryption}
+{cluster}
 {peers}
 [virtual_address]
 mode = "loopback"
@@ -47,6 +52,12 @@ listen = "{host}:8080"
 [[domains]]
 name = "{domain}"
 {extra}
+"""
+
+_CERTIFICATES = """\
+ca = "{directory}/ca.pem"
+certificate = "{directory}/cert.pem"
+key = "{directory}/key.pem"
 """
 
 _PEER = """
@@ -67,6 +78,21 @@ class SandboxNode:
     process: subprocess.Popen[bytes] | None = None
 
     @property
+    def data(self) -> Path:
+        """The data directory."""
+        return self.directory / "data"
+
+    @property
+    def configuration(self) -> Path:
+        """The configuration file."""
+        return self.directory / "sipha.toml"
+
+    @property
+    def address(self) -> str:
+        """Where the other nodes reach it."""
+        return f"{self.host}:7000"
+
+    @property
     def admin(self) -> str:
         """The URL of the node's admin."""
         return f"http://{self.host}:8080"
@@ -81,7 +107,8 @@ class SandboxNode:
 class Sandbox:
     """A cluster of `size` nodes on PREFIX.11 and up, which share the virtual address PREFIX.10 (udp and tcp 5060).
 
-    `extra` is TOML added to each node's configuration, `more_addresses` further virtual addresses, `launcher` a command
+    Under `tls` they have certificates; without, they talk in the clear. `cluster` is TOML added to each node's table
+    [cluster], `extra` at the end of the file; `more_addresses` are further virtual addresses, `launcher` is a command
     that runs each node's.
     """
 
@@ -89,6 +116,8 @@ class Sandbox:
     prefix: str = "127.0.0"
     size: int = 3
     domain: str = DOMAIN
+    tls: bool = False
+    cluster: str = ""
     extra: str = ""
     more_addresses: tuple[str, ...] = ()
     launcher: tuple[str, ...] = ()
@@ -96,32 +125,56 @@ class Sandbox:
 
     def __post_init__(self) -> None:
         """Lay out the nodes."""
-        self.nodes = [
-            SandboxNode(f"n{number}", f"{self.prefix}.{10 + number}", self.directory / f"n{number}")
-            for number in range(1, self.size + 1)
-        ]
+        for _ in range(self.size):
+            self.lay_out()
+
+    def lay_out(self) -> SandboxNode:
+        """Think of one more node, whose disk is blank."""
+        number = len(self.nodes) + 1
+        node = SandboxNode(f"n{number}", f"{self.prefix}.{10 + number}", self.directory / f"n{number}")
+        self.nodes.append(node)
+        return node
 
     @property
     def virtual_address(self) -> str:
         """The address that the leader alone serves."""
         return f"{self.prefix}.10"
 
-    def start(self) -> None:
-        """Start all nodes; raises SandboxError unless they agree on a leader in time."""
+    def found(self) -> None:
+        """Let the nodes be the founders of one cluster, unless they are already."""
+        done = self.directory / "founded"
+        if done.exists():
+            return
+        cluster_id, voters = uuid4().hex, {node.name: node.address for node in self.nodes}
         for node in self.nodes:
-            self.start_node(node)
+            shutil.rmtree(node.data, ignore_errors=True)  # the foundation was not finished
+            with founding.taken(node.data, create=True) as disk:
+                founding.found(disk, node.name, voters, cluster_id)
+        done.touch()
+
+    def start(self) -> None:
+        """Found the cluster and start what doesn't run; raises SandboxError unless the nodes have a leader in time."""
+        self.found()
+        for node in self.nodes:
+            if not node.running:
+                self.start_node(node)
         self.wait_for_leader()
 
-    def start_node(self, node: SandboxNode) -> None:
-        """Write a node's configuration and start its process."""
+    def configure(self, node: SandboxNode) -> None:
+        """Write a node's configuration, and make its certificate if it has none."""
         node.directory.mkdir(parents=True, exist_ok=True)
-        config = node.directory / "sipha.toml"
-        config.write_text(self._config(node))
+        if self.tls and not (node.directory / "cert.pem").exists():
+            self._issue(node)
+        node.configuration.write_text(self._config(node))
+
+    def start_node(self, node: SandboxNode) -> None:
+        """Configure a node and start its process."""
+        self.configure(node)
         command = [str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile=", "sipha", "run"]
         with (node.directory / "log").open("ab") as log:
             # A session of its own: Ctrl-C in the terminal reaches us, and we stop the nodes in order.
             node.process = subprocess.Popen(  # noqa: S603
-                [*self.launcher, *command, "--config", str(config)],
+                [*self.launcher, *command, "--config", str(node.configuration)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -194,12 +247,28 @@ class Sandbox:
                 account = {"username": user, "domain": self.domain, "password": password}
                 self.request(leader, "POST", "/v1/accounts", account)
 
+    def _issue(self, node: SandboxNode) -> None:
+        """Make the node's certificate, and the authority before the first."""
+        now = datetime.now(UTC)
+        certificate, key = self.directory / "ca.pem", self.directory / "ca-key.pem"
+        if not key.exists():
+            made = authority.found("sipha", now)
+            certificate.write_bytes(made.certificate)
+            key.write_bytes(made.key)
+        own = authority.Issued(certificate.read_bytes(), key.read_bytes())
+        issued = authority.issue(own, node.name, now)
+        (node.directory / "ca.pem").write_bytes(own.certificate)
+        (node.directory / "key.pem").write_bytes(issued.key)
+        (node.directory / "cert.pem").write_bytes(issued.certificate)
+
     def _config(self, node: SandboxNode) -> str:
         peers = [_PEER.format(name=peer.name, host=peer.host) for peer in self.nodes if peer is not node]
         return _CONFIG.format(
             name=node.name,
             host=node.host,
-            data_dir=node.directory / "data",
+            data_dir=node.data,
+            encryption=_CERTIFICATES.format(directory=node.directory) if self.tls else "plaintext = true",
+            cluster=self.cluster,
             peers="".join(peers),
             addresses=json.dumps([self.virtual_address, *self.more_addresses]),
             domain=self.domain,
@@ -231,6 +300,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="sipha.sandbox", description="Run three sipha nodes on this machine.")
     parser.add_argument("--directory", type=Path, default=Path(".run"), help="where the state is kept (%(default)s)")
     parser.add_argument("--fresh", action="store_true", help="start empty")
+    parser.add_argument("--tls", action="store_true", help="let the nodes talk under TLS")
     options = parser.parse_args()
     directory = options.directory.resolve()
     if options.fresh:
@@ -239,7 +309,7 @@ def main() -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    sandbox = Sandbox(directory, launcher=_ENDS_WITH_US)
+    sandbox = Sandbox(directory, tls=options.tls, launcher=_ENDS_WITH_US)
     try:
         sandbox.start()
         sandbox.add_accounts({user: f"{user}-secret" for user in USERS})

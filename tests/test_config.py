@@ -29,6 +29,15 @@ admin = "http://127.0.0.12:8080"
 """
 
 
+TLS = """
+[cluster]
+listen = "192.0.2.11:7000"
+ca = "/etc/sipha/ca.pem"
+certificate = "/etc/sipha/cert.pem"
+key = "/etc/sipha/key.pem"
+"""
+
+
 def load(tmp_path: Path, text: str) -> config.Config:
     path = tmp_path / "sipha.toml"
     path.write_text(text)
@@ -115,7 +124,20 @@ def test_config_has_typed_values(tmp_path: Path) -> None:
 
 
 def test_node_without_cluster_section_stands_alone(tmp_path: Path) -> None:
-    assert load(tmp_path, MINIMAL).cluster.peers == ()
+    cluster = load(tmp_path, MINIMAL).cluster
+    assert (cluster.peers, cluster.encrypted) == ((), False)
+
+
+def test_nodes_with_certificates_talk_across_machines(tmp_path: Path) -> None:
+    peer = '[[cluster.peers]]\nname = "b"\naddress = "192.0.2.12:7000"\nadmin = "http://192.0.2.12:8080"\n'
+    cluster = load(tmp_path, MINIMAL + TLS + peer).cluster
+    assert cluster.encrypted
+    assert cluster.certificate.path == Path("/etc/sipha/cert.pem")
+
+
+@pytest.mark.parametrize(("text", "wish"), [("", 100), ("priority = 7", 7), ("priority = 7\nwitness = true", 0)])
+def test_witness_doesnt_wish_to_lead(tmp_path: Path, text: str, wish: int) -> None:
+    assert load(tmp_path, f"{MINIMAL}[cluster]\n{text}\n").cluster.wish_to_lead == wish
 
 
 @pytest.mark.parametrize(
@@ -150,6 +172,8 @@ def test_node_without_cluster_section_stands_alone(tmp_path: Path) -> None:
         # bounds and choices
         (MINIMAL + "[sip]\nport = 65536", "sip.port: 65536 is out of bounds; write at most 65535"),
         (MINIMAL + "[sip]\ntimer_c = 180.0", "sip.timer_c: 180.0 is out of bounds; write more than 180"),
+        (MINIMAL + "[cluster]\npriority = 1001", "cluster.priority: 1001 is out of bounds; write at most 1000"),
+        (MINIMAL + '[cluster]\ndurability = "no"', 'cluster.durability: "no" is not a choice; write "fsync" or "os"'),
         (MINIMAL + "[sip]\nidle_timeout = 0", "sip.idle_timeout: 0 is out of bounds; write more than 0"),
         (MINIMAL + "[sip]\nt1 = nan", "sip.t1: nan is out of bounds; write at least 0.05"),
         (
@@ -187,6 +211,9 @@ def test_node_without_cluster_section_stands_alone(tmp_path: Path) -> None:
         (MINIMAL + '[registrar]\nedges = ["all"]', "registrar.edges[0]: 'all' is not an IP network; write one such as"),
         (MINIMAL + '[[peers]]\nname = "c"\nnetworks = []', "peers[0].networks: needs at least one network"),
         (MINIMAL.replace('"a"', '"a b"'), "node.name: 'a b' is not a name"),
+        (MINIMAL.replace('"a"', '"A"'), "node.name: 'A' is not a name; write lower-case letters"),
+        (MINIMAL + '[cluster]\nname = "my.cluster"', "cluster.name: 'my.cluster' is not a name"),
+        (MINIMAL + '[[peers]]\nname = "a b"\nnetworks = []', "peers[0].name: 'a b' is not a name"),
         (MINIMAL.replace('"a"', '"a"\ndata_dir = "var"'), "node.data_dir: 'var' is not an absolute path"),
         (MINIMAL.replace('"sipha.test"', '"sipha test"'), "domains[0].name: 'sipha test' is not a domain"),
         (MINIMAL.replace('"sipha.test"', '"[::x]"'), "domains[0].name: '::x' is not an IP address"),
@@ -229,7 +256,12 @@ def test_node_without_cluster_section_stands_alone(tmp_path: Path) -> None:
             MINIMAL + CLUSTER.replace(".12:7000", ".11:7000"),
             "cluster.peers: '127.0.0.11:7000', the address of b, is this node's",
         ),
-        (MINIMAL + CLUSTER.replace("true", "false"), "cluster.plaintext: the nodes talk in the clear until TLS"),
+        (MINIMAL + CLUSTER.replace("true", "false"), "cluster.ca: is missing; write ca, certificate and key"),
+        (MINIMAL + TLS.replace('key = "/etc/sipha/key.pem"', ""), "cluster.key: is missing; ca, certificate and key"),
+        (MINIMAL + TLS.replace("/etc/sipha/ca.pem", ""), "cluster.ca: is missing; ca, certificate and key"),
+        (MINIMAL + TLS + "plaintext = true", "cluster.plaintext: true contradicts ca, certificate and key"),
+        (MINIMAL + TLS.replace("/etc/sipha/key", "key"), "cluster.key: 'key.pem' is not an absolute path"),
+        (MINIMAL + '[cluster]\nlisten = "192.0.2.11:7000"', "cluster.listen: '192.0.2.11:7000' is not a loopback"),
         (
             MINIMAL + CLUSTER.replace("127.0.0.12:7000", "192.0.2.12:7000"),
             "cluster.peers: '192.0.2.12:7000' is not a loopback address",

@@ -1,13 +1,12 @@
-"""The admin's HTTP API: `/v1/status`, `/v1/bindings` and `/v1/accounts` in JSON (docs/admin-api.md).
+"""The admin's HTTP API, in JSON (docs/admin-api.md).
 
-Any node reads its own table. A write goes to the log, and its answer waits until it is applied; a node that doesn't
-lead forwards it, once, to the one that does.
+Any node reads its own table. A write goes to the log, and its answer waits until it is applied; which node is asked
+doesn't matter. What only the leader can do is forwarded there, once, by a node that doesn't lead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 from klein import Klein
@@ -21,36 +20,24 @@ from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from sipha.admin import views
+from sipha.admin.backup import INDEX, Outflow
 from sipha.admin.client import Unreachable, exchange, segment
 from sipha.admin.interfaces import INode
+from sipha.admin.messages import Refusal, decode, read_limit, read_query, refuse, reply
 from sipha.auth.domain import Domain, Domains
 from sipha.errors import MalformedMessage, SiphaError, Unavailable
 from sipha.sip.uri import parse_uri
 from sipha.state.entries import DeleteAccount, PutAccount, Record, RemoveBindings
 from sipha.state.outcomes import Conflict, Done, NotFound, Outcome
 
-MAX_PAGE = 1000
-"""The AORs or accounts of one page."""
-
 FORWARDED = "Sipha-Forwarded-By"
 """The header that bears the name of the node that forwarded a request; such a request isn't forwarded again."""
 
 FORWARD_DEADLINE = 5.0
-"""Seconds that the leader has for its answer; longer than any proposal's deadline."""
+"""Seconds that the leader has for its answer; longer than it waits for a majority itself."""
 
 _AT_ONCE = 256
 """The proposals of one bulk request that are under way at a time."""
-
-
-class Refusal(SiphaError):
-    """A request that is answered with an HTTP error."""
-
-    def __init__(self, status: int, detail: str, *, retry_after: int = 0, allow: str = "") -> None:
-        super().__init__(detail)
-        self.fault = views.FaultReply(views.Fault(status, detail))
-        self.headers = {"Retry-After": str(retry_after)} if retry_after else {}
-        if allow:
-            self.headers["Allow"] = allow
 
 
 class Api:
@@ -70,13 +57,13 @@ class Api:
 
     @_app.route("/v1/status", methods=["GET"])
     def _get_status(self, request: Request) -> bytes:
-        _read_query(request)
+        read_query(request)
         return reply(request, self._node.status())
 
     @_app.route("/v1/bindings", methods=["GET"])
     def _get_bindings(self, request: Request) -> bytes:
-        query = _read_query(request, "limit", "cursor", "prefix")
-        limit = _limit(query)
+        query = read_query(request, "limit", "cursor", "prefix")
+        limit = read_limit(query)
         prefix = "sip:" + query.get("prefix", "").removeprefix("sip:")
         found = self._node.aors(max(query.get("cursor", ""), _before(prefix)), limit)
         aors = [aor for aor in found if aor.startswith(prefix)]
@@ -86,7 +73,7 @@ class Api:
 
     @_app.route("/v1/bindings/<path:aor>", methods=["GET"])
     def _get_bindings_of(self, request: Request, aor: str) -> bytes:
-        _read_query(request)
+        read_query(request)
         aor = self._locate(aor)[1]
         now = self._node.cluster_time()
         bindings = tuple(views.binding_view(binding, now) for binding in self._node.bindings(aor))
@@ -96,13 +83,11 @@ class Api:
 
     @_app.route("/v1/bindings/<path:aor>", methods=["DELETE"])
     async def _delete_bindings(self, request: Request, aor: str) -> bytes:
-        query = _read_query(request, "contact")
+        query = read_query(request, "contact")
         contact = query.get("contact", "")
         if query and not contact:
             raise Refusal(400, "contact is empty; leave it out to remove all bindings")
         aor = self._locate(aor)[1]
-        if not self._node.leading():
-            return await self._forward(request, f"/v1/bindings/{segment(aor)}", query=query)
         outcome = await self._propose(RemoveBindings(aor, contact))
         if isinstance(outcome, NotFound):
             raise Refusal(404, f"{aor} has no binding {contact}" if contact else f"{aor} has no bindings")
@@ -110,27 +95,18 @@ class Api:
 
     @_app.route("/v1/accounts", methods=["GET"])
     def _get_accounts(self, request: Request) -> bytes:
-        query = _read_query(request, "limit", "cursor")
-        limit = _limit(query)
+        query = read_query(request, "limit", "cursor")
+        limit = read_limit(query)
         accounts = self._node.accounts(query.get("cursor", ""), limit)
         cursor = accounts[-1].identity if len(accounts) == limit else None
         return reply(request, views.Accounts(tuple(views.account_view(account) for account in accounts), cursor))
 
     @_app.route("/v1/accounts", methods=["POST"])
     async def _post_accounts(self, request: Request) -> bytes:
-        _read_query(request)
-        body = _decode(request, views.NewAccount | list[views.NewAccount])
+        read_query(request)
+        body = decode(request, views.NewAccount | list[views.NewAccount])
         several = isinstance(body, list)
         records = [self._new_account(account) for account in (body if several else [body])]
-        if not self._node.leading():
-            # Passwords go no further than the node that was asked.
-            hashed = [
-                views.NewAccount(
-                    username=record.username, domain=record.domain, auth_name=record.auth_name, ha1=record.ha1
-                )
-                for record in records
-            ]
-            return await self._forward(request, "/v1/accounts", hashed if several else hashed[0])
         if several:
             return reply(request, views.Results(await self._create_all(records)))
         result = _created(records[0], await self._propose(records[0]))
@@ -141,7 +117,7 @@ class Api:
 
     @_app.route("/v1/accounts/<path:identity>", methods=["GET"])
     def _get_account(self, request: Request, identity: str) -> bytes:
-        _read_query(request)
+        read_query(request)
         username, domain = self._account_named(identity)
         account = self._node.account(username, domain.name)
         if account is None:
@@ -150,16 +126,13 @@ class Api:
 
     @_app.route("/v1/accounts/<path:identity>", methods=["PUT"])
     async def _put_account(self, request: Request, identity: str) -> bytes:
-        _read_query(request)
+        read_query(request)
         username, domain = self._account_named(identity)
-        secret = _decode(request, views.Secret)
+        secret = decode(request, views.Secret)
         account = self._node.account(username, domain.name)
         old_name = views.default_auth_name(username) if account is None else account.auth_name
         auth_name = secret.auth_name or old_name
         hashes = secret.hashes(auth_name, domain.realm)
-        if not self._node.leading():
-            secret = views.Secret(ha1=hashes, auth_name=auth_name)
-            return await self._forward(request, f"/v1/accounts/{segment(f'{username}@{domain.name}')}", secret)
         record = PutAccount(username, domain.name, auth_name, domain.realm, hashes, replace_only=True)
         outcome = await self._propose(record)
         if isinstance(outcome, NotFound):
@@ -171,27 +144,74 @@ class Api:
 
     @_app.route("/v1/accounts/<path:identity>", methods=["DELETE"])
     async def _delete_account(self, request: Request, identity: str) -> bytes:
-        _read_query(request)
+        read_query(request)
         username, domain = self._account_named(identity)
-        if not self._node.leading():
-            return await self._forward(request, f"/v1/accounts/{segment(f'{username}@{domain.name}')}")
         outcome = await self._propose(DeleteAccount(username, domain.name))
         if isinstance(outcome, NotFound):
             raise Refusal(404, f"there is no account {username}@{domain.name}")
         return reply(request, views.Removed(_count(outcome)))
 
-    @_app.handle_errors(Refusal, Unavailable, HTTPException)
+    @_app.route("/v1/nodes", methods=["GET"])
+    def _get_nodes(self, request: Request) -> bytes:
+        read_query(request)
+        return reply(request, views.Nodes(tuple(self._node.nodes())))
+
+    @_app.route("/v1/nodes", methods=["POST"])
+    async def _post_nodes(self, request: Request) -> bytes:
+        read_query(request)
+        new = decode(request, views.NewNode)
+        if not self._node.leading():
+            return await self._forward(request, "/v1/nodes", new)
+        try:
+            await self._node.add_node(new.name, new.address)
+        except ValueError as error:
+            raise Refusal(422, str(error)) from error
+        request.setResponseCode(201)
+        return reply(request, new)
+
+    @_app.route("/v1/nodes/<name>", methods=["DELETE"])
+    async def _delete_node(self, request: Request, name: str) -> bytes:
+        read_query(request)
+        if not self._node.leading():
+            return await self._forward(request, f"/v1/nodes/{segment(name)}")
+        await self._node.remove_node(name)
+        return reply(request, views.Removed(1))
+
+    @_app.route("/v1/transfer", methods=["POST"])
+    async def _post_transfer(self, request: Request) -> bytes:
+        read_query(request)
+        wanted = decode(request, views.Transfer)
+        if not self._node.leading():
+            return await self._forward(request, "/v1/transfer", wanted)
+        return reply(request, views.Leader(await self._node.transfer(wanted.to)))
+
+    @_app.route("/v1/backup", methods=["GET"])
+    async def _get_backup(self, request: Request) -> None:
+        read_query(request)
+        frozen = self._node.backup()
+        try:
+            request.setHeader("Content-Type", "application/octet-stream")
+            request.setHeader("Cache-Control", "no-store")
+            request.setHeader(INDEX, str(frozen.header.index))
+            if request.method != b"HEAD":
+                await Outflow(self._reactor, request, frozen).start()
+        finally:
+            self._node.free(frozen)
+
+    @_app.handle_errors(Refusal, SiphaError, HTTPException)
     def _failed(self, request: IRequest, failure: Failure) -> bytes:
         match failure.value:
             case Refusal() as refusal:
                 return refuse(request, refusal)
             case Unavailable() as error:
                 return refuse(request, Refusal(503, error.detail, retry_after=error.retry_after))
+            case SiphaError() as error:
+                return refuse(request, Refusal(409, str(error)))
             case MethodNotAllowed() as error:
                 allow = ", ".join(sorted(error.valid_methods or ()))
                 return refuse(request, Refusal(405, f"this resource has {allow} only", allow=allow))
             case _:
-                routes = "/v1/status, /v1/bindings and /v1/accounts"
+                routes = "/v1/status, bindings, accounts, nodes, transfer and backup"
                 return refuse(request, Refusal(404, f"there is no such resource; there are {routes}"))
 
     def _locate(self, text: str) -> tuple[Domain, str]:
@@ -243,89 +263,39 @@ class Api:
             raise outcome
         return outcome
 
-    async def _forward(
-        self,
-        request: Request,
-        path: str,
-        body: msgspec.Struct | Sequence[msgspec.Struct] | None = None,
-        *,
-        query: Mapping[str, str] | None = None,
-    ) -> bytes:
+    async def _forward(self, request: Request, path: str, body: msgspec.Struct | None = None) -> bytes:
         """Let the leader answer the request: what was understood of it goes there, not what came."""
         if request.getHeader(FORWARDED.encode()) is not None:
             raise Refusal(503, "the leader has just changed", retry_after=1)
-        url = self._node.leader_admin()
-        if url is None:
+        status, url = self._node.status(), self._node.leader_admin()
+        if status.leader in {None, status.node}:
             raise Refusal(503, "no node leads at present", retry_after=1)
+        if url is None:
+            raise Refusal(
+                409,
+                f"{status.leader} leads, and no [[cluster.peers]] says here where its admin is: ask that node itself",
+            )
         try:
             answer = await exchange(
                 self._http,
                 self._reactor,
                 request.method.decode("ascii"),
                 url + path,
-                params=query,
                 content=b"" if body is None else msgspec.json.encode(body),
-                headers={FORWARDED: self._node.status().node},
+                headers={FORWARDED: status.node},
                 deadline=FORWARD_DEADLINE,
             )
         except Unreachable as error:
-            raise Refusal(503, f"the leader: {error}; the change may still be made", retry_after=1) from error
+            raise Refusal(
+                503,
+                f"{status.leader} leads, and {error}; the change may still be made, or ask that node itself",
+                retry_after=1,
+            ) from error
         request.setResponseCode(answer.status)
         for retry_after in answer.headers.getRawHeaders("Retry-After", []):
             request.setHeader("Retry-After", retry_after)
         request.setHeader("Content-Type", "application/json")
         return answer.content
-
-
-def refuse(request: IRequest, refusal: Refusal) -> bytes:
-    """The body of an answer that is not a success."""
-    for name, value in refusal.headers.items():
-        request.setHeader(name, value)
-    request.setResponseCode(refusal.fault.error.status)
-    return reply(request, refusal.fault)
-
-
-def reply(request: IRequest, body: msgspec.Struct) -> bytes:
-    """The body of a JSON answer."""
-    request.setHeader("Content-Type", "application/json")
-    request.setHeader("Cache-Control", "no-store")
-    return msgspec.json.encode(body)
-
-
-def _read_query(request: Request, *known: str) -> dict[str, str]:
-    """The query's parameters; refuses what isn't known, given twice or not UTF-8."""
-    query: dict[str, str] = {}
-    for key, values in request.args.items():
-        name = key.decode("utf-8", "replace")
-        if name not in known:
-            right = f"it has {', '.join(known)}" if known else "it has none"
-            raise Refusal(400, f"{name!r} is not a query parameter of this resource; {right}")
-        try:
-            (query[name],) = (value.decode("utf-8") for value in values)
-        except ValueError as error:
-            raise Refusal(400, f"{name} must be given once, in UTF-8") from error
-    return query
-
-
-def _limit(query: dict[str, str]) -> int:
-    text = query.get("limit", str(MAX_PAGE))
-    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_PAGE):
-        raise Refusal(400, f"limit is {text[:20]!r}; write a number from 1 to {MAX_PAGE}")
-    return int(text)
-
-
-def _decode(request: Request, kind: Any) -> Any:
-    assert request.content is not None  # noqa: S101 - Twisted has read the body
-    content_type = (request.getHeader(b"Content-Type") or b"").decode("ascii", "replace")
-    # A web page can make a browser send a form or plain text anywhere, but not JSON.
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise Refusal(415, f"the body is {content_type or 'of no type'}; send Content-Type: application/json")
-    try:
-        return msgspec.json.decode(request.content.read(), type=kind)
-    except msgspec.ValidationError as error:
-        raise Refusal(422, str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refusal(400, str(error)) from error
 
 
 def _before(prefix: str) -> str:

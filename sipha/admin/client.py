@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn, TypeVar
 from urllib.parse import quote
 
 import msgspec
 import treq
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 
-from sipha.admin.views import Accounts, AccountView, Bindings, FaultReply, NewAccount, Removed, Secret, Status
+from sipha.admin.backup import INDEX
+from sipha.admin.views import (
+    Accounts,
+    AccountView,
+    Bindings,
+    FaultReply,
+    Leader,
+    NewAccount,
+    NewNode,
+    Nodes,
+    Removed,
+    Secret,
+    Status,
+    Transfer,
+)
 from sipha.errors import SiphaError
 
 DEADLINE = 10.0
 """Seconds that a node has for its answer."""
 
 ResultT = TypeVar("ResultT", bound=msgspec.Struct)
+
+_FAILURES = (ConnectError, ConnectionClosed, RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived)
 
 
 class AdminError(SiphaError):
@@ -53,13 +69,13 @@ class AdminClient:
 
     def __init__(self, http: HTTPClient, clock: IReactorTime, url: str, *, deadline: float = DEADLINE) -> None:
         self._http = http
-        self._clock = clock
+        self.clock = clock
         self.url = url.rstrip("/")
         self._deadline = deadline
 
     def at(self, url: str, *, deadline: float = DEADLINE) -> AdminClient:
         """A client of another node."""
-        return AdminClient(self._http, self._clock, url, deadline=deadline)
+        return AdminClient(self._http, self.clock, url, deadline=deadline)
 
     async def status(self) -> Status:
         """What the node is, and what it sees."""
@@ -94,6 +110,52 @@ class AdminClient:
         """Delete the account `user@domain`."""
         return await self._request("DELETE", f"/v1/accounts/{segment(identity)}", Removed)
 
+    async def nodes(self) -> Nodes:
+        """The members of the cluster."""
+        return await self._request("GET", "/v1/nodes", Nodes)
+
+    async def add_node(self, node: NewNode) -> NewNode:
+        """Make a node a member, which will vote when it has caught up; Refused with 409 if it can't be now."""
+        return await self._request("POST", "/v1/nodes", NewNode, body=node)
+
+    async def remove_node(self, name: str) -> Removed:
+        """Make a node no member any more; Refused with 409 if the others could not go on without it."""
+        return await self._request("DELETE", f"/v1/nodes/{segment(name)}", Removed)
+
+    async def transfer(self, to: str | None = None) -> Leader:
+        """Hand leadership to a voter, or to any that is up to date; Refused with 409 if it wasn't."""
+        return await self._request("POST", "/v1/transfer", Leader, body=Transfer(to))
+
+    async def backup(self, take: Callable[[bytes], object]) -> int:
+        """Give the pieces of a backup to `take`, and return the index at which it was made."""
+        url = f"{self.url}/v1/backup"
+        index = 0
+
+        async def ask() -> None:
+            nonlocal index
+            response = await self._http.request("GET", url, unbuffered=True)
+            if response.code != 200:
+                self._refused(Answer(response.code, response.headers, await treq.content(response)))
+            index = int(response.headers.getRawHeaders(INDEX, ["0"])[0])
+            await treq.collect(response, took)
+
+        def took(piece: bytes) -> None:
+            stalled.reset(self._deadline)
+            take(piece)
+
+        asked = Deferred.fromCoroutine(ask())
+        stalled = self.clock.callLater(self._deadline, asked.cancel)
+        try:
+            await asked
+        except CancelledError:
+            raise Unreachable(f"{url} sent nothing for {self._deadline:g} s") from None
+        except _FAILURES as error:
+            raise _unreachable(url, error) from error
+        finally:
+            if stalled.active():
+                stalled.cancel()
+        return index
+
     async def _request(
         self,
         method: str,
@@ -106,18 +168,27 @@ class AdminClient:
         url = self.url + path
         content = b"" if body is None else msgspec.json.encode(body)
         answer = await exchange(
-            self._http, self._clock, method, url, params=params, content=content, deadline=self._deadline
+            self._http, self.clock, method, url, params=params, content=content, deadline=self._deadline
         )
         return self._read(answer, kind)
 
     def _read(self, answer: Answer, kind: type[ResultT]) -> ResultT:
+        if answer.status >= 400:
+            self._refused(answer)
         try:
-            if answer.status < 400:
-                return msgspec.json.decode(answer.content, type=kind)
+            return msgspec.json.decode(answer.content, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._odd(answer) from error
+
+    def _refused(self, answer: Answer) -> NoReturn:
+        try:
             fault = msgspec.json.decode(answer.content, type=FaultReply).error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise AdminError(f"{self.url} answered {answer.status}, but not as sipha's admin does") from error
+            raise self._odd(answer) from error
         raise Refused(answer.status, fault.detail)
+
+    def _odd(self, answer: Answer) -> AdminError:
+        return AdminError(f"{self.url} answered {answer.status}, but not as sipha's admin does")
 
 
 async def exchange(
@@ -149,10 +220,14 @@ async def exchange(
 
     try:
         return await Deferred.fromCoroutine(ask()).addTimeout(deadline, clock, give_up)
-    except ConnectError as error:
-        raise Unreachable(f"{url} can't be reached: {error}") from error
-    except (ConnectionClosed, RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived) as error:
-        raise Unreachable(f"{url} hung up before it answered") from error
+    except _FAILURES as error:
+        raise _unreachable(url, error) from error
+
+
+def _unreachable(url: str, error: Exception) -> Unreachable:
+    if isinstance(error, ConnectError):
+        return Unreachable(f"{url} can't be reached: {error}")
+    return Unreachable(f"{url} hung up before it had answered")
 
 
 def segment(text: str) -> str:

@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from sipha.admin.views import AccountView, BindingView, Status
+from sipha.admin.views import AccountView, BindingView, NodeView, Status
 
 ItemT = TypeVar("ItemT", BindingView, AccountView)
 
@@ -23,10 +23,34 @@ def json(value: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value)))
 
 
-def nodes(found: Iterable[tuple[str, Status | None]]) -> None:
-    """Print a table of nodes; None for one that didn't answer."""
+def alarms(nodes: Iterable[Status]) -> None:
+    """Print what an operator must know, a line for each."""
+    for node in nodes:
+        for alarm in node.alarms:
+            click.echo(f"ALARM {node.node}: {_printable(alarm)}")
+
+
+def nodes(found: Iterable[tuple[str, Status | str]]) -> None:
+    """Print a table of nodes; for one that didn't answer, why."""
     heads = ("node", "role", "term", "applied", "hash", "lease", "holds", "bindings", "accounts", "up")
     _table(heads, (_node(name, status) for name, status in found))
+
+
+def members(found: Iterable[NodeView]) -> None:
+    """Print a table of the members of a cluster; how far behind they are, only the leader knows."""
+    heads = ("node", "address", "role", "leads", "connected", "behind")
+    rows = (
+        (
+            one.name,
+            one.address,
+            one.role,
+            "yes" if one.leads else "",
+            "yes" if one.connected else "no",
+            "" if one.behind is None else str(one.behind),
+        )
+        for one in found
+    )
+    _table(heads, rows)
 
 
 def bindings(page: Iterable[BindingView], *, header: bool = True) -> None:
@@ -87,12 +111,12 @@ async def pages(name: str, source: AsyncIterable[Sequence[ItemT]], show: Callabl
         click.echo("\n]}")
 
 
-def _node(name: str, status: Status | None) -> Sequence[str]:
-    if status is None:
-        return (name, "unreachable", *("" for _ in range(8)))
+def _node(name: str, status: Status | str) -> Sequence[str]:
+    if isinstance(status, str):
+        return (name, status, *("" for _ in range(8)))
     return (
         name,
-        status.role,
+        status.role if status.memory == "whole" else f"{status.role}, {status.memory}",
         str(status.term),
         str(status.applied_index),
         status.hash[:12],

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 from zope.interface import Interface
 
 if TYPE_CHECKING:
-    from sipha.admin.views import Status
+    from twisted.internet.defer import Deferred
+
+    from sipha.admin.views import NodeView, Status
     from sipha.errors import Unavailable
     from sipha.state.accounts import Account
     from sipha.state.binding import Binding
     from sipha.state.entries import Record
     from sipha.state.outcomes import Outcome
+    from sipha.state.snapshot import Frozen
 
 
 class INode(Interface):
@@ -23,7 +26,7 @@ class INode(Interface):
         """What the node is, and what it sees of the others."""
 
     def leading() -> bool:
-        """Return True if the node may propose: it leads and its lease is valid."""
+        """Return True if the node leads and its lease is valid."""
 
     def leader_admin() -> str | None:
         """Return the admin URL of the node that leads, or None if it is this one or unknown."""
@@ -45,3 +48,24 @@ class INode(Interface):
 
     def propose(record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
         """Queue a record for the log and call `done` once, as `ILog.propose` does."""
+
+    def nodes() -> Sequence[NodeView]:
+        """The members of the cluster, by name."""
+
+    def add_node(name: str, address: str) -> Deferred[None]:
+        """As the leader, make a node a member; fires when a majority has agreed.
+
+        Raises ValueError for a name or address that can't be, and SiphaError if it is refused, as the Deferred does.
+        """
+
+    def remove_node(name: str) -> Deferred[None]:
+        """As the leader, make a node no member any more; raises SiphaError as `add_node` does."""
+
+    def transfer(to: str | None) -> Deferred[str]:
+        """As the leader, hand leadership to a voter; fires with the leader's name, or fails with SiphaError."""
+
+    def backup() -> Frozen:
+        """The table as it is now, to be iterated, and then given to `free`; raises SiphaError."""
+
+    def free(frozen: Frozen) -> None:
+        """Give back what a backup holds."""

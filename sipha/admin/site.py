@@ -11,7 +11,7 @@ from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 
-from sipha.admin.api import Refusal, refuse
+from sipha.admin.messages import Refusal, refuse
 
 MAX_BODY = 1024 * 1024
 """Bytes that a request's body may have."""

@@ -16,38 +16,54 @@ HA1_LENGTHS = {"MD5": 32, "SHA-256": 64, "SHA-512-256": 64}
 
 
 class PeerStatus(msgspec.Struct, frozen=True):
-    """What a node sees of another one; `heard` is how many seconds ago, None if it isn't connected."""
+    """What a node sees of another one; `heard` is how many seconds ago, None if it isn't connected.
+
+    `admin` is empty if the configuration doesn't say. `role` is `stranger` for one that isn't a member of the cluster;
+    `match` is the entry up to which the leader knows it to have the log on disk, 0 elsewhere.
+    """
 
     name: str
     admin: str
+    address: str
+    role: str
     connected: bool
     heard: float | None
+    match: int
 
 
 class Status(msgspec.Struct, frozen=True):
     """A node and what it sees; times in seconds.
 
-    `hash` is that of the table at `applied_index`: two nodes with the same index have the same hash. `leading` is true
-    while the node may answer phones; `lease` is how long it may without hearing from a majority, None without end (a
-    cluster of one). `time` is the cluster time. Nothing more is written once `journal_bytes` reach `journal_limit`.
+    `alarms` are what an operator must know. `role` is leader, follower, learner or failed; `memory` is whole, amnesiac
+    (it has lost what it held) or blank (it was never in a cluster). `hash` is that of the table at `applied_index`: two
+    nodes with the same index have the same hash. `leading` is true while the node may answer phones; `lease` is how
+    long it may without hearing from a majority, None without end (a cluster of one). `time` is the cluster time.
+    `durability` says what an acknowledged binding survives on this node; the log is on its disk up to `durable_index`.
     """
 
     node: str
     version: str
+    alarms: tuple[str, ...]
     uptime: float
+    cluster_id: str
     role: str
+    memory: str
     leading: bool
     leader: str | None
     term: int
     commit_index: int
     applied_index: int
+    durable_index: int
+    first_index: int
     last_index: int
+    snapshot_index: int
     hash: str
+    schema: int
     time: float
     lease: float | None
     proposals: int
+    durability: str
     journal_bytes: int
-    journal_limit: int
     virtual_addresses: tuple[str, ...]
     holds_virtual_addresses: bool
     aors: int
@@ -55,6 +71,46 @@ class Status(msgspec.Struct, frozen=True):
     accounts: int
     counters: dict[str, int]
     peers: tuple[PeerStatus, ...]
+
+
+class NodeView(msgspec.Struct, frozen=True):
+    """A member of the cluster, as the node that is asked knows it.
+
+    `role` is voter, witness or learner. `behind` is how many committed entries the leader doesn't know it to have on
+    disk, None where that isn't known: another node than the leader was asked.
+    """
+
+    name: str
+    address: str
+    role: str
+    leads: bool
+    connected: bool
+    behind: int | None
+
+
+class Nodes(msgspec.Struct, frozen=True):
+    """The members of the cluster, by name."""
+
+    nodes: tuple[NodeView, ...]
+
+
+class NewNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A node that is to become a member: the others reach it at `address`, `host:port`."""
+
+    name: str
+    address: str
+
+
+class Transfer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which voter is to lead; any that is up to date if it is None."""
+
+    to: str | None = None
+
+
+class Leader(msgspec.Struct, frozen=True):
+    """Who leads now."""
+
+    leader: str
 
 
 class BindingView(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ import msgspec
 import treq
 from treq.client import HTTPClient
 from treq.testing import RequestTraversalAgent, _SynchronousProducer
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, Resource
@@ -16,14 +16,15 @@ from zope.interface import implementer
 from sipha.admin.api import Api
 from sipha.admin.interfaces import INode
 from sipha.admin.site import Front
-from sipha.admin.views import PeerStatus, Status
+from sipha.admin.views import NodeView, PeerStatus, Status
 from sipha.auth.domain import Domain, Domains
-from sipha.errors import NotLeader, Unavailable
+from sipha.errors import NotLeader, SiphaError, Unavailable
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
 from sipha.state.entries import SCHEMA, Batch, Contact, Policy, Record, Register, encode
 from sipha.state.machine import Machine
 from sipha.state.outcomes import Outcome
+from sipha.state.snapshot import Frozen
 
 NOW = 1000.0
 """The cluster time, in seconds."""
@@ -31,14 +32,20 @@ NOW = 1000.0
 
 @implementer(INode)
 class FakeNode:
-    """A node with a real table, whose log applies at once; or isn't led by it, or doesn't answer until told so."""
+    """A node with a real table, whose log applies at once; or hands records to its leader, or doesn't answer."""
 
     def __init__(self, name: str = "a") -> None:
         self.name = name
         self.machine = Machine()
         self.leads = True
+        self.leader: FakeNode | None = None
         self.leader_url: str | None = None
         self.trouble: Unavailable | None = None
+        self.refusal: SiphaError | None = None
+        self.alarms: tuple[str, ...] = ()
+        self.memory = "whole"
+        self.members = {name: NodeView(name, f"{name}.test:7000", "voter", False, True, 0)}
+        self.freed = 0
         self.records: list[Record] = []
         self.held: list[Callable[[], None]] | None = None
         self.peers: tuple[PeerStatus, ...] = ()
@@ -47,20 +54,27 @@ class FakeNode:
         return Status(
             node=self.name,
             version="0.1.0",
+            alarms=self.alarms,
             uptime=3723.5,
+            cluster_id="0123456789abcdef" * 2,
             role="leader" if self.leads else "follower",
+            memory=self.memory,
             leading=self.leads,
-            leader=self.name if self.leads else None,
+            leader=self.name if self.leads else None if self.leader is None else self.leader.name,
             term=3,
             commit_index=self.machine.index,
             applied_index=self.machine.index,
+            durable_index=self.machine.index,
+            first_index=1,
             last_index=self.machine.index,
+            snapshot_index=0,
             hash=self.machine.hash_hex(),
+            schema=2,
             time=NOW,
             lease=0.19 if self.leads else 0.0,
             proposals=0,
+            durability="fsync",
             journal_bytes=1000,
-            journal_limit=2000,
             virtual_addresses=("127.0.0.10",),
             holds_virtual_addresses=self.leads,
             aors=len(self.machine.location),
@@ -93,7 +107,10 @@ class FakeNode:
 
     def propose(self, record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
         if not self.leads:
-            done(NotLeader("b leads"))
+            if self.leader is None:
+                done(NotLeader("no node leads the cluster yet", retry_after=1))
+            else:
+                self.leader.propose(record, done)
             return
         if self.trouble is not None:
             done(self.trouble)
@@ -104,6 +121,34 @@ class FakeNode:
             done(outcome)
         else:
             self.held.append(lambda: done(outcome))
+
+    def nodes(self) -> Sequence[NodeView]:
+        return tuple(view for _, view in sorted(self.members.items()))
+
+    def add_node(self, name: str, address: str) -> Deferred[None]:
+        if ":" not in address:
+            raise ValueError(f"{address!r} is no address")
+        if self.refusal is not None:
+            raise self.refusal
+        self.members[name] = NodeView(name, address, "learner", False, False, None)
+        return fail(self.trouble) if self.trouble else succeed(None)
+
+    def remove_node(self, name: str) -> Deferred[None]:
+        if self.refusal is not None:
+            raise self.refusal
+        del self.members[name]
+        return succeed(None)
+
+    def transfer(self, to: str | None) -> Deferred[str]:
+        return fail(self.refusal) if self.refusal else succeed(to or "z")
+
+    def backup(self) -> Frozen:
+        return self.machine.freeze(3, "0123456789abcdef" * 2)
+
+    def free(self, frozen: Frozen) -> None:
+        for _ in frozen.close():
+            pass
+        self.freed += 1
 
     def apply(self, record: Record) -> Outcome:
         """Put a record into the table, as the log does."""
@@ -136,7 +181,8 @@ class Console:
 
     def __init__(self, node: FakeNode, forward_to: IResource | None = None) -> None:
         self.node = node
-        self.agent = RequestTraversalAgent(serve(node, forward_to))
+        self.clock = Clock()
+        self.agent = RequestTraversalAgent(serve(node, forward_to, self.clock))
         self.http = HTTPClient(self.agent, data_to_body_producer=_SynchronousProducer)
 
     def start(
@@ -192,7 +238,7 @@ class Reply(NamedTuple):
         return str(error["detail"])
 
 
-def serve(node: FakeNode, forward_to: IResource | None = None) -> IResource:
+def serve(node: FakeNode, forward_to: IResource | None = None, clock: Clock | None = None) -> IResource:
     """What a node's admin serves; what it forwards goes to `forward_to`."""
     http = HTTPClient(RequestTraversalAgent(forward_to or Resource()), data_to_body_producer=_SynchronousProducer)
-    return Front(Api(Clock(), node, DOMAINS, http).resource(), "127.0.0.11")
+    return Front(Api(clock or Clock(), node, DOMAINS, http).resource(), "127.0.0.11")

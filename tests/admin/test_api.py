@@ -8,7 +8,7 @@ import pytest
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from sipha.errors import NoQuorum
+from sipha.errors import NoQuorum, SiphaError, UnknownOutcome
 from sipha.state.entries import PutAccount
 from tests.admin.fakes import Console, FakeNode, serve
 
@@ -396,23 +396,27 @@ class _Spy(Resource):
         return self._behind.render(request)
 
 
-class TestForwarding:
-    @pytest.fixture
-    def leader(self) -> FakeNode:
-        return FakeNode("b")
+@pytest.fixture
+def leader() -> FakeNode:
+    return FakeNode("b")
 
-    @pytest.fixture
-    def spy(self, leader: FakeNode) -> _Spy:
-        return _Spy(leader)
 
-    @pytest.fixture
-    def follower(self, spy: _Spy) -> Console:
-        node = FakeNode("a")
-        node.leads = False
-        node.leader_url = "http://127.0.0.12:8080"
-        return Console(node, spy)
+@pytest.fixture
+def spy(leader: FakeNode) -> _Spy:
+    return _Spy(leader)
 
-    def test_follower_forwards_writes_to_the_leader(self, follower: Console, leader: FakeNode) -> None:
+
+@pytest.fixture
+def follower(leader: FakeNode, spy: _Spy) -> Console:
+    node = FakeNode("a")
+    node.leads = False
+    node.leader = leader
+    node.leader_url = "http://127.0.0.12:8080"
+    return Console(node, spy)
+
+
+class TestFollower:
+    def test_follower_hands_records_to_the_leader(self, follower: Console, leader: FakeNode, spy: _Spy) -> None:
         assert follower.ask("POST", "/v1/accounts", ALICE).status == 201
         assert follower.ask("POST", "/v1/accounts", [ALICE]).json["results"][0]["status"] == 409
         assert follower.ask("PUT", "/v1/accounts/alice@sipha.test", {"password": "new"}).status == 200
@@ -422,22 +426,7 @@ class TestForwarding:
         assert follower.ask("DELETE", "/v1/accounts/alice@sipha.test").json == {"removed": 1}
         assert follower.ask("DELETE", "/v1/accounts/alice@sipha.test").status == 404
         assert follower.node.records == []
-
-    def test_password_goes_no_further_than_the_follower(self, follower: Console, spy: _Spy) -> None:
-        follower.ask("POST", "/v1/accounts", ALICE)
-        follower.ask("POST", "/v1/accounts", [ALICE])
-        follower.ask("PUT", "/v1/accounts/alice@sipha.test", {"password": "alice-secret"})
-        assert len(spy.bodies) == 3
-        assert b"alice-secret" not in b"".join(spy.bodies)
-        assert set(spy.forwarded_by) == {"a"}
-
-    @pytest.mark.parametrize("user", ["alice", "a/b", "%C3%A9", "a%25b", "a;b", "a?b"])
-    def test_follower_forwards_odd_names_whole(self, follower: Console, leader: FakeNode, user: str) -> None:
-        contact = "sip:x@127.0.0.1;a=b&c"
-        leader.register(f"sip:{user}@sipha.test", contact)
-        (aor,) = leader.aors("", 10)
-        path = f"/v1/bindings/{quote(aor, safe='')}?contact={quote(contact, safe='')}"
-        assert follower.ask("DELETE", path).json == {"removed": 1}
+        assert spy.bodies == []
 
     def test_follower_hands_the_leaders_trouble_on(self, follower: Console, leader: FakeNode) -> None:
         leader.trouble = NoQuorum("no majority answers", retry_after=3)
@@ -445,22 +434,99 @@ class TestForwarding:
         assert (reply.status, reply.fault) == (503, "no majority answers")
         assert reply.headers.getRawHeaders("Retry-After") == ["3"]
 
-    def test_request_is_forwarded_once(self, follower: Console, leader: FakeNode) -> None:
-        leader.leads = False
-        leader.leader_url = "http://127.0.0.11:8080"
-        reply = follower.ask("POST", "/v1/accounts", ALICE)
-        assert (reply.status, reply.fault) == (503, "the leader has just changed")
-
     def test_follower_that_knows_no_leader_says_so(self, follower: Console) -> None:
-        follower.node.leader_url = None
+        follower.node.leader = None
         reply = follower.ask("POST", "/v1/accounts", ALICE)
-        assert (reply.status, reply.fault) == (503, "no node leads at present")
+        assert (reply.status, reply.fault) == (503, "no node leads the cluster yet")
         assert reply.headers.getRawHeaders("Retry-After") == ["1"]
-
-    def test_follower_refuses_wrong_writes_itself(self, follower: Console, spy: _Spy) -> None:
-        assert follower.ask("POST", "/v1/accounts", {**ALICE, "domain": "x"}).status == 422
-        assert spy.bodies == []
 
     def test_follower_reads_its_own_table(self, follower: Console) -> None:
         follower.node.apply(PutAccount("alice", "sipha.test", "alice", "sipha.test", {"MD5": "0" * 32}))
         assert len(follower.ask("GET", "/v1/accounts").json["accounts"]) == 1
+
+
+N4 = {"name": "n4", "address": "192.0.2.4:7000"}
+
+
+class TestNodes:
+    def test_operator_adds_lists_and_removes_a_node(self, console: Console) -> None:
+        reply = console.ask("POST", "/v1/nodes", N4)
+        assert (reply.status, reply.json) == (201, N4)
+        assert console.ask("GET", "/v1/nodes").json["nodes"] == [
+            {"name": "a", "address": "a.test:7000", "role": "voter", "leads": False, "connected": True, "behind": 0},
+            {**N4, "role": "learner", "leads": False, "connected": False, "behind": None},
+        ]
+        assert console.ask("DELETE", "/v1/nodes/n4").json == {"removed": 1}
+        assert [node["name"] for node in console.ask("GET", "/v1/nodes").json["nodes"]] == ["a"]
+
+    def test_operator_hands_leadership_on(self, console: Console) -> None:
+        assert console.ask("POST", "/v1/transfer", {"to": "b"}).json == {"leader": "b"}
+        assert console.ask("POST", "/v1/transfer", {}).json == {"leader": "z"}
+
+    @pytest.mark.parametrize(
+        ("method", "path", "body"),
+        [("POST", "/v1/nodes", N4), ("DELETE", "/v1/nodes/n4", None), ("POST", "/v1/transfer", {})],
+    )
+    def test_what_the_cluster_refuses_is_a_conflict(
+        self, console: Console, method: str, path: str, body: object
+    ) -> None:
+        console.node.refusal = SiphaError("that would endanger the cluster")
+        reply = console.ask(method, path, body)
+        assert (reply.status, reply.fault) == (409, "that would endanger the cluster")
+
+    def test_change_without_a_majority_may_be_made_later(self, console: Console) -> None:
+        console.node.trouble = UnknownOutcome("no majority has agreed yet; the change may still be made")
+        reply = console.ask("POST", "/v1/nodes", N4)
+        assert (reply.status, reply.fault) == (503, "no majority has agreed yet; the change may still be made")
+
+    @pytest.mark.parametrize(
+        ("path", "body", "detail"),
+        [
+            ("/v1/nodes", {"name": "n4"}, "missing required field `address`"),
+            ("/v1/nodes", {**N4, "role": "voter"}, "unknown field `role`"),
+            ("/v1/nodes", {**N4, "address": "nowhere"}, "'nowhere' is no address"),
+            ("/v1/transfer", {"to": 3}, "Expected `str | null`"),
+            ("/v1/transfer", {"node": "b"}, "unknown field `node`"),
+        ],
+    )
+    def test_wrong_body_is_refused(self, console: Console, path: str, body: object, detail: str) -> None:
+        reply = console.ask("POST", path, body)
+        assert reply.status == 422
+        assert detail in reply.fault
+
+    def test_follower_forwards_what_only_the_leader_can_do(
+        self, follower: Console, leader: FakeNode, spy: _Spy
+    ) -> None:
+        assert follower.ask("POST", "/v1/nodes", N4).status == 201
+        assert set(leader.members) == {"b", "n4"}
+        assert follower.ask("POST", "/v1/transfer", {"to": "a"}).json == {"leader": "a"}
+        assert follower.ask("DELETE", "/v1/nodes/n4").json == {"removed": 1}
+        assert set(follower.node.members) == {"a"}
+        assert set(spy.forwarded_by) == {"a"}
+
+    def test_follower_hands_the_leaders_refusal_on(self, follower: Console, leader: FakeNode) -> None:
+        leader.refusal = SiphaError("n4 is a member already")
+        reply = follower.ask("POST", "/v1/nodes", N4)
+        assert (reply.status, reply.fault) == (409, "n4 is a member already")
+
+    def test_request_is_forwarded_once(self, follower: Console, leader: FakeNode) -> None:
+        leader.leads = False
+        leader.leader, leader.leader_url = follower.node, "http://127.0.0.11:8080"
+        reply = follower.ask("POST", "/v1/nodes", N4)
+        assert (reply.status, reply.fault) == (503, "the leader has just changed")
+
+    def test_follower_without_a_leader_says_so(self, follower: Console) -> None:
+        follower.node.leader = follower.node.leader_url = None
+        reply = follower.ask("POST", "/v1/transfer", {})
+        assert (reply.status, reply.fault) == (503, "no node leads at present")
+        assert reply.headers.getRawHeaders("Retry-After") == ["1"]
+
+    def test_follower_that_doesnt_know_the_leaders_admin_says_who_leads(self, follower: Console) -> None:
+        follower.node.leader_url = None
+        reply = follower.ask("POST", "/v1/transfer", {})
+        assert reply.status == 409
+        assert reply.fault.startswith("b leads, and no [[cluster.peers]] says here where its admin is")
+
+    def test_follower_refuses_wrong_bodies_itself(self, follower: Console, spy: _Spy) -> None:
+        assert follower.ask("POST", "/v1/nodes", {"name": "n4"}).status == 422
+        assert spy.bodies == []

@@ -110,7 +110,7 @@ class _Agent:
     ("error", "wanted"),
     [
         (Refusal(), "can't be reached: Connection was refused"),
-        (ResponseNeverReceived([]), "hung up before it answered"),
+        (ResponseNeverReceived([]), "hung up before it had answered"),
     ],
 )
 def test_client_says_why_no_answer_came(error: Exception, wanted: str) -> None:

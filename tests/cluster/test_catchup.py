@@ -162,6 +162,8 @@ def test_node_that_lags_is_sent_a_snapshot_in_pieces(lagging: Assembly) -> None:
     assert max(len(piece.data) for piece in pieces) <= PIECE
     assert [piece.offset for piece in pieces] == list(range(0, size, PIECE)), "each is sent once"
     assert not lagging.said(SnapshotChunk, "b")
+    lagging.run(0.1)
+    assert not lagging.replica("a")._catchup._sending
     replica = lagging.replica("c")
     assert replica._raft.first_index == replica._catchup.snapshot_index == pieces[0].index
     assert replica.lookup("sip:299@example.com")
@@ -322,6 +324,24 @@ def test_snapshot_that_has_gone_is_replaced_by_a_newer_one(lagging: Assembly) ->
     lagging.until(lambda: name not in lagging.seats["a"].disk.names())
     lose(lagging, lambda _message: False)
     lagging.until(caught_up(lagging))
+
+
+def test_snapshot_that_cant_be_read_any_more_is_replaced(lagging: Assembly) -> None:
+    """One rotten sector must not keep a node from catching up, nor end the leader."""
+    file, disk = lagging.replica("a")._catchup._newest, lagging.seats["a"].disk
+    assert file is not None
+    read = disk.read
+
+    def fail(name: str, offset: int = 0, size: int | None = None) -> bytes:
+        if name == file.name:
+            raise OSError(5, "the sector is rotten")
+        return read(name, offset, size)
+
+    vars(disk)["read"] = fail
+    lagging.start("c")
+    lagging.until(caught_up(lagging))
+    assert lagging.leader() == "a"
+    assert not lagging.failed
 
 
 # It is installed

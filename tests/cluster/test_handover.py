@@ -9,7 +9,7 @@ from twisted.python.failure import Failure
 from sipha.cluster.handover import DRAIN, HOLD_DOWN, Handover, HandoverFailed
 from sipha.cluster.proposals import Proposals
 from sipha.cluster.replica import Replica
-from sipha.cluster.wire import AppendEntries, AppendReply, RaftMessage, RequestVote, TimeoutNow
+from sipha.cluster.wire import AppendEntries, AppendReply, LeaseAck, RaftMessage, RequestVote, TimeoutNow
 from sipha.errors import NotLeader, Unavailable
 from sipha.state.outcomes import Outcome, Registered
 from tests.cluster.assembly import Assemble, Assembly, register
@@ -228,6 +228,20 @@ def test_node_that_lags_isnt_handed_leadership_and_the_lease_goes_on(assembly: A
     assembly.register("a", ["sip:bob@example.com"])
 
 
+def test_node_that_hasnt_heard_of_the_present_claim_isnt_handed_leadership(assembly: Assembly) -> None:
+    """It could not tell that this very claim has ended."""
+    replica = assembly.replica("a")
+    assembly.loses = lambda sender, _receiver, message: sender == "b" and isinstance(message, LeaseAck)
+    replica.claim_ended()
+    assembly.until(replica.leading)
+    claim = replica._lease.claim
+    handed = hand_on(assembly, "b")
+    assembly.until(lambda: handed)
+    assert "b did not take over in time" in handed[0]
+    assert not assembly.said(TimeoutNow)
+    assert (replica._lease.claim, replica.leading()) == (claim, True)
+
+
 def test_drain_takes_no_longer_than_its_time(assembly: Assembly) -> None:
     assembly.loses = lambda sender, _receiver, message: sender == "b" and isinstance(message, AppendReply)
     assembly.register("a", ["sip:alice@example.com"])
@@ -381,6 +395,20 @@ def test_higher_priority_that_lags_is_not_handed_leadership(assemble: Assemble) 
     assert not assembly.said(TimeoutNow)
 
 
+def test_leader_whose_transfer_failed_tries_again_after_the_hold_down(assemble: Assemble) -> None:
+    """Each try is a pause for the phones."""
+    assembly = assemble()
+    assembly.start("ab")
+    assembly.start("c", priority=200)
+    assembly.elect("a")
+    assembly.loses = lambda _sender, _receiver, message: isinstance(message, TimeoutNow)
+    assembly.run(1.9 * HOLD_DOWN)
+    assert len(assembly.said(TimeoutNow)) == 1
+    assembly.run(HOLD_DOWN)
+    assert len(assembly.said(TimeoutNow)) == 2
+    assert assembly.leader() == "a"
+
+
 # A witness
 
 
@@ -416,6 +444,7 @@ def test_witness_that_leads_alone_never_claims(assemble: Assemble) -> None:
         assert not any(replica.leadership.held for replica in assembly.running)
     (leading,) = [replica for replica in assembly.running if replica._raft.leads]
     assert leading._tenure.term
+    assembly.sent.clear()
     assembly.start("a")
     assembly.until(assembly.replica("a").leading)
 

@@ -345,6 +345,22 @@ def test_members_dont_change_while_an_earlier_release_takes_part(
         add(assembly, "d")
 
 
+def test_node_that_is_behind_hears_a_leader_that_it_doesnt_know(assembly: Assembly) -> None:
+    """It was added after what the node has of the log."""
+    assembly.crash("c")
+    add(assembly, "d")
+    assembly.start("d")
+    assembly.until(lambda: roles(assembly, "a").get("d") == "voter")
+    assembly.run(0.5)
+    assembly.replica("a").transfer("d")
+    assembly.until(assembly.replica("d").leading)
+    assembly.register("d", ["sip:alice@example.com"])
+    assembly.start("c")
+    assert "d" not in roles(assembly, "c")
+    assembly.until(lambda: roles(assembly, "c") == VOTERS | {"d": "voter"})
+    assembly.until(assembly.agree)
+
+
 # The latest entry in the log says it, committed or not
 
 

@@ -196,6 +196,27 @@ def test_own_records_of_the_cluster_wait_for_as_long_as_it_takes(log: Log, monke
     assert [record.aor for batch, _ in log.entries for record in batch.records] == ["barrier"]  # type: ignore[union-attr]
 
 
+def test_own_record_of_the_cluster_has_an_entry_of_its_own(log: Log) -> None:
+    log.propose(3)
+    log.proposals.add_internal(RemoveBindings("barrier"), log.outcomes.append)
+    log.propose(3)
+    log.proposals.flush()
+    assert [len(batch.records) for batch, _ in log.entries] == [3, 1, 3]
+
+
+def test_proposer_behind_an_entry_without_a_deadline_waits_no_longer(log: Log) -> None:
+    log.proposals.add_internal(RemoveBindings("barrier"), log.outcomes.append)
+    log.propose(2)
+    log.proposals.flush()
+    log.propose(1)
+    log.proposals.hold()
+    log.now = module.DEADLINE
+    log.proposals.expire()
+    assert [type(outcome) for outcome in log.outcomes] == [UnknownOutcome, UnknownOutcome, QueueFull]
+    log.entries[0][1]([Done(1)])
+    assert log.outcomes[-1] == Done(1)
+
+
 def test_refused_ones_know_whether_their_record_may_yet_be_applied(log: Log) -> None:
     log.propose(1)
     log.proposals.flush()

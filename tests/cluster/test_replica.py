@@ -451,6 +451,25 @@ def test_amnesiac_neither_votes_nor_stands(assembly: Assembly) -> None:
     assert assembly.replica("b").lookup("sip:alice@example.com")
 
 
+def test_amnesiac_that_has_joined_again_neither_votes_nor_stands(assembly: Assembly) -> None:
+    """As before, but b has heard of a once more, and not of e."""
+    assembly.silent = {"c"}
+    assembly.register("a", ["sip:alice@example.com"])
+    assembly.wipe("b")
+    assembly.loses = lambda _sender, _receiver, message: bool(getattr(message, "entries", ()))
+    assembly.start("b")
+    assembly.until(lambda: assembly.replica("b").status().memory == "amnesiac")
+    assembly.run(0.2)
+    assembly.crash("a")
+    assembly.join()
+    assembly.sent.clear()
+    assembly.run(10.0)
+    assert assembly.said(PreVote, "c", "b")
+    assert assembly.leader() is None
+    assert not assembly.said(RequestVote)
+    assert not [message for kind in (PreVote, VoteGranted) for message in assembly.said(kind, "b")]
+
+
 def test_amnesiac_counts_again_when_it_has_all_that_was_committed_since(assembly: Assembly) -> None:
     assembly.register("a", ["sip:alice@example.com"])
     assembly.wipe("b")

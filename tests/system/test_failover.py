@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -22,8 +16,21 @@ from typing import Any, Self
 
 import pytest
 
-from sipha.sandbox import Sandbox, SandboxNode
+from sipha.sandbox import Sandbox
 from tests.system.conftest import agree, wait_until
+from tests.system.nodes import (
+    caught_up,
+    check,
+    freeze,
+    is_bound,
+    quick,
+    quick_status,
+    restore,
+    siphactl,
+    steady,
+    table,
+    thaw,
+)
 from tests.system.registrations import Load, Questioner
 from tests.system.ua import UserAgent
 
@@ -43,7 +50,7 @@ MakeLoad = Callable[..., Load]
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     with Path(tempfile.gettempdir(), "sipha-failover-tests.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        cluster = Sandbox(tmp_path_factory.mktemp("failover"), prefix=PREFIX)
+        cluster = Sandbox(tmp_path_factory.mktemp("failover"), prefix=PREFIX, tls=True)
         try:
             cluster.start()
             accounts = [
@@ -398,95 +405,3 @@ def seconds_to_call(agents: Agents, callee: UserAgent, since: float) -> float:
     answer = caller.expect(200)
     assert answer.call_id == invite.call_id
     return time.monotonic() - since
-
-
-def check(cluster: Sandbox, phones: Load, *, stood: float = 0.0) -> None:
-    """Check what the phones were told, and that all three nodes have it."""
-    restore(cluster)
-    assert not phones.faults, phones.faults[:5]
-    for node in cluster.nodes:
-        faults = phones.check(registered(cluster, node), stood=stood)
-        assert not faults, (node.name, len(faults), faults[:5])
-
-
-def restore(cluster: Sandbox) -> None:
-    """Start what doesn't run, and wait until all agree."""
-    for node in cluster.nodes:
-        if not node.running:
-            cluster.start_node(node)
-    cluster.wait_for_leader()
-    wait_until(lambda: agree(cluster), "the nodes to agree")
-
-
-def caught_up(cluster: Sandbox) -> bool:
-    """Return True if all nodes have applied nearly as much as the one with the most."""
-    statuses = [cluster.status(node) for node in cluster.nodes]
-    indices = [status["applied_index"] for status in statuses if status]
-    return len(indices) == len(cluster.nodes) and max(indices) - min(indices) < 20
-
-
-def table(cluster: Sandbox, node: SandboxNode) -> list[dict[str, Any]]:
-    """Return all bindings of a node, page by page."""
-    bindings: list[dict[str, Any]] = []
-    cursor = ""
-    while cursor is not None:
-        page = cluster.request(node, "GET", f"/v1/bindings?limit=1000&cursor={cursor}")
-        bindings += page["bindings"]
-        cursor = page["cursor"]
-    return bindings
-
-
-def registered(cluster: Sandbox, node: SandboxNode) -> list[dict[str, Any]]:
-    """Return the bindings of the load's users."""
-    return [binding for binding in table(cluster, node) if binding["aor"].startswith("sip:user")]
-
-
-def steady(cluster: Sandbox, node: SandboxNode) -> list[dict[str, Any]]:
-    """Return the bindings of a node without what changes while one looks."""
-    return [{name: value for name, value in binding.items() if name != "expires"} for binding in table(cluster, node)]
-
-
-def freeze(node: SandboxNode) -> None:
-    assert node.process is not None
-    node.process.send_signal(signal.SIGSTOP)
-
-
-def thaw(node: SandboxNode) -> None:
-    if node.process is not None and node.running:
-        node.process.send_signal(signal.SIGCONT)
-
-
-def quick_status(node: SandboxNode) -> dict[str, Any] | None:
-    """Return a node's status, or None if it doesn't answer at once."""
-    try:
-        with urllib.request.urlopen(f"{node.admin}/v1/status", timeout=1.0) as response:
-            status: dict[str, Any] = json.load(response)
-    except (urllib.error.URLError, OSError):
-        return None
-    return status
-
-
-def quick(node: SandboxNode) -> dict[str, Any]:
-    """Return the status of a node that answers."""
-    status = quick_status(node)
-    assert status is not None
-    return status
-
-
-def is_bound(host: str) -> bool:
-    """Return True if a UDP or TCP socket has port 5060 of an IPv4 address."""
-    # The kernel prints the address as a number of the machine's byte order.
-    wanted = f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{5060:04X}"
-    for name, state in (("udp", "07"), ("tcp", "0A")):  # TCP_CLOSE, as an unconnected UDP socket has it, and TCP_LISTEN
-        for line in Path(f"/proc/net/{name}").read_text(encoding="ascii").splitlines()[1:]:
-            fields = line.split()
-            if fields[1] == wanted and fields[3] == state:
-                return True
-    return False
-
-
-def siphactl(node: SandboxNode, *arguments: str, text: str = "") -> None:
-    """Run siphactl against a node."""
-    command = [str(Path(sys.executable).with_name("siphactl")), "--url", node.admin, *arguments]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr

@@ -1,75 +1,14 @@
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
-from click.testing import CliRunner, Result
-from treq.client import HTTPClient
-from treq.testing import _SynchronousProducer
-from twisted.internet.defer import Deferred, fail
-from twisted.internet.error import ConnectionRefusedError as Refusal
-from twisted.internet.task import Clock
-from twisted.python.failure import Failure
-from twisted.web.iweb import IAgent
-from zope.interface import implementer
+from click.testing import CliRunner
 
-from sipha import ctl
 from sipha.admin.views import PeerStatus, Secret
-from tests.admin.fakes import Console, FakeNode
+from sipha.ctl import cli
+from tests.admin.fakes import FakeNode
+from tests.ctl.operator import Operator
 
 AGENT = "A rather long user agent that no column of eighty characters would ever hold without folding it/1.0"
-
-
-@implementer(IAgent)
-class _Network:
-    """Requests reach a node by the host of their URL; nothing listens elsewhere."""
-
-    def __init__(self, nodes: dict[str, FakeNode]) -> None:
-        self.consoles = {host: Console(node) for host, node in nodes.items()}
-        self.asked: list[str] = []
-
-    def request(self, method: bytes, uri: bytes, headers: object = None, bodyProducer: object = None) -> Deferred[Any]:
-        host = uri.decode().split("/")[2]
-        self.asked.append(host)
-        if host not in self.consoles:
-            return fail(Refusal())
-        return self.consoles[host].agent.request(method, uri, headers, bodyProducer)  # type: ignore[no-any-return]
-
-
-class Operator:
-    """Types siphactl's command lines."""
-
-    def __init__(self, nodes: dict[str, FakeNode]) -> None:
-        self.network = _Network(nodes)
-
-    def types(self, *words: str, stdin: str | None = None, env: dict[str, str] | None = None) -> Result:
-        def run(main: ctl.Main) -> None:
-            results: list[Any] = []
-            http = HTTPClient(self.network, data_to_body_producer=_SynchronousProducer)
-            Deferred.fromCoroutine(main(http, Clock())).addBoth(results.append)
-            (result,) = results
-            if isinstance(result, Failure):
-                result.raiseException()
-
-        session = ctl.Session(run=run)
-        return CliRunner().invoke(ctl.cli, words, obj=session, input=stdin, env={"SIPHA_URL": "", **(env or {})})
-
-    def reads(self, *words: str) -> Any:
-        """What a command prints with --json."""
-        result = self.types(*words, "--json")
-        assert result.exit_code == 0, result.output
-        return json.loads(result.stdout)
-
-
-@pytest.fixture
-def node() -> FakeNode:
-    return FakeNode()
-
-
-@pytest.fixture
-def operator(node: FakeNode) -> Operator:
-    return Operator({"127.0.0.1:8080": node})
 
 
 class TestStatus:
@@ -79,7 +18,7 @@ class TestStatus:
         for node in nodes.values():
             node.leads = node.name == "n2"
             node.peers = tuple(
-                PeerStatus(other.name, f"http://{host}", True, 0.01)
+                PeerStatus(other.name, f"http://{host}", "192.0.2.1:7000", "voter", True, 0.01, 0)
                 for host, other in nodes.items()
                 if other is not node
             )
@@ -112,6 +51,29 @@ class TestStatus:
         shown = Operator(nodes).reads("status")["nodes"]
         assert [node["leading"] for node in shown] == [False, True, False]
         assert len({node["hash"] for node in shown}) == 1
+
+    def test_alarms_come_first(self, nodes: dict[str, FakeNode]) -> None:
+        nodes["127.0.0.13:8080"].alarms = ("this node has left the cluster: the disk is full\x1b[2J",)
+        nodes["127.0.0.13:8080"].memory = "amnesiac"
+        lines = Operator(nodes).types("status").stdout.splitlines()
+        assert lines[0] == "ALARM n3: this node has left the cluster: the disk is full\\x1b[2J"
+        assert lines[1].split()[:2] == ["node", "role"]
+        assert lines[4].startswith("n3    follower, amnesiac ")
+
+    def test_leader_whose_admin_is_unknown_is_not_missed(self, nodes: dict[str, FakeNode]) -> None:
+        n1, n2 = nodes["127.0.0.11:8080"], nodes["127.0.0.12:8080"]
+        for node in nodes.values():
+            node.leader = n2
+            node.peers = tuple(
+                PeerStatus(peer.name, "" if peer.name == "n2" else peer.admin, "", "voter", True, 0.01, 0)
+                for peer in node.peers
+            )
+        result = Operator(nodes).types("status")
+        assert result.exit_code == 0, result.stderr
+        assert result.stdout.splitlines()[2].split() == ["n2", "not", "asked"]
+        for node in nodes.values():
+            node.leader = n1
+        assert Operator(nodes).types("status").exit_code == 1
 
     def test_no_leader_is_a_failure(self, nodes: dict[str, FakeNode]) -> None:
         nodes["127.0.0.12:8080"].leads = False
@@ -282,6 +244,18 @@ class TestUser:
 
 
 def test_help_names_every_command() -> None:
-    output = CliRunner().invoke(ctl.cli, ["--help"]).output
-    for command in ("status", "show", "rm", "user"):
+    output = CliRunner().invoke(cli, ["--help"]).output
+    for command in (
+        "status",
+        "show",
+        "user",
+        "node",
+        "transfer",
+        "backup",
+        "cluster",
+        "restore",
+        "recover",
+        "disk",
+        "ca",
+    ):
         assert f"  {command} " in output

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import resource
-
 import pytest
 
-from sipha import config
 from sipha.errors import MalformedMessage
-from sipha.service import make_stream_limits, refusal_tag
+from sipha.service.sip import refusal_tag
 from sipha.sip.message import Request
 from sipha.sip.parser import ParseError, parse
 from sipha.sip.token import Tokens
@@ -39,16 +36,3 @@ def test_a_request_without_a_via_has_no_tag() -> None:
     request.headers.set("Via", "nonsense")
     with pytest.raises(MalformedMessage):
         refusal_tag(TOKENS, request)
-
-
-@pytest.mark.parametrize(
-    ("files", "connections"), [((1024, 4096), 3968), ((1024, 1_048_576), 10_000), ((64, 64), 1), ((9, -1), 10_000)]
-)
-def test_connections_leave_open_files_to_the_log_and_the_other_nodes(
-    monkeypatch: pytest.MonkeyPatch, files: tuple[int, int], connections: int
-) -> None:
-    given = []
-    monkeypatch.setattr(resource, "getrlimit", lambda _: files)
-    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: given.append(limits))
-    assert make_stream_limits(config.Sip()).connections == connections
-    assert given == [(files[1], files[1])]

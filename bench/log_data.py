@@ -1,0 +1,85 @@
+"""Data directories made beforehand: a log to be replayed, and a snapshot of many bindings.
+
+    python -m bench.log_data FILE CLUSTER-ID BINDINGS a=127.0.0.1:7001 ...
+
+writes a snapshot; it is a process of its own because its memory should go with it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from bench.log_figures import record
+from sipha.cluster import founding
+from sipha.cluster.guards import REGULAR
+from sipha.cluster.seal import seal
+from sipha.cluster.storage import Progress, Storage
+from sipha.state.entries import SCHEMA, Batch, Member, Policy, PutMembers, RaiseSchema, Record, encode
+from sipha.state.machine import Machine
+
+BOOT = "bench"
+"""The name of the machine's run, as all nodes are told."""
+
+_FOUNDED = 3
+"""The last entry of a founder's log."""
+
+_GROUP = 100
+_AT_ONCE = 1000
+
+
+def write_log(directory: Path, node: str, entries: int) -> int:
+    """Put entries of one record behind a founder's, all committed; return the index of the last."""
+    with founding.taken(directory) as disk:
+        storage = Storage.open(disk, node, sync=True, snapshot=None)
+        journal = storage.journal
+        last = _FOUNDED + entries
+        for index in range(_FOUNDED + 1, last + 1):
+            journal.add(bytes([REGULAR]) + _batch(record(index, entries)), index, 1)
+            if not index % _AT_ONCE:
+                journal.sync_now()
+        journal.close()
+        disk.replace("progress", seal(Progress(last, BOOT, 0.0, 0)))
+    return last
+
+
+def add_snapshot(directory: Path, node: str, snapshot: Path, index: int) -> None:
+    """Let a founder's log follow a snapshot."""
+    os.link(snapshot, directory / f"snapshot-{index:020d}")
+    with founding.taken(directory) as disk:
+        storage = Storage.open(disk, node, sync=True, snapshot=(index, 1))
+        storage.journal.close()
+
+
+def make_snapshot(file: Path, cluster_id: str, bindings: int, voters: Mapping[str, str]) -> int:
+    """Write a snapshot of a cluster with so many bindings; return its index."""
+    pairs = [f"{name}={address}" for name, address in voters.items()]
+    command = [sys.executable, "-m", "bench.log_data", str(file), cluster_id, str(bindings), *pairs]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def _batch(*records: Record) -> bytes:
+    return encode(Batch(SCHEMA, 0, Policy(), records))
+
+
+def main() -> None:
+    """Write a snapshot and print its index."""
+    file, cluster_id, bindings = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    machine = Machine()
+    members = tuple(Member(name, address, "voter") for name, address in (voter.split("=") for voter in sys.argv[4:]))
+    machine.apply(2, _batch(PutMembers(members)))
+    machine.apply(_FOUNDED, _batch(RaiseSchema(SCHEMA)))
+    for first in range(0, bindings, _GROUP):
+        numbers = range(first, min(first + _GROUP, bindings))
+        machine.apply(machine.index + 1, _batch(*(record(number, bindings) for number in numbers)))
+    with file.open("wb") as out:
+        for chunk in machine.freeze(1, cluster_id):
+            out.write(chunk)
+    print(machine.index)
+
+
+if __name__ == "__main__":
+    main()

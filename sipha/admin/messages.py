@@ -1,0 +1,79 @@
+"""What every resource of the admin does alike: read a request, and answer it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from twisted.web.iweb import IRequest
+from twisted.web.server import Request
+
+from sipha.admin.views import Fault, FaultReply
+from sipha.errors import SiphaError
+
+MAX_PAGE = 1000
+"""The AORs or accounts of one page."""
+
+
+class Refusal(SiphaError):
+    """A request that is answered with an HTTP error."""
+
+    def __init__(self, status: int, detail: str, *, retry_after: int = 0, allow: str = "") -> None:
+        super().__init__(detail)
+        self.fault = FaultReply(Fault(status, detail))
+        self.headers = {"Retry-After": str(retry_after)} if retry_after else {}
+        if allow:
+            self.headers["Allow"] = allow
+
+
+def refuse(request: IRequest, refusal: Refusal) -> bytes:
+    """The body of an answer that is not a success."""
+    for name, value in refusal.headers.items():
+        request.setHeader(name, value)
+    request.setResponseCode(refusal.fault.error.status)
+    return reply(request, refusal.fault)
+
+
+def reply(request: IRequest, body: msgspec.Struct) -> bytes:
+    """The body of a JSON answer."""
+    request.setHeader("Content-Type", "application/json")
+    request.setHeader("Cache-Control", "no-store")
+    return msgspec.json.encode(body)
+
+
+def read_query(request: Request, *known: str) -> dict[str, str]:
+    """The query's parameters; refuses what isn't known, given twice or not UTF-8."""
+    query: dict[str, str] = {}
+    for key, values in request.args.items():
+        name = key.decode("utf-8", "replace")
+        if name not in known:
+            right = f"it has {', '.join(known)}" if known else "it has none"
+            raise Refusal(400, f"{name!r} is not a query parameter of this resource; {right}")
+        try:
+            (query[name],) = (value.decode("utf-8") for value in values)
+        except ValueError as error:
+            raise Refusal(400, f"{name} must be given once, in UTF-8") from error
+    return query
+
+
+def read_limit(query: dict[str, str]) -> int:
+    """How many a page may hold; raises Refusal."""
+    text = query.get("limit", str(MAX_PAGE))
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_PAGE):
+        raise Refusal(400, f"limit is {text[:20]!r}; write a number from 1 to {MAX_PAGE}")
+    return int(text)
+
+
+def decode(request: Request, kind: Any) -> Any:
+    """What the body holds; raises Refusal."""
+    assert request.content is not None  # noqa: S101 - Twisted has read the body
+    content_type = (request.getHeader(b"Content-Type") or b"").decode("ascii", "replace")
+    # A web page can make a browser send a form or plain text anywhere, but not JSON.
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise Refusal(415, f"the body is {content_type or 'of no type'}; send Content-Type: application/json")
+    try:
+        return msgspec.json.decode(request.content.read(), type=kind)
+    except msgspec.ValidationError as error:
+        raise Refusal(422, str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refusal(400, str(error)) from error

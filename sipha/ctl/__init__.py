@@ -1,0 +1,38 @@
+"""`siphactl`: look at the nodes, their bindings and accounts, and change them, through the admin's HTTP API.
+
+What is done to a node whose daemon is stopped (cluster init, recover, restore, disk) goes to its data directory itself.
+
+Exit status: 0 done; 1 it wasn't done, or what was asked for doesn't exist; 2 the command line is wrong; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import click
+
+from sipha import __version__
+from sipha.ctl import session
+from sipha.ctl.accounts import user
+from sipha.ctl.backup import backup
+from sipha.ctl.bindings import rm, show
+from sipha.ctl.ca import ca
+from sipha.ctl.nodes import node, transfer
+from sipha.ctl.offline import cluster, disk, recover, restore
+from sipha.ctl.status import status
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@session.options
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Look at a cluster of sipha nodes, its bindings and accounts, and change them."""
+    context.ensure_object(session.Session)
+
+
+for command in (status, show, rm, user, node, transfer, backup, cluster, restore, recover, disk, ca):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run siphactl."""
+    cli(prog_name="siphactl")

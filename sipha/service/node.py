@@ -1,0 +1,93 @@
+"""A node: all its services.
+
+The replica runs on every node. What phones see is a child of `LeaderServices`, so that it exists on the leader alone:
+each leadership has listeners, transactions and nonce windows of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from sipha import config
+from sipha.cluster.expirer import Expirer
+from sipha.cluster.leadership import LeaderServices
+from sipha.errors import ConfigError
+from sipha.garbage import GarbageCollection
+from sipha.service.admin import AdminService
+from sipha.service.replication import Replication
+from sipha.service.settings import make_domains
+from sipha.service.sip import SipService
+from sipha.service.view import View
+
+LINGER = 60.0
+"""Seconds for which the admin of a node that has left the cluster still says why."""
+
+
+class Node(MultiService):
+    """A node of the cluster: the replica, the admin, and on the leader what phones see.
+
+    A node that can't keep its word any more ends the process, with exit status 1, so that it is started afresh. Raises
+    ConfigError if the node can't be what the configuration says.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, configuration: config.Config) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._leaving: IDelayedCall | None = None
+        self.replication = Replication(reactor, configuration, self._replica_failed)
+        replica = self.replication.replica
+        GarbageCollection(reactor).setServiceParent(self)
+        self.sip = SipService(reactor, configuration, replica, self._sip_failed)
+        on_leader = LeaderServices(replica.leadership)
+        self.sip.setServiceParent(on_leader)
+        Expirer(reactor, replica).setServiceParent(on_leader)
+        on_leader.setServiceParent(self)
+        self.view = View(reactor, configuration, self.replication, self.sip)
+        admin = AdminService(reactor, configuration.admin, self.view, make_domains(configuration))
+        admin.setServiceParent(self)
+
+    def startService(self) -> None:
+        """Begin to take part in the cluster; ends the process with a message if an address can't be had."""
+        try:
+            super().startService()
+            self.replication.startService()
+        except ConfigError as error:
+            raise SystemExit(f"sipha: {error}") from error
+
+    def stopService(self) -> Deferred[Any]:
+        """Stop what phones see first, then leave the cluster."""
+        if self._leaving is not None and self._leaving.active():
+            self._leaving.cancel()
+        stopped: Deferred[Any] = super().stopService()
+        return stopped.addCallback(lambda _: self.replication.stopService())
+
+    def _sip_failed(self, reason: str) -> None:
+        """Another node may be able to serve phones."""
+        self._leave(reason, 0.0)
+
+    def _replica_failed(self, reason: str) -> None:
+        """Phones are with another node by now; an operator may still ask why."""
+        self._leave(reason, LINGER)
+
+    def _leave(self, reason: str, wait: float) -> None:
+        if self._leaving is None:
+            self.log.critical("this node stops in {wait:g} s: {reason}", wait=wait, reason=reason)
+            atexit.register(_fail)
+            self._leaving = self._reactor.callLater(wait, self._reactor.stop)
+
+
+def _fail() -> None:
+    """End the process with exit status 1, for which twistd has no word, once all else is done."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

@@ -1,0 +1,183 @@
+"""What phones see of a leader: registrar and proxy behind the listeners of the virtual addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from sipha import config
+from sipha.auth.authenticator import Authenticator
+from sipha.cluster.replica import Replica
+from sipha.proxy.interfaces import ITransport
+from sipha.proxy.proxy import Proxy
+from sipha.registrar.registrar import Registrar
+from sipha.service.settings import (
+    make_domains,
+    make_listeners,
+    make_proxy_settings,
+    make_registrar_settings,
+    make_stream_limits,
+    make_timers,
+)
+from sipha.sip.events import Event, RequestReceived
+from sipha.sip.layer import TransactionLayer
+from sipha.sip.message import Request
+from sipha.sip.token import Tokens
+from sipha.state.machine import Machine
+from sipha.transport.endpoint import Endpoint, ITransactionUser
+
+
+class KeyRing:
+    """The tokens under the log's keys, made anew when a key is added."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._made_for: int | None = None
+        self._tokens: Tokens | None = None
+
+    def tokens(self) -> Tokens | None:
+        """Return the tokens, or None while the log holds no key."""
+        keys = self._machine.keys
+        if keys.current != self._made_for:
+            self._made_for = keys.current
+            self._tokens = Tokens(keys.ring)
+        return self._tokens
+
+
+@implementer(ITransport)
+class ProxyEndpoint(Endpoint):
+    """The endpoint as the transport that the proxy asks for."""
+
+
+@implementer(ITransactionUser)
+class TransactionUser:
+    """Hands each event to the registrar or the proxy, and none once the lease has ended (RFC 3261 §5)."""
+
+    def __init__(self, registrar: Registrar, proxy: Proxy, leading: Callable[[], bool]) -> None:
+        self._registrar = registrar
+        self._proxy = proxy
+        self._leading = leading
+
+    def event_received(self, event: Event, now: float) -> None:
+        """Act on an event."""
+        if not self._leading():
+            return
+        if isinstance(event, RequestReceived) and event.request.method == "REGISTER":
+            self._registrar.request_received(event.request, event.flow)
+        else:
+            self._proxy.event_received(event, now)
+
+
+class SipService(Service):
+    """What phones see of a leader: registrar and proxy behind the listeners of the virtual addresses."""
+
+    log = Logger()
+
+    def __init__(
+        self, reactor: Any, configuration: config.Config, replica: Replica, failed: Callable[[str], None]
+    ) -> None:
+        self._reactor = reactor
+        self._config = configuration
+        self._replica = replica
+        self._failed = failed
+        self._keys = KeyRing(replica.machine)
+        self._endpoint: ProxyEndpoint | None = None
+        self._counters: dict[str, Any] = {}
+
+    @property
+    def listening(self) -> bool:
+        """True while the virtual addresses are ours."""
+        return self._endpoint is not None and bool(self._endpoint.addresses)
+
+    def startService(self) -> None:
+        """Open the listeners, with nothing left over from an earlier leadership."""
+        super().startService()
+        settings, replica = self._config, self._replica
+        domains = make_domains(settings)
+        authenticator = Authenticator(
+            replica, self._keys.tokens, domains, nonce_lifetime=settings.registrar.nonce_lifetime
+        )
+        layer = TransactionLayer(make_timers(settings.sip))
+        endpoint = self._endpoint = ProxyEndpoint(
+            self._reactor,
+            layer,
+            make_listeners(settings),
+            # The timer at the end of the lease may be late, a look at the clock isn't.
+            may_send=replica.leading,
+            tag=self._tag,
+            receive_buffer=settings.sip.receive_buffer,
+            limits=make_stream_limits(settings.sip),
+        )
+        registrar = Registrar(
+            replica,
+            replica,
+            replica,
+            authenticator,
+            domains,
+            term=lambda: replica.term,
+            send=endpoint.send,
+            settings=make_registrar_settings(settings.registrar),
+        )
+        proxy = Proxy(
+            layer,
+            log=replica,
+            location=replica,
+            credentials=replica,
+            authenticator=authenticator,
+            domains=domains,
+            transport=endpoint,
+            term=lambda: replica.term,
+            settings=make_proxy_settings(settings),
+        )
+        self._counters = {"registrar": registrar.counters, "proxy": proxy.counters, "transaction": layer.counters}
+        user = TransactionUser(registrar, proxy, replica.leading)
+        endpoint.start(user).addCallbacks(self._opened, self._not_opened)
+
+    def stopService(self) -> Deferred[None] | None:
+        """Close the listeners; what is under way ends without an answer."""
+        super().stopService()
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is None:
+            return None
+        self.log.info("the virtual addresses are released")
+        return endpoint.stop()
+
+    def counters(self) -> dict[str, int]:
+        """What this leadership has done, by name."""
+        if self._endpoint is None:
+            return {}
+        counted = {
+            f"{room}_{name}": getattr(counters, name)
+            for room, counters in self._counters.items()
+            for name in counters.__slots__
+        }
+        return counted | {f"transport_{name.replace('-', '_')}": n for name, n in self._endpoint.counters.items()}
+
+    def _tag(self, request: Request) -> str:
+        tokens = self._keys.tokens()
+        if tokens is None:
+            return "0"
+        return refusal_tag(tokens, request)
+
+    def _opened(self, opened: bool) -> None:
+        if opened:
+            addresses = ", ".join(self._config.virtual_address.addresses)
+            self.log.info("the virtual addresses are served: {addresses}", addresses=addresses)
+
+    def _not_opened(self, failure: Failure) -> None:
+        self._failed(f"can't listen on the virtual addresses: {failure.value}; see [virtual_address] and [sip]")
+
+
+def refusal_tag(tokens: Tokens, request: Request) -> str:
+    """The To tag of the refusal of a request in which only the Via is sure to be sound: the same for each copy."""
+    headers, via = request.headers, request.via
+    cseq = headers.get("CSeq") or ""
+    return tokens.tag(
+        headers.get("Call-ID") or "", headers.get("From") or "", 0, f"{cseq}\n{via.branch or via.sent_by}"
+    )

@@ -1,0 +1,181 @@
+"""What the admin sees of the node that it runs in, and what it can have done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from sipha import __version__, config
+from sipha.admin.interfaces import INode
+from sipha.admin.views import NodeView, PeerStatus, Status
+from sipha.errors import ConfigError, Unavailable, UnknownOutcome
+from sipha.service.replication import Replication
+from sipha.service.sip import SipService
+from sipha.state.accounts import Account
+from sipha.state.binding import Binding
+from sipha.state.entries import Record
+from sipha.state.outcomes import Outcome
+from sipha.state.snapshot import Frozen
+
+DEADLINE = 4.0
+"""Seconds that a majority has for a change of the members; less than who forwarded it waits for."""
+
+
+@implementer(INode)
+class View:
+    """The node of which `replication` and `sip` are parts."""
+
+    def __init__(self, reactor: Any, configuration: config.Config, replication: Replication, sip: SipService) -> None:
+        self._reactor = reactor
+        self._config = configuration
+        self._replication = replication
+        self._replica = replication.replica
+        self._sip = sip
+        self._started_at = reactor.seconds()
+        self._admins = {str(peer.name): str(peer.admin) for peer in configuration.cluster.peers}
+
+    def status(self) -> Status:
+        """What the node is, and what it sees of the others."""
+        replica, machine = self._replica.status(), self._replica.machine
+        return Status(
+            node=replica.node,
+            version=__version__,
+            alarms=(*replica.alarms, *self._replication.alarms()),
+            uptime=self._reactor.seconds() - self._started_at,
+            cluster_id=replica.cluster_id,
+            role=replica.role,
+            memory=replica.memory,
+            leading=replica.leading and self._sip.listening,
+            leader=replica.leader,
+            term=replica.term,
+            commit_index=replica.commit_index,
+            applied_index=replica.applied_index,
+            durable_index=replica.durable_index,
+            first_index=replica.first_index,
+            last_index=replica.last_index,
+            snapshot_index=replica.snapshot_index,
+            hash=replica.hash,
+            schema=replica.schema,
+            time=replica.time,
+            lease=replica.lease,
+            proposals=replica.proposals,
+            durability=replica.durability,
+            journal_bytes=replica.journal_bytes,
+            virtual_addresses=tuple(map(str, self._config.virtual_address.addresses)),
+            holds_virtual_addresses=self._sip.listening,
+            aors=len(machine.location),
+            bindings=machine.location.count,
+            accounts=len(machine.accounts),
+            counters={**replica.counters, **self._sip.counters()},
+            peers=tuple(
+                PeerStatus(
+                    peer.name,
+                    self._admins.get(peer.name, ""),
+                    peer.address,
+                    peer.role,
+                    peer.connected,
+                    peer.heard,
+                    peer.match,
+                )
+                for peer in replica.peers
+            ),
+        )
+
+    def leading(self) -> bool:
+        """Return True if the node leads and its lease is valid."""
+        return self._replica.leading()
+
+    def leader_admin(self) -> str | None:
+        """Return the admin URL of the node that leads, or None if it is this one or unknown."""
+        leader = self._replica.leader
+        return None if leader is None else self._admins.get(leader)
+
+    def cluster_time(self) -> float:
+        """Return the cluster time now, in seconds."""
+        return self._replica.cluster_time()
+
+    def aors(self, after: str, limit: int) -> Sequence[str]:
+        """The first `limit` AORs after one."""
+        return self._replica.machine.location.aors(after, limit)
+
+    def bindings(self, aor: str) -> Sequence[Binding]:
+        """The unexpired bindings of an AOR."""
+        return self._replica.bindings(aor)
+
+    def accounts(self, after: str, limit: int) -> Sequence[Account]:
+        """The first `limit` accounts after an identity."""
+        return self._replica.machine.accounts.page(after, limit)
+
+    def account(self, username: str, domain: str) -> Account | None:
+        """The account `username@domain`."""
+        return self._replica.machine.accounts.get(username, domain)
+
+    def propose(self, record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
+        """Queue a record for the log."""
+        self._replica.propose(record, done)
+
+    def nodes(self) -> Sequence[NodeView]:
+        """The members of the cluster, by name."""
+        status = self._replica.status()
+        peers = {peer.name: peer for peer in status.peers}
+        leads = status.role == "leader"
+        views = []
+        for member in self._replica.membership.members:
+            own = member.name == status.node
+            behind = None
+            if leads:
+                behind = max(status.commit_index - (status.durable_index if own else peers[member.name].match), 0)
+            connected = own or peers[member.name].connected
+            views.append(
+                NodeView(member.name, member.address, member.role, member.name == status.leader, connected, behind)
+            )
+        return views
+
+    def add_node(self, name: str, address: str) -> Deferred[None]:
+        """Make a node a member; raises ValueError and SiphaError."""
+        node, listens = config.NodeName.parse(name), config.SocketAddress.parse(address)
+        cluster = self._config.cluster
+        if not (cluster.encrypted or cluster.plaintext):
+            raise ConfigError(
+                f"{self._replica.node} has no certificates to talk to other nodes with; write cluster.ca, certificate "
+                "and key, which siphactl ca makes, in its configuration, and start it again"
+            )
+        if not (cluster.encrypted or ip_address(listens.address[0]).is_loopback):
+            raise ValueError(f"{address!r} is not a loopback address, and the nodes of this cluster talk unencrypted")
+        return self._change(lambda done: self._replica.membership.add(str(node), str(listens), done))
+
+    def remove_node(self, name: str) -> Deferred[None]:
+        """Make a node no member any more; raises SiphaError."""
+        return self._change(lambda done: self._replica.membership.remove(name, done))
+
+    def transfer(self, to: str | None) -> Deferred[str]:
+        """Hand leadership on."""
+        return self._replica.transfer(to)
+
+    def backup(self) -> Frozen:
+        """The table as it is now."""
+        return self._replica.backup()
+
+    def free(self, frozen: Frozen) -> None:
+        """Give back what a backup holds."""
+        self._replica.free(frozen)
+
+    def _change(self, change: Callable[[Callable[[Outcome | Unavailable], None]], None]) -> Deferred[None]:
+        """Change the members; the log may never say what became of it."""
+        changed: Deferred[None] = Deferred()
+
+        def done(outcome: Outcome | Unavailable) -> None:
+            if isinstance(outcome, Unavailable):
+                changed.errback(outcome)
+            else:
+                changed.callback(None)
+
+        def give_up(_: object, __: float) -> None:
+            raise UnknownOutcome("no majority has agreed yet; the change may still be made")
+
+        change(done)
+        return changed.addTimeout(DEADLINE, self._reactor, give_up)

@@ -1,0 +1,75 @@
+"""An operator at a terminal, who types siphactl's command lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from click.testing import CliRunner, Result
+from treq.client import HTTPClient
+from treq.testing import _SynchronousProducer
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionRefusedError as Refusal
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.web.iweb import IAgent
+from zope.interface import implementer
+
+from sipha.ctl import cli
+from sipha.ctl.session import Main, Session
+from tests.admin.fakes import Console, FakeNode
+
+
+@implementer(IAgent)
+class _Network:
+    """Requests reach a node by the host of their URL; nothing listens elsewhere."""
+
+    def __init__(self, nodes: dict[str, FakeNode]) -> None:
+        self.consoles = {host: Console(node) for host, node in nodes.items()}
+        self.asked: list[str] = []
+
+    def request(self, method: bytes, uri: bytes, headers: object = None, bodyProducer: object = None) -> Deferred[Any]:
+        host = uri.decode().split("/")[2]
+        self.asked.append(host)
+        if host not in self.consoles:
+            return fail(Refusal())
+        return self.consoles[host].agent.request(method, uri, headers, bodyProducer)  # type: ignore[no-any-return]
+
+    def flush(self) -> None:
+        """Carry what was written since, and let a little time pass at the nodes."""
+        for console in self.consoles.values():
+            console.flush()
+            console.clock.advance(0.1)
+
+
+class Operator:
+    """Types siphactl's command lines; `meanwhile` is what goes on while a command waits."""
+
+    def __init__(self, nodes: dict[str, FakeNode]) -> None:
+        self.network = _Network(nodes)
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def types(self, *words: str, stdin: str | None = None, env: dict[str, str] | None = None) -> Result:
+        def run(main: Main) -> None:
+            results: list[Any] = []
+            clock = Clock()
+            http = HTTPClient(self.network, data_to_body_producer=_SynchronousProducer)
+            Deferred.fromCoroutine(main(http, clock)).addBoth(results.append)
+            for _ in range(200):
+                if not results:
+                    self.network.flush()
+                    clock.advance(0.1)
+                    self.meanwhile()
+            (result,) = results
+            if isinstance(result, Failure):
+                result.raiseException()
+
+        session = Session(run=run)
+        return CliRunner().invoke(cli, words, obj=session, input=stdin, env={"SIPHA_URL": "", **(env or {})})
+
+    def reads(self, *words: str) -> Any:
+        """What a command prints with --json."""
+        result = self.types(*words, "--json")
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)

@@ -1,0 +1,53 @@
+"""A node that is the only one of its cluster, on a real reactor and disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sipha import config
+from sipha.cluster import founding
+from sipha.service.node import Node
+from tests.cluster.world import World
+
+CONFIG = """
+[node]
+name = "n1"
+data_dir = "{directory}/data"
+[cluster]
+listen = "127.0.0.51:7000"
+{cluster}
+[virtual_address]
+addresses = ["127.0.0.50"]
+[admin]
+listen = "127.0.0.51:8080"
+[[domains]]
+name = "sipha.test"
+"""
+
+
+def configuration(directory: Path, cluster: str = "plaintext = true") -> config.Config:
+    """A configuration whose data are in this directory."""
+    path = directory / "sipha.toml"
+    path.write_text(CONFIG.format(directory=directory, cluster=cluster))
+    return config.load(path)
+
+
+def found(settings: config.Config, **others: str) -> None:
+    """Let the node be a founder, with others at these addresses."""
+    with founding.taken(settings.node.data_dir.path, create=True) as disk:
+        founding.found(disk, "n1", {"n1": str(settings.cluster.listen), **others})
+
+
+class Alone:
+    """The node, between its start and its end."""
+
+    def __init__(self, world: World, settings: config.Config) -> None:
+        self.world = world
+        self.config = settings
+        self.node = Node(world.reactor, settings)
+        self.node.startService()
+
+    def end(self) -> None:
+        ended: list[object] = []
+        self.node.stopService().addBoth(ended.append)
+        self.world.until(lambda: ended)

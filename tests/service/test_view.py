@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from sipha.config import FilePath
+from sipha.errors import ConfigError, SiphaError, UnknownOutcome
+from sipha.service.view import DEADLINE, View
+from sipha.state.entries import PutAccount
+from sipha.state.snapshot import Loader
+from tests.service.alone import Alone
+
+
+def outcome(alone: Alone, deferred: Deferred[Any]) -> object:
+    """What it fires with."""
+    results: list[object] = []
+    deferred.addBoth(results.append)
+    alone.world.until(lambda: results)
+    (result,) = results
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result
+
+
+def test_view_shows_the_node(alone: Alone) -> None:
+    status = alone.node.view.status()
+    assert (status.node, status.role, status.memory, status.leader) == ("n1", "leader", "whole", "n1")
+    assert (status.durability, status.lease, status.peers, status.alarms) == ("fsync", None, (), ())
+    assert status.holds_virtual_addresses
+    assert len(status.cluster_id) == 32
+    assert 0 < status.commit_index <= status.durable_index == status.last_index
+    assert status.journal_bytes > 0
+
+
+def test_view_adds_shows_and_removes_a_node(alone: Alone) -> None:
+    view = alone.node.view
+    outcome(alone, view.add_node("n2", "127.0.0.52:7000"))
+    n1, n2 = view.nodes()
+    assert (n1.name, n1.address, n1.role, n1.leads, n1.connected, n1.behind) == (
+        "n1", "127.0.0.51:7000", "voter", True, True, 0,
+    )  # fmt: skip
+    assert (n2.name, n2.address, n2.role, n2.leads, n2.connected) == ("n2", "127.0.0.52:7000", "learner", False, False)
+    assert n2.behind == view.status().commit_index
+    outcome(alone, view.remove_node("n2"))
+    assert [node.name for node in view.nodes()] == ["n1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "problem"),
+    [
+        ("N2", "127.0.0.52:7000", "'N2' is not a name"),
+        ("n2", "127.0.0.52", "'127.0.0.52' is not an IP address and port"),
+        ("n2", "n2.sipha.test:7000", "is not an IP address and port"),
+        ("n2", "192.0.2.2:7000", "is not a loopback address, and the nodes of this cluster talk unencrypted"),
+    ],
+)
+def test_view_refuses_what_no_node_can_be(alone: Alone, name: str, address: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        alone.node.view.add_node(name, address)
+    assert len(alone.node.view.nodes()) == 1
+
+
+def test_view_says_what_the_cluster_refuses(alone: Alone) -> None:
+    view = alone.node.view
+    with pytest.raises(SiphaError, match="n1 is a member already"):
+        view.add_node("n1", "127.0.0.52:7000")
+    with pytest.raises(SiphaError, match="n2 is no member"):
+        view.remove_node("n2")
+    with pytest.raises(SiphaError, match="no other voter"):
+        outcome(alone, view.transfer(None))
+
+
+def test_node_that_was_not_asked_to_talk_in_the_clear_adds_none(alone: Alone) -> None:
+    settings = alone.config
+    quiet = msgspec.structs.replace(settings, cluster=msgspec.structs.replace(settings.cluster, plaintext=False))
+    view = View(alone.world.reactor, quiet, alone.node.replication, alone.node.sip)
+    with pytest.raises(ConfigError, match="n1 has no certificates to talk to other nodes with"):
+        view.add_node("n2", "127.0.0.52:7000")
+
+
+def test_node_with_certificates_adds_one_elsewhere(alone: Alone) -> None:
+    settings, files = alone.config, dict.fromkeys(("ca", "certificate", "key"), FilePath("/x.pem"))
+    cluster = msgspec.structs.replace(settings.cluster, plaintext=False, **files)
+    view = View(
+        alone.world.reactor, msgspec.structs.replace(settings, cluster=cluster), alone.node.replication, alone.node.sip
+    )
+    with pytest.raises(SiphaError, match="n1 is a member already"):
+        view.add_node("n1", "192.0.2.2:7000")
+
+
+def test_change_that_no_majority_answers_is_given_up(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    view = View(clock, alone.config, alone.node.replication, alone.node.sip)
+    dones = []
+    monkeypatch.setattr(alone.node.replication.replica.membership, "remove", lambda _, done: dones.append(done))
+    failures: list[Failure] = []
+    view.remove_node("n2").addErrback(failures.append)
+    clock.advance(DEADLINE - 0.1)
+    assert not failures
+    clock.advance(0.1)
+    assert failures[0].check(UnknownOutcome)
+    dones[0](UnknownOutcome("too late"))
+
+
+def test_view_backs_the_table_up(alone: Alone) -> None:
+    applied: list[object] = []
+    alone.node.view.propose(PutAccount("a", "sipha.test", "a", "sipha.test", {"MD5": "0" * 32}), applied.append)
+    alone.world.until(lambda: applied)
+    frozen, loader = alone.node.view.backup(), Loader()
+    for chunk in frozen:
+        loader.feed(chunk)
+    alone.node.view.free(frozen)
+    loaded = loader.finish()
+    assert loaded.header.cluster_id == alone.node.view.status().cluster_id
+    assert len(loaded.tables.accounts) == 1
