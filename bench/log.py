@@ -60,14 +60,23 @@ STARTS = (
     Column("applying", "applying", 1),
     Column("CPU s", "cpu", 1),
 )
+TABLE = (
+    *STARTS[:1],
+    *STARTS[4:],
+    Column("resident MB", "resident", MEGA, ",.0f"),
+    Column("file MB", "size", MEGA, ",.0f"),
+)
 SNAPSHOTS = (
     Column("s", "took", 1, ".1f"),
     Column("p50 ms", "commit_p50"),
     Column("p99 ms", "commit_p99"),
+    Column("longest ms", "commit_longest"),
     Column("failed", "failed", 1, ".0f"),
-    Column("leader stalls ms", "leader_longest", MILLI, ".1f"),
-    Column("follower stalls", "follower_longest", MILLI, ".1f"),
-    Column("late one stalls", "late_longest", MILLI, ".1f"),
+)
+STALLS = (
+    Column("p99 ms", "late_p99"),
+    Column("longest ms", "late_longest", MILLI, ".1f"),
+    Column("by its own doing ms", "own", MILLI, ".1f"),
 )
 TROUBLES = (
     Column("p50 ms", "commit_p50"),
@@ -132,8 +141,17 @@ def show_commits(rows: Sequence[Figures]) -> str:
 
 
 def show_snapshots(rows: Sequence[Figures]) -> str:
-    """A large table, loaded first."""
-    return f"{table('a large table', STARTS, rows[:1])}\n\n{table(f'at {RATE}/s', SNAPSHOTS, rows[1:])}"
+    """A large table: loaded, then written and received while commits go on."""
+    first, *others = rows
+    loads = [row for row in others if "took" in row.rounds]
+    stalls = [row for row in others if "own" in row.rounds]
+    return "\n\n".join(
+        (
+            table("start of a node with", TABLE, [first]),
+            table(f"commits at {RATE}/s while", SNAPSHOTS, loads),
+            table("reactors' stalls while", STALLS, stalls),
+        )
+    )
 
 
 SECTIONS: dict[str, Callable[[Sequence[Figures]], str]] = {

@@ -27,6 +27,9 @@ BOOT = "bench"
 _FOUNDED = 3
 """The last entry of a founder's log."""
 
+_REGISTERING = 1_800_000
+"""Milliseconds over which the phones of a snapshot registered."""
+
 _GROUP = 100
 _AT_ONCE = 1000
 
@@ -61,8 +64,8 @@ def make_snapshot(file: Path, cluster_id: str, bindings: int, voters: Mapping[st
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def _batch(*records: Record) -> bytes:
-    return encode(Batch(SCHEMA, 0, Policy(), records))
+def _batch(*records: Record, time: int = 0) -> bytes:
+    return encode(Batch(SCHEMA, time, Policy(), records))
 
 
 def main() -> None:
@@ -74,7 +77,8 @@ def main() -> None:
     machine.apply(_FOUNDED, _batch(RaiseSchema(SCHEMA)))
     for first in range(0, bindings, _GROUP):
         numbers = range(first, min(first + _GROUP, bindings))
-        machine.apply(machine.index + 1, _batch(*(record(number, bindings) for number in numbers)))
+        records = [record(number, bindings) for number in numbers]
+        machine.apply(machine.index + 1, _batch(*records, time=first * _REGISTERING // bindings))
     with file.open("wb") as out:
         for chunk in machine.freeze(1, cluster_id):
             out.write(chunk)

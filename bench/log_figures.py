@@ -43,6 +43,13 @@ class Groups(NamedTuple):
     seconds: float
 
 
+class Stalls(NamedTuple):
+    """How late a timer was, in seconds, and at most by its own process's doing."""
+
+    late: Spread
+    own: float
+
+
 class Latency:
     """What became of entries, and how long it took."""
 

@@ -26,7 +26,7 @@ from twisted.logger import globalLogBeginner, textFileLogObserver  # noqa: E402
 from zope.interface import implementer  # noqa: E402
 
 from bench.log_data import BOOT  # noqa: E402
-from bench.log_figures import STAMP, Groups, Latency, Spread, record, spread  # noqa: E402
+from bench.log_figures import STAMP, Groups, Latency, Stalls, record, spread  # noqa: E402
 from sipha.cluster.disk import FileDisk  # noqa: E402
 from sipha.cluster.peers import Peers  # noqa: E402
 from sipha.cluster.raft import Timing  # noqa: E402
@@ -108,29 +108,37 @@ class Ear:
 
 
 class Watch:
-    """How late a timer of one millisecond is, which is for how long the reactor did something else."""
+    """How late a timer of one millisecond is, which is for how long the reactor did something else.
+
+    What of that was our own doing shows in the CPU time of the reactor's thread: the host may have had other work.
+    """
 
     def __init__(self) -> None:
         self._late = array("d")
-        self._due = 0.0
+        self._own = 0.0
+        self._due = self._cpu = 0.0
         self._call: Any = None
 
     def start(self) -> None:
         """Begin to watch."""
         self._late = array("d")
+        self._own = 0.0
         self._arm()
 
-    def stop(self) -> Spread:
+    def stop(self) -> Stalls:
         """Watch no more, and say how late it was."""
         self._call.cancel()
-        return spread(self._late)
+        return Stalls(spread(self._late), self._own)
 
     def _arm(self) -> None:
         self._due = time.monotonic() + _WATCH
+        self._cpu = time.thread_time()
         self._call = reactor.callLater(_WATCH, self._ring)
 
     def _ring(self) -> None:
-        self._late.append(time.monotonic() - self._due)
+        late = time.monotonic() - self._due
+        self._late.append(late)
+        self._own = max(self._own, min(late, time.thread_time() - self._cpu))
         self._arm()
 
 

@@ -169,7 +169,7 @@ class Cluster:
         """Start nodes of sipha's, before all other processes only if `hurried`."""
         for name in names:
             setup = log_node.Setup(name, self.addresses, str(self.directory / name), self._tls, **options)
-            self._start(os.environ.get("LOGNODE","bench.log_node"), setup, realtime=self._realtime and hurried)
+            self._start("bench.log_node", setup, realtime=self._realtime and hurried)
 
     def start_stock(self, names: Sequence[str], options: dict[str, Any]) -> None:
         """Start nodes of the library's, a cluster of these."""

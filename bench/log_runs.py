@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import log_data
-from bench.log_figures import Groups, Report, Spread, spread
+from bench.log_figures import Groups, Report, Spread, Stalls, spread
 from bench.log_nodes import NAMES, SETTLE, BenchError, Cluster, Process, cluster, drive, open_loop, until
 
 RATE = 1000
@@ -22,6 +22,7 @@ SLOW = 0.2
 IDEAL = 0.0002
 _NEVER = 10**9
 _UNHURRIED = 600.0
+_NOTED = 2.0  # by then the library has written down what is committed
 _SYNCS = 200
 _RECORD = 450
 _MEMORY = Path("/dev/shm")
@@ -155,6 +156,7 @@ class Bench:
             made.start_stock("a", {"logCompactionMinEntries": _NEVER, "logCompactionMinTime": _NEVER})
             made.leader().tell(do="closed", window=WINDOW, seconds=_NEVER, entries=plan.entries)
             made.nodes["a"].answer(Groups, _UNHURRIED)
+            time.sleep(_NOTED)
             for _ in range(plan.rounds):
                 made.stop()
                 made.start_stock("a", {"logCompactionMinEntries": _NEVER, "logCompactionMinTime": _NEVER})
@@ -170,9 +172,9 @@ class Bench:
 
     def snapshots(self) -> Iterator[Figures]:
         """A big table: loaded, written, and received by a follower that was away, while entries come at a rate."""
-        plan, names = self.plan, ("leader", "follower")
-        loaded = Figures(f"sipha, start with a snapshot of {plan.bindings:,} bindings")
-        with self._cluster(f"a snapshot of {plan.bindings:,} bindings") as made:
+        plan = self.plan
+        loaded = Figures(f"sipha, a snapshot of {plan.bindings:,} bindings")
+        with self._cluster(loaded.name) as made:
             made.found()
             file = made.directory / "snapshot"
             index = log_data.make_snapshot(file, made.cluster_id, plan.bindings, made.voters)
@@ -180,39 +182,40 @@ class Bench:
                 log_data.add_snapshot(made.directory / name, name, file, index)
                 made.start(name)
                 _add_start(loaded, made.nodes[name], index)
+            loaded.add(resident=made.nodes["a"].resident(), size=file.stat().st_size)
             yield loaded
             leader = made.leader()
+            (follower,) = made.others(leader)
             time.sleep(1)
-            pair = dict(zip(names, (leader, *made.others(leader)), strict=True))
-            figures = Figures("commits, two of three nodes run")
-            with _watching(figures, pair):
-                figures.add_report(open_loop(leader, RATE, plan.seconds))
-            yield figures
-            figures = Figures("commits, the leader takes a snapshot")
-            self._progress(figures.name)
-            with _watching(figures, pair):
-                figures.add_report(self._load_during(leader, leader, do="snapshot"))
-            yield figures
-            figures = Figures("commits, a follower that was away receives it")
-            self._progress(figures.name)
+            nodes = {"leader": leader, "follower": follower}
+            yield from self._watched("two nodes run", nodes, lambda: open_loop(leader, RATE, plan.seconds))
+            yield from self._watched(
+                "the leader takes a snapshot", nodes, lambda: _load_during(leader, leader, do="snapshot")
+            )
             made.start("c", hurried=False)
-            late = made.nodes["c"]
+            late = nodes["late follower"] = made.nodes["c"]
             until(lambda: late.ask(do="status")["leader"])
-            with _watching(figures, {**pair, "late": late}):
-                figures.add_report(self._load_during(leader, late, do="until", applied=index))
+            yield from self._watched(
+                "a follower receives it", nodes, lambda: _load_during(leader, late, do="until", applied=index)
+            )
             until(made.agree)
-            figures.add(resident=max(node.resident() for node in made.nodes.values()))
-            yield figures
 
-    def _load_during(self, leader: Process, node: Process, **command: Any) -> Report:
-        """Ask for entries at a rate while a node does something."""
-        leader.ask(do="reset")
-        node.tell(**command)
-        drive(leader, RATE, _UNHURRIED, enough=lambda: node.answers(0))
-        node.answer()
-        time.sleep(SETTLE)
-        report: Report = leader.ask(Report, do="collect")
-        return report
+    def _watched(self, what: str, nodes: dict[str, Process], load: Callable[[], Report]) -> Iterator[Figures]:
+        """What becomes of a load, then how late the nodes' reactors are meanwhile."""
+        self._progress(what)
+        for node in nodes.values():
+            node.ask(do="watch")
+        began = time.monotonic()
+        figures = Figures(what)
+        figures.add_report(load())
+        figures.add(took=time.monotonic() - began - SETTLE)
+        yield figures
+        for name, node in nodes.items():
+            stalls = node.ask(Stalls, do="unwatch")
+            figures = Figures(f"{what}: {name}")
+            figures.add(own=stalls.own)
+            figures.add_spread("late", stalls.late)
+            yield figures
 
     # A follower in trouble
 
@@ -277,16 +280,15 @@ class Bench:
         yield figures
 
 
-@contextmanager
-def _watching(figures: Figures, nodes: dict[str, Process]) -> Iterator[None]:
-    """Find how late the nodes' reactors are meanwhile, and how long it takes."""
-    for node in nodes.values():
-        node.ask(do="watch")
-    began = time.monotonic()
-    yield
-    figures.add(took=time.monotonic() - began)
-    for name, node in nodes.items():
-        figures.add_spread(name, node.ask(Spread, do="unwatch"))
+def _load_during(leader: Process, node: Process, **command: Any) -> Report:
+    """Ask for entries at a rate while a node does something."""
+    leader.ask(do="reset")
+    node.tell(**command)
+    drive(leader, RATE, _UNHURRIED, enough=lambda: node.answers(0))
+    node.answer()
+    time.sleep(SETTLE)
+    report: Report = leader.ask(Report, do="collect")
+    return report
 
 
 @contextmanager

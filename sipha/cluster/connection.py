@@ -12,13 +12,26 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from sipha.cluster import tls
-from sipha.cluster.wire import MAX_FRAME, MAX_HELLO, FrameReader, Hello, Message, Ping, ProtocolError, frame
+from sipha.cluster.wire import (
+    MAX_FRAME,
+    MAX_HELLO,
+    AppendEntries,
+    AppendReply,
+    FrameReader,
+    Hello,
+    Message,
+    Ping,
+    ProtocolError,
+    frame,
+)
 
 if TYPE_CHECKING:
     from sipha.cluster.peers import Peers
 
 MAX_UNSENT = 1 << 20
 """Bytes more for a peer that doesn't read what it has been sent; beyond, its connection ends."""
+
+_URGENT = (AppendEntries, AppendReply)
 
 _hello = msgspec.msgpack.Decoder(Hello)
 _length = Layout("!I")
@@ -45,7 +58,11 @@ class Connection(Protocol):
         self._ended = False
 
     def send(self, message: Message) -> None:
-        """Write a message; the transport puts all that one turn of the reactor writes into one piece."""
+        """Write a message.
+
+        The transport puts all that one turn of the reactor writes into one piece; for what a commit waits for, that
+        would be two turns late.
+        """
         data = frame(message)
         self.said = self._peers.seconds()
         if self.full:
@@ -54,6 +71,8 @@ class Connection(Protocol):
                 self.end("does not read")
         if not self._ended:
             self._transport.write(data)
+            if isinstance(message, _URGENT) and not self.full:
+                tls.flush(self._transport)
 
     def end(self, reason: str | None = None) -> None:
         """End the connection at once, and count why."""

@@ -177,6 +177,15 @@ class _Transport(BufferingTLSTransport):
         super().connectionLost(reason)
 
 
+def flush(transport: Any) -> None:
+    """Give the kernel what was written: by itself it would wait for two more turns of the reactor."""
+    if isinstance(transport, _Transport):
+        transport._aggregator.flush()  # noqa: SLF001  its superclass's
+        transport = transport.transport
+    if transport.connected:
+        transport.doWrite()  # that the connection is lost, epoll tells the reactor, too
+
+
 class TlsFactory(TLSMemoryBIOFactory):
     """Puts TLS under the connections of another factory."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from sipha import __version__, config
@@ -153,8 +153,8 @@ class View:
         return self._change(lambda done: self._replica.membership.remove(name, done))
 
     def transfer(self, to: str | None) -> Deferred[str]:
-        """Hand leadership on."""
-        return self._replica.transfer(to)
+        """Hand leadership on; to this node, there is nothing to do."""
+        return succeed(to) if to == self._replica.node else self._replica.transfer(to)
 
     def backup(self) -> Frozen:
         """The table as it is now."""

@@ -31,6 +31,9 @@ class Tables:
         self.policy = Policy()
         self.schema = 1
         self.members: tuple[Member, ...] = ()
+        self._digested: tuple[Member, ...] | None = None  # the members, and the schema, that `_small` is of
+        self._digested_schema = 0
+        self._small = 0
         self.location = Location()
         self.accounts = Accounts()
         self.keys = Keys()
@@ -39,8 +42,10 @@ class Tables:
     def hash(self) -> int:
         """The hash of all records in the state, the same on every node that has applied as much: 128 bits."""
         total = self.location.hash + self.accounts.hash + self.keys.hash + self.settings.hash
-        total += schema_digest(self.schema) + sum(map(_digest, self.members))
-        return total & MASK
+        if self._digested is not self.members or self._digested_schema != self.schema:
+            self._digested, self._digested_schema = self.members, self.schema
+            self._small = schema_digest(self.schema) + sum(map(_digest, self.members))
+        return (total + self._small) & MASK
 
     def hash_hex(self) -> str:
         """The hash as 32 hexadecimal digits."""

@@ -18,6 +18,7 @@ from sipha.cluster.wire import (
     MAX_FRAME,
     PROTOCOL,
     AppendEntries,
+    Ping,
     RaftMessage,
     SnapshotChunk,
     StaleTerm,
@@ -277,6 +278,7 @@ def test_peer_that_reads_again_has_room(world: World, node: Node, addresses: dic
     client = call(world, addresses["a"], hello())
     entries = AppendEntries(1, 0, 1, 0, [(b"\0" + bytes(200_000), 2, 1)], 0, 200, 0, 1, b"", False)
     while node.network.send("b", entries):
+        client.sendall(frame(Ping()))  # a silent one would be given up
         world.turn(0.002)
     assert node.network.send("b", AppendEntries(1, 0, 1, 0, [], 0, 200, 0, 1, b"", False))
     before = len(node.user.events)

@@ -357,6 +357,19 @@ def test_node_whose_disk_refuses_leaves_and_the_others_go_on(assembly: Assembly,
     assembly.register(leader, ["sip:next@example.com"])
 
 
+def test_node_that_cant_write_its_term_down_leaves(assembly: Assembly) -> None:
+    """It would vote in that term once more after a restart."""
+    replica = assembly.replica("c")
+    assembly.seats["c"].disk.failing = {"rename"}
+    assembly.sent.clear()
+    replica._voter._promise.until = 0.0
+    replica.received("b", RequestVote(replica.term + 1, 1 << 20, replica.term, b""))
+    ((name, reason),) = assembly.failed
+    assert name == "c"
+    assert "the disk can't be written: " in reason
+    assert not assembly.said(VoteGranted)
+
+
 def test_entry_of_a_later_schema_is_not_skipped(assembly: Assembly) -> None:
     """A release that doesn't know it ceases to take part, and says which is needed."""
     raft, replica = assembly.replica("a")._raft, assembly.replica("c")
