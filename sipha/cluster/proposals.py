@@ -128,17 +128,30 @@ class Proposals:
 
     def withdraw(self) -> None:
         """We lead no more: what is under way may be applied or not, what waits won't."""
-        self.refuse_all(
-            UnknownOutcome("another node has taken over before a majority was known to have the record"),
-            NotLeader("another node has taken over"),
+        self.withdraw_under_way()
+        self.refuse_waiting(NotLeader("another node has taken over"))
+
+    def withdraw_under_way(self) -> None:
+        """We lead no more: what is under way may be applied or not."""
+        self._refuse_under_way(
+            UnknownOutcome("another node has taken over before a majority was known to have the record")
         )
+
+    def take_waiting(self) -> list[tuple[Record, Done]]:
+        """Those that wait and are in no entry, for another to tell them; what we wanted ourselves is forgotten."""
+        waiting, self._waiting = self._waiting, deque()
+        self.count -= len(waiting)
+        return [(record, done) for record, done, deadline in waiting if math.isfinite(deadline)]
 
     def refuse_all(self, unknown: UnknownOutcome, refusal: Unavailable) -> None:
         """Tell `unknown` to those whose record is in an entry, which may yet be applied, `refusal` to the others."""
+        self._refuse_under_way(unknown)
+        self.refuse_waiting(refusal)
+
+    def _refuse_under_way(self, unknown: UnknownOutcome) -> None:
         groups, self._under_way = self._under_way, deque()
         for group in groups:
             self._refuse(group.take(), unknown)
-        self.refuse_waiting(refusal)
 
     def _next(self) -> list[Proposal]:
         """The records of the next entry; one without a deadline has an entry of its own."""

@@ -232,6 +232,7 @@ class Replica:
         if was != "failed":
             self._withdraw()
             self._handover.stop(self._clock())
+            self._proposals.withdraw()
             self._forwarding.stop()
             self._note_progress()
         self._snapshots.close()
@@ -497,13 +498,20 @@ class Replica:
     def _advance(self) -> None:
         if self._raft.leads or self._handover.under_way:
             self._proposals.flush()
-            self._handover.step(self._clock())
+            self._step_handover()
         self._voter.tick()
         self._watch_role()
         self._proposals.expire()
         self._forwarding.expire()
         if self._raft.applied_index < self._raft.commit_index:
             self._kick()
+
+    def _step_handover(self) -> None:
+        was_under_way = self._handover.under_way
+        self._handover.step(self._clock())
+        if was_under_way and not self._handover.under_way and not self._raft.leads:
+            for record, done in self._proposals.take_waiting():  # the one who leads now can have them
+                self.propose(record, done)
 
     def _look_around(self) -> None:
         """Do what has time until the next tick."""
@@ -536,6 +544,7 @@ class Replica:
         self._network.stop()
         self._withdraw()
         self._handover.stop(self._clock())
+        self._proposals.withdraw()
         self._forwarding.stop()
         if self._failed is not None:
             self._failed(reason)
@@ -618,7 +627,10 @@ class Replica:
         self._tenure.end()
         self._lease.usable = False
         self.leadership.lose()
-        self._proposals.withdraw()
+        if self._handover.under_way:
+            self._proposals.withdraw_under_way()
+        else:
+            self._proposals.withdraw()
 
     def _watch_majority(self) -> None:
         """Answer who waits while the lease lasts; after it nothing may be sent."""

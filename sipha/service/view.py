@@ -12,6 +12,7 @@ from zope.interface import implementer
 from sipha import __version__, config
 from sipha.admin.interfaces import INode
 from sipha.admin.views import NodeView, PeerStatus, Status
+from sipha.config.texts import NodeName, SocketAddress
 from sipha.errors import ConfigError, Unavailable, UnknownOutcome
 from sipha.service.replication import Replication
 from sipha.service.sip import SipService
@@ -137,7 +138,7 @@ class View:
 
     def add_node(self, name: str, address: str) -> Deferred[None]:
         """Make a node a member; raises ValueError and SiphaError."""
-        node, listens = config.NodeName.parse(name), config.SocketAddress.parse(address)
+        node, listens = NodeName.parse(name), SocketAddress.parse(address)
         cluster = self._config.cluster
         if not (cluster.encrypted or cluster.plaintext):
             raise ConfigError(
