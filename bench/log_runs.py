@@ -21,6 +21,7 @@ WINDOW = 2000
 SLOW = 0.2
 IDEAL = 0.0002
 _NEVER = 10**9
+_UNCUT = {"logCompactionMinEntries": _NEVER, "logCompactionMinTime": _NEVER}  # the library keeps all of its log
 _UNHURRIED = 600.0
 _NOTED = 2.0  # by then the library has written down what is committed
 _SYNCS = 200
@@ -70,7 +71,7 @@ class Bench:
     def __init__(self, directory: Path, plan: Plan, progress: Callable[[str], None], *, realtime: bool) -> None:
         self.directory = directory
         self.plan = plan
-        self.noise = Figures("this host, idle but for others")
+        self.noise = Figures("this host while the nodes rest")
         self._progress = progress
         self._realtime = realtime
         self._runs = 0
@@ -113,11 +114,10 @@ class Bench:
 
     def commits(self) -> Iterator[Figures]:
         """Entries at a rate, then as many as go in groups: the library's nodes and ours, in turns."""
-        stock = {"logCompactionMinEntries": _NEVER, "logCompactionMinTime": _NEVER}
         ideal = f"sipha, mTLS, a disk of {IDEAL * 1000:g} ms"
         kinds: dict[str, Callable[[Cluster], None]] = {
             "PySyncObj, as documented": lambda made: made.start_stock(NAMES, {}),
-            "PySyncObj, tuned": lambda made: made.start_stock(NAMES, stock | {"appendEntriesUseBatch": False}),
+            "PySyncObj, tuned": lambda made: made.start_stock(NAMES, _UNCUT | {"appendEntriesUseBatch": False}),
             "sipha, plain, os": lambda made: _start(made, sync=False),
             "sipha, plain, fsync": _start,
             ideal: lambda made: _start(made, slow=IDEAL),
@@ -150,16 +150,17 @@ class Bench:
 
     def starts(self) -> Iterator[Figures]:
         """A log that is replayed, by the library's node and by ours, and a snapshot that is loaded."""
-        plan, stock = self.plan, Figures(f"PySyncObj, replay of {self.plan.entries:,} entries")
+        plan = self.plan
+        stock = Figures(f"PySyncObj, replay of {plan.entries:,} entries")
         ours = Figures(f"sipha, replay of {plan.entries:,} entries")
         with self._cluster("a log of the library's") as made:
-            made.start_stock("a", {"logCompactionMinEntries": _NEVER, "logCompactionMinTime": _NEVER})
+            made.start_stock(("a",), _UNCUT)
             made.leader().tell(do="closed", window=WINDOW, seconds=_NEVER, entries=plan.entries)
             made.nodes["a"].answer(Groups, _UNHURRIED)
             time.sleep(_NOTED)
             for _ in range(plan.rounds):
                 made.stop()
-                made.start_stock("a", {"logCompactionMinEntries": _NEVER, "logCompactionMinTime": _NEVER})
+                made.start_stock(("a",), _UNCUT)
                 _add_start(stock, made.nodes["a"], plan.entries)
         with self._cluster("a log of ours") as made:
             made.found()
@@ -173,6 +174,7 @@ class Bench:
     def snapshots(self) -> Iterator[Figures]:
         """A big table: loaded, written, and received by a follower that was away, while entries come at a rate."""
         plan = self.plan
+        self.measure_noise()
         loaded = Figures(f"sipha, a snapshot of {plan.bindings:,} bindings")
         with self._cluster(loaded.name) as made:
             made.found()
@@ -226,6 +228,7 @@ class Bench:
             for name in ("all are well", f"one follower's disk takes {SLOW * 1000:.0f} ms", "one follower is frozen")
         )
         for number in range(self.plan.rounds):
+            self.measure_noise()
             for figures, disk in ((well, 0.0), (slow, SLOW)):
                 with self._cluster(f"troubles, round {number + 1}: {figures.name}") as made:
                     leader = self._begin_with(made, slow=disk)

@@ -6,7 +6,7 @@ import pytest
 from twisted.logger import LogEvent
 
 from sipha.cluster import catchup, journal
-from sipha.cluster.catchup import INSTALLATION, PATIENCE
+from sipha.cluster.catchup import INSTALLATION, PATIENCE, REPRIEVE, _Received
 from sipha.cluster.guards import NO_OP
 from sipha.cluster.replica import Replica
 from sipha.cluster.wire import AppendReply, Checkpoint, ProtocolError, RaftMessage, SnapshotChunk, SnapshotReply
@@ -576,6 +576,34 @@ def test_leader_whose_table_is_odd_hands_leadership_on_and_fetches_anothers(lagg
     lagging.register(lagging.wait_for_leader(), aors(10))
     lagging.run(5.0)
     assert not replica._checkpoints.diverged
+
+
+def test_table_that_was_just_fetched_is_compared_before_it_is_fetched_again(lagging: Assembly) -> None:
+    catchup_of_b, now = lagging.replica("b")._catchup, lagging.clock.seconds()
+    catchup_of_b._refetched = now
+    catchup_of_b.refetch(now + REPRIEVE)
+    assert not catchup_of_b._refetching
+    catchup_of_b.refetch(now + REPRIEVE + 0.1)
+    assert catchup_of_b._refetching
+
+
+@pytest.mark.parametrize(
+    ("name", "refetching", "newest"), [("b", False, True), ("b", False, False), ("b", True, False), ("a", True, True)]
+)
+def test_snapshot_that_was_overtaken_while_it_waited_is_dropped(
+    lagging: Assembly, name: str, *, refetching: bool, newest: bool
+) -> None:
+    """Entries that are acknowledged have come meanwhile, or we lead; nothing of the log may be lost."""
+    replica = lagging.replica(name)
+    raft, snapshots, waiting = replica._raft, replica._snapshots, replica._catchup
+    file = waiting._newest if newest else snapshots.newest(waiting.snapshot_index)
+    assert file is not None
+    before = (raft.first_index, raft.last_index, replica.machine.hash(), waiting.snapshot_index)
+    waiting._refetching = refetching
+    waiting._received = overtaken = _Received("a", snapshots.load(file), file, 0.0)
+    lagging.until(lambda: waiting._received is not overtaken, limit=0.1)
+    assert waiting._refetched < 0
+    assert (raft.first_index, raft.last_index, replica.machine.hash(), waiting.snapshot_index) == before
 
 
 # What nobody should say

@@ -18,7 +18,7 @@ from zope.interface import implementer
 from sipha.cluster import founding, raft
 from sipha.cluster.disk import Disk
 from sipha.cluster.founding import Contents, found, recover, restore, status, taken
-from sipha.cluster.membership import members_of
+from sipha.cluster.guards import members_of
 from sipha.cluster.peers import INetwork, INetworkUser
 from sipha.cluster.replica import Replica
 from sipha.cluster.seal import seal

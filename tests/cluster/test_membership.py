@@ -246,6 +246,8 @@ def test_learner_may_be_removed_whoever_is_down(assembly: Assembly) -> None:
     [
         ("b", "192.0.2.200:5070", "b is a member already"),
         ("d", "192.0.2.98:5070", "192.0.2.98:5070 is the address of b"),
+        ("no name", "192.0.2.200:5070", "'no name'"),
+        ("d" * 65, "192.0.2.200:5070", "d" * 65),
         ("d", "nonsense", "'nonsense' is not an IP address and a port"),
         ("d", "example.com:5070", "not an IP address"),
         ("d", "192.0.2.100:0", "not an IP address and a port"),

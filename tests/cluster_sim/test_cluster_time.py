@@ -2,36 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from tests.cluster_sim.simulation import Simulation
-
-Simulate = Callable[..., Simulation]
+from tests.cluster_sim.cluster import Cluster, Simulate
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_no_binding_is_cut_short_when_nodes_that_restart_elect_each_other(simulate: Simulate, seed: int) -> None:
     """The third one has counted on, alone: if they don't hear of that in time, it falls back with them."""
-    simulation = simulate(seed)
-    simulation.until(simulation.leader)
-    simulation.propose(simulation.leader() or "")
-    simulation.advance(0.3)
-    survivor = simulation.leader() or ""
+    cluster = simulate(seed)
+    survivor = cluster.elect()
+    cluster.propose(survivor)
+    cluster.advance(0.3)
     restarted = [name for name in "abc" if name != survivor]
     for name in restarted:
-        simulation.crash(name)
-    simulation.advance(5.0)
+        cluster.nodes[name].lose_power()
+    cluster.advance(5.0)
     for name in restarted:
-        simulation.boot(name)
-    simulation.until(simulation.leader)
-    granted = simulation.propose(simulation.leader() or "")
-    start = simulation.clock.seconds()
-    simulation.advance(0.5)
-    assert granted in simulation.acknowledged
+        cluster.nodes[name].boot()
+    granted = cluster.propose(cluster.elect())
+    start = cluster.events.now
+    cluster.advance(0.5)
+    assert granted in cluster.acknowledged
     for name in (*restarted, survivor):
-        replica = simulation.replica(name)
+        replica = cluster.replica(name)
         (binding,) = replica.bindings(granted)
-        left = binding.expires_at / 1000 - replica.cluster_time()
-        assert left == pytest.approx(7200 - (simulation.clock.seconds() - start), abs=1)
+        left = binding.expires_at / 1000 - cluster.nodes[name].cluster_time()
+        assert left == pytest.approx(7200 - (cluster.events.now - start), abs=1)
+
+
+def test_cluster_time_goes_on_through_takeovers_of_an_idle_cluster(cluster: Cluster) -> None:
+    start, real = cluster.nodes[cluster.elect()].cluster_time(), cluster.events.now
+    for _ in range(3):
+        cluster.advance(60.0)
+        old = cluster.elect()
+        cluster.nodes[old].crash()
+        cluster.until(cluster.leader)
+        cluster.nodes[old].boot()
+    elapsed, really = cluster.nodes[cluster.elect()].cluster_time() - start, cluster.events.now - real
+    assert elapsed == pytest.approx(really, rel=0.01)
+
+
+def test_time_stands_still_only_while_all_nodes_are_down(cluster: Cluster) -> None:
+    cluster.advance(100.0)
+    cluster.propose(cluster.elect())
+    cluster.advance(0.5)
+    time = cluster.nodes[cluster.elect()].cluster_time()
+    for name in "abc":
+        cluster.nodes[name].lose_power()
+    cluster.advance(50.0)
+    for name in "abc":
+        cluster.nodes[name].boot()
+    cluster.advance(3.0)
+    cluster.converge()
+    assert -1.5 < cluster.nodes[cluster.elect()].cluster_time() - time < 5
+
+
+def test_bindings_that_ran_out_are_removed_by_the_leader_alone(cluster: Cluster) -> None:
+    first = cluster.elect()
+    aors = [cluster.propose(first, expires=60) for _ in range(1200)]
+    cluster.advance(57.0)
+    assert all(cluster.replica(name).machine.location.bindings(aors[0], 0) for name in "abc")
+    cluster.nodes[cluster.elect()].crash()
+    cluster.advance(4.0)
+    for node in (cluster.nodes[name] for name in cluster.up):
+        now = int(node.cluster_time() * 1000)
+        assert not any(node.replica.machine.location.lookup(aor, now) for aor in aors)
+    cluster.advance(5.0)
+    for name in cluster.up:
+        assert len(cluster.replica(name).machine.location) == 1

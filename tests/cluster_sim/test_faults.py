@@ -2,200 +2,209 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from sipha.cluster.expirer import Expirer
-from sipha.cluster.leadership import LeaderServices
 from sipha.errors import NoQuorum, NotLeader, UnknownOutcome
 from sipha.state.outcomes import Registered
-from tests.cluster_sim.simulation import NodeReactor, Simulation
-
-Simulate = Callable[..., Simulation]
-
-
-@pytest.fixture
-def simulation(simulate: Simulate) -> Simulation:
-    """Three nodes, one of which leads and has acknowledged a binding."""
-    simulation = simulate(7)
-    simulation.until(simulation.leader)
-    simulation.propose(leader(simulation))
-    simulation.advance(0.5)
-    assert simulation.acknowledged
-    return simulation
-
-
-def leader(simulation: Simulation) -> str:
-    name = simulation.leader()
-    assert name
-    return name
+from tests.cluster_sim.cluster import Cluster, Simulate
+from tests.cluster_sim.node import Options
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_followers_take_over_soon_from_a_leader_that_is_killed(simulate: Simulate, seed: int) -> None:
-    simulation = simulate(seed)
-    simulation.until(simulation.leader)
-    simulation.advance(0.3)
-    killed = leader(simulation)
-    simulation.crash(killed)
-    start = simulation.clock.seconds()
-    simulation.until(simulation.leader)
-    assert simulation.clock.seconds() - start < 1.0
+    cluster = simulate(seed)
+    cluster.nodes[cluster.elect()].crash()
+    start = cluster.events.now
+    cluster.until(cluster.leader)
+    assert cluster.events.now - start < 1.0
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_last_word_of_the_guard_spares_the_followers_the_wait(simulate: Simulate, seed: int) -> None:
+    cluster = simulate(seed, "abc", Options(election_min=0.8))
+    killed = cluster.elect()
+    cluster.nodes[killed].crash()
+    start = cluster.events.now
+    cluster.until(cluster.leader)
+    heard = cluster.replica(cluster.leader() or "")._voter.counters["last words"]
+    assert cluster.events.now - start < (0.4 if heard else 2.0)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_followers_take_over_from_a_leader_that_freezes(simulate: Simulate, seed: int) -> None:
     """No connection ends: only the silence tells."""
-    simulation = simulate(seed)
-    simulation.until(simulation.leader)
-    simulation.advance(0.3)
-    frozen = leader(simulation)
-    simulation.freeze(frozen, 5.0)
-    start = simulation.clock.seconds()
-    simulation.until(lambda: simulation.leader() not in (None, frozen))
-    assert simulation.clock.seconds() - start < 2.0
-    simulation.advance(6.0)
-    simulation.check_converged()
+    cluster = simulate(seed)
+    frozen = cluster.elect()
+    cluster.nodes[frozen].freeze(5.0)
+    start = cluster.events.now
+    cluster.until(lambda: cluster.leader() not in {None, frozen})
+    assert cluster.events.now - start < 2.0
+    cluster.advance(6.0)
+    cluster.converge()
 
 
-def test_leader_that_is_cut_off_ceases_before_another_begins(simulation: Simulation) -> None:
-    old = leader(simulation)
-    for peer in set("abc") - {old}:
-        simulation.cut(old, peer)
-        simulation.cut(peer, old)
-    start = simulation.clock.seconds()
-    proposed = simulation.propose(old)
-    simulation.until(lambda: not simulation.leading(old))
-    ceased = simulation.clock.seconds() - start
+def test_leader_that_is_cut_off_ceases_before_another_begins(cluster: Cluster) -> None:
+    old = cluster.elect()
+    cluster.partition([old], set("abc") - {old})
+    start = cluster.events.now
+    proposed = cluster.propose(old)
+    cluster.until(lambda: not cluster.leading(old))
+    ceased = cluster.events.now - start
     assert 0.1 < ceased < 0.21
-    refused = simulation.propose(old)
-    assert isinstance(simulation.answers[refused][0], (NoQuorum, NotLeader))
-    simulation.until(simulation.leader)
-    assert simulation.clock.seconds() - start > ceased
-    simulation.advance(2.0)
-    assert isinstance(simulation.answers[proposed][0], UnknownOutcome)
-    simulation.heal()
-    simulation.advance(3.0)
-    simulation.check_converged()
+    refused = cluster.propose(old)
+    assert isinstance(cluster.answers[refused][0], NoQuorum | NotLeader)
+    cluster.until(cluster.leader)
+    assert cluster.events.now - start > ceased
+    cluster.advance(2.0)
+    assert isinstance(cluster.answers[proposed][0], UnknownOutcome)
+    cluster.net.heal()
+    cluster.advance(3.0)
+    cluster.converge()
 
 
-def test_leader_stays_when_a_follower_cant_hear_it(simulation: Simulation) -> None:
+def test_leader_stays_when_a_follower_cant_hear_it(cluster: Cluster) -> None:
     """Without pre-vote and stickiness the deaf one would depose it again and again."""
-    first = leader(simulation)
-    term = simulation.replica(first).term
+    first = cluster.elect()
+    term = cluster.replica(first).term
     deaf = next(name for name in "abc" if name != first)
-    simulation.cut(first, deaf)
+    cluster.net.cut(first, deaf)
     for _ in range(100):
-        simulation.advance(0.1)
-        assert simulation.leading(first)
-    assert simulation.replica(first).term == term
-    simulation.heal()
-    simulation.advance(3.0)
-    assert simulation.leading(first)
-    simulation.check_converged()
+        cluster.advance(0.1)
+        assert cluster.leading(first)
+    assert cluster.replica(first).term == term
+    cluster.net.heal()
+    cluster.advance(3.0)
+    assert cluster.leading(first)
+    cluster.converge()
 
 
-def test_minority_that_returns_doesnt_disturb(simulation: Simulation) -> None:
-    first = leader(simulation)
+def test_minority_that_returns_doesnt_disturb(cluster: Cluster) -> None:
+    first = cluster.elect()
     away = next(name for name in "abc" if name != first)
-    for peer in set("abc") - {away}:
-        simulation.cut(away, peer)
-        simulation.cut(peer, away)
-    simulation.advance(20.0)
-    term = simulation.replica(first).term
-    simulation.heal()
+    cluster.partition([away], set("abc") - {away})
+    cluster.advance(20.0)
+    term = cluster.replica(first).term
+    cluster.net.heal()
     for _ in range(100):
-        simulation.advance(0.05)
-        assert simulation.leading(first)
-    assert simulation.replica(first).term == term
+        cluster.advance(0.05)
+        assert cluster.leading(first)
+    assert cluster.replica(first).term == term
 
 
-def test_nothing_is_acknowledged_without_a_majority(simulation: Simulation) -> None:
-    first = leader(simulation)
+def test_nothing_is_acknowledged_without_a_majority(cluster: Cluster) -> None:
+    first = cluster.elect()
     for peer in set("abc") - {first}:
-        simulation.crash(peer)
-    proposed = [simulation.propose(first) for _ in range(5)]
-    simulation.advance(1.0)  # it gives up, and tells at once
-    assert all(simulation.answers[aor] for aor in proposed)
-    simulation.advance(10.0)
-    assert {type(simulation.answers[aor][0]) for aor in proposed} <= {UnknownOutcome, NoQuorum, NotLeader}
-    assert not any(isinstance(simulation.answers[aor][0], Registered) for aor in proposed)
-    assert not simulation.leading(first)
+        cluster.nodes[peer].crash()
+    proposed = [cluster.propose(first) for _ in range(5)]
+    cluster.advance(1.0)  # it gives up, and tells at once
+    assert all(cluster.answers[aor] for aor in proposed)
+    cluster.advance(10.0)
+    assert {type(cluster.answers[aor][0]) for aor in proposed} <= {UnknownOutcome, NoQuorum, NotLeader}
+    assert not cluster.leading(first)
 
 
-def test_cluster_survives_all_of_its_nodes(simulation: Simulation) -> None:
-    simulation.advance(100.0)
-    simulation.propose(leader(simulation))
-    simulation.advance(0.5)
-    time = simulation.replica(leader(simulation)).cluster_time()
+@pytest.mark.parametrize("end", ["crash", "lose_power"])
+def test_cluster_survives_all_of_its_nodes(cluster: Cluster, end: str) -> None:
+    first = cluster.elect()
+    for _ in range(300):
+        cluster.propose(first)
+    cluster.advance(0.5)
+    assert len(cluster.acknowledged) == 301
     for name in "abc":
-        simulation.crash(name)
-    simulation.advance(5.0)
+        getattr(cluster.nodes[name], end)()
+    cluster.advance(5.0)
     for name in "abc":
-        simulation.boot(name)
-    simulation.advance(3.0)
-    simulation.check_converged()
-    assert 0 < simulation.replica(leader(simulation)).cluster_time() - time < 4  # it stood still meanwhile
+        cluster.nodes[name].boot()
+    cluster.advance(3.0)
+    cluster.converge()
 
 
-def test_lagging_follower_catches_up_in_pieces_and_may_lead(simulation: Simulation) -> None:
-    first = leader(simulation)
+def test_lagging_follower_catches_up_in_pieces_and_may_lead(cluster: Cluster) -> None:
+    first = cluster.elect()
     away = next(name for name in "abc" if name != first)
-    simulation.crash(away)
-    simulation.congestion = 0.2
+    cluster.nodes[away].crash()
+    cluster.net.congestion = 0.2
     for _ in range(200):
         for _ in range(50):
-            simulation.propose(first)
-        simulation.advance(0.01)
-    simulation.boot(away)
-    simulation.advance(2.0)
-    simulation.check_converged()
-    simulation.crash(first)
-    simulation.until(simulation.leader)
-    assert len(simulation.acknowledged) == 10_001
+            cluster.propose(first)
+        cluster.advance(0.01)
+    cluster.nodes[away].boot()
+    cluster.advance(3.0)
+    cluster.converge()
+    cluster.nodes[first].crash()
+    cluster.until(cluster.leader)
+    assert len(cluster.acknowledged) == 10_001
 
 
-def test_cluster_time_goes_on_through_takeovers_of_an_idle_cluster(simulation: Simulation) -> None:
-    start, real = simulation.replica(leader(simulation)).cluster_time(), simulation.clock.seconds()
-    for _ in range(3):
-        simulation.advance(60.0)
-        old = leader(simulation)
-        simulation.crash(old)
-        simulation.until(simulation.leader)
-        simulation.boot(old)
-    elapsed, really = simulation.replica(leader(simulation)).cluster_time() - start, simulation.clock.seconds() - real
-    assert elapsed == pytest.approx(really, rel=0.01)
+def test_wiped_node_gets_everything_back_and_votes_again(cluster: Cluster) -> None:
+    first = cluster.elect()
+    for _ in range(300):
+        cluster.propose(first)
+    wiped = next(name for name in "abc" if name != first)
+    cluster.nodes[wiped].crash()
+    cluster.nodes[wiped].wipe()
+    cluster.nodes[wiped].boot()
+    assert cluster.nodes[wiped].forgetful()
+    cluster.until(lambda: not cluster.nodes[wiped].forgetful())
+    cluster.converge()
+    third = next(name for name in "abc" if name not in {first, wiped})
+    cluster.nodes[third].crash()
+    cluster.advance(2.0)
+    cluster.propose(cluster.elect())
+    cluster.advance(0.5)
+    assert len(cluster.acknowledged) == 302
 
 
-def test_bindings_that_ran_out_are_removed_by_the_leader_alone(simulation: Simulation) -> None:
-    for name in "abc":
-        machine = simulation.machines[name]
-        services = LeaderServices(simulation.replica(name).leadership)
-        Expirer(NodeReactor(machine), simulation.replica(name)).setServiceParent(services)
-        with machine.running():
-            services.startService()
-    aors = [simulation.propose(leader(simulation), expires=60) for _ in range(1200)]
-    simulation.advance(57.0)
-    assert all(simulation.replica(name).lookup(aors[0]) for name in "abc")
-    simulation.crash(leader(simulation))
-    simulation.advance(4.0)
-    assert not any(simulation.replica(name).lookup(aor) for name in simulation.up for aor in aors)
-    simulation.advance(5.0)
-    for name in simulation.up:
-        assert len(simulation.replica(name).machine.location) == 1
-    simulation.acknowledged.difference_update(aors)
+def test_node_whose_disk_fails_leaves_and_the_others_go_on(cluster: Cluster) -> None:
+    first = cluster.elect()
+    cluster.nodes[first].disk.failing = {"sync"}
+    cluster.propose(first)
+    cluster.until(lambda: cluster.nodes[first].failed, 1.0)
+    second = cluster.elect()
+    assert second != first
+    cluster.propose(second)
+    cluster.advance(0.5)
+    assert len(cluster.acknowledged) == 2
+
+
+def test_leadership_is_handed_on_without_a_gap(cluster: Cluster) -> None:
+    first = cluster.elect()
+    other = next(name for name in "abc" if name != first)
+    proposed = [cluster.propose(first) for _ in range(50)]
+    cluster.advance(0.001)
+    cluster.nodes[first].transfer(other)
+    start = cluster.events.now
+    cluster.until(lambda: cluster.leader() == other)
+    assert cluster.events.now - start < 0.1
+    cluster.advance(0.5)
+    assert {type(cluster.answers[aor][0]) for aor in proposed} == {Registered}
+
+
+def test_node_joins_and_another_leaves(simulate: Simulate) -> None:
+    cluster = simulate(5, "abcx")
+    first = cluster.elect()
+    gone = next(name for name in "abcx" if name != first)
+    cluster.replica(first).membership.remove(gone, cluster.nodes[gone].removed)
+    cluster.advance(5.0)
+    assert not cluster.nodes[gone].up
+    assert gone not in cluster.voters()
+    cluster.nodes[gone].wipe()
+    cluster.replica(first).membership.add(gone, cluster.nodes[gone].address, lambda _: None)
+    cluster.nodes[gone].wanted = True
+    cluster.nodes[gone].boot()
+    cluster.until(lambda: gone in cluster.voters())
+    cluster.converge()
 
 
 def test_lone_node_needs_nobody(simulate: Simulate) -> None:
-    simulation = simulate(1, "a")
-    simulation.until(simulation.leader)
-    proposed = simulation.propose("a")
-    simulation.advance(0.1)
-    assert isinstance(simulation.answers[proposed][0], Registered)
-    simulation.advance(100.0)
-    assert simulation.leading("a")
-    simulation.crash("a")
-    simulation.boot("a")
-    simulation.advance(2.0)
-    simulation.check_converged()
+    cluster = simulate(1, "a")
+    cluster.elect()
+    proposed = cluster.propose("a")
+    cluster.advance(0.1)
+    assert isinstance(cluster.answers[proposed][0], Registered)
+    cluster.advance(100.0)
+    assert cluster.leading("a")
+    cluster.nodes["a"].crash()
+    cluster.nodes["a"].boot()
+    cluster.advance(2.0)
+    cluster.converge()

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from sipha.config import FilePath
+from sipha.config.texts import FilePath
 from sipha.errors import ConfigError, SiphaError, UnknownOutcome
 from sipha.service.view import DEADLINE, View
 from sipha.state.entries import PutAccount
@@ -105,6 +105,12 @@ def test_change_that_no_majority_answers_is_given_up(alone: Alone, monkeypatch: 
     clock.advance(0.1)
     assert failures[0].check(UnknownOutcome)
     dones[0](UnknownOutcome("too late"))
+
+
+def test_node_that_leads_already_needs_no_transfer(alone: Alone) -> None:
+    assert outcome(alone, alone.node.view.transfer("n1")) == "n1"
+    with pytest.raises(SiphaError, match="n2 is no voter"):
+        outcome(alone, alone.node.view.transfer("n2"))
 
 
 def test_view_backs_the_table_up(alone: Alone) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sipha.state import ordered as module
 from sipha.state.ordered import _CHUNK, OrderedKeys
 
 keys = st.text("abc", max_size=3)
@@ -75,6 +77,26 @@ def test_chunks_that_someone_holds_stay_as_they_are() -> None:
         ordered.remove(number - 1)
     assert [key for chunk in chunks for key in sorted(chunk)] == list(range(0, 10 * _CHUNK, 2))
     assert list(ordered) == list(range(1, 10 * _CHUNK, 2))
+
+
+@given(st.lists(st.integers(0, 15) | st.just(-1), max_size=60))
+@settings(max_examples=300)
+def test_keys_that_someone_holds_stay_whatever_comes_and_goes(steps: list[int]) -> None:
+    with mock.patch.object(module, "_CHUNK", 1):
+        ordered: OrderedKeys[int] = OrderedKeys()
+        present: set[int] = set()
+        held = []
+        for step in steps:
+            if step < 0:
+                held.append((ordered.chunks(), sorted(present)))
+            elif step in present:
+                ordered.remove(step)
+                present.remove(step)
+            else:
+                ordered.add(step)
+                present.add(step)
+        for chunks, expected in held:
+            assert [key for chunk in chunks for key in sorted(chunk)] == expected
 
 
 def test_collector_visits_no_chunk() -> None:

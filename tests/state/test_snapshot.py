@@ -228,7 +228,7 @@ def test_cut_snapshot_and_one_with_something_behind_are_found() -> None:
     for size in range(len(whole)):
         with pytest.raises(DamagedSnapshot):
             loaded(whole[:size])
-    for more in (b"\0", b"\0" * 8, whole, framed("part", "row", [])):
+    for more in (b"\0", b"\0" * 8, whole, framed("part", "member", [])):
         with pytest.raises(DamagedSnapshot):
             loaded(whole + more)
 
