@@ -282,6 +282,10 @@ class Node:
         self.replica._catchup.want()  # noqa: SLF001  nobody but the replica itself has to want one
         look()
 
+    def do_transfer(self, to: str) -> None:
+        """Hand leadership on, and say what has become of that."""
+        self.replica.transfer(to).addBoth(lambda result: self._control.say(str(result)))
+
     def do_until(self, applied: int) -> None:
         """When an entry is applied say when that was, and how long each step since the start took."""
 

@@ -219,35 +219,35 @@ class Bench:
             figures.add_spread("late", stalls.late)
             yield figures
 
-    # A follower in trouble
+    # A node in trouble
 
     def troubles(self) -> Iterator[Figures]:
-        """Commits while one follower is well, while its disk is slow, and while it is frozen: in turns."""
-        well, slow, frozen = (
-            Figures(name)
-            for name in ("all are well", f"one follower's disk takes {SLOW * 1000:.0f} ms", "one follower is frozen")
-        )
+        """Commits while all nodes are well, while one's disk is slow, and while one is frozen: in turns."""
+        slow = f"disk takes {SLOW * 1000:.0f} ms"
+        names = ("all are well", "a follower is frozen", f"a follower's {slow}", f"the leader's {slow}")
+        well, frozen, follower, leader = every = [Figures(name) for name in names]
         for number in range(self.plan.rounds):
             self.measure_noise()
-            for figures, disk in ((well, 0.0), (slow, SLOW)):
-                with self._cluster(f"troubles, round {number + 1}: {figures.name}") as made:
-                    leader = self._begin_with(made, slow=disk)
-                    figures.add_report(open_loop(leader, RATE, self.plan.seconds, number))
-                    if figures is well:
-                        made.nodes["c"].freeze()
-                        frozen.add_report(open_loop(leader, RATE, self.plan.seconds, number))
-                        made.nodes["c"].thaw()
-        yield from (well, slow, frozen)
+            for load, figures in ((self._freeze, (well, frozen)), (self._slow, (follower, leader))):
+                with self._cluster(f"troubles, round {number + 1}: {figures[-1].name}") as made:
+                    for each, report in zip(figures, load(made), strict=True):
+                        each.add_report(report)
+        yield from every
 
-    def _begin_with(self, made: Cluster, **options: Any) -> Process:
-        """A cluster in which c doesn't lead, and has these options."""
-        made.found()
-        made.start("a", "b")
-        made.leader()
-        made.start("c", **options)
-        until(lambda: made.nodes["c"].ask(do="status")["leader"])
-        time.sleep(1)
-        return made.leader()
+    def _freeze(self, made: Cluster) -> Iterator[Report]:
+        leader = _begin_without_c(made)
+        yield open_loop(leader, RATE, self.plan.seconds)
+        made.nodes["c"].freeze()
+        yield open_loop(leader, RATE, self.plan.seconds)
+
+    def _slow(self, made: Cluster) -> Iterator[Report]:
+        leader = _begin_without_c(made, slow=SLOW)
+        yield open_loop(leader, RATE, self.plan.seconds)
+        leader.ask(do="transfer", to="c")
+        leader = made.leader()
+        if leader.name != "c":
+            raise BenchError(f"c should lead, and {leader.name} does")
+        yield open_loop(leader, RATE, self.plan.seconds)
 
     # For long
 
@@ -281,6 +281,17 @@ class Bench:
                 groups=groups.done / groups.seconds, failed=groups.failed, snapshots=min(map(len, snapshots.values()))
             )
         yield figures
+
+
+def _begin_without_c(made: Cluster, **options: Any) -> Process:
+    """The leader of a cluster that c, which has these options, has joined late."""
+    made.found()
+    made.start("a", "b")
+    made.leader()
+    made.start("c", **options)
+    until(lambda: made.nodes["c"].ask(do="status")["leader"])
+    time.sleep(1)
+    return made.leader()
 
 
 def _load_during(leader: Process, node: Process, **command: Any) -> Report:

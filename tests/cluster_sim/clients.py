@@ -155,7 +155,7 @@ def bound(bindings: object) -> Bindings:
 
 
 class Registering:
-    """A phone that registers for some seconds, each time anew, at whoever leads; what the time does to it is checked."""
+    """A phone that registers for some seconds, each time anew, at whoever leads; what time does to it is checked."""
 
     def __init__(self, world: World, name: str, pause: float) -> None:
         self.world = world

@@ -15,7 +15,7 @@ Simulate = Callable[..., "Cluster"]
 
 
 class Cluster(World):
-    """Nodes that are all configured alike; `answers` are what phones have heard, by AOR, `acknowledged` who heard 200."""
+    """Nodes configured alike; `answers` are what phones have heard, by AOR, `acknowledged` those of 200."""
 
     def __init__(self, seed: int, names: str = "abc", options: Options | None = None) -> None:
         options = options or Options(log_limit=1 << 20, guarded=False)

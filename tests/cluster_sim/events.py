@@ -6,7 +6,6 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
-
 FLOOD = 30_000
 """How much may be asked for within one second: more is a flood of messages, or time that stands still."""
 

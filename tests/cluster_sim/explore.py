@@ -120,8 +120,10 @@ def _run(world: World) -> None:
         faults.strike()
     faults.end()
     world.until(world.leader, world.patience + TO_LEAD, "no node leads")
-    for client in (*clients, *phones):
+    for client in clients:
         client.stopped = True
+    for phone in phones:
+        phone.stopped = True
     world.settle(TO_SETTLE)
     for client in clients:
         client.look()

@@ -59,6 +59,7 @@ class Faults:
         self._kinds = {kind: self.dice.choice([1, 1, 2, 5]) for kind in chosen}
         self._mending = self.dice.choice([0.2, 0.4, 0.6])
         self.world.net.strays = self.dice.choice([0.0, 0.0, 0.02])
+        self.world.net.repeats = self.dice.choice([0.0, 0.0, 0.02])
         self.quick = self.dice.random() < 0.5
         """Whether what is down is started again at once."""
 
@@ -90,7 +91,7 @@ class Faults:
     def end(self) -> None:
         """Mend everything."""
         world = self.world
-        world.net.delay, world.net.congestion, world.net.strays = FAST, 0.0, 0.0
+        world.net.delay, world.net.congestion, world.net.strays, world.net.repeats = FAST, 0.0, 0.0, 0.0
         self.heal()
         self.mend_disks()
         for node in world.nodes.values():

@@ -121,7 +121,7 @@ class Invariants:
         node.seen_index, node.seen_time = index, machine.time
 
     def _hold(self, node: Node) -> None:
-        """Only one holds a usable lease, with all that was acknowledged, under a claim that lasts, at the right time."""
+        """Only one holds a usable lease, with all that was acknowledged, under a claim that lasts, and in time."""
         world, now = self.world, self.world.events.now
         for other in world.nodes.values():
             if other is not node and other.leads():
@@ -188,6 +188,12 @@ class Invariants:
     def added(self, index: int, term: int) -> None:
         """A node has added an entry to its log: first of all its leader."""
         self._stamped.setdefault((index, term), self.world.events.now)
+
+    def cut(self, node: Node, first: int) -> None:
+        """A node cuts its log off from an entry on: none of the committed ones, not even to add them again."""
+        for index in range(first, node.raft.last_index + 1):
+            if self._committed.get(index, -1) == node.raft.term_at(index):
+                raise Violation(f"{node.name} cuts off entry {index}, which is committed")
 
     def applied(self, node: Node, index: int, entry: bytes, outcomes: list[Outcome]) -> None:
         """A node has applied an entry."""

@@ -17,7 +17,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from types import FunctionType
+from typing import Any, cast
 
 from tests.cluster_sim.explore import PROCESSES, Result, explore
 
@@ -30,7 +31,7 @@ _HANG = 20
 
 @dataclass(frozen=True)
 class Mutation:
-    """A guard, and how it is removed: in the function `place` (`module:name` or `module:Class.name`) a text replaced."""
+    """A guard, and how it is removed: in the function `place` (`module:name`, `module:Class.name`) a text replaced."""
 
     guard: str
     place: str
@@ -48,7 +49,7 @@ class Mutation:
             owner = getattr(owner, step)
         original = vars(owner)[name]
         function = original.fget if isinstance(original, property) else getattr(original, "__func__", original)
-        source = textwrap.dedent(inspect.getsource(function))
+        source = textwrap.dedent(inspect.getsource(cast("FunctionType", function)))
         if source.count(self.text) != 1:
             raise ValueError(f"{self.place} has {self.text!r} {source.count(self.text)} times")
         made: dict[str, Any] = {}
@@ -221,7 +222,8 @@ MUTATIONS = [
         "the term is written down before a lease is acknowledged",
         VOTER + "_receive_append",
         "raft.receive_append(peer, append)\n",
-        "self._send(peer, LeaseAck(message.term, message.claim, message.sent))\n    raft.receive_append(peer, append)\n",
+        "self._send(peer, LeaseAck(message.term, message.claim, message.sent))\n"
+        "    raft.receive_append(peer, append)\n",
     ),
     Mutation(
         "a claim ends before its secret is told to the next leader",
@@ -294,7 +296,8 @@ MUTATIONS = [
         "what a node loses it knows to have lost",
         "cluster.storage:Storage.open",
         "storage.forget(str(damage))",
-        "storage._disk.remove('identity'); [disk.remove(n) for n in disk.names() if n.startswith(('log-', 'snapshot-', 'term', 'progress'))]; storage.identity, storage.snapshot = storage.identity, None; storage._keep(storage.identity); storage.journal = Journal.open(disk, None, sync=sync, commit=0)",
+        "[disk.remove(n) for n in disk.names() if n.startswith(('log-', 'snapshot-', 'term', 'progress'))]; "
+        "storage.snapshot = None; storage.journal = Journal.open(disk, None, sync=sync, commit=0)",
     ),
     # Members, proposals, time, table
     Mutation(

@@ -1,7 +1,7 @@
 """The simulated network: connections that are slow, congested, cut in one direction or both, replaced and repeated.
 
-A connection brings messages in order, as TCP does. What it brought may come once more on the next one between the same
-two processes, and what was under way on it may be lost, or come there late.
+A connection brings messages in order, as TCP does. What was under way on one that ends is lost, and may yet come late
+on the next one between the same two processes. Beyond what TCP does, a message may come twice.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ FAST = (0.0002, 0.002)
 STRAY = 3.0
 """Seconds, at most, by which a message comes late that an earlier connection has left behind."""
 
+REPEAT = 1.0
+"""Seconds, at most, between a message and its repetition."""
+
 
 class Connection:
     """Two directions, each in order; the end is noticed after what was sent before it."""
@@ -60,7 +63,8 @@ class Connection:
         self.left: set[str] = set()  # the ends that have closed it
         self.arrival = dict.fromkeys(self.ends, 0.0)  # of the last message, by receiver
         self.hello: dict[str, Hello] = {}  # that was accepted, by receiver
-        self.held: dict[str, list[bytes | None]] = {end: [] for end in self.ends}  # while the way is cut; None is the end
+        # While the way is cut; None is the connection's end.
+        self.held: dict[str, list[bytes | None]] = {end: [] for end in self.ends}
 
     def peer(self, end: str) -> str:
         """The other end."""
@@ -194,9 +198,10 @@ class Link:
         """Take a new connection in the old one's place, if we go on with whoever says this."""
         hello = wire._decoder.decode(data[4:])
         assert isinstance(hello, Hello)
-        unknown = self.user is None or (peer not in self.peers and not hello.cluster_id)
-        refused = "unknown node" if unknown else self.user.greeted(peer, hello)
-        if refused or self.user is None:
+        user = self.user
+        unknown = user is None or (peer not in self.peers and not hello.cluster_id)
+        refused = "unknown node" if user is None or unknown else user.greeted(peer, hello)
+        if user is None or refused is not None:
             self.counters[refused or ""] += 1
             self.net.close(connection, self.node.name)
             return
@@ -207,7 +212,7 @@ class Link:
         self._heard[peer] = self.net.events.now
         self._full.discard(peer)
         self.net.bring_strays(peer, self.node)
-        self.user.connected(peer)
+        user.connected(peer)
 
     def _end(self, peer: str) -> None:
         self.net.close(self.connections.pop(peer), self.node.name)
@@ -227,6 +232,8 @@ class Net:
         self.congestion = 0.0
         self.strays = 0.0
         """How likely a message that a connection leaves behind still comes."""
+        self.repeats = 0.0
+        """How likely a message comes twice."""
         self._stray: dict[tuple[str, str], list[tuple[dict[str, int], bytes]]] = defaultdict(list)
         self._connections: dict[frozenset[str], Connection] = {}  # the latest between two
         self._apart: dict[tuple[str, str], float] = {}  # since when two try to connect
@@ -274,6 +281,9 @@ class Net:
         left = self.events.now + self.world.nodes[sender].ahead
         arrival = max(left + self.dice.uniform(*self.delay), connection.arrival[to])
         connection.arrival[to] = arrival
+        if data is not None and regular and self.repeats and self.dice.random() < self.repeats:
+            late = arrival - self.events.now + self.dice.uniform(0, REPEAT) * self.dice.random()
+            self.events.callLater(late, self.world.nodes[to].receive, connection.lives[to], Link.take, sender, data)
         if data is not None and regular and self.strays and self.dice.random() < self.strays:
             self._stray[sender, to].append((connection.lives, data))
         self.events.callLater(arrival - self.events.now, self._arrive, connection, to, data)

@@ -359,7 +359,7 @@ class Node:
 
     def fail_sync(self) -> None:
         """Let the disk fail to sync, or to write."""
-        self.disk.failing = {self.world.dice.choice(["sync", "sync", "write", "sync names", "rename"])}
+        self.disk.failing = {self.world.dice.choice(["sync", "sync", "write", "sync of names", "rename"])}
 
     def slow_disk(self, seconds: float) -> None:
         """Let each job of the disk take up to so long."""
@@ -445,7 +445,7 @@ class Node:
 
     def _look_into(self, replica: Replica) -> None:
         """See what it adds and applies."""
-        apply, add = replica.machine.apply, replica._journal.add
+        apply, add, cut = replica.machine.apply, replica._journal.add, replica._journal.deleteEntriesFrom
 
         def applied(index: int, entry: bytes) -> list[Outcome]:
             outcomes = apply(index, entry)
@@ -456,6 +456,11 @@ class Node:
             add(command, index, term)
             self.world.invariants.added(index, term)
 
+        def cut_off(position: int) -> None:
+            self.world.invariants.cut(self, replica._journal.first_index + position)
+            cut(position)
+
+        vars(replica._journal)["deleteEntriesFrom"] = cut_off
         vars(replica.machine)["apply"] = applied
         vars(replica._journal)["add"] = added
         replica.leadership.observe(Observer(self))
@@ -562,7 +567,7 @@ class Node:
 
     def propose(self, record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
         """Propose a record; `done` is called once, or never if the daemon dies."""
-        heard = []
+        heard: list[Outcome | Unavailable] = []
         life = self.life
 
         def note(outcome: Outcome | Unavailable) -> None:

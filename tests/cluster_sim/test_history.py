@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sipha.state.entries import SCHEMA, Batch, Contact, Policy, Register, encode
 from sipha.state.machine import Machine
-from sipha.state.outcomes import Rejected, Registered
+from sipha.state.outcomes import Registered, Rejected
 from tests.cluster_sim.history import Bound, History, Operation, Request, Result, Table, contradiction, step
 
 ONE, TWO = Bound("one", "x", 1), Bound("two", "y", 1)

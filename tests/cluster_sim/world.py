@@ -1,8 +1,8 @@
 """A cluster of real replicas in one process, under a virtual clock, a simulated network and simulated disks.
 
-Everything is as in the daemon (library, journal, guards, lease, group commit, snapshots) but the reactor, the clock, the
-connections and the disk. All chance comes from one seed, so that a run repeats exactly; `trace` is a checksum over all
-that happened in it.
+Everything is as in the daemon (library, journal, guards, lease, group commit, snapshots) but the reactor, the clock,
+the connections and the disk. All chance comes from one seed, so that a run repeats exactly; `trace` is a checksum over
+all that happened in it.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def seeded(seed: int) -> Iterator[None]:
         raft.use_clock(raft.clock)
 
 
-SMALL = {
+SMALL: dict[ModuleType, dict[str, object]] = {
     journal: {"SEGMENT": 3000, "WINDOW": 1500, "_SLICE": 800, "_GROUP": 2000},
     raft: {"_MAX_APPEND": 1500},
     window: {"_COUNT": 16},
@@ -153,9 +153,11 @@ def small() -> Iterator[None]:
     """Let everything that grows or waits do so only a little."""
     before = {module: {name: getattr(module, name) for name in values} for module, values in SMALL.items()}
     for module, values in SMALL.items():
-        vars(module).update(values)
+        for name, value in values.items():
+            setattr(module, name, value)
     try:
         yield
     finally:
         for module, values in before.items():
-            vars(module).update(values)
+            for name, value in values.items():
+                setattr(module, name, value)
