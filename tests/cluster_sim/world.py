@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from zlib import crc32
 
 from sipha.cluster import catchup, checkpoint, handover, journal, raft, snapshots, storage, window
