@@ -333,6 +333,7 @@ class Catchup:
             or (header.index <= raft.applied_index and not self._refetching)
         ):
             self._received = None  # we lead, or entries that we have acknowledged came meanwhile
+            self._snapshots.dismantle(received.loaded.tables.dismantle())
             return
         confirmed = self._checkpoints.confirms(header.index, int.from_bytes(header.hash, "big"), received.sender)
         if confirmed is None and now < received.deadline:
@@ -348,6 +349,7 @@ class Catchup:
                 index=header.index,
             )
             self._snapshots.remove(received.file)
+            self._snapshots.dismantle(received.loaded.tables.dismantle())
         else:
             self._install(received)
 
