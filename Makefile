@@ -13,7 +13,7 @@ BENCH_PACKAGES := util-linux $(LOAD_PACKAGES)
 SEEDS := 1000
 FIRST := 1
 
-.PHONY: run test test-long sim check format bench clean
+.PHONY: run test test-long sim check format bench bench-log clean
 
 # Three nodes on this machine, until Ctrl-C. FRESH=1 starts empty, TLS=1 has them talk under TLS.
 run: $(STAMP)
@@ -45,6 +45,10 @@ format: $(STAMP)
 bench: $(STAMP)
 	@.ci/packages $(BENCH_PACKAGES)
 	$(BIN)/python -m bench.run $(if $(QUICK),--quick)
+
+# The log beside the library as it is delivered; QUICK=1 for a shorter run.
+bench-log: $(STAMP)
+	$(BIN)/python -m bench.log $(if $(QUICK),--quick)
 
 $(STAMP): setup.cfg setup.py pyproject.toml
 	@.ci/packages $(BUILD_PACKAGES)
