@@ -104,10 +104,10 @@ MUTATIONS = [
         "from msgspec.structs import replace\n    message = replace(message, term=self.raft.term)\n",
     ),
     Mutation(
-        "term and vote are durable before anything is answered",
+        "a vote is durable before it is given",
         "cluster.journal:Journal.setCurrentTerm",
         "self._disk.replace(_TERM, seal(ballot))",
-        "self._disk.run(lambda: self._disk.replace(_TERM, seal(ballot)), lambda _: None)",
+        "self._disk.replace(_TERM, seal(_Ballot(term, None)))",
     ),
     Mutation(
         "a blank or forgetful disk doesn't vote",

@@ -298,8 +298,8 @@ def test_leader_whose_disk_is_full_steps_down_and_says_so(small: Sandbox, load: 
     assert not status["leading"]
     assert not status["holds_virtual_addresses"]
     assert "No space left on device" in status["alarms"][0]
-    assert any(line.startswith(f"ALARM {full.name}: ") for line in siphactl(full, "status").splitlines())
     phones.wait_for(phones.acknowledged + 200)
+    assert any(line.startswith(f"ALARM {full.name}: ") for line in siphactl(full, "status").splitlines())
     assert full.process is not None
     if patient:
         assert full.process.wait(90) == 1
