@@ -186,6 +186,7 @@ class Snapshots:
                 staging.check(loader.header)
                 await self._bulk(writer.write, piece)
                 staging.written(writer.size)
+                await deferLater(self._reactor, _PAUSE)
             loaded = loader.finish()
             return loaded, await self._bulk(self._keep, writer, loaded.header)
         except BaseException:
