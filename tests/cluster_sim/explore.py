@@ -16,7 +16,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import islice
 
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogBeginner, globalLogPublisher
 from zope.interface import implementer
 
 from tests.cluster_sim.clients import Client, Registering
@@ -133,7 +133,7 @@ def _run(world: World) -> None:
 
 def run(seeds: Iterator[int], nodes: int | None = None, processes: int = PROCESSES) -> Iterator[Result]:
     """Run seeds side by side."""
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, initializer=hush) as pool:
         under_way: set[Future[list[Result]]] = set()
         while True:
             while len(under_way) < 2 * processes and (chunk := list(islice(seeds, _CHUNK))):
@@ -143,6 +143,11 @@ def run(seeds: Iterator[int], nodes: int | None = None, processes: int = PROCESS
             done = next(as_completed(under_way))
             under_way.remove(done)
             yield from done.result()
+
+
+def hush() -> None:
+    """Let this process log nothing: its nodes complain all the time."""
+    globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
 
 
 def _explore_all(seeds: list[int], nodes: int | None) -> list[Result]:

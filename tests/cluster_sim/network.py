@@ -105,8 +105,8 @@ class Link:
         """Everyone can be talked to."""
 
     def set_peers(self, peers: Mapping[str, Address]) -> None:
-        before, self.peers = self.peers, set(peers)
-        for peer in [peer for peer in self.connections if peer in before - self.peers]:
+        self.peers = set(peers)
+        for peer in [peer for peer in self.connections if peer not in self.peers]:
             self._end(peer)
 
     def heard(self, peer: str) -> float | None:

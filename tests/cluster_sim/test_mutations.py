@@ -16,6 +16,7 @@ MISSED_SOON = {
     "a leader acts only when all of earlier terms is applied",
     "a follower acknowledges what it has on disk",
     "the leader counts what it has on disk itself",
+    "the lease needs a majority",
     "what is written is synced before it counts as durable",
     "what is cut off counts as durable no more",
     "entries are forgotten only when a durable snapshot covers them",
