@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -25,9 +25,10 @@ from sipha.service.settings import (
     make_stream_limits,
     make_timers,
 )
-from sipha.sip.events import Event, RequestReceived
+from sipha.sip.events import Event, RequestReceived, StrayResponse
+from sipha.sip.flow import Flow
 from sipha.sip.layer import TransactionLayer
-from sipha.sip.message import Request
+from sipha.sip.message import Request, Response
 from sipha.sip.token import Tokens
 from sipha.state.machine import Machine
 from sipha.transport.endpoint import Endpoint, ITransactionUser
@@ -57,12 +58,23 @@ class ProxyEndpoint(Endpoint):
 
 @implementer(ITransactionUser)
 class TransactionUser:
-    """Hands each event to the registrar or the proxy, and none once the lease has ended (RFC 3261 §5)."""
+    """Hands each event to the registrar or the proxy, and none once the lease has ended (RFC 3261 §5).
 
-    def __init__(self, registrar: Registrar, proxy: Proxy, leading: Callable[[], bool]) -> None:
+    A response that belongs to no transaction is offered to `askers` first: those who send requests without keeping
+    anything of them. Each returns True if the response is its own.
+    """
+
+    def __init__(
+        self,
+        registrar: Registrar,
+        proxy: Proxy,
+        leading: Callable[[], bool],
+        askers: Sequence[Callable[[Response, Flow], bool]] = (),
+    ) -> None:
         self._registrar = registrar
         self._proxy = proxy
         self._leading = leading
+        self._askers = askers
 
     def event_received(self, event: Event, now: float) -> None:
         """Act on an event."""
@@ -70,8 +82,11 @@ class TransactionUser:
             return
         if isinstance(event, RequestReceived) and event.request.method == "REGISTER":
             self._registrar.request_received(event.request, event.flow)
-        else:
+        elif not (isinstance(event, StrayResponse) and self._is_asked_for(event)):
             self._proxy.event_received(event, now)
+
+    def _is_asked_for(self, event: StrayResponse) -> bool:
+        return any(asker(event.response, event.flow) for asker in self._askers)
 
 
 class SipService(Service):
