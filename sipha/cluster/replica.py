@@ -112,7 +112,7 @@ class Replica:
         self.node = node
         self.policy = policy
         self.machine = Machine()
-        self.leadership = Leadership()
+        self.leadership = Leadership(self._kick)
         self._reactor = reactor
         self._clock = clock
         self._boot_id = boot_id
@@ -165,7 +165,7 @@ class Replica:
             log_limit,
         )
         self._handover = Handover(
-            self._voter, self._proposals, network.send, self.leadership.lose, self._watch_role, timing.election_max
+            self._voter, self._proposals, network.send, self.leadership, self._watch_role, timing.election_max
         )
         self._tenure = Tenure(
             self.machine,
