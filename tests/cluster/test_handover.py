@@ -71,7 +71,7 @@ def test_leadership_is_handed_on_without_an_elections_wait(assembly: Assembly) -
 def test_claim_has_ended_before_its_secret_is_told(assembly: Assembly) -> None:
     """Whoever hears it may be elected at once."""
     replica = assembly.replica("a")
-    diary, secret = Diary(assembly, replica), replica.claim_secret
+    diary, secret = Diary(assembly, replica), replica._lease.secret
     handed = hand_on(assembly, "b")
     assembly.until(lambda: handed)
     assert diary.entries == ["a says go: (False, False, False, 0.0)"]
@@ -212,17 +212,17 @@ def test_intake_that_is_held_is_surely_not_applied_when_another_leads(assembly: 
 
 def test_another_claim_is_begun_when_the_other_doesnt_take_over(assembly: Assembly) -> None:
     replica = assembly.replica("a")
-    term, claim, secret = replica.term, replica._lease.claim, replica.claim_secret
+    term, claim, secret = replica.term, replica._lease.claim, replica._lease.secret
     assembly.loses = lambda _sender, _receiver, message: isinstance(message, TimeoutNow)
     handed = hand_on(assembly, "b")
     assembly.run(CONFIRM - 0.01)
     assert not replica.leading()
-    assert replica.claim_secret == b""
+    assert replica._lease.secret == b""
     assembly.until(lambda: handed)
     assert "b did not take over in time" in handed[0]
     assembly.until(replica.leading, limit=0.1)
     assert (replica.term, replica._lease.claim) == (term, claim + 1)
-    assert replica.claim_secret not in {b"", secret}
+    assert replica._lease.secret not in {b"", secret}
     assembly.register("a", ["sip:alice@example.com"])
 
 
