@@ -31,6 +31,8 @@ class Placement(NamedTuple):
             raise ValueError(f"{text!r} is not an IP address; {_EXAMPLE}") from None
         if address.is_unspecified or address.is_multicast or address == IPv4Address("255.255.255.255"):
             raise ValueError(f"{text!r} can't be the address of a host; write the virtual address")
+        if address.version == 6 and address.is_link_local:
+            raise ValueError(f"{text!r} is a link-local address, which is several; write one that phones can reach")
         if percent and not _INTERFACE.fullmatch(interface):
             raise ValueError(f"{text!r} has no name of an interface after its %; {_EXAMPLE}")
         if not slash:
