@@ -182,7 +182,7 @@ class SipService(Service):
 
     def _opened(self, opened: bool) -> None:
         if opened:
-            addresses = ", ".join(self._config.virtual_address.addresses)
+            addresses = ", ".join(self._config.virtual_address.hosts)
             self.log.info("the virtual addresses are served: {addresses}", addresses=addresses)
 
     def _not_opened(self, failure: Failure) -> None:

@@ -66,7 +66,7 @@ class View:
             proposals=replica.proposals,
             durability=replica.durability,
             journal_bytes=replica.journal_bytes,
-            virtual_addresses=tuple(map(str, self._config.virtual_address.addresses)),
+            virtual_addresses=self._config.virtual_address.hosts,
             holds_virtual_addresses=self._sip.listening,
             aors=len(machine.location),
             bindings=machine.location.count,
