@@ -31,6 +31,7 @@ from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response
 from sipha.sip.token import Tokens
 from sipha.state.machine import Machine
+from sipha.transport.address import Bind
 from sipha.transport.endpoint import Endpoint, ITransactionUser
 
 
@@ -90,16 +91,25 @@ class TransactionUser:
 
 
 class SipService(Service):
-    """What phones see of a leader: registrar and proxy behind the listeners of the virtual addresses."""
+    """What phones see of a leader: registrar and proxy behind the listeners of the virtual addresses.
+
+    `bind` gives the listeners their sockets; `failed` is told why they can't be opened.
+    """
 
     log = Logger()
 
     def __init__(
-        self, reactor: Any, configuration: config.Config, replica: Replica, failed: Callable[[str], None]
+        self,
+        reactor: Any,
+        configuration: config.Config,
+        replica: Replica,
+        bind: Bind,
+        failed: Callable[[str], None],
     ) -> None:
         self._reactor = reactor
         self._config = configuration
         self._replica = replica
+        self._bind = bind
         self._failed = failed
         self._keys = KeyRing(replica.machine)
         self._endpoint: ProxyEndpoint | None = None
@@ -107,7 +117,7 @@ class SipService(Service):
 
     @property
     def listening(self) -> bool:
-        """True while the virtual addresses are ours."""
+        """True while phones are heard."""
         return self._endpoint is not None and bool(self._endpoint.addresses)
 
     def startService(self) -> None:
@@ -126,6 +136,7 @@ class SipService(Service):
             # The timer at the end of the lease may be late, a look at the clock isn't.
             may_send=replica.leading,
             tag=self._tag,
+            bind=self._bind,
             receive_buffer=settings.sip.receive_buffer,
             limits=make_stream_limits(settings.sip),
         )
@@ -160,7 +171,7 @@ class SipService(Service):
         endpoint, self._endpoint = self._endpoint, None
         if endpoint is None:
             return None
-        self.log.info("the virtual addresses are released")
+        self.log.info("the virtual addresses are served no more")
         return endpoint.stop()
 
     def counters(self) -> dict[str, int]:
