@@ -39,15 +39,14 @@ listen = "{host}:7000"
 {cluster}
 {peers}
 [virtual_address]
-mode = "loopback"
-addresses = {addresses}
+{virtual_address}
 
 [sip]
 port = 5060
 transports = ["udp", "tcp"]
 
 [admin]
-listen = "{host}:8080"
+listen = "{admin_host}:8080"
 
 [[domains]]
 name = "{domain}"
@@ -75,6 +74,7 @@ class SandboxNode:
     name: str
     host: str
     directory: Path
+    admin_host: str
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -95,7 +95,7 @@ class SandboxNode:
     @property
     def admin(self) -> str:
         """The URL of the node's admin."""
-        return f"http://{self.host}:8080"
+        return f"http://{self.admin_host}:8080"
 
     @property
     def running(self) -> bool:
@@ -131,7 +131,8 @@ class Sandbox:
     def lay_out(self) -> SandboxNode:
         """Think of one more node, whose disk is blank."""
         number = len(self.nodes) + 1
-        node = SandboxNode(f"n{number}", f"{self.prefix}.{10 + number}", self.directory / f"n{number}")
+        host = f"{self.prefix}.{10 + number}"
+        node = SandboxNode(f"n{number}", host, self.directory / f"n{number}", host)
         self.nodes.append(node)
         return node
 
@@ -139,6 +140,10 @@ class Sandbox:
     def virtual_address(self) -> str:
         """The address that the leader alone serves."""
         return f"{self.prefix}.10"
+
+    def addressing(self) -> str:
+        """Return the section [virtual_address]: how the leader comes by the addresses."""
+        return f'mode = "loopback"\naddresses = {json.dumps([self.virtual_address, *self.more_addresses])}'
 
     def found(self) -> None:
         """Let the nodes be the founders of one cluster, unless they are already."""
@@ -174,12 +179,16 @@ class Sandbox:
         with (node.directory / "log").open("ab") as log:
             # A session of its own: Ctrl-C in the terminal reaches us, and we stop the nodes in order.
             node.process = subprocess.Popen(  # noqa: S603
-                [*self.launcher, *command, "--config", str(node.configuration)],
+                [*self.launcher_of(node), *command, "--config", str(node.configuration)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+
+    def launcher_of(self, node: SandboxNode) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the words before a node's command."""
+        return self.launcher
 
     def stop(self) -> None:
         """Stop all nodes: SIGTERM, and SIGKILL for what doesn't end in time."""
@@ -266,11 +275,12 @@ class Sandbox:
         return _CONFIG.format(
             name=node.name,
             host=node.host,
+            admin_host=node.admin_host,
             data_dir=node.data,
             encryption=_CERTIFICATES.format(directory=node.directory) if self.tls else "plaintext = true",
             cluster=self.cluster,
             peers="".join(peers),
-            addresses=json.dumps([self.virtual_address, *self.more_addresses]),
+            virtual_address=self.addressing(),
             domain=self.domain,
             extra=self.extra,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from sipha.sandbox import USERS, Sandbox, SandboxNode
+from tests.system.network import Network, obstacle
 from tests.system.phones import PATIENCE, BaresipPhone, Line, Phone, Pjsua2Phone
 from tests.system.ua import UserAgent
 
@@ -80,6 +82,29 @@ def agents(sandbox: Sandbox) -> Iterator[Callable[..., UserAgent]]:
     for node in sandbox.nodes:
         if node.running and (status := sandbox.status(node)):
             assert not status["counters"].get("transport_mistake"), f"see the log in {node.directory}"
+
+
+@pytest.fixture(scope="session")
+def can_build_networks() -> None:
+    """Skip the test where rights or kernel don't allow network namespaces; fail where they must (SIPHA_NETWORK)."""
+    if reason := obstacle():
+        if os.environ.get("SIPHA_NETWORK") == "required":
+            pytest.fail(f"a network can't be built here: {reason}")
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def built_network(can_build_networks: None) -> Iterator[Network]:
+    with Network() as network:
+        yield network
+
+
+@pytest.fixture
+def network(built_network: Network) -> Iterator[Network]:
+    """A network without faults."""
+    yield built_network
+    built_network.heal()
+    built_network.admit_all()
 
 
 def bindings(sandbox: Sandbox, node: SandboxNode, user: str) -> list[dict[str, Any]]:

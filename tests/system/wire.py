@@ -99,6 +99,16 @@ def options(server: str) -> bytes:
     return request("OPTIONS", f"sip:{server}")
 
 
+def response(message: Message, status: str, tag: str) -> bytes:
+    """Make a response to a request: its status and reason, and a tag for its To if that has none."""
+    copied = [
+        field + f";tag={tag}".encode() if field_name(field) == b"to" and b"tag" not in field else field
+        for field in message.fields
+        if field_name(field) in _COPIED
+    ]
+    return b"\r\n".join([f"SIP/2.0 {status}".encode(), *copied, b"Content-Length: 0", b"\r\n"])
+
+
 def authorized(data: bytes, challenge: Message, username: str, password: str) -> bytes:
     """Add to a request the credentials that a 401 asks for (MD5, qop auth)."""
     asked = {name.decode(): value.decode() for name, value in _CHALLENGE.findall(challenge.get("WWW-Authenticate"))}
@@ -302,13 +312,7 @@ class Callee(Datagrams):
                 continue
             self._requests.put(message)
             if not data.startswith(b"ACK "):
-                copied = [
-                    field + b";tag=callee" if field_name(field) == b"to" and b"tag" not in field else field
-                    for field in message.fields
-                    if field_name(field) in _COPIED
-                ]
-                answer = b"\r\n".join([b"SIP/2.0 200 OK", *copied, b"Content-Length: 0", b"\r\n"])
-                for data in self.spoil(answer):
+                for data in self.spoil(response(message, "200 OK", "callee")):
                     self._socket.sendto(data, remote)
 
 

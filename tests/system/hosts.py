@@ -1,0 +1,102 @@
+"""sipha on the nodes of a network of namespaces, with virtual addresses that really move."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sipha.sandbox import Sandbox, SandboxNode
+from tests.system.network import PREFIX, PREFIX6, Network
+
+VIRTUAL = (f"{PREFIX}.10", f"{PREFIX6}10")
+"""The virtual addresses."""
+
+LEASE = 0.32
+"""How long a leader may lead after it last heard from a majority, in seconds: 0.8 × election_min."""
+
+_GUARD = b"sipha.vip.guard"
+_AT_ONCE = 0.5
+"""Within how many seconds a node that is well answers its admin."""
+
+
+@dataclass
+class Hosts(Sandbox):
+    """Three nodes of a cluster, each a `sipha run` as root in a namespace of its own; the admin is on its loopback."""
+
+    network: Network = field(kw_only=True)
+    tls: bool = True
+
+    def __post_init__(self) -> None:
+        """Lay out the nodes on the network's."""
+        self.prefix = PREFIX
+        self.size = len(self.network.nodes)
+        super().__post_init__()
+
+    def lay_out(self) -> SandboxNode:
+        """See Sandbox."""
+        node = super().lay_out()
+        node.admin_host = "127.0.0.1"
+        return node
+
+    def addressing(self) -> str:
+        """See Sandbox."""
+        return f'mode = "netlink"\naddresses = {json.dumps([f"{address}%eth0" for address in VIRTUAL])}'
+
+    def launcher_of(self, node: SandboxNode) -> tuple[str, ...]:
+        """See Sandbox."""
+        return self.network.launcher(node.name)
+
+    def request(self, node: SandboxNode, method: str, path: str, body: object = None) -> Any:
+        """See Sandbox."""
+        with self.network.inside(node.name):
+            return super().request(node, method, path, body)
+
+    def leader(self) -> SandboxNode | None:
+        """Return the node that holds the virtual addresses, of those that answer at once, or None."""
+        for node in self.nodes:
+            if node.running and (status := self.quick_status(node)) and status["leading"]:
+                return node
+        return None
+
+    def quick_status(self, node: SandboxNode) -> dict[str, Any] | None:
+        """Return a node's status, or None if it doesn't answer at once."""
+        with self.network.inside(node.name), suppress(urllib.error.URLError, OSError):
+            with urllib.request.urlopen(f"{node.admin}/v1/status", timeout=_AT_ONCE) as response:
+                status: dict[str, Any] = json.load(response)
+            return status
+        return None
+
+    # -- processes --------------------------------------------------------------------------------------------------
+
+    def daemon(self, node: SandboxNode) -> list[int]:
+        """The process of a node's daemon."""
+        return [node.process.pid] if node.process is not None and node.running else []
+
+    def guard(self, node: SandboxNode) -> list[int]:
+        """The processes of a node's guard."""
+        pids = self.network.run(node.name, "ip", "netns", "pids", self.network.namespace(node.name)).split()
+        return [int(pid) for pid in pids if _GUARD in _command(pid)]
+
+    def signal(self, pids: list[int], number: signal.Signals) -> None:
+        """Send a signal to processes, as many as still are."""
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def thaw(self) -> None:
+        """Let everything go on that was stopped."""
+        for node in self.nodes:
+            self.signal([*self.daemon(node), *self.guard(node)], signal.SIGCONT)
+
+
+def _command(pid: str) -> bytes:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ")
+    return b""

@@ -1,0 +1,77 @@
+"""Promise 3, decided by what nodes sent: never do two of them answer for, or send from, the virtual addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations, groupby
+from typing import NamedTuple
+
+from tests.system.capture import Capture, Frame
+
+PAUSE = 0.05
+"""A node that is asked and doesn't use an address for so long has it no more, in seconds."""
+
+BLIND = 0.1
+"""For how long the capture may have asked nobody, in seconds."""
+
+
+class Tenure(NamedTuple):
+    """A node has the virtual addresses: its first and its last use of them, and how many there were."""
+
+    node: str
+    begin: float
+    end: float
+    uses: int
+
+    def overlaps(self, other: Tenure) -> bool:
+        """True if both have them at the same time."""
+        return self.begin <= other.end and other.begin <= self.end
+
+
+def tenures(frames: Iterable[Frame], addresses: Sequence[str]) -> list[Tenure]:
+    """Who has used one of the addresses, and when, in the order of their beginnings."""
+    current: dict[str, Tenure] = {}
+    ended: list[Tenure] = []
+    for frame in sorted(frame for frame in frames if frame.uses(addresses)):
+        tenure = current.get(frame.node)
+        if tenure is None or frame.time - tenure.end > PAUSE:
+            if tenure is not None:
+                ended.append(tenure)
+            current[frame.node] = Tenure(frame.node, frame.time, frame.time, 1)
+        else:
+            current[frame.node] = tenure._replace(end=frame.time, uses=tenure.uses + 1)
+    return sorted([*ended, *current.values()], key=lambda tenure: tenure.begin)
+
+
+def overlaps(tenures: Iterable[Tenure]) -> list[tuple[Tenure, Tenure]]:
+    """The pairs of tenures in which two nodes have the addresses at once."""
+    return [(one, other) for one, other in combinations(tenures, 2) if one.node != other.node and one.overlaps(other)]
+
+
+def uses_after(frames: Iterable[Frame], addresses: Sequence[str], node: str, when: float) -> list[Frame]:
+    """What a node has sent from one of the addresses after a time."""
+    return [frame for frame in frames if frame.node == node and frame.time > when and frame.uses(addresses)]
+
+
+def check_one_holder(capture: Capture, holders: Sequence[str]) -> list[Tenure]:
+    """Check that these nodes, in this order, had the addresses, and never two at once; return and print the tenures.
+
+    A node that had them twice in a row is named once. A capture that may have missed something proves nothing.
+    """
+    assert capture.dropped == 0, f"the capture lost {capture.dropped} frames"
+    assert capture.blind < BLIND, f"the capture asked nobody for {capture.blind:.3f} s"
+    found = tenures(capture.frames, capture.addresses)
+    print(describe(found), f"blind for {capture.blind * 1000:.0f} ms at most", sep="\n")
+    assert not overlaps(found), f"two nodes have the virtual addresses at once:\n{describe(found)}"
+    order = [node for node, _ in groupby(found, key=lambda tenure: tenure.node)]
+    assert order == list(holders), f"{holders} were to have the addresses:\n{describe(found)}"
+    return found
+
+
+def describe(tenures: Sequence[Tenure]) -> str:
+    """A line for each tenure, in seconds from the first."""
+    start = tenures[0].begin if tenures else 0.0
+    return "\n".join(
+        f"{node} has the addresses from {begin - start:.4f} to {end - start:.4f} s: {uses} uses"
+        for node, begin, end, uses in tenures
+    )
