@@ -45,9 +45,10 @@ class Hosts(Sandbox):
         node.admin_host = "127.0.0.1"
         return node
 
-    def addressing(self) -> str:
+    def addressing(self, node: SandboxNode) -> str:
         """See Sandbox."""
-        return f'mode = "netlink"\naddresses = {json.dumps([f"{address}%eth0" for address in VIRTUAL])}'
+        addresses = json.dumps([f"{address}%eth0" for address in VIRTUAL])
+        return f'mode = "netlink"\naddresses = {addresses}\nguard = "{node.directory}/guard"'
 
     def launcher_of(self, node: SandboxNode) -> tuple[str, ...]:
         """See Sandbox."""
