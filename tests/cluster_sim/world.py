@@ -35,7 +35,7 @@ class World:
         self.trace = 0
         self.history = History()
         self.dead: list[object] = []
-        """What was in the memory of daemons that died: freed while the world lasts, it would tidy up, on their disks."""
+        """The memory of daemons that died: freed while the world lasts, it would tidy up, on their disks."""
         self.founders = names
         self.patience = 0.0
         """Seconds for which nodes may keep still after a start because they don't know what they have promised."""
