@@ -135,7 +135,8 @@ class Guard:
         self._changes = open_watch()
         self._watch(self._changes, self._changed)
         if parent:
-            self._watch(os.pidfd_open(parent), self._orphaned)
+            pidfd = os.pidfd_open(parent)
+            self._watch(pidfd, lambda: self._orphaned(pidfd))
         self._daemon: Daemon | None = None
         self._claim: Claim | None = None
         self._number = 0
@@ -193,8 +194,8 @@ class Guard:
                 packet = self._daemon.connection.recv(MAX_MESSAGE)
             except BlockingIOError:
                 return
-            except OSError:
-                packet = b""
+            except ConnectionResetError:
+                continue  # it left without hearing us out; its last orders come next
             if not packet:
                 self._daemon_gone("the daemon hung up")
                 return
@@ -234,10 +235,10 @@ class Guard:
             self._claim.end(why, may_speak=True)
         daemon.close()
 
-    def _orphaned(self) -> None:
-        self._daemon_gone("the daemon died")
+    def _orphaned(self, pidfd: int) -> None:
+        self._selector.unregister(pidfd)
         self._leaving = True
-        self._selector.unregister(self._listener)
+        self._died()
 
     def _stop(self, signals: socket.socket) -> None:
         signals.recv(64)

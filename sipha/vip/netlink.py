@@ -111,6 +111,8 @@ class _Connection:
                 report = decode_report(packet)
             except BlockingIOError:
                 return
+            except ConnectionResetError:
+                continue  # it left without hearing us out; its last reports come next
             except (OSError, msgspec.DecodeError) as error:
                 self._end(str(error))
                 return
