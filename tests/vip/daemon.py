@@ -15,7 +15,7 @@ import time
 
 import msgspec
 
-from sipha.vip.messages import Claim, Claimed, Release, Renew, Tickle, decode_report, encode
+from sipha.vip.messages import Claim, Ended, Release, Renew, Tickle, decode_report, encode
 
 
 def now() -> float:
@@ -41,7 +41,7 @@ def main(path: str, peer: str, port: str) -> None:
             report = decode_report(packet)
             told = {"at": now(), "report": type(report).__name__.lower(), **msgspec.structs.asdict(report)}
             print(json.dumps(told), flush=True)
-            renewing = renewing and not (type(report).__name__ == "Ended")
+            renewing = renewing and not isinstance(report, Ended)
         elif 0 in ready:
             for line in os.read(0, 4096).decode().splitlines():
                 verb, *words = line.split()

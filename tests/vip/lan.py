@@ -6,12 +6,12 @@ import ctypes
 import os
 import select
 import socket
-
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -205,7 +205,7 @@ def lan() -> Iterator[Lan]:
 
 def _enter(name: str) -> None:
     """Move this thread to the namespace."""
-    with open(f"/run/netns/{name}", "rb") as namespace:
+    with Path("/run/netns", name).open("rb") as namespace:
         if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), "setns")
 
