@@ -86,11 +86,12 @@ class FakeKernel:
 
 
 class FakeAddresses(Addresses):
-    """`here` are those that an interface has; what is `stuck` can't be removed."""
+    """`here` are those that an interface has; what is `stuck` can't be removed, what is `stubborn` comes back."""
 
     def __init__(self, kernel: FakeKernel) -> None:
         self.here: set[Placement] = set()
         self.stuck = False
+        self.stubborn = False
         self._kernel = kernel
 
     def add(self, placement: Placement) -> None:
@@ -106,7 +107,8 @@ class FakeAddresses(Addresses):
             self._kernel.do(f"remove {placement}")
             if self.stuck:
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-            self.here.discard(placement)
+            if not self.stubborn:
+                self.here.discard(placement)
 
     def missing(self, placements: Iterable[Placement]) -> list[Placement]:
         return [placement for placement in placements if placement not in self.here]

@@ -131,13 +131,40 @@ def test_claim_tells_nobody_until_the_address_is_gone(rig: Rig) -> None:
     assert rig.ended == [("the daemon died", True)]
 
 
-@pytest.mark.parametrize("step", ["install", f"add {ETH}", f"add {WAN}", "elements", f"announce {ETH}"])
-def test_claim_that_is_stopped_while_it_takes_ends(rig: Rig, step: str) -> None:
+def test_claim_believes_nobody_that_the_address_is_gone(rig: Rig) -> None:
+    rig.hold()
+    rig.kernel.addresses.stubborn = True
+    rig.claim.end("the daemon died", may_speak=True)
+    rig.run(1, renewing=False)
+    assert not rig.ended
+    assert "192.0.2.10%eth0 is still here" in rig.claim.alarms["removal"]
+    rig.kernel.addresses.stubborn = False
+    rig.run(0.1, renewing=False)
+    assert rig.ended == [("the daemon died", True)]
+
+
+@pytest.mark.parametrize(
+    ("step", "never"),
+    [
+        ("install", f"add {ETH}"),
+        (f"add {ETH}", f"add {WAN}"),
+        (f"add {WAN}", "elements"),
+        ("elements", f"announce {ETH}"),
+        (f"announce {ETH}", f"announce {WAN}"),
+    ],
+)
+def test_claim_that_is_stopped_does_nothing_more(rig: Rig, step: str, never: str) -> None:
     rig.kernel.stall(step, 1.0)
     rig.run(0.04, renewing=False)
     rig.run(2, renewing=False)
+    assert never not in rig.kernel.done
     assert rig.ended == [(LAPSED, True)]
-    assert not any(rig.kernel.passes(placement.address) for placement in (ETH, WAN))
+
+
+def test_claim_that_still_probes_is_not_renewed_too_late(rig: Rig) -> None:
+    rig.kernel.clock.advance(rig.LEASE)
+    rig.claim.renew(rig.kernel.now() + 1)
+    assert rig.ended == [(LAPSED, True)]
 
 
 @pytest.mark.parametrize("step", [f"refresh {ETH}", f"refresh {WAN}"])
