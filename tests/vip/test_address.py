@@ -36,11 +36,12 @@ def external(kernel: FakeKernel) -> tuple[ExternalAddress, list[str], Any]:
 
 def test_modes_are_what_the_service_asks_for() -> None:
     memory = MemoryReactorClock()
+    lost: list[str] = []
     for address in (
         LoopbackAddress(),
         external(FakeKernel())[0],
         HookAddress(memory, (IPV4,), "/bin/true", 1.0),
-        NetlinkAddress(memory, (IPV4,), Path("/nowhere"), [].append),
+        NetlinkAddress(memory, (IPV4,), Path("/nowhere"), lost.append),
     ):
         assert verifyObject(IVirtualAddress, address)
         assert not address.held
