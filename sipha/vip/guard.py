@@ -20,6 +20,7 @@ import struct
 import sys
 import time
 import tomllib
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,7 @@ import msgspec
 
 from sipha.errors import ConfigError
 from sipha.vip.addresses import Addresses, drain, open_watch
-from sipha.vip.claim import Claim, State
+from sipha.vip.claim import LAPSED, Claim, State
 from sipha.vip.gate import Gate, GateError, Nft
 from sipha.vip.link import Link
 from sipha.vip.messages import (
@@ -52,6 +53,9 @@ from sipha.vip.words import LastWords
 
 EX_CONFIG = 78
 """The exit status that says that starting again is no use (sysexits.h)."""
+
+MEMORY = 1000
+"""How many last words are remembered: whoever has heard one has reason to believe that its claim is over."""
 
 _UCRED = struct.Struct("3i")  # pid, uid, gid
 
@@ -142,6 +146,7 @@ class Guard:
         self._number = 0
         self._order: ClaimOrder | None = None
         self._words = LastWords()
+        self._spoken: deque[bytes] = deque(maxlen=MEMORY)
         self._refused: tuple[str, ...] = ()
         self._told: tuple[str, ...] = ()
         self._leaving = False
@@ -258,6 +263,12 @@ class Guard:
         if self._claim is not None or self._leaving:
             self._tell(Ended(order.number, "an earlier claim still ends"))
             return
+        if boottime() >= order.deadline:  # we were stopped while it waited
+            self._tell(Ended(order.number, LAPSED))
+            return
+        if order.last_word in self._spoken:
+            self._tell(Ended(order.number, "its last word has been spoken; a claim needs a word of its own"))
+            return
         self._number = order.number
         self._order = order
         self._claim = claim = Claim(
@@ -295,6 +306,7 @@ class Guard:
                 self._selector.unregister(each)
             link.close()
         if order is not None and may_speak:
+            self._spoken.append(order.last_word)
             self._words.speak(order.last_word, order.peers, boottime())
         self._tell(Ended(self._number, reason))
         if reason:

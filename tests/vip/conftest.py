@@ -40,19 +40,23 @@ class Daemon:
         ]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.deadline = 0.0
+        self._number = 0
         self.alarms: list[str] = []
         self._reports: queue.Queue[dict[str, Any]] = queue.Queue()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def say(self, *words: object) -> None:
+        self._number += words[0] == "claim"
         assert self.process.stdin is not None
         self.process.stdin.write(" ".join(map(str, words)) + "\n")
         self.process.stdin.flush()
 
     def hear(self, kind: str, patience: float = 5.0) -> dict[str, Any]:
-        """Return the next report of the guard, which must be of this kind: claimed or ended."""
+        """Return the next report of the guard on the latest claim, which must be of this kind: claimed or ended."""
         report = self._reports.get(timeout=patience)
+        while report["number"] != self._number:
+            report = self._reports.get(timeout=patience)
         assert report["report"] == kind, report
         return report
 

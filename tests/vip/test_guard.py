@@ -66,6 +66,18 @@ def test_guard_speaks_after_a_killed_daemons_addresses_are_gone(site: Site) -> N
         assert max(times) < spoken
 
 
+def test_guard_takes_no_claim_whose_last_word_was_spoken(site: Site) -> None:
+    site.start_guard()
+    daemon = site.start_daemon()
+    daemon.claim()
+    daemon.signal(signal.SIGKILL)
+    assert wait_for(lambda: site.words)
+    restarted = site.start_daemon()
+    restarted.say("claim", 1, IPV4)  # its first word, too
+    assert restarted.hear("ended")["reason"].startswith("its last word has been spoken")
+    restarted.claim(IPV4)
+
+
 def test_guard_ends_the_claim_of_a_frozen_daemon(site: Site) -> None:
     site.start_guard()
     daemon = site.start_daemon()
