@@ -54,6 +54,9 @@ from sipha.vip.words import LastWords
 EX_CONFIG = 78
 """The exit status that says that starting again is no use (sysexits.h)."""
 
+RESPITE = 1.0
+"""Seconds before a guard that can't guard ends: it is started again at once."""
+
 MEMORY = 1000
 """How many last words are remembered: whoever has heard one has reason to believe that its claim is over."""
 
@@ -147,13 +150,11 @@ class Guard:
         self._order: ClaimOrder | None = None
         self._words = LastWords()
         self._spoken: deque[bytes] = deque(maxlen=MEMORY)
-        self._refused: tuple[str, ...] = ()
         self._told: tuple[str, ...] = ()
         self._leaving = False
 
-    def run(self, refused: Sequence[str] = ()) -> None:
-        """Serve until told to stop and nothing is held; `refused` are privileges that an operator must hear of."""
-        self._refused = tuple(refused)
+    def run(self) -> None:
+        """Serve until told to stop and nothing is held."""
         wake, signals = socket.socketpair()
         wake.setblocking(False)
         signals.setblocking(False)
@@ -321,7 +322,7 @@ class Guard:
             self._daemon_gone("the daemon doesn't listen")
 
     def _tell_alarms(self) -> None:
-        alarms = (*self._refused, *(() if self._claim is None else self._claim.alarms.values()))
+        alarms = () if self._claim is None else tuple(self._claim.alarms.values())
         if self._daemon is not None and alarms != self._told:
             self._told = alarms
             self._tell(Alarms(alarms))
@@ -370,8 +371,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(EX_CONFIG)
     except (OSError, GateError) as error:
         log.error("can't guard the virtual addresses: %s", error)  # noqa: TRY400
+        time.sleep(RESPITE)
         sys.exit(1)
-    guard.run(tuple(hurry()))
+    for refused in hurry():
+        log.warning("%s", refused)
+    guard.run()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ LEASE = 0.3
 
 def main(configuration: str, peer: str, port: str) -> None:
     reactor: Any = installed
+    numbers = itertools.count(1)
     settings = read_settings(Path(configuration))
 
     def lost(reason: str) -> None:
@@ -25,7 +27,7 @@ def main(configuration: str, peer: str, port: str) -> None:
         claim()
 
     def claim() -> None:
-        word = b"word"
+        word = f"word {next(numbers)}".encode()  # a new one each time, since it may be spoken later
         address.claim(word, ((peer, int(port)),), boottime() + LEASE).addCallbacks(
             lambda _: print("claimed", flush=True), failed
         )

@@ -52,7 +52,7 @@ class Daemon:
         self.process.stdin.write(" ".join(map(str, words)) + "\n")
         self.process.stdin.flush()
 
-    def hear(self, kind: str, patience: float = 5.0) -> dict[str, Any]:
+    def hear(self, kind: str, patience: float = 20.0) -> dict[str, Any]:
         """Return the next report of the guard on the latest claim, which must be of this kind: claimed or ended."""
         report = self._reports.get(timeout=patience)
         while report["number"] != self._number:
@@ -109,7 +109,7 @@ class Site:
 
     def start_guard(self, *options: str) -> subprocess.Popen[bytes]:
         self.guard = self.run_guard(*options)
-        assert wait_for(self._guard_listens, 10.0)
+        assert wait_for(self._guard_listens, 30.0)
         return self.guard
 
     def run_guard(self, *options: str) -> subprocess.Popen[bytes]:

@@ -185,7 +185,7 @@ def test_stopped_guard_takes_the_addresses_with_it(site: Site) -> None:
     daemon.claim()
     guard.terminate()
     assert daemon.hear("ended")["reason"] == "the guard was stopped"
-    assert guard.wait(5) == 0
+    assert guard.wait(20) == 0
     assert site.gone()
     time.sleep(0.1)
     assert not site.words
@@ -198,19 +198,19 @@ def test_guard_of_a_parent_ends_with_it_after_the_last_word(site: Site) -> None:
     daemon.claim(lease=5.0)
     parent.kill()
     parent.wait()
-    assert guard.wait(5) == 0
+    assert guard.wait(20) == 0
     assert site.gone()
     assert len(site.words) == 3
 
 
 def test_second_guard_is_refused(site: Site) -> None:
     site.start_guard()
-    assert site.run_guard().wait(10) == 78
+    assert site.run_guard().wait(20) == 78
 
 
 def test_guard_refuses_a_configuration_that_others_can_change(site: Site) -> None:
     site.configuration.chmod(0o666)
-    assert site.run_guard().wait(10) == 78
+    assert site.run_guard().wait(20) == 78
 
 
 def test_guard_refuses_an_address_that_it_was_not_given(site: Site) -> None:
@@ -237,7 +237,7 @@ print(guard.recv(100))
     assert heard.strip() == "b''"
     daemon = site.start_daemon()
     daemon.claim()
-    assert site.start_daemon().process.wait(5) == 0
+    assert site.start_daemon().process.wait(20) == 0
     daemon.say("release")
     assert not daemon.hear("ended")["reason"]
 

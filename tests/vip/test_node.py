@@ -39,7 +39,7 @@ class Claimant:
 
     def hear(self, beginning: str) -> str:
         """Return the next line, which must begin so."""
-        line = self._lines.get(timeout=15)
+        line = self._lines.get(timeout=30)
         assert line.startswith(beginning), line
         return line
 
@@ -81,7 +81,7 @@ def test_daemon_starts_a_guard_and_stops_it(site: Site, claimant: Claimant) -> N
     guard = claimant.guard()
     assert os.getsid(guard) == guard, "a terminal's Ctrl-C is the daemon's to act on"
     claimant.process.terminate()
-    assert claimant.process.wait(5) == 0
+    assert claimant.process.wait(20) == 0
     assert site.gone()
     assert not alive(guard)
     assert not site.words
