@@ -1,0 +1,1 @@
+The virtual address is held by netlink: added, announced and taken away by a small guard process, the only one with privileges, before a gate in the kernel that shuts by itself when daemon and guard both stop (`virtual_address.mode = "netlink"`). Other modes follow an address that another tool moves (`external`), or run a command (`hook`).
