@@ -136,7 +136,7 @@ MUTATIONS = [
     Mutation(
         "a node that begins anew is counted anew",
         VOTER + "greeted",
-        "self._acknowledged.pop(peer, None)\n    self.raft.forget_match(peer)",
+        "self.raft.forget_match(peer)",
         "pass",
     ),
     # Promise and lease
@@ -246,9 +246,9 @@ MUTATIONS = [
     ),
     Mutation(
         "the leader counts what it has on disk itself",
-        VOTER + "_receive_reply",
-        "next_index = min(next_index, self._journal.durable + 1)",
-        "pass",
+        "cluster.raft:Raft._count_disks",
+        "self._journal.durable",
+        "self.last_index",
     ),
     Mutation(
         "an acknowledgement counts for its own term only",
