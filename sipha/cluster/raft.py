@@ -389,7 +389,7 @@ class Raft(SyncObj):
         """Apply the entry after the last applied one; a no-op changes nothing."""
         if command[0] == NO_OP:
             return None
-        return self._apply(self.applied_index + 1, command[1:])
+        return self._apply(self._SyncObj__raftLastApplied + 1, command[1:])
 
     def _state_changed(self, old: int, new: int) -> None:
         if _LEADER in (old, new):

@@ -500,6 +500,7 @@ class Replica:
             self._proposals.flush()
             self._step_handover()
         self._voter.tick()
+        self._note_applied()
         self._watch_role()
         self._proposals.expire()
         self._forwarding.expire()
@@ -571,10 +572,17 @@ class Replica:
         outcomes = machine.apply(index, entry)
         if machine.members is not members:
             self._kinship.call()
-        self._time.advance(machine.time, self._clock())
-        self._checkpoints.applied(index, machine.hash())
-        self._catchup.applied(index)
+        if self._checkpoints.remembers(index):
+            self._checkpoints.applied(index, machine.hash())
+            self._catchup.applied(index)
         return outcomes
+
+    def _note_applied(self) -> None:
+        """Take note of where the table is now, after a step in which entries may have been applied."""
+        machine = self.machine
+        if machine.index > self._checkpoints.index:
+            self._time.advance(machine.time, self._clock())
+            self._checkpoints.applied(machine.index, machine.hash())
 
     def _installed(self) -> None:
         """A snapshot has taken the place of the table."""
