@@ -295,7 +295,7 @@ MUTATIONS = [
     Mutation(
         "what a node loses it knows to have lost",
         "cluster.storage:Storage.open",
-        "storage.forget(str(damage))",
+        'storage._forget("; ".join([*reasons, str(damage)]))',
         "[disk.remove(n) for n in disk.names() if n.startswith(('log-', 'snapshot-', 'term', 'progress'))]; "
         "storage.snapshot = None; storage.journal = Journal.open(disk, None, sync=sync, commit=0)",
     ),
@@ -363,8 +363,8 @@ MUTATIONS = [
     Mutation(
         "entries are forgotten only when a durable snapshot covers them",
         "cluster.snapshots:_Writer.finish",
-        "self._disk.sync(self._name)\n",
-        "",
+        "self._disk.sync(self._name)",
+        "pass",
     ),
     Mutation(
         "a received snapshot replaces the log in one step",
