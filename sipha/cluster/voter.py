@@ -91,6 +91,8 @@ class Voter:
         self._secret = b""  # what shows our voters that the leader's claim has ended
         self._answering: tuple[int, int | None] = (0, None)  # sent, matched of the message being received
         self._verified: tuple[int, int, int] = (0, 0, 0)  # up to where our log is the leader's: term, index, sent
+        self._round = (-math.inf, 0)  # when it began, and what was committed then
+        self._goal = 0  # what was committed when the round before began
         self.raft = Raft(name, journal, applied, timing, self, apply)
         self.time_term = self.raft.last_term
         """Of the leader whose cluster time is ours."""
@@ -129,6 +131,8 @@ class Voter:
             self._ask_for_pre_votes(now)
         self.lease.lapse(now)
         self._watch_disk(now)
+        if now - self._round[0] >= self._timing.election_min:
+            self._goal, self._round = self._round[1], (now, self.raft.commit_index)
         self._journal.flush()  # first: the disk writes while we apply
         self.raft.tick()
         self._journal.flush()
@@ -352,12 +356,15 @@ class Voter:
             self.counters["stale replies"] += 1
 
     def is_ready(self, peer: str) -> bool:
-        """Return True if a peer answers, and has all on disk that is committed."""
+        """Return True if a peer answers, and has on disk what was committed an election timeout ago (thesis §4.2.1).
+
+        While entries come, some are always on their way.
+        """
         raft = self.raft
         return (
             peer not in self.forgetful
             and raft.silence(peer) < self._timing.election_max
-            and raft.match(peer) >= raft.commit_index
+            and raft.match(peer) >= self._goal
         )
 
     def greeted(self, peer: str, *, forgetful: bool) -> None:

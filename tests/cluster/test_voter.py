@@ -781,6 +781,36 @@ def test_lone_voter_commits_nothing_that_isnt_on_disk_when_it_is_elected(convene
     assert voter.raft.commit_index <= ballot.journals["a"].durable
 
 
+def test_peer_is_ready_while_it_keeps_up_and_no_longer(ballot: Ballot) -> None:
+    """Under load some entry is always on its way to it, and committed without it."""
+    leader = ballot.elect("a")
+    ballot.heartbeat("a")
+    ballot.settle()
+    behind = 0
+    for number in range(200):
+        ballot.append("a", b"%d" % number)
+        leader.tick()
+        for peer in "cb":  # what b acknowledges comes one entry late
+            ballot.deliver(peer, "a")
+            leader.tick()
+            behind += leader.raft.match("b") < leader.raft.commit_index
+            assert leader.is_ready("b")
+            ballot.deliver("a", peer)
+            ballot.voters[peer].tick()
+        ballot.now += 0.01
+    assert behind > 100
+    for number in range(200):
+        ballot.append("a", b"%d" % number)
+        leader.tick()
+        ballot.deliver("a", "c")
+        ballot.deliver("c", "a")
+        leader.raft.touch("b")  # it lives, and its disk takes nothing
+        ballot.voters["c"].tick()
+        ballot.now += 0.01
+    assert not leader.is_ready("b")
+    assert leader.is_ready("c")
+
+
 # Replies
 
 
