@@ -24,6 +24,7 @@ from sipha.cluster import founding
 from sipha.sandbox import Sandbox, SandboxNode
 from tests.system.conftest import agree, wait_until
 from tests.system.nodes import (
+    caught_up,
     check,
     freeze,
     offline,
@@ -341,6 +342,38 @@ def test_frozen_follower_changes_nothing_for_phones(calm: Sandbox, load: MakeLoa
     check(calm, phones)
     assert calm.wait_for_leader() is leader
     assert not phones.statuses[503], phones.statuses
+
+
+# -- clocks ---------------------------------------------------------------------------------------------------------
+
+
+def start_ahead(cluster: Sandbox, node: SandboxNode, seconds: int) -> None:
+    """Start a node whose CLOCK_BOOTTIME and CLOCK_MONOTONIC are ahead of the machine's."""
+    ahead = (f"--boottime={seconds}", f"--monotonic={seconds}")
+    cluster.launcher = ("unshare", "--time", *ahead, "--fork", "--kill-child")
+    cluster.start_node(node)
+    cluster.launcher = ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a namespace of time")
+def test_no_binding_expires_early_or_late_though_clocks_are_hours_apart(make: Make, load: MakeLoad) -> None:
+    cluster = make(tls=True)
+    cluster.found()
+    for number, node in enumerate(cluster.nodes):
+        start_ahead(cluster, node, 3600 * number)
+    begin(cluster)
+    phones = load(cluster)
+    for number, node in enumerate(cluster.nodes):
+        phones.wait_for(phones.acknowledged + 200)
+        siphactl(cluster.nodes[0], "transfer", node.name)
+        wait_until(partial(leads, node), f"{node.name} to serve phones")
+        phones.wait_for(phones.acknowledged + 100)
+        cluster.kill(node)
+        start_ahead(cluster, node, 10_000 - 5000 * number)  # its clock is stepped, by more than an hour
+        wait_until(lambda: caught_up(cluster), "the node to catch up")
+    phones.wait_for(phones.acknowledged + 200)
+    phones.stop()
+    check(cluster, phones)
 
 
 # -- a witness ------------------------------------------------------------------------------------------------------
