@@ -66,7 +66,7 @@ from sipha.state.entries import (
 from sipha.state.interfaces import ICredentials, ILocation, ILog
 from sipha.state.machine import DamagedMemory, Machine
 from sipha.state.outcomes import Outcome
-from sipha.state.snapshot import DamagedSnapshot, Frozen
+from sipha.state.snapshot import Frozen
 from sipha.state.time import ClusterTime
 
 TICK = 0.02
@@ -129,7 +129,7 @@ class Replica:
         except (UnknownSchema, OSError) as error:
             raise ConfigError(f"can't use the data directory: {error}") from error
         self._journal = self._storage.journal
-        self._journal.on_failed = self._disk_failed
+        self._journal.on_failed = self._give_up
         self._journal.on_durable = self._durable
         self._time = ClusterTime(clock(), self._resume_time())
         self._voter = Voter(
@@ -163,7 +163,7 @@ class Replica:
             self._checkpoints,
             network.send,
             self._installed,
-            self._disk_failed,
+            self._give_up,
             log_limit,
         )
         self._handover = Handover(
@@ -193,18 +193,13 @@ class Replica:
             raise ConfigError(str(error)) from error
 
     def _open(self, disk: Disk) -> Storage:
-        """Open what is on the disk; what can't be read makes the node an amnesiac."""
-        file = self._snapshots.newest()
-        base = None if file is None else (file.header.index, file.header.term)
-        storage = Storage.open(disk, self.node, sync=self._sync, snapshot=base)
-        if file is None or storage.snapshot is None:
-            return storage
-        try:
-            for _ in self.machine.adopt(self._snapshots.load(file)):
+        """Open what is on the disk; if what is needed of it can't be read, the node is an amnesiac."""
+        loaded, damaged = self._snapshots.load_newest()
+        base = None if loaded is None else (loaded.header.index, loaded.header.term)
+        storage = Storage.open(disk, self.node, sync=self._sync, snapshot=base, damaged=damaged)
+        if loaded is not None and storage.snapshot is not None:
+            for _ in self.machine.adopt(loaded):
                 pass
-        except DamagedSnapshot as damage:
-            storage.journal.close()
-            storage.forget(f"{file.name}: {damage}")
         return storage
 
     def _resume_time(self) -> int:
@@ -484,10 +479,16 @@ class Replica:
         """More of the log is on disk."""
         self._guarded(self._voter.durable_risen)
 
-    def _disk_failed(self, error: OSError) -> None:
-        """Nothing more can be promised."""
-        if self._state == "running":
+    def _give_up(self, error: Exception) -> None:
+        """Leave the cluster: nothing more can be promised after this error."""
+        if self._state != "running":
+            return
+        if isinstance(error, OSError):  # what memory and file hold of the log may differ now
             self._fail(f"the disk can't be written: {error}")
+        elif isinstance(error, MemoryError):  # an entry may have been applied in part
+            self._fail("the memory is full")
+        else:
+            self._fail(str(error))
 
     def _guarded(self, step: Callable[[], None], *, kick: bool = True) -> None:
         """Do one step; a failing one must not end the driving, but a node that goes on failing must not lead."""
@@ -497,14 +498,8 @@ class Replica:
             step()
         except ProtocolError:
             raise
-        except DivergedError as error:
-            self._fail(str(error))
-        except OSError as error:  # what memory and file hold of the log may differ now
-            self._disk_failed(error)
-        except (UnknownSchema, DamagedMemory) as error:
-            self._fail(str(error))
-        except MemoryError:  # an entry may have been applied in part
-            self._fail("the memory is full")
+        except (DivergedError, DamagedMemory, UnknownSchema, OSError, MemoryError) as error:
+            self._give_up(error)
         except Exception:  # noqa: BLE001  whatever it is, it is counted
             self._log.failure("a step of the log failed")
             now = self._clock()
@@ -519,6 +514,7 @@ class Replica:
             self._proposals.flush()
             self._step_handover()
         self._voter.tick()
+        self._note_applied()
         self._watch_role()
         self._proposals.expire()
         self._forwarding.expire()
@@ -590,10 +586,17 @@ class Replica:
         outcomes = machine.apply(index, entry)
         if machine.members is not members:
             self._kinship.call()
-        self._time.advance(machine.time, self._clock())
-        self._checkpoints.applied(index, machine.hash())
-        self._catchup.applied(index)
+        if self._checkpoints.remembers(index):
+            self._checkpoints.applied(index, machine.hash())
+            self._catchup.applied(index)
         return outcomes
+
+    def _note_applied(self) -> None:
+        """Take note of where the table is now, after a step in which entries may have been applied."""
+        machine = self.machine
+        if machine.index > self._checkpoints.index:
+            self._time.advance(machine.time, self._clock())
+            self._checkpoints.applied(machine.index, machine.hash())
 
     def _installed(self) -> None:
         """A snapshot has taken the place of the table."""
