@@ -141,7 +141,7 @@ class Voter:
 
     def _watch_disk(self, now: float) -> None:
         """Lead no more if the disk takes nothing, or less than comes: others have one that does."""
-        if self._journal.durable >= self._written[0]:
+        if self._journal.durable >= min(self._written[0], self.raft.last_index):  # it may have been cut off
             self._written = (self.raft.last_index, now)
         self._disk_hangs = now - self._written[1] > 2 * self._timing.election_max
         if self._disk_hangs and self.raft.leads and self.others:

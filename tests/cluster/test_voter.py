@@ -718,6 +718,19 @@ def test_leader_whose_disk_hangs_lets_another_lead(ballot: Ballot, seconds: floa
     assert leader.counters["leaderships given up as the disk hangs"] == (not leads)
 
 
+def test_disk_of_a_node_whose_log_was_cut_off_doesnt_count_as_hung(ballot: Ballot) -> None:
+    ballot.elect("a")
+    ballot.append("a", *[b"only at a"] * 5)
+    ballot.settle(["a"])
+    ballot.queues.clear()
+    ballot.elect("b", ["b", "c"])
+    ballot.settle()
+    for _ in range(60):
+        ballot.now += 0.05
+        ballot.settle(rounds=2)
+    ballot.elect("a")
+
+
 def test_leader_whose_disk_falls_behind_lets_another_lead(ballot: Ballot) -> None:
     """What waits for it is in memory, and the others' disks let more and more come."""
     leader = ballot.elect("a")
