@@ -16,6 +16,8 @@ from sipha.auth.authenticator import Authenticator
 from sipha.cluster.replica import Replica
 from sipha.proxy.interfaces import ITransport
 from sipha.proxy.proxy import Proxy
+from sipha.proxy.shadow import Shadows
+from sipha.proxy.takeover import longest_setup
 from sipha.registrar.registrar import Registrar
 from sipha.service.settings import (
     make_domains,
@@ -32,6 +34,9 @@ from sipha.sip.message import Request, Response
 from sipha.sip.token import Tokens
 from sipha.state.machine import Machine
 from sipha.transport.endpoint import Endpoint, ITransactionUser
+
+SHADOWS = "shadows"
+"""The topic under which the nodes share the shadows of calls."""
 
 
 class KeyRing:
@@ -104,6 +109,9 @@ class SipService(Service):
         self._keys = KeyRing(replica.machine)
         self._endpoint: ProxyEndpoint | None = None
         self._counters: dict[str, Any] = {}
+        self._timers = make_timers(configuration.sip)
+        self._shadows = Shadows(longest_setup(self._timers))
+        replica.sharing.subscribe(SHADOWS, lambda records: self._shadows.received(records, reactor.seconds()))
 
     @property
     def listening(self) -> bool:
@@ -118,13 +126,14 @@ class SipService(Service):
         authenticator = Authenticator(
             replica, self._keys.tokens, domains, nonce_lifetime=settings.registrar.nonce_lifetime
         )
-        layer = TransactionLayer(make_timers(settings.sip))
+        layer = TransactionLayer(self._timers)
         endpoint = self._endpoint = ProxyEndpoint(
             self._reactor,
             layer,
             make_listeners(settings),
             # The timer at the end of the lease may be late, a look at the clock isn't.
             may_send=replica.leading,
+            before_sending=self._share_shadows,
             tag=self._tag,
             receive_buffer=settings.sip.receive_buffer,
             limits=make_stream_limits(settings.sip),
@@ -148,9 +157,17 @@ class SipService(Service):
             domains=domains,
             transport=endpoint,
             term=lambda: replica.term,
+            shadows=self._shadows,
             settings=make_proxy_settings(settings),
         )
-        self._counters = {"registrar": registrar.counters, "proxy": proxy.counters, "transaction": layer.counters}
+        proxy.take_over(self._reactor.seconds())
+        self._counters = {
+            "registrar": registrar.counters,
+            "proxy": proxy.counters,
+            "takeover": proxy.takeover_counters,
+            "shadow": self._shadows.counters,
+            "transaction": layer.counters,
+        }
         user = TransactionUser(registrar, proxy, replica.leading)
         endpoint.start(user).addCallbacks(self._opened, self._not_opened)
 
@@ -173,6 +190,11 @@ class SipService(Service):
             for name in counters.__slots__
         }
         return counted | {f"transport_{name.replace('-', '_')}": n for name, n in self._endpoint.counters.items()}
+
+    def _share_shadows(self) -> None:
+        """Let the others know of our calls before anyone else hears of them."""
+        if records := self._shadows.take_records():
+            self._replica.sharing.share(SHADOWS, records)
 
     def _tag(self, request: Request) -> str:
         tokens = self._keys.tokens()
