@@ -146,11 +146,13 @@ class Callee(Agent):
         self.cancelled = False
         self.final: int | None = None
         self.acknowledged = False
+        self._alerting = False
         self._interval = 0.5
 
     @property
     def rings(self) -> bool:
-        return bool(self.invites) and self.final is None
+        """True once it has said that it is alerting its user, until it says how that ended."""
+        return self._alerting and self.final is None
 
     def act(self, event: Event, now: float) -> None:
         match event:
@@ -184,6 +186,7 @@ class Callee(Agent):
         fields.append(("Contact", f"<{self.phone.contact}>"))
         response = response_to(request, status, to_tag=f"tag-{self.phone.address[0]}", headers=fields)
         self.layer.respond(transaction, response, now)
+        self._alerting |= status > 100
         if status >= 200:
             self.final = status
         if 200 <= status < 300:
@@ -214,10 +217,9 @@ class Network:
             times.append(self._back_at if self._back_at else house.layer.next_timer())
             due = min((time for time in times if time is not None), default=inf)
             if due > end:
-                house.now = end
+                house.pass_time(end)
                 return
-            house.now = max(house.now, due)
-            house.state.now = 1_000_000 + house.now
+            house.pass_time(due)
             if self._back_at and house.now >= self._back_at:
                 self._back_at = 0.0
                 self.failed_over = True

@@ -153,12 +153,16 @@ class House:
         """The leader is gone, and another node leads: with the shadows of its calls, or without."""
         if not shadows:
             self.standby = self._shadows()
+        self.begin_to_lead()
+        self.advance(0)
+
+    def begin_to_lead(self) -> None:
+        """Another node leads, and is about to take over what it has shadows of."""
         self.fuse = None
         self.term += 1
         self.wires.connections.clear()
         self._lead()
         self.proxy.take_over(self.now)
-        self.advance(0)
 
     def phone(
         self, user: str, host: str, port: int = 5060, transport: str = "UDP", domain: str = "sipha.test"
@@ -206,10 +210,16 @@ class House:
     def advance(self, seconds: float) -> None:
         end = self.now + seconds
         while (when := self.layer.next_timer()) is not None and when <= end:
-            self.now = max(self.now, when)
+            self.pass_time(when)
             self.layer.handle_timer(self.now)
             self.turn()
-        self.now = end
+        self.pass_time(end)
+
+    def pass_time(self, until: float) -> None:
+        """Let all clocks go on, if it isn't later yet."""
+        passed = max(until - self.now, 0)
+        self.now += passed
+        self.state.now += passed
 
     def fail(self, phone: Phone) -> None:
         """An ICMP error comes for a phone, or its connection breaks."""
