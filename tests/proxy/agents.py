@@ -209,12 +209,12 @@ class Network:
         house, agents = self.house, (self.caller, *self.callees)
         end = house.now + seconds
         while True:
-            while any([agent.turn(house.now) for agent in agents]):
+            while sum(agent.turn(house.now) for agent in agents):
                 pass
             if house.fuse == 0 and not self._back_at:
                 self._back_at = house.now + GAP
             times = [agent.layer.next_timer() for agent in agents]
-            times.append(self._back_at if self._back_at else house.layer.next_timer())
+            times.append(self._back_at or house.layer.next_timer())
             due = min((time for time in times if time is not None), default=inf)
             if due > end:
                 house.pass_time(end)
