@@ -242,16 +242,17 @@ class Branches:
                 self._layer.terminate(server)
         elif proxied.key is not None:
             shadow = self._shadow(context, now)
-            if shadow != proxied.shadow:
+            if shadow != (before := proxied.shadow):
                 proxied.shadow = shadow
-                self._shadows.publish(Advanced(proxied.key, *shadow))
+                urgent = before is None or _decisive(*shadow) != _decisive(*before)
+                self._shadows.publish(Advanced(proxied.key, *shadow), urgent=urgent)
         elif passage is not None and not context.concluded and server.request.method == "INVITE":
             proxied.key = key_of(server.request.via)
             if proxied.key is not None:
                 proxied.shadow = self._shadow(context, now)
                 data, groups = passage.request.render(), tuple(map(tuple, proxied.groups))
                 call = Call(data, passage.incoming, passage.now, passage.loop, passage.users, proxied.breadth, groups)
-                self._shadows.publish(Opened(proxied.key, call, *proxied.shadow))
+                self._shadows.publish(Opened(proxied.key, call, *proxied.shadow), urgent=True)
 
     def _shadow(self, context: ResponseContext, now: float) -> tuple[tuple[ForkShadow, ...], bool]:
         offset = self._cluster_time() - now
@@ -260,7 +261,7 @@ class Branches:
     def _lift_shadow(self, proxied: ProxiedRequest) -> None:
         """Tell the other nodes that nothing is left to be done for a call."""
         if proxied.key is not None:
-            self._shadows.publish(Closed(proxied.key))
+            self._shadows.publish(Closed(proxied.key), urgent=False)
             proxied.key = None
 
     def _terminate(self, fork: Fork) -> None:
@@ -272,6 +273,11 @@ class Branches:
         if fork.timer is not None:
             self._layer.stop_timer(fork.timer)
         fork.timer = None if when is None else self._layer.set_timer(when, branch)
+
+
+def _decisive(forks: tuple[ForkShadow, ...], cancelled: bool) -> tuple[object, ...]:
+    """What nobody could find out any more, if the leader died before the others know of it."""
+    return cancelled, [(fork.reasons, fork.status) for fork in forks]
 
 
 def _shadow_of(fork: Fork, offset: float) -> ForkShadow:

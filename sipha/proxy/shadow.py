@@ -2,7 +2,7 @@
 
 Before an INVITE leaves, the leader shares a record of its response context; another whenever a fork comes further, and
 a last one when nothing is left to be done. They aren't logged and nobody awaits them: a call whose records are lost is
-carried on by its branches alone (see takeover.py).
+carried on by its branches alone (takeover.py).
 """
 
 from __future__ import annotations
@@ -118,6 +118,8 @@ class Shadows:
 
     def __init__(self, lifetime: float, *, max_count: int = 100_000, max_bytes: int = 256 << 20) -> None:
         self.counters = Counters()
+        self.urgent = False
+        """True if something is to be shared before anything else is sent."""
         self._lifetime = lifetime
         self._max_count = max_count
         self._max_bytes = max_bytes
@@ -127,22 +129,32 @@ class Shadows:
 
     # Our own calls
 
-    def publish(self, record: Record) -> None:
-        """Tell the others of a call of ours, with the next `take_records`."""
+    def publish(self, record: Record, *, urgent: bool) -> None:
+        """Tell the others of a call of ours, with the next `take_records`.
+
+        Urgent is what has to be elsewhere before anything else is sent. The rest can be lost: who doesn't know of it
+        sends or asks once more than needed.
+        """
         try:
             data = _encoder.encode(record)
         except UnicodeEncodeError:  # a header with bytes that are no text
             data = b""
         if 0 < len(data) <= MAX_RECORD:
             self._unshared.append(data)
+            self.urgent |= urgent
             self.counters.shared += 1
         else:
             self.counters.unshareable += 1
 
     def take_records(self) -> list[bytes]:
-        """Return what is to be shared before anything else leaves."""
-        records, self._unshared = self._unshared, []
+        """Return what is to be shared."""
+        records, self._unshared, self.urgent = self._unshared, [], False
         return records
+
+    @property
+    def waiting(self) -> bool:
+        """True if there is something to be shared."""
+        return bool(self._unshared)
 
     # The calls of others
 

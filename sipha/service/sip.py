@@ -38,6 +38,9 @@ from sipha.transport.endpoint import Endpoint, ITransactionUser
 SHADOWS = "shadows"
 """The topic under which the nodes share the shadows of calls."""
 
+SOON = 0.02
+"""Seconds that what isn't urgent of a shadow may wait for more of it."""
+
 
 class KeyRing:
     """The tokens under the log's keys, made anew when a key is added."""
@@ -109,6 +112,7 @@ class SipService(Service):
         self._keys = KeyRing(replica.machine)
         self._endpoint: ProxyEndpoint | None = None
         self._counters: dict[str, Any] = {}
+        self._sharing: Any = None
         self._timers = make_timers(configuration.sip)
         self._shadows = Shadows(longest_setup(self._timers))
         replica.sharing.subscribe(SHADOWS, lambda records: self._shadows.received(records, reactor.seconds()))
@@ -133,7 +137,7 @@ class SipService(Service):
             make_listeners(settings),
             # The timer at the end of the lease may be late, a look at the clock isn't.
             may_send=replica.leading,
-            before_sending=self._share_shadows,
+            before_sending=self._before_sending,
             tag=self._tag,
             receive_buffer=settings.sip.receive_buffer,
             limits=make_stream_limits(settings.sip),
@@ -191,10 +195,18 @@ class SipService(Service):
         }
         return counted | {f"transport_{name.replace('-', '_')}": n for name, n in self._endpoint.counters.items()}
 
+    def _before_sending(self) -> None:
+        """Let the other nodes know of our calls: at once what must be known before anything is sent."""
+        if self._shadows.urgent:
+            self._share_shadows()
+        elif self._shadows.waiting and self._sharing is None:
+            self._sharing = self._reactor.callLater(SOON, self._share_shadows)
+
     def _share_shadows(self) -> None:
-        """Let the others know of our calls before anyone else hears of them."""
-        if records := self._shadows.take_records():
-            self._replica.sharing.share(SHADOWS, records)
+        if self._sharing is not None and self._sharing.active():
+            self._sharing.cancel()
+        self._sharing = None
+        self._replica.sharing.share(SHADOWS, self._shadows.take_records())
 
     def _tag(self, request: Request) -> str:
         tokens = self._keys.tokens()

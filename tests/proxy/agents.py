@@ -219,6 +219,8 @@ class Network:
             if due > end:
                 house.pass_time(end)
                 return
+            if due > house.now:  # so much that what isn't urgent has been shared
+                house.share()
             house.pass_time(due)
             if self._back_at and house.now >= self._back_at:
                 self._back_at = 0.0

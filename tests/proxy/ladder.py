@@ -182,7 +182,8 @@ class House:
                     self.proxy.event_received(event, self.now)
                 except SipError as error:
                     self.errors.append(error)
-            self.share(self.shadows.take_records())
+            if self.shadows.urgent:
+                self.share()
             outgoing = self.layer.messages_to_send()
             if not outgoing:
                 return
@@ -197,7 +198,9 @@ class House:
                     self.inbox[flow.transport, flow.remote].append(message)
         raise AssertionError("the proxy never comes to rest")
 
-    def share(self, records: list[bytes]) -> None:
+    def share(self) -> None:
+        """Let the other nodes hear of the leader's calls."""
+        records = self.shadows.take_records()
         if records and self._burn():
             self.standby.received(records, self.now)
 
@@ -214,6 +217,8 @@ class House:
             self.layer.handle_timer(self.now)
             self.turn()
         self.pass_time(end)
+        if seconds:
+            self.share()
 
     def pass_time(self, until: float) -> None:
         """Let all clocks go on, if it isn't later yet."""

@@ -21,6 +21,9 @@ RING, BUSY, ANSWER, TRYING = Step(0.2, 180), Step(1, 486), Step(2, 200), Step(0.
 LIVES = 10_000
 """A fuse that doesn't burn down."""
 
+SOON = 0.1
+"""Seconds in which what isn't urgent has been shared."""
+
 Fork = tuple[int | None, Sequence[Step]]
 
 
@@ -157,6 +160,7 @@ def setup(*q: int | None, timers: Timers | None = None) -> tuple[House, Phone, l
             ringing.append((phone, phone.expect("INVITE")))
             phone.answer(ringing[-1][1], 180, tag=phone.via)
             alice.expect(180)
+    house.advance(SOON)
     return house, alice, ringing
 
 
@@ -288,6 +292,7 @@ class TestShadow:
         assert len(house.standby) == 1
         desk.answer(invite, 200)
         alice.expect(200)
+        house.advance(SOON)
         assert not house.standby
 
     def test_shadow_of_a_refused_call_ends_with_its_transaction(self) -> None:
@@ -307,6 +312,7 @@ class TestShadow:
         alice.authorize()
         alice.expect(100)
         bob.answer(bob.expect("INVITE"), 180)
+        house.advance(SOON)
         house.fail_over()
         bob.expect("CANCEL")
 
@@ -317,6 +323,7 @@ class TestShadow:
         call: Call = house.call(alice, bob)
         call.ack()
         bob.expect("ACK")
+        house.advance(SOON)
         house.fail_over()
         call.by_caller("INVITE")
         alice.expect(100)
