@@ -40,7 +40,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True):
     loop: str
     users: tuple[bytes, bytes]
     breadth: Annotated[int, Meta(ge=0)]
-    groups: tuple[tuple[Target, ...], ...]
+    groups: tuple[Annotated[tuple[Target, ...], Meta(min_length=1)], ...]
 
 
 class ForkShadow(msgspec.Struct, frozen=True, array_like=True):

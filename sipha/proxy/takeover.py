@@ -144,29 +144,35 @@ class Takeover:
         if not isinstance(request, Request) or request.method != "INVITE":
             raise MalformedMessage("a shadow of something else than an INVITE")
         flow = call.flow._replace(connection=_GONE) if call.flow.reliable else call.flow
-        server = self._layer.accept(request, flow, now)
         groups = [[_reachable(target) for target in group] for group in call.groups]
         progress = [Progress(fork.state, fork.reasons, _final(fork)) for fork in shadow.forks]
         context = ResponseContext.resumed(groups, progress, cancelled=shadow.cancelled)
         passage = Passage(request, flow, self._tokens(), call.loop, call.at, call.users)
+        server = self._layer.accept(request, flow, now)
         if not context.concluded:
             self._layer.respond(server, response_to(request, 100), now)
         proxied = ProxiedRequest(server, passage, context, call.breadth, groups)
-        self._branches.resume(proxied, shadow.forks, now)
+        try:
+            self._branches.resume(proxied, shadow.forks, now)
+        except ValueError:
+            self._layer.terminate(server)
+            raise
         if flow.reliable:  # nobody is left to hear of an answer
             self._branches.cancel(proxied, (), now)
 
     # By a response alone
 
     def _recreate(self, key: Key, via: Via, response: Response, flow: Flow, now: float) -> bool:
+        if now > self._until:
+            return False
         identity = branch_identity(response, via, flow.transport, flow.remote)
         token = self._tokens().read_branch(response.via.branch or "", identity)
-        if token is None or now > self._until or not token.fork:
+        if token is None or not 0 < token.fork <= token.forks:
             return False
         if self._cluster_time() - token.issued_at > self._reach + BRANCH_STEP:
             return False
         server = self._layer.server((*key, "INVITE")) or self._accept(response, via, now)
-        proxied = None if server is None else server.context or self._proxied(server, token.forks, now)
+        proxied = None if server is None else server.context or self._await_forks(server, token.forks, now)
         if not isinstance(proxied, ProxiedRequest) or token.fork > len(proxied.context.forks):
             return False
         # The Request-URI was the phone's contact; a phone knows ACK and CANCEL by their branch (§17.2.3).
@@ -187,7 +193,7 @@ class Takeover:
         request.headers.copy_from(response.headers, _COPIED)
         return self._layer.accept(request, flow, now)
 
-    def _proxied(self, server: ServerTransaction, forks: int, now: float) -> ProxiedRequest:
+    def _await_forks(self, server: ServerTransaction, forks: int, now: float) -> ProxiedRequest:
         groups = [[Target("")] * forks]
         context = ResponseContext.resumed(groups, [Progress(ForkState.CALLING)] * forks, cancelled=False)
         proxied = ProxiedRequest(server, None, context, 0, groups)

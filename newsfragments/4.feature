@@ -1,0 +1,1 @@
+A call that is being set up outlives its leader: the next one goes on ringing, forking, cancelling and answering where the last one ceased (callers over UDP; a caller over TCP hears nothing more, and its callee's phones fall silent).
