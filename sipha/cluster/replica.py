@@ -28,6 +28,7 @@ from sipha.cluster.proposals import Done, Proposals
 from sipha.cluster.raft import Timing
 from sipha.cluster.raft import clock as boottime
 from sipha.cluster.scrub import Scrub
+from sipha.cluster.sharing import Sharing
 from sipha.cluster.snapshots import Snapshots
 from sipha.cluster.status import ReplicaStatus
 from sipha.cluster.storage import Progress, Storage
@@ -47,6 +48,7 @@ from sipha.cluster.wire import (
     ProtocolError,
     RaftMessage,
     RequestVote,
+    Shared,
     SnapshotChunk,
     SnapshotReply,
     datagram,
@@ -152,6 +154,7 @@ class Replica:
             node, self._journal, self.machine, self._voter, self._propose_members, self._members_changed
         )
         self._kinship = Kinship(node, cluster, priority, seeds, self._storage, network, self.membership, self.machine)
+        self.sharing = Sharing(network, self._kinship, self.membership)
         self._checkpoints = Checkpoints(node, lambda: [member.name for member in self.membership.members])
         self._catchup = Catchup(
             clock,
@@ -376,7 +379,7 @@ class Replica:
             journal_bytes=self._journal.size,
             peers=tuple(self._kinship.peers(match)),
             alarms=tuple(self._alarms()),
-            counters={**self._voter.counters, **self._network.counters},
+            counters={**self._voter.counters, **self._network.counters, **self.sharing.counters},
         )
 
     def _role(self) -> Literal["leader", "follower", "learner", "failed"]:
@@ -424,7 +427,7 @@ class Replica:
             return not self.leadership.held
         if isinstance(message, AppendReply):
             return message.reset or self._raft.commit_index < self._raft.last_index
-        return True
+        return not isinstance(message, Shared)
 
     def _connected(self, peer: str) -> None:
         self._kinship.connected(peer)
@@ -448,6 +451,8 @@ class Replica:
                 return
         if isinstance(message, Propose | ProposalOutcome):
             self._forwarding.received(peer, message)
+        elif isinstance(message, Shared):
+            self.sharing.received(message)
         elif isinstance(message, Checkpoint):
             self._checkpoints.received(peer, message)
         elif isinstance(message, SnapshotChunk | SnapshotReply):
