@@ -312,6 +312,11 @@ class Replica:
         return None if self._state == "failed" else self._voter.leader
 
     @property
+    def led_until(self) -> int:
+        """The cluster time in ms at which another node was last heard to lead; 0 if none was since the start."""
+        return self._voter.led_until
+
+    @property
     def claim_secret(self) -> bytes:
         """The secret of the present claim to the lease, for whoever speaks the last word; empty if there is none."""
         return self._lease.secret

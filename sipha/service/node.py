@@ -22,9 +22,10 @@ from sipha.cluster.leadership import LeaderServices
 from sipha.errors import ConfigError
 from sipha.garbage import GarbageCollection
 from sipha.service.admin import AdminService
+from sipha.service.nat import make_keepalive
 from sipha.service.replication import Replication
 from sipha.service.settings import make_domains
-from sipha.service.sip import SipService
+from sipha.service.sip import KeyRing, SipService
 from sipha.service.view import View
 
 LINGER = 60.0
@@ -47,12 +48,24 @@ class Node(MultiService):
         self.replication = Replication(reactor, configuration, self._replica_failed)
         replica = self.replication.replica
         GarbageCollection(reactor).setServiceParent(self)
-        self.sip = SipService(reactor, configuration, replica, self._sip_failed)
+        keys = KeyRing(replica.machine)
+        self.keepalive = make_keepalive(
+            reactor, configuration, replica, transport=lambda: self.sip.transport, tokens=keys.tokens
+        )
+        self.sip = SipService(
+            reactor,
+            configuration,
+            replica,
+            self._sip_failed,
+            keys=keys,
+            askers=(self.keepalive.response_received,),
+        )
         on_leader = LeaderServices(replica.leadership)
         self.sip.setServiceParent(on_leader)
+        self.keepalive.setServiceParent(on_leader)
         Expirer(reactor, replica).setServiceParent(on_leader)
         on_leader.setServiceParent(self)
-        self.view = View(reactor, configuration, self.replication, self.sip)
+        self.view = View(reactor, configuration, self.replication, self.sip, self.keepalive)
         admin = AdminService(reactor, configuration.admin, self.view, make_domains(configuration))
         admin.setServiceParent(self)
 

@@ -14,9 +14,12 @@ from zope.interface import implementer
 from sipha import config
 from sipha.auth.authenticator import Authenticator
 from sipha.cluster.replica import Replica
+from sipha.nat import stun
+from sipha.nat.interfaces import IPingTransport
 from sipha.proxy.interfaces import ITransport
 from sipha.proxy.proxy import Proxy
 from sipha.registrar.registrar import Registrar
+from sipha.service.nat import make_detection, make_force_rport
 from sipha.service.settings import (
     make_domains,
     make_listeners,
@@ -51,9 +54,9 @@ class KeyRing:
         return self._tokens
 
 
-@implementer(ITransport)
+@implementer(ITransport, IPingTransport)
 class ProxyEndpoint(Endpoint):
-    """The endpoint as the transport that the proxy asks for."""
+    """The endpoint as the transport that proxy and keepalive ask for."""
 
 
 @implementer(ITransactionUser)
@@ -95,13 +98,21 @@ class SipService(Service):
     log = Logger()
 
     def __init__(
-        self, reactor: Any, configuration: config.Config, replica: Replica, failed: Callable[[str], None]
+        self,
+        reactor: Any,
+        configuration: config.Config,
+        replica: Replica,
+        failed: Callable[[str], None],
+        *,
+        keys: KeyRing,
+        askers: Sequence[Callable[[Response, Flow], bool]] = (),
     ) -> None:
         self._reactor = reactor
         self._config = configuration
         self._replica = replica
         self._failed = failed
-        self._keys = KeyRing(replica.machine)
+        self._keys = keys
+        self._askers = askers
         self._endpoint: ProxyEndpoint | None = None
         self._counters: dict[str, Any] = {}
 
@@ -109,6 +120,11 @@ class SipService(Service):
     def listening(self) -> bool:
         """True while the virtual addresses are ours."""
         return self._endpoint is not None and bool(self._endpoint.addresses)
+
+    @property
+    def transport(self) -> IPingTransport | None:
+        """The way to phones, while the virtual addresses are ours and the lease is valid."""
+        return self._endpoint if self.listening and self._replica.leading() else None
 
     def startService(self) -> None:
         """Open the listeners, with nothing left over from an earlier leadership."""
@@ -118,7 +134,7 @@ class SipService(Service):
         authenticator = Authenticator(
             replica, self._keys.tokens, domains, nonce_lifetime=settings.registrar.nonce_lifetime
         )
-        layer = TransactionLayer(make_timers(settings.sip))
+        layer = TransactionLayer(make_timers(settings.sip), force_rport=make_force_rport(settings))
         endpoint = self._endpoint = ProxyEndpoint(
             self._reactor,
             layer,
@@ -126,6 +142,7 @@ class SipService(Service):
             # The timer at the end of the lease may be late, a look at the clock isn't.
             may_send=replica.leading,
             tag=self._tag,
+            stun=stun.answer,
             receive_buffer=settings.sip.receive_buffer,
             limits=make_stream_limits(settings.sip),
         )
@@ -138,6 +155,7 @@ class SipService(Service):
             term=lambda: replica.term,
             send=endpoint.send,
             settings=make_registrar_settings(settings.registrar),
+            is_behind_nat=make_detection(settings),
         )
         proxy = Proxy(
             layer,
@@ -151,7 +169,7 @@ class SipService(Service):
             settings=make_proxy_settings(settings),
         )
         self._counters = {"registrar": registrar.counters, "proxy": proxy.counters, "transaction": layer.counters}
-        user = TransactionUser(registrar, proxy, replica.leading)
+        user = TransactionUser(registrar, proxy, replica.leading, self._askers)
         endpoint.start(user).addCallbacks(self._opened, self._not_opened)
 
     def stopService(self) -> Deferred[None] | None:

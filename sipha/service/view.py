@@ -14,11 +14,12 @@ from sipha.admin.interfaces import INode
 from sipha.admin.views import NodeView, PeerStatus, Status
 from sipha.config.texts import NodeName, SocketAddress
 from sipha.errors import ConfigError, Unavailable, UnknownOutcome
+from sipha.nat.keepalive import OFF, SETTING, Keepalive
 from sipha.service.replication import Replication
 from sipha.service.sip import SipService
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
-from sipha.state.entries import Record
+from sipha.state.entries import PutSetting, Record
 from sipha.state.outcomes import Outcome
 from sipha.state.snapshot import Frozen
 
@@ -28,14 +29,22 @@ DEADLINE = 4.0
 
 @implementer(INode)
 class View:
-    """The node of which `replication` and `sip` are parts."""
+    """The node of which `replication`, `sip` and `keepalive` are parts."""
 
-    def __init__(self, reactor: Any, configuration: config.Config, replication: Replication, sip: SipService) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        configuration: config.Config,
+        replication: Replication,
+        sip: SipService,
+        keepalive: Keepalive,
+    ) -> None:
         self._reactor = reactor
         self._config = configuration
         self._replication = replication
         self._replica = replication.replica
         self._sip = sip
+        self._keepalive = keepalive
         self._started_at = reactor.seconds()
         self._admins = {str(peer.name): str(peer.admin) for peer in configuration.cluster.peers}
 
@@ -45,7 +54,7 @@ class View:
         return Status(
             node=replica.node,
             version=__version__,
-            alarms=(*replica.alarms, *self._replication.alarms()),
+            alarms=(*replica.alarms, *self._replication.alarms(), *self._keepalive.alarms()),
             uptime=self._reactor.seconds() - self._started_at,
             cluster_id=replica.cluster_id,
             role=replica.role,
@@ -71,7 +80,8 @@ class View:
             aors=len(machine.location),
             bindings=machine.location.count,
             accounts=len(machine.accounts),
-            counters={**replica.counters, **self._sip.counters()},
+            pings=self._keepalive.state,
+            counters={**replica.counters, **self._sip.counters(), **self._keepalive.counted()},
             peers=tuple(
                 PeerStatus(
                     peer.name,
@@ -114,6 +124,14 @@ class View:
     def account(self, username: str, domain: str) -> Account | None:
         """The account `username@domain`."""
         return self._replica.machine.accounts.get(username, domain)
+
+    def pings(self) -> bool:
+        """Return False if an operator has turned pings off."""
+        return self._replica.machine.settings.get(SETTING) != OFF
+
+    def turn_pings(self, done: Callable[[Outcome | Unavailable], None], *, on: bool) -> None:
+        """Have the cluster ping, or not, from now on."""
+        self._replica.propose(PutSetting(SETTING, "" if on else OFF), done)
 
     def propose(self, record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
         """Queue a record for the log."""

@@ -1,4 +1,4 @@
-"""Every keyed derivation: nonces, tags, branches and Record-Route tokens, each under a subkey of its own.
+"""Every keyed derivation: nonces, tags, branches, pings and Record-Route tokens, each under a subkey of its own.
 
 The keys come from the log, so that what one leader made the next one verifies (design §5). A token names the key it
 was made with; keys overlap for longer than the longest call.
@@ -23,6 +23,7 @@ _MAC_SIZE = 12
 _TRANSPORTS = ("UDP", "TCP", "TLS", "WS", "WSS")
 _NONCE_HEAD = 26  # hexadecimal digits: key id, term, time, serial
 _BRANCH = Struct("!BIBB")
+_PING = Struct("!BQI")
 _SIDE = Struct("!4sBH")
 NOBODY = bytes(4)
 """The user of a side of a dialog that is no phone of ours."""
@@ -44,6 +45,13 @@ class BranchToken(NamedTuple):
     loop: str
 
 
+class PingToken(NamedTuple):
+    """What the branch of a ping says: which binding it is for, and in which slot of the schedule it was sent."""
+
+    contact_id: int
+    slot: int
+
+
 class Hop(NamedTuple):
     """Where one side of a dialog is reached: a transport, and the address that the flow had; `user` tells whose."""
 
@@ -63,11 +71,12 @@ class RouteToken(NamedTuple):
 class _Subkeys:
     """The subkeys of one key of the log, each as a MAC that has taken in its key and is copied for use."""
 
-    __slots__ = ("branch", "nonce", "route", "tag")
+    __slots__ = ("branch", "nonce", "ping", "route", "tag")
 
     def __init__(self, secret: bytes) -> None:
         self.branch = _subkey(secret, b"branch")
         self.nonce = _subkey(secret, b"nonce")
+        self.ping = _subkey(secret, b"ping")
         self.route = _subkey(secret, b"route")
         self.tag = _subkey(secret, b"tag")
 
@@ -142,6 +151,23 @@ class Tokens:
     def loop_digest(self, fields: tuple[str, ...]) -> str:
         """Make the part of a branch that shows a loop: a digest of all that routes the request (RFC 5393 §4.2)."""
         return _hex_mac(self._current.branch, _join(fields))[:16]
+
+    def ping(self, contact_id: int, slot: int) -> str:
+        """Make the token of a ping, of which nothing is kept: the binding's id, and the slot that it is sent in."""
+        head = _PING.pack(self._current_id, contact_id, slot & 0xFFFFFFFF)
+        return _text(head + _mac(self._current.ping, head))
+
+    def read_ping(self, token: str) -> PingToken | None:
+        """Return what the token of a ping says, or None if it isn't ours."""
+        data = _data(token)
+        if data is None or len(data) != _PING.size + _MAC_SIZE:
+            return None
+        head = data[: _PING.size]
+        key_id, contact_id, slot = _PING.unpack(head)
+        keys = self._keys.get(key_id)
+        if keys is None or not hmac.compare_digest(_mac(keys.ping, head), data[_PING.size :]):
+            return None
+        return PingToken(contact_id, slot)
 
     def user(self, aor: str) -> bytes:
         """Make the mark of a user of ours in a token, from the AOR."""

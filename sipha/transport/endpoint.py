@@ -23,7 +23,7 @@ from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response, mark_received, response_to
 from sipha.sip.parser import ParseError, parse
 from sipha.transport.address import canonical, family
-from sipha.transport.connection import Received
+from sipha.transport.connection import PING, PONG, Received
 from sipha.transport.stream import StreamLimits, Streams
 from sipha.transport.udp import TRANSIENT, UdpSocket
 
@@ -32,6 +32,9 @@ RETRY_IN_USE = 0.05
 
 _KEEPALIVE_CHARACTERS = b"\r\n\0 "
 _LONGEST_KEEPALIVE = 8
+# "The most significant 2 bits of every STUN message MUST be zeroes", and the cookie is no text (RFC 8489 §5).
+_NOT_STUN = 0x40
+_STUN_COOKIE = b"\x21\x12\xa4\x42"
 
 
 class ITransactionUser(Interface):
@@ -53,7 +56,7 @@ class Endpoint:
     """The listeners of a node and the connections they have, as one: what comes in and what goes out.
 
     `counters` counts by reason what was dropped or failed. `may_send` is asked before every message. `tag` makes the To
-    tag of a stateless error response.
+    tag of a stateless error response. `stun` answers a datagram that is STUN, from an address.
     """
 
     log = Logger()
@@ -66,6 +69,7 @@ class Endpoint:
         *,
         may_send: Callable[[], bool] = lambda: True,
         tag: Callable[[Request], str] | None = None,
+        stun: Callable[[bytes, Address], bytes | None] = lambda _data, _remote: None,
         freebind: bool = False,
         receive_buffer: int = 4 << 20,
         limits: StreamLimits | None = None,
@@ -76,6 +80,7 @@ class Endpoint:
         self._listeners = tuple(listeners)
         self._may_send = may_send
         self._tag = tag
+        self._stun = stun
         self._freebind = freebind
         self._receive_buffer = receive_buffer
         self._limits = limits or StreamLimits()
@@ -155,6 +160,10 @@ class Endpoint:
             self._reactor.callLater(0, self._failed, [flow])
         return sent
 
+    def offer(self, data: bytes, flow: Flow) -> bool:
+        """Send once, outside of a transaction; False if it didn't leave this node, which condemns no flow."""
+        return self._user is not None and self._may_send() and not self._transmit(data, flow)
+
     def turn(self, now: float) -> None:
         """Hand over the layer's events, send its messages and arm the timer: after everything that moves the layer."""
         if self._turning or self._user is None:
@@ -232,6 +241,11 @@ class Endpoint:
         for data, flow in datagrams:
             if len(data) <= _LONGEST_KEEPALIVE and not data.strip(_KEEPALIVE_CHARACTERS):
                 self.counters["udp-keepalive"] += 1
+                if data == PING:
+                    self.offer(PONG, flow)
+                continue
+            if data[0] < _NOT_STUN and data[4:8] == _STUN_COOKIE:
+                self._answer_stun(data, flow)
                 continue
             try:
                 self._layer.receive(parse(data), flow, now)
@@ -240,6 +254,12 @@ class Endpoint:
             except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
                 self._note_mistake("reading a datagram")
         self.turn(now)
+
+    def _answer_stun(self, data: bytes, flow: Flow) -> None:
+        self.counters["stun"] += 1
+        answer = self._stun(data, flow.remote)
+        if answer is not None:
+            self.offer(answer, flow)
 
     def _messages_received(self, received: list[Received], flow: Flow) -> None:
         now = self._reactor.seconds()
@@ -325,17 +345,21 @@ class Endpoint:
         if not self._may_send():
             self.counters["withheld"] += 1
             return True
+        error = self._transmit(data, flow)
+        return not error or error in TRANSIENT
+
+    def _transmit(self, data: bytes, flow: Flow) -> int:
+        """Send, and return 0, or the errno why it was not sent."""
         if flow.transport == "UDP":
             udp = self._udp.get(flow.local)
             if udp is not None:
-                failed = udp.send(data, flow.remote)
-                return not failed or failed in TRANSIENT
+                return udp.send(data, flow.remote)
         else:
             streams = self._streams.get(flow.transport)
             if streams is not None and streams.send(data, flow):
-                return True
+                return 0
         self.counters["unsent"] += 1
-        return False
+        return errno.ENOTCONN
 
     # -- the timer --------------------------------------------------------------------------------------------------
 

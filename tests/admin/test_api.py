@@ -49,6 +49,7 @@ class TestBindings:
             "cseq": 7,
             "user_agent": "phone/1",
             "received": "sip:127.0.0.1:5070",
+            "behind_nat": False,
             "socket": "udp:127.0.0.10:5060",
             "path": ["<sip:edge;lr>"],
             "methods": "INVITE,ACK",

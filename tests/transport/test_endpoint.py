@@ -65,6 +65,7 @@ class Node:
             listeners or [Listener("UDP", HOST, 0)],
             may_send=lambda: self.may_send,
             tag=lambda _: "keyed",
+            stun=lambda data, remote: b"%s:%d " % (remote[0].encode(), remote[1]) + data,
         )
         assert self.endpoint.start(self.user).result is True
         self.phone = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -176,7 +177,42 @@ def test_what_must_not_be_answered_is_dropped_and_counted(node: Node, data: byte
 def test_keepalive_over_udp_is_no_malformed_message(node: Node, data: bytes) -> None:
     node.receive(data)
     assert node.endpoint.counters == {"udp-keepalive": 1}
+    assert node.answers() == ([b"\r\n"] if data == b"\r\n\r\n" else [])
+
+
+def test_stun_on_the_sip_port_is_answered_and_sip_goes_on(node: Node) -> None:
+    request_of_stun = b"\0\1\0\0\x21\x12\xa4\x42" + b"t" * 12
+    node.receive(request_of_stun, request())
+    host, port = node.phone.getsockname()
+    answer, ok = node.answers()
+    assert answer == b"%s:%d " % (host.encode(), port) + request_of_stun
+    assert statuses([ok]) == [200]
+    assert node.endpoint.counters["stun"] == 1
+
+
+def test_text_with_the_cookie_of_stun_is_none(node: Node) -> None:
+    node.receive(b"OPTI\x21\x12\xa4\x42")
     assert node.answers() == []
+    assert "stun" not in node.endpoint.counters
+
+
+def test_what_is_offered_and_fails_condemns_no_flow(node: Node) -> None:
+    assert node.endpoint.offer(b"ping", node.flow)
+    assert node.answers() == [b"ping"]
+    for remote in (("255.255.255.255", 5060), ("::1", 5060), ("127.0.0.1", 0)):
+        assert not node.endpoint.offer(b"ping", node.flow._replace(remote=remote))
+    assert not node.endpoint.offer(b"ping", node.flow._replace(local=("192.0.2.1", 5060)))
+    node.may_send = False
+    assert not node.endpoint.offer(b"ping", node.flow)
+    node.reactor.advance(1.0)
+    assert not node.endpoint.counters["flow-failed"]
+
+
+def test_what_is_offered_goes_by_a_connection_if_there_is_one(stream_node: Node) -> None:
+    connection, wire = stream_node.accept()
+    assert stream_node.endpoint.offer(b"ping", connection.flow)
+    assert wire.value() == b"ping"
+    assert not stream_node.endpoint.offer(b"ping", connection.flow._replace(connection=connection.flow.connection + 1))
 
 
 @pytest.mark.parametrize(
