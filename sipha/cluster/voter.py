@@ -94,8 +94,6 @@ class Voter:
         self.raft = Raft(name, journal, applied, timing, self, apply)
         self.time_term = self.raft.last_term
         """Of the leader whose cluster time is ours."""
-        self.led_until = 0
-        """The cluster time in ms at which another node was last heard to lead; 0 before that."""
         self._receive: dict[type, Callable[[str, Any], None]] = {
             AppendEntries: self._receive_append,
             LeaseAck: self._receive_lease_ack,
@@ -278,7 +276,7 @@ class Voter:
         append, matched = guards.verify(message, raft)
         claim = (message.term, message.claim)
         promised = self._promise.give(message.lease / 1000, now, claim, message.commitment)
-        self._heard, self.led_until = now, message.time
+        self._heard = now
         self._asked_term = 0  # we have promised not to stand
         if message.term == self.time_term:
             self._time.follow(message.time, now)

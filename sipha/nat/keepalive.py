@@ -81,7 +81,7 @@ class Counters:
 class Keepalive(Service):
     """A child of LeaderServices, which pings the bindings of `machine` over `transport`, None while that isn't open.
 
-    `led_until` is the cluster time in ms at which another leader was last heard; `tokens` are None while there is no
+    `served_until` is the cluster time in ms at which another leader was last heard to ping; `tokens` are None while there is no
     key. No binding is removed while this node isn't `well`.
     """
 
@@ -96,7 +96,7 @@ class Keepalive(Service):
         *,
         transport: Callable[[], IPingTransport | None],
         tokens: Callable[[], Tokens | None],
-        led_until: Callable[[], int],
+        served_until: Callable[[], int],
         well: Callable[[], bool] = lambda: True,
     ) -> None:
         self.counters = Counters()
@@ -106,7 +106,7 @@ class Keepalive(Service):
         self._machine = machine
         self._transport = transport
         self._tokens = tokens
-        self._led_until = led_until
+        self._served_until = served_until
         self._well = well
         self._pinged_until = 0
         self._failures = 0  # sends in succession that have failed
@@ -116,7 +116,7 @@ class Keepalive(Service):
     def _begin(self) -> None:
         """Know nothing of who is to be pinged."""
         now, interval = self._now(), int(self._settings.interval * 1000)
-        self._schedule = Schedule(interval, max(self._led_until(), self._pinged_until), now)
+        self._schedule = Schedule(interval, max(self._served_until(), self._pinged_until), now)
         self._answers = Answers(int(self._settings.timeout * 1000) // SLOT)
         self._location: Location | None = None
         self._indexing: Iterator[None] | None = None

@@ -18,7 +18,7 @@ CATCH_UP = 8
 class Schedule:
     """The AORs by their bindings' slots; `interval` and all times are in ms of cluster time.
 
-    It goes on from `since`, up to where an earlier leader is known to have pinged, but from one interval ago at most.
+    It goes on from `since`, up to where an earlier leader is known to have pinged, but from less than an interval ago.
     """
 
     def __init__(self, interval: int, since: int, now: int) -> None:
@@ -70,7 +70,7 @@ class Schedule:
         self._next, self._rest = now // SLOT + 1, []
 
     def _keep_up(self, now: int) -> None:
-        """What is overdue by an interval or more has come again meanwhile."""
-        oldest = now // SLOT + 1 - self.slots
+        """Leave out what is overdue by so much that it will soon come again, before the rest has caught up."""
+        oldest = now // SLOT + 1 - self.slots + self.slots // CATCH_UP
         if self._next < oldest:
             self._next, self._rest = oldest, []

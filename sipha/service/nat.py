@@ -61,5 +61,5 @@ def make_keepalive(
         replica.machine,
         transport=transport,
         tokens=tokens,
-        led_until=lambda: replica.led_until,
+        served_until=lambda: replica.served_until,
     )
