@@ -114,7 +114,7 @@ class Replica:
         self.machine = Machine()
         self.leadership = Leadership()
         self.served_until = 0
-        """The cluster time in ms at which another node was last heard to serve phones; 0 if none was since the start."""
+        """The cluster time in ms at which another node was last heard to serve phones; 0 before that."""
         self._reactor = reactor
         self._clock = clock
         self._boot_id = boot_id

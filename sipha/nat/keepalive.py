@@ -12,11 +12,11 @@ from twisted.logger import Logger
 from sipha.errors import Unavailable
 from sipha.nat.answers import Answers, Awaited
 from sipha.nat.interfaces import IPingTransport
-from sipha.nat.ping import DOUBLE_CRLF, ZEROS, destination, listener, options, path_of
+from sipha.nat.ping import BRANCH, DOUBLE_CRLF, ZEROS, destination, listener, options, path_of, read_answer
 from sipha.nat.schedule import SLOT, Schedule
 from sipha.sip.flow import Address, Flow
 from sipha.sip.message import Response
-from sipha.sip.token import MAGIC_COOKIE, Tokens
+from sipha.sip.token import Tokens
 from sipha.state.binding import BEHIND_NAT, PINGED, Binding
 from sipha.state.entries import RemoveUnreachable
 from sipha.state.interfaces import ILog
@@ -81,8 +81,8 @@ class Counters:
 class Keepalive(Service):
     """A child of LeaderServices, which pings the bindings of `machine` over `transport`, None while that isn't open.
 
-    `served_until` is the cluster time in ms at which another leader was last heard to ping; `tokens` are None while there is no
-    key. No binding is removed while this node isn't `well`.
+    `served_until` is the cluster time in ms at which another leader was last heard to ping; `tokens` are None while
+    there is no key. No binding is removed while this node isn't `well`.
     """
 
     log = Logger()
@@ -296,14 +296,22 @@ class Keepalive(Service):
 
     def response_received(self, response: Response, _: Flow) -> bool:
         """Take a response, if it is to a ping of this node's or of an earlier leader's; False if not."""
+        branch = response.via.branch or ""
+        return branch.startswith(BRANCH) and self._answered(branch.removeprefix(BRANCH), response.status)
+
+    def datagram_received(self, data: bytes, _: Flow) -> bool:
+        """The same for a datagram as it came: in a large cluster most of what comes are answers to pings."""
+        answer = read_answer(data)
+        return answer is not None and self._answered(*answer)
+
+    def _answered(self, token: str, status: int) -> bool:
         tokens = self._tokens()
-        branch = response.via.branch
-        ping = None if tokens is None or branch is None else tokens.read_ping(branch.removeprefix(MAGIC_COOKIE))
+        ping = None if tokens is None else tokens.read_ping(token)
         if ping is None:
             return False
         awaited = self._answers.awaited(ping.slot, ping.contact_id)
         # Whatever a phone says, it is there; what an edge says may be its own word.
-        if awaited is not None and not (awaited.to_edge and _tells_nothing(response.status)):
+        if awaited is not None and not (awaited.to_edge and _tells_nothing(status)):
             self.counters.answered += 1
             self._answers.came(ping.slot, ping.contact_id)
         return True

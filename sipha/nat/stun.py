@@ -12,6 +12,7 @@ from sipha.sip.flow import Address
 _HEADER = Struct("!HHI12s")  # type, length, magic cookie, transaction id (§5)
 _ATTRIBUTE = Struct("!HH")
 _COOKIE = 0x2112A442
+_COOKIE_BYTES = _COOKIE.to_bytes(4, "big")
 _REQUEST, _SUCCESS, _ERROR = 0x0001, 0x0101, 0x0111  # of the Binding method
 _ERROR_CODE, _UNKNOWN_ATTRIBUTES, _XOR_MAPPED_ADDRESS, _FINGERPRINT = 0x0009, 0x000A, 0x0020, 0x8028
 _FINGERPRINT_SIZE = 8
@@ -21,6 +22,12 @@ _COMPREHENSION_OPTIONAL = 0x8000
 # what RFC 8489 knows. Nobody has to prove who he is in order to be told where he is.
 _KNOWN = frozenset((0x0001, 0x0006, 0x0008, _ERROR_CODE, _UNKNOWN_ATTRIBUTES, 0x0014, 0x0015, 0x001C, 0x001D, 0x001E))
 _KNOWN |= {_XOR_MAPPED_ADDRESS}
+
+
+def is_stun(data: bytes) -> bool:
+    """Tell STUN from SIP."""
+    # "The most significant 2 bits of every STUN message MUST be zeroes." (§5)
+    return data[0] < 0x40 and data[4:8] == _COOKIE_BYTES
 
 
 def answer(data: bytes, remote: Address) -> bytes | None:
@@ -74,7 +81,7 @@ def _xor_mapped(remote: Address, transaction: bytes) -> bytes:
     """The value of XOR-MAPPED-ADDRESS (§14.2): hidden from NATs that rewrite whatever looks like an address."""
     host, port = remote
     packed = ip_address(host.partition("%")[0]).packed
-    mask = _COOKIE.to_bytes(4, "big") + transaction
+    mask = _COOKIE_BYTES + transaction
     hidden = bytes(octet ^ masked for octet, masked in zip(packed, mask, strict=False))
     family = 1 if len(packed) == 4 else 2
     return bytes((0, family)) + (port ^ _COOKIE >> 16).to_bytes(2, "big") + hidden

@@ -59,6 +59,7 @@ class Node(MultiService):
             self._sip_failed,
             keys=keys,
             askers=(self.keepalive.response_received,),
+            answers=self.keepalive.datagram_received,
         )
         on_leader = LeaderServices(replica.leadership)
         self.sip.setServiceParent(on_leader)

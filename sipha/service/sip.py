@@ -106,6 +106,7 @@ class SipService(Service):
         *,
         keys: KeyRing,
         askers: Sequence[Callable[[Response, Flow], bool]] = (),
+        answers: Callable[[bytes, Flow], bool] = lambda _data, _flow: False,
     ) -> None:
         self._reactor = reactor
         self._config = configuration
@@ -113,6 +114,7 @@ class SipService(Service):
         self._failed = failed
         self._keys = keys
         self._askers = askers
+        self._answers = answers
         self._endpoint: ProxyEndpoint | None = None
         self._counters: dict[str, Any] = {}
 
@@ -142,7 +144,7 @@ class SipService(Service):
             # The timer at the end of the lease may be late, a look at the clock isn't.
             may_send=replica.leading,
             tag=self._tag,
-            stun=stun.answer,
+            intercept=self._intercept,
             receive_buffer=settings.sip.receive_buffer,
             limits=make_stream_limits(settings.sip),
         )
@@ -191,6 +193,15 @@ class SipService(Service):
             for name in counters.__slots__
         }
         return counted | {f"transport_{name.replace('-', '_')}": n for name, n in self._endpoint.counters.items()}
+
+    def _intercept(self, data: bytes, flow: Flow) -> bool:
+        """Take a datagram that is STUN, or at a glance the answer to a ping."""
+        if stun.is_stun(data):
+            answer = stun.answer(data, flow.remote)
+            if answer is not None and self._endpoint is not None:
+                self._endpoint.offer(answer, flow)
+            return True
+        return data.startswith(b"SIP/2.0 ") and self._answers(data, flow)
 
     def _tag(self, request: Request) -> str:
         tokens = self._keys.tokens()

@@ -32,9 +32,6 @@ RETRY_IN_USE = 0.05
 
 _KEEPALIVE_CHARACTERS = b"\r\n\0 "
 _LONGEST_KEEPALIVE = 8
-# "The most significant 2 bits of every STUN message MUST be zeroes", and the cookie is no text (RFC 8489 §5).
-_NOT_STUN = 0x40
-_STUN_COOKIE = b"\x21\x12\xa4\x42"
 
 
 class ITransactionUser(Interface):
@@ -56,7 +53,8 @@ class Endpoint:
     """The listeners of a node and the connections they have, as one: what comes in and what goes out.
 
     `counters` counts by reason what was dropped or failed. `may_send` is asked before every message. `tag` makes the To
-    tag of a stateless error response. `stun` answers a datagram that is STUN, from an address.
+    tag of a stateless error response. `intercept` is offered each datagram before it is parsed, and says whether it has
+    taken it.
     """
 
     log = Logger()
@@ -69,7 +67,7 @@ class Endpoint:
         *,
         may_send: Callable[[], bool] = lambda: True,
         tag: Callable[[Request], str] | None = None,
-        stun: Callable[[bytes, Address], bytes | None] = lambda _data, _remote: None,
+        intercept: Callable[[bytes, Flow], bool] = lambda _data, _flow: False,
         freebind: bool = False,
         receive_buffer: int = 4 << 20,
         limits: StreamLimits | None = None,
@@ -80,7 +78,7 @@ class Endpoint:
         self._listeners = tuple(listeners)
         self._may_send = may_send
         self._tag = tag
-        self._stun = stun
+        self._intercept = intercept
         self._freebind = freebind
         self._receive_buffer = receive_buffer
         self._limits = limits or StreamLimits()
@@ -237,29 +235,22 @@ class Endpoint:
     # -- coming in --------------------------------------------------------------------------------------------------
 
     def _datagrams_received(self, datagrams: list[tuple[bytes, Flow]]) -> None:
-        now = self._reactor.seconds()
+        now, intercept = self._reactor.seconds(), self._intercept
         for data, flow in datagrams:
             if len(data) <= _LONGEST_KEEPALIVE and not data.strip(_KEEPALIVE_CHARACTERS):
                 self.counters["udp-keepalive"] += 1
                 if data == PING:
                     self.offer(PONG, flow)
                 continue
-            if data[0] < _NOT_STUN and data[4:8] == _STUN_COOKIE:
-                self._answer_stun(data, flow)
-                continue
             try:
+                if intercept(data, flow):
+                    continue
                 self._layer.receive(parse(data), flow, now)
             except MalformedMessage as error:
                 self._refuse(error, _request(error), flow)
             except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
                 self._note_mistake("reading a datagram")
         self.turn(now)
-
-    def _answer_stun(self, data: bytes, flow: Flow) -> None:
-        self.counters["stun"] += 1
-        answer = self._stun(data, flow.remote)
-        if answer is not None:
-            self.offer(answer, flow)
 
     def _messages_received(self, received: list[Received], flow: Flow) -> None:
         now = self._reactor.seconds()

@@ -391,7 +391,7 @@ def test_phone_that_is_switched_off_is_removed_when_due_and_no_other_is() -> Non
     assert aor("u7") in site.contacts()
     while aor("u7") in site.contacts():
         site.run(0.1)
-    assert 3 * 5.0 <= site.clock.seconds() - off + 5.0
+    assert site.clock.seconds() - off + 5.0 >= 3 * 5.0
     assert site.clock.seconds() - off <= 3 * 5.0 + 1.2
     site.run(60.0)
     assert sorted(site.contacts()) == sorted(aor(user) for user in USERS if user != "u7")

@@ -58,6 +58,7 @@ class Node:
         self.reactor = MemoryReactorClock()
         self.layer = TransactionLayer()
         self.user = User(self.layer)
+        self.intercepted: bytes | tuple[bytes, ...] = ()
         self.may_send = True
         self.endpoint = Endpoint(
             self.reactor,
@@ -65,7 +66,7 @@ class Node:
             listeners or [Listener("UDP", HOST, 0)],
             may_send=lambda: self.may_send,
             tag=lambda _: "keyed",
-            stun=lambda data, remote: b"%s:%d " % (remote[0].encode(), remote[1]) + data,
+            intercept=lambda data, _: data.startswith(self.intercepted),
         )
         assert self.endpoint.start(self.user).result is True
         self.phone = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -180,20 +181,11 @@ def test_keepalive_over_udp_is_no_malformed_message(node: Node, data: bytes) -> 
     assert node.answers() == ([b"\r\n"] if data == b"\r\n\r\n" else [])
 
 
-def test_stun_on_the_sip_port_is_answered_and_sip_goes_on(node: Node) -> None:
-    request_of_stun = b"\0\1\0\0\x21\x12\xa4\x42" + b"t" * 12
-    node.receive(request_of_stun, request())
-    host, port = node.phone.getsockname()
-    answer, ok = node.answers()
-    assert answer == b"%s:%d " % (host.encode(), port) + request_of_stun
-    assert statuses([ok]) == [200]
-    assert node.endpoint.counters["stun"] == 1
-
-
-def test_text_with_the_cookie_of_stun_is_none(node: Node) -> None:
-    node.receive(b"OPTI\x21\x12\xa4\x42")
-    assert node.answers() == []
-    assert "stun" not in node.endpoint.counters
+def test_datagram_that_is_taken_before_it_is_parsed_goes_no_further(node: Node) -> None:
+    node.intercepted = b"\0\1"
+    node.receive(b"\0\1other", request())
+    assert statuses(node.answers()) == [200]
+    assert not node.endpoint.counters["malformed"]
 
 
 def test_what_is_offered_and_fails_condemns_no_flow(node: Node) -> None:
