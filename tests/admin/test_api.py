@@ -464,6 +464,17 @@ class TestNodes:
         assert console.ask("POST", "/v1/transfer", {"to": "b"}).json == {"leader": "b"}
         assert console.ask("POST", "/v1/transfer", {}).json == {"leader": "z"}
 
+    def test_operator_turns_pings_off_and_on(self, console: Console) -> None:
+        assert console.ask("GET", "/v1/pings").json == {"on": True}
+        for on in (False, False, True):
+            assert console.ask("PUT", "/v1/pings", {"on": on}).json == {"on": on}
+            assert console.ask("GET", "/v1/pings").json == {"on": on}
+            assert console.ask("GET", "/v1/status").json["pings"] == ("on" if on else "off")
+
+    def test_pings_are_not_turned_while_no_majority_answers(self, console: Console) -> None:
+        console.node.trouble = UnknownOutcome("nobody knows")
+        assert console.ask("PUT", "/v1/pings", {"on": False}).status == 503
+
     @pytest.mark.parametrize(
         ("method", "path", "body"),
         [("POST", "/v1/nodes", N4), ("DELETE", "/v1/nodes/n4", None), ("POST", "/v1/transfer", {})],
