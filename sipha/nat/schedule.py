@@ -6,6 +6,7 @@ same remainder by the interval: a hash of AOR and contact id, so that bindings a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from zlib import crc32
 
 SLOT = 20
@@ -13,6 +14,9 @@ SLOT = 20
 
 CATCH_UP = 8
 """How many times as fast as usual pings go, at most, that are overdue after a failover."""
+
+_FREED = 50
+"""Slots that are freed in one step: a few ms for a million bindings."""
 
 
 class Schedule:
@@ -68,6 +72,12 @@ class Schedule:
     def skip(self, now: int) -> None:
         """Pass over what is due."""
         self._next, self._rest = now // SLOT + 1, []
+
+    def dismantle(self) -> Iterator[None]:
+        """Free what it holds, a little with each step."""
+        while self._aors:
+            del self._aors[-_FREED:]
+            yield
 
     def _keep_up(self, now: int) -> None:
         """Leave out what is overdue by so much that it will soon come again, before the rest has caught up."""

@@ -22,8 +22,8 @@ MAGIC_COOKIE = "z9hG4bK"
 _MAC_SIZE = 12
 _TRANSPORTS = ("UDP", "TCP", "TLS", "WS", "WSS")
 _NONCE_HEAD = 26  # hexadecimal digits: key id, term, time, serial
+_PING_HEAD = 26  # hexadecimal digits: key id, contact id, slot
 _BRANCH = Struct("!BIBB")
-_PING = Struct("!BQI")
 _SIDE = Struct("!4sBH")
 NOBODY = bytes(4)
 """The user of a side of a dialog that is no phone of ours."""
@@ -154,20 +154,18 @@ class Tokens:
 
     def ping(self, contact_id: int, slot: int) -> str:
         """Make the token of a ping, of which nothing is kept: the binding's id, and the slot that it is sent in."""
-        head = _PING.pack(self._current_id, contact_id, slot & 0xFFFFFFFF)
-        return _text(head + _mac(self._current.ping, head))
+        # Hexadecimal, as nonces are: thousands are made and read each second.
+        head = f"{self._current_id:02x}{contact_id:016x}{slot & 0xFFFFFFFF:08x}"
+        return head + _hex_mac(self._current.ping, head.encode())
 
     def read_ping(self, token: str) -> PingToken | None:
         """Return what the token of a ping says, or None if it isn't ours."""
-        data = _data(token)
-        if data is None or len(data) != _PING.size + _MAC_SIZE:
+        keys = self._keys_by_hex.get(token[:2])
+        if keys is None or not token.isascii():
             return None
-        head = data[: _PING.size]
-        key_id, contact_id, slot = _PING.unpack(head)
-        keys = self._keys.get(key_id)
-        if keys is None or not hmac.compare_digest(_mac(keys.ping, head), data[_PING.size :]):
+        if not hmac.compare_digest(_hex_mac(keys.ping, token[:_PING_HEAD].encode()), token[_PING_HEAD:]):
             return None
-        return PingToken(contact_id, slot)
+        return PingToken(int(token[2:18], 16), int(token[18:_PING_HEAD], 16))
 
     def user(self, aor: str) -> bytes:
         """Make the mark of a user of ours in a token, from the AOR."""
