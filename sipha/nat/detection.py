@@ -6,14 +6,15 @@ or from the rport of an answer, is found by what it forgets to write it into, or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Literal, get_args
 
 from sipha.errors import MalformedMessage
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
-from sipha.sip.uri import SipUri, default_port, ip_literal, parse_uri
+from sipha.sip.uri import SipUri, default_port, ip_literal
 
 Test = Literal[
     "diff-ip-src-via",
@@ -42,6 +43,12 @@ _CARRIER = _networks("100.64.0.0/10", "192.0.0.0/29")
 
 _PRIVATE = (*_networks("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7"), _CARRIER[0])
 """RFC 1918, RFC 3927, RFC 4193 and RFC 6598."""
+
+
+# The one contact as most phones write it; all else is taken apart.
+_USUAL_CONTACT = re.compile(
+    r"<sip:[A-Za-z0-9\-_.+]++@([0-9.]++)(?::([0-9]{1,5}))?+(?:;(?!transport)[^<>,;]*+)*+>[^,<>]*+\Z"
+)
 
 
 def make_detection(names: Iterable[Test]) -> Callable[[Request, Flow], bool]:
@@ -73,17 +80,18 @@ def _diff_port_src_via(request: Request, flow: Flow) -> bool:
 
 
 def _diff_ip_src_contact(request: Request, flow: Flow) -> bool:
-    return _is_direct(request) and any(_differs(uri.host, flow.remote[0]) for uri in _contacts(request))
+    source = flow.remote[0]
+    return any(host != source and _differs(host, source) for host, _ in _contacts(request)) and _is_direct(request)
 
 
 def _private_contact(request: Request, _: Flow) -> bool:
-    return any(_is_in(uri.host, _PRIVATE) for uri in _contacts(request))
+    return any(_is_in(host, _PRIVATE) for host, _ in _contacts(request))
 
 
 def _diff_port_src_contact(request: Request, flow: Flow) -> bool:
-    if flow.reliable or not request.via.has_param("rport") or not _is_direct(request):
+    if flow.reliable or all(port == flow.remote[1] for _, port in _contacts(request)):
         return False
-    return any((uri.port or default_port(uri.transport)) != flow.remote[1] for uri in _contacts(request))
+    return request.via.has_param("rport") and _is_direct(request)
 
 
 def _private_sdp(request: Request, _: Flow) -> bool:
@@ -91,7 +99,7 @@ def _private_sdp(request: Request, _: Flow) -> bool:
 
 
 def _carrier_grade_nat(request: Request, _: Flow) -> bool:
-    hosts = [request.via.host, *(uri.host for uri in _contacts(request)), *_media_hosts(request)]
+    hosts = [request.via.host, *(host for host, _ in _contacts(request)), *_media_hosts(request)]
     return any(_is_in(host, _CARRIER) for host in hosts)
 
 
@@ -109,7 +117,8 @@ _TESTS: dict[Test, Callable[[Request, Flow], bool]] = {
 
 def _is_direct(request: Request) -> bool:
     """Return True if the phone itself sent us the request: a proxy's address says nothing of the phone's."""
-    return len(request.headers.values("Via")) == 1
+    vias = request.headers.all("Via")
+    return len(vias) == 1 and "," not in vias[0]
 
 
 def _differs(host: str, source: str) -> bool:
@@ -127,19 +136,20 @@ def _is_in(host: str, networks: Networks) -> bool:
     return any(address in network for network in networks)
 
 
-def _contacts(request: Request) -> Iterator[SipUri]:
-    """The SIP URIs of the contacts, as far as they can be understood: it is the registrar's to refuse the others."""
+def _contacts(request: Request) -> Sequence[tuple[str, int]]:
+    """Host and port of each contact that is a SIP URI; it is the registrar's to refuse what can't be understood."""
+    fields = request.headers.all("Contact")
+    if len(fields) == 1 and (usual := _USUAL_CONTACT.match(fields[0])):
+        return ((usual[1], int(usual[2] or 5060)),)
+    found = []
     try:
-        contacts = request.contacts
+        for contact in request.contacts:
+            uri = None if contact.star else contact.parsed_uri
+            if isinstance(uri, SipUri):
+                found.append((uri.host, uri.port or default_port(uri.transport)))
     except MalformedMessage:
-        return
-    for contact in contacts:
-        try:
-            uri = parse_uri(contact.uri)
-        except MalformedMessage:  # as is *
-            continue
-        if isinstance(uri, SipUri):
-            yield uri
+        pass
+    return found
 
 
 def _media_hosts(request: Request) -> Iterator[str]:

@@ -168,9 +168,9 @@ class Keepalive(Service):
             self._call = None
         if self._location is not None:
             self._location.bound = None
+        self._answers.forget()
         self._pinged_until = self._schedule.until
         self._free(self._schedule.dismantle())
-        self._begin()
 
     def _free(self, steps: Iterator[None]) -> None:
         if next(steps, self) is not self:

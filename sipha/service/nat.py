@@ -24,16 +24,19 @@ def make_detection(configuration: config.Config) -> Detection:
 
 
 def make_force_rport(configuration: config.Config) -> Detection:
-    """What tells whether a response goes back to where the request came from, asked or not (RFC 3581).
+    """What tells whether a response goes back to where the request came from although nobody asked (RFC 3581).
 
     Peers and edges are servers, which may well listen at another port than they send from.
     """
     networks = [network.network for peer in configuration.peers for network in peer.networks]
     networks += [edge.network for edge in configuration.registrar.edges]
     is_behind_nat, servers = make_detection(configuration), Peers(networks)
-    if not networks:
-        return is_behind_nat
-    return lambda request, flow: is_behind_nat(request, flow) and flow.remote[0] not in servers
+
+    def is_to_be_forced(request: Request, flow: Flow) -> bool:
+        asked = flow.reliable or ";rport" in request.via.params
+        return not asked and is_behind_nat(request, flow) and not (networks and flow.remote[0] in servers)
+
+    return is_to_be_forced
 
 
 def make_keepalive(
