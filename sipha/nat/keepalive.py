@@ -253,8 +253,8 @@ class Keepalive(Service):
     def _ping_one(self, binding: Binding, sent: int, transport: IPingTransport, tokens: Tokens) -> None:
         path = path_of(binding, transport) if binding.path else ()
         flow = self._flow(binding, path, transport)
-        if flow is None or (flow.reliable and not flow.connection):
-            return  # nobody can open a connection to a phone behind NAT, and an edge has its own pinger
+        if flow is None or (flow.reliable and not flow.connection and not path):
+            return  # nobody can open a connection to a phone behind NAT
         if self._settings.method == "OPTIONS":
             token = tokens.ping(binding.contact_id, sent)
             via = f"SIP/2.0/{flow.transport} {transport.sent_by(flow)}"

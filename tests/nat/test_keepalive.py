@@ -130,8 +130,11 @@ def test_ping_through_an_edge_follows_the_path_but_not_to_ourselves(site: Site) 
     site.register("u1", path=("<sip:192.0.2.10;lr>", "<sip:edge@203.0.113.9:5070;lr;ob>", "<sip:203.0.113.8;lr>"))
     site.register("u2", path=("<sip:edge.test;lr>",))
     site.register("u3", path=("<sip:192.0.2.10;lr>",))
+    site.register("u4", path=("<sip:203.0.113.9:5071;transport=tcp;lr>",))
     node = site.lead("a")
     site.run(5.0)
+    assert Flow("TCP", VIP, ("203.0.113.9", 5071)) in [flow for _, _, flow in node.sent]  # it can be opened
+    node.sent = [sent for sent in node.sent if sent[2].transport == "UDP"]
     direct, through = sorted(node.sent, key=lambda sent: sent[2].remote[1], reverse=True)
     assert through[2].remote == ("203.0.113.9", 5070)
     ping = parse(through[1])
