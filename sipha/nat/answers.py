@@ -46,10 +46,11 @@ class Answers:
     def overdue(self, slot: int) -> Iterator[tuple[int, int, Awaited]]:
         """Take out the pings whose time is up when `slot` is now: the slot they were sent in, and the contact id."""
         for sent in list(self._awaited):
-            if (slot - sent) % _SLOTS <= self._patience:
+            age = (slot - sent) % _SLOTS
+            if age <= self._patience:
                 break
             for contact_id, awaited in self._awaited.pop(sent).items():
-                yield sent, contact_id, awaited
+                yield slot - age, contact_id, awaited
 
     def miss(self, contact_id: int, version: int) -> int:
         """Note that a binding has missed an answer, and return how many in succession, since it was refreshed."""
@@ -58,8 +59,11 @@ class Answers:
         self._missed[contact_id] = (version, missed)
         return missed
 
-    def end_interval(self) -> None:
-        """Forget the bindings that have missed nothing since this was last called: they are gone, or answer again."""
+    def forget_recovered(self) -> None:
+        """Forget the bindings that have missed nothing since this was last called: they are gone, or answer again.
+
+        It must be called less often than once in an interval, so that two misses in succession aren't told apart.
+        """
         self._missed_before, self._missed = self._missed, {}
 
     def forget(self) -> None:

@@ -121,7 +121,7 @@ class Keepalive(Service):
         self._location: Location | None = None
         self._indexing: Iterator[None] | None = None
         self._counts_from = 0  # the slot from which on a ping that is lost counts
-        self._interval_ends = 0  # as a slot
+        self._forgets_at = 0  # the slot
         self._locals: dict[str, Address | None] = {}
 
     # What others see
@@ -323,9 +323,9 @@ class Keepalive(Service):
 
     def _count_lost(self, slot: int) -> None:
         """See to the pings that have waited long enough."""
-        if slot >= self._interval_ends:
-            self._interval_ends = slot + self._schedule.slots
-            self._answers.end_interval()
+        if slot >= self._forgets_at:
+            self._forgets_at = slot + self._schedule.slots * 3 // 2
+            self._answers.forget_recovered()
         counts = self._settings.remove and self._machine.schema >= SCHEMA and self._well()
         for sent, contact_id, awaited in self._answers.overdue(slot):
             self.counters.lost += 1

@@ -20,7 +20,6 @@ ZEROS = bytes(4)
 DOUBLE_CRLF = b"\r\n\r\n"
 """The keepalive of streams (RFC 5626 §3.5.1)."""
 
-
 BRANCH = f"{MAGIC_COOKIE}-ping-"
 """What the branch of a ping begins with, before its token."""
 
