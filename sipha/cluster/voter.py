@@ -65,6 +65,8 @@ class Voter:
         self.counters: Counter[str] = Counter()
         self.lease = Lease(timing.lease)
         self.may_vote = False
+        self.gives_precedence = False
+        """True to stand later than the others do, who should rather be elected."""
         self._is_voter = False
         self._disk_hangs = False
         self._written = (0, -math.inf)  # up to where the log is on disk, and when that was last as it should
@@ -125,7 +127,8 @@ class Voter:
     def tick(self) -> None:
         """Stand if it is time, let the library do what is due, and have the disk write what came."""
         now = self._clock()
-        if self.raft.election_due(now):
+        patience = self._timing.election_max - self._timing.election_min if self.gives_precedence else 0.0
+        if self.raft.election_due(now - patience):
             self._ask_for_pre_votes(now)
         self.lease.lapse(now)
         self._watch_disk(now)

@@ -15,6 +15,7 @@ from sipha.cluster.wire import (
     AppendEntries,
     AppendReply,
     Checkpoint,
+    Condition,
     FrameReader,
     Hello,
     LastWord,
@@ -40,6 +41,7 @@ SECRET = bytes(range(32))
 MESSAGES: list[Message] = [
     Hello(2, "sipha", "a", ID, ID[::-1], 2, 100, amnesiac=True),
     Hello(2, "sipha", "a", "", "", 2, 0),
+    Hello(2, "sipha", "a", ID, ID, 2, 100, trouble="the link is down"),
     Ping(),
     AppendEntries(3, 2, 1, 0, [(b"\0x", 2, 3), (b"\1", 3, 3)], 12, 200, 99, 4, SECRET, unaided=True),
     AppendEntries(3, 2, None, None, [], 12, 200, 99, 4, b"", unaided=False),
@@ -55,6 +57,7 @@ MESSAGES: list[Message] = [
     SnapshotChunk(3, 7, 2, 1 << 30, 1 << 20, b"piece"),
     SnapshotReply(3, 7, 1 << 20),
     Checkpoint(64, bytes(16)),
+    Condition("the link is down", "it is unwell"),
     Propose(1, b"record"),
     ProposalOutcome(1, b"outcome"),
 ]
