@@ -20,13 +20,17 @@ from sipha.admin.views import (
     Accounts,
     AccountView,
     Bindings,
+    Duty,
     FaultReply,
     Leader,
     NewAccount,
     NewNode,
     Nodes,
+    Online,
+    Prefer,
     Removed,
     Secret,
+    Standby,
     Status,
     Transfer,
 )
@@ -125,6 +129,18 @@ class AdminClient:
     async def transfer(self, to: str | None = None) -> Leader:
         """Hand leadership to a voter, or to any that is up to date; Refused with 409 if it wasn't."""
         return await self._request("POST", "/v1/transfer", Leader, body=Transfer(to))
+
+    async def put_in_standby(self, name: str, *, force: bool = False) -> Duty:
+        """Let a node lead no more; Refused with 409 if no other could lead."""
+        return await self._request("POST", f"/v1/nodes/{segment(name)}/standby", Duty, body=Standby(force))
+
+    async def bring_online(self, name: str) -> Duty:
+        """Let a node lead again."""
+        return await self._request("POST", f"/v1/nodes/{segment(name)}/online", Duty, body=Online())
+
+    async def prefer(self, name: str | None) -> Prefer:
+        """Let a node lead whenever it can, or any."""
+        return await self._request("PUT", "/v1/prefer", Prefer, body=Prefer(name))
 
     async def backup(self, take: Callable[[bytes], object]) -> int:
         """Give the pieces of a backup to `take`, and return the index at which it was made."""

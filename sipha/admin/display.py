@@ -27,7 +27,7 @@ def alarms(nodes: Iterable[Status]) -> None:
     """Print what an operator must know, a line for each."""
     for node in nodes:
         for alarm in node.alarms:
-            click.echo(f"ALARM {node.node}: {_printable(alarm)}")
+            click.secho(f"ALARM {node.node}: {_printable(alarm)}", fg="red")
 
 
 def nodes(found: Iterable[tuple[str, Status | str]]) -> None:
@@ -38,7 +38,7 @@ def nodes(found: Iterable[tuple[str, Status | str]]) -> None:
 
 def members(found: Iterable[NodeView]) -> None:
     """Print a table of the members of a cluster; how far behind they are, only the leader knows."""
-    heads = ("node", "address", "role", "leads", "connected", "behind")
+    heads = ("node", "address", "role", "leads", "connected", "behind", "standby", "preferred")
     rows = (
         (
             one.name,
@@ -47,6 +47,8 @@ def members(found: Iterable[NodeView]) -> None:
             "yes" if one.leads else "",
             "yes" if one.connected else "no",
             "" if one.behind is None else str(one.behind),
+            "yes" if one.standby else "",
+            "yes" if one.preferred else "",
         )
         for one in found
     )
@@ -116,7 +118,7 @@ def _node(name: str, status: Status | str) -> Sequence[str]:
         return (name, status, *("" for _ in range(8)))
     return (
         name,
-        status.role if status.memory == "whole" else f"{status.role}, {status.memory}",
+        _role(status),
         str(status.term),
         str(status.applied_index),
         status.hash[:12],
@@ -125,6 +127,16 @@ def _node(name: str, status: Status | str) -> Sequence[str]:
         str(status.bindings),
         str(status.accounts),
         str(timedelta(seconds=int(status.uptime))),
+    )
+
+
+def _role(status: Status) -> str:
+    return ", ".join(
+        (
+            status.role,
+            *((status.memory,) if status.memory != "whole" else ()),
+            *(("standby",) if status.standby else ()),
+        )
     )
 
 

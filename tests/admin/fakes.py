@@ -38,6 +38,7 @@ class FakeNode:
         self.name = name
         self.machine = Machine()
         self.leads = True
+        self.leads_without_phones = False
         self.leader: FakeNode | None = None
         self.leader_url: str | None = None
         self.trouble: Unavailable | None = None
@@ -45,6 +46,7 @@ class FakeNode:
         self.alarms: tuple[str, ...] = ()
         self.memory = "whole"
         self.members = {name: NodeView(name, f"{name}.test:7000", "voter", False, True, 0)}
+        self.next_leader: str | None = None
         self.freed = 0
         self.records: list[Record] = []
         self.held: list[Callable[[], None]] | None = None
@@ -59,6 +61,7 @@ class FakeNode:
             cluster_id="0123456789abcdef" * 2,
             role="leader" if self.leads else "follower",
             memory=self.memory,
+            standby=self.members[self.name].standby,
             leading=self.leads,
             leader=self.name if self.leads else None if self.leader is None else self.leader.name,
             term=3,
@@ -86,6 +89,9 @@ class FakeNode:
 
     def leading(self) -> bool:
         return self.leads
+
+    def leads_log(self) -> bool:
+        return self.leads or self.leads_without_phones
 
     def leader_admin(self) -> str | None:
         return self.leader_url
@@ -141,6 +147,28 @@ class FakeNode:
 
     def transfer(self, to: str | None) -> Deferred[str]:
         return fail(self.refusal) if self.refusal else succeed(to or "z")
+
+    def successor(self) -> str | None:
+        return self.next_leader
+
+    def put_in_standby(self, name: str, *, force: bool) -> Deferred[str | None]:
+        if self.refusal is not None and not force:
+            raise self.refusal
+        self.members[name] = msgspec.structs.replace(self.members[name], standby=True)
+        return succeed(self.next_leader if name == self.name else self.name)
+
+    def bring_online(self, name: str) -> Deferred[None]:
+        if self.refusal is not None:
+            raise self.refusal
+        self.members[name] = msgspec.structs.replace(self.members[name], standby=False)
+        return succeed(None)
+
+    def prefer(self, name: str | None) -> Deferred[None]:
+        if self.refusal is not None:
+            raise self.refusal
+        for one, view in self.members.items():
+            self.members[one] = msgspec.structs.replace(view, preferred=one == name)
+        return succeed(None)
 
     def backup(self) -> Frozen:
         return self.machine.freeze(3, "0123456789abcdef" * 2)
