@@ -33,7 +33,7 @@ def alarms(nodes: Iterable[Status]) -> None:
 def nodes(found: Iterable[tuple[str, Status | str]]) -> None:
     """Print a table of nodes; for one that didn't answer, why."""
     heads = ("node", "role", "term", "applied", "hash", "lease", "holds", "bindings", "accounts", "up")
-    _table(heads, (_node(name, status) for name, status in found))
+    table(heads, (_node(name, status) for name, status in found))
 
 
 def members(found: Iterable[NodeView]) -> None:
@@ -52,20 +52,20 @@ def members(found: Iterable[NodeView]) -> None:
         )
         for one in found
     )
-    _table(heads, rows)
+    table(heads, rows)
 
 
 def bindings(page: Iterable[BindingView], *, header: bool = True) -> None:
     """Print a table of bindings: where each is, and for how long."""
     heads = ("AOR", "contact", "expires", "q", "received", "socket", "user agent")
     rows = ((one.aor, one.contact, str(one.expires), _q(one), one.received, one.socket, one.user_agent) for one in page)
-    _table(heads, rows, header=header)
+    table(heads, rows, header=header)
 
 
 def accounts(page: Iterable[AccountView], *, header: bool = True) -> None:
     """Print a table of accounts."""
     heads = ("account", "authenticates as", "realm", "algorithms")
-    _table(heads, ((one.identity, one.auth_name, one.realm, ",".join(one.algorithms)) for one in page), header=header)
+    table(heads, ((one.identity, one.auth_name, one.realm, ",".join(one.algorithms)) for one in page), header=header)
 
 
 def details(found: Sequence[BindingView]) -> None:
@@ -94,6 +94,18 @@ def details(found: Sequence[BindingView]) -> None:
         ):
             if value:
                 click.echo(f"    {name}: {_printable(value)}")
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, header: bool = True) -> None:
+    """Print a table of texts, whole and without what could move the cursor of who reads it."""
+    # As wide as it needs to be: what is cut off or folded into a cell can't be copied.
+    console = Console(width=_UNBOUNDED, markup=False, highlight=False, emoji=False)
+    drawn = Table(*heads, box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0))
+    for row in rows:
+        drawn.add_row(*map(_printable, row))
+    with console.capture() as lines:
+        console.print(drawn)
+    click.echo("\n".join(line.rstrip() for line in lines.get().splitlines()))
 
 
 async def pages(name: str, source: AsyncIterable[Sequence[ItemT]], show: Callable[..., None], *, json: bool) -> None:
@@ -148,17 +160,6 @@ def _lease(status: Status) -> str:
 
 def _q(binding: BindingView) -> str:
     return "" if binding.q is None else f"{binding.q:g}"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, header: bool = True) -> None:
-    # As wide as it needs to be: what is cut off or folded into a cell can't be copied.
-    console = Console(width=_UNBOUNDED, markup=False, highlight=False, emoji=False)
-    table = Table(*heads, box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0))
-    for row in rows:
-        table.add_row(*map(_printable, row))
-    with console.capture() as lines:
-        console.print(table)
-    click.echo("\n".join(line.rstrip() for line in lines.get().splitlines()))
 
 
 def _printable(text: str) -> str:

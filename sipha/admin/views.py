@@ -38,7 +38,8 @@ class Status(msgspec.Struct, frozen=True):
     (it has lost what it held) or blank (it was never in a cluster). `hash` is that of the table at `applied_index`: two
     nodes with the same index have the same hash. `leading` is true while the node may answer phones; `lease` is how
     long it may without hearing from a majority, None without end (a cluster of one). In `standby` it leads only to hand
-    leadership on. `time` is the cluster time.
+    leadership on. `time` is the cluster time. `connections` are those of phones over streams, `stream_calls` the calls
+    being set up over them: a failover ends both.
     `durability` says what an acknowledged binding survives on this node; the log is on its disk up to `durable_index`.
     """
 
@@ -68,6 +69,8 @@ class Status(msgspec.Struct, frozen=True):
     journal_bytes: int
     virtual_addresses: tuple[str, ...]
     holds_virtual_addresses: bool
+    connections: int
+    stream_calls: int
     aors: int
     bindings: int
     accounts: int

@@ -32,6 +32,7 @@ from sipha.cluster.scrub import Scrub
 from sipha.cluster.snapshots import Snapshots
 from sipha.cluster.status import ReplicaStatus
 from sipha.cluster.storage import Progress, Storage
+from sipha.cluster.succession import Succession
 from sipha.cluster.tenure import Tenure
 from sipha.cluster.voter import Voter
 from sipha.cluster.watch import LeaseWatch
@@ -320,6 +321,11 @@ class Replica:
         return self._raft.term
 
     @property
+    def succession(self) -> Succession:
+        """Who tells the log how this node came to lead."""
+        return self._voter.succession
+
+    @property
     def leader(self) -> str | None:
         """The node that leads as far as this one knows."""
         return None if self._state == "failed" else self._voter.leader
@@ -468,6 +474,7 @@ class Replica:
             self._checkpoints.received(peer, message)
         elif isinstance(message, Condition):
             self._kinship.heard(peer, message)
+            self._voter.succession.yielded(peer, message.yields)
         elif isinstance(message, SnapshotChunk | SnapshotReply):
             self._catchup.received(peer, message)
         else:

@@ -60,7 +60,7 @@ class Tenure:
     def begin(self) -> None:
         """Put a barrier behind all that earlier leaders have left; when it is applied, so is that."""
         self.term = self._raft.term
-        self._log.info("{node} is elected in term {term}", node=self._voter.name, term=self.term)
+        self._voter.succession.elected(self.term)
         self._add_barrier(self._barrier_applied)
 
     def end(self) -> None:

@@ -16,6 +16,7 @@ from sipha.cluster.disk import Disk
 from sipha.cluster.journal import Journal
 from sipha.cluster.lease import Lease, Promise
 from sipha.cluster.raft import Raft, Timing
+from sipha.cluster.succession import Succession
 from sipha.cluster.wire import (
     AppendEntries,
     AppendReply,
@@ -64,6 +65,7 @@ class Voter:
         self.name = name
         self.counters: Counter[str] = Counter()
         self.lease = Lease(timing.lease)
+        self.succession = Succession(name, clock)
         self.may_vote = False
         self.gives_precedence = False
         """True to stand later than the others do, who should rather be elected."""
@@ -143,6 +145,7 @@ class Voter:
             self._written = (durable, now)
         self._disk_hangs = now - self._written[1] > 2 * self._timing.election_max
         if self._disk_hangs and self.raft.leads and self.others:
+            self.succession.noticed(self.name, "gave up because its disk hangs")
             self.counters["leaderships given up as the disk hangs"] += 1
             self.raft.resign()
 
@@ -161,6 +164,7 @@ class Voter:
         """The connection to the peer is gone; if it led, it has probably died, and we stand as soon as we may."""
         self.raft.disconnected(peer)
         if not self.raft.leads and peer == self.raft.leader and not self._promise.secret:
+            self.succession.noticed(peer, "closed its connection", self._clock() - self._heard)
             jitter = (self.raft.election_timeout() - self._timing.election_min) / 2
             self.raft.put_election(max(self._promise.until, self._clock()) + jitter)
 
@@ -179,6 +183,7 @@ class Voter:
 
     def _ask_for_pre_votes(self, now: float) -> None:
         """Ask whether an election could be won before beginning one, which would depose a leader (thesis §9.6)."""
+        self.succession.noticed(self.raft.leader, "fell silent", now - self._heard)
         self.raft.put_election(max(now, self._promise.until) + self.raft.election_timeout())
         if self.raft.stands:
             self.raft.resign()  # no vote may come after an election, from a node that has forgotten it meanwhile
@@ -254,6 +259,7 @@ class Voter:
         if message.term != raft.term or peer != raft.leader or not self._may_stand:
             self.counters["transfers refused"] += 1
         elif self._promise.release(message.secret):
+            self.succession.noticed(peer, "hands leadership on")
             self.stand(message.secret)
         else:
             self.counters["transfers refused"] += 1
@@ -263,6 +269,7 @@ class Voter:
         raft = self.raft
         if message.term == raft.term and message.leader == raft.leader and self._promise.release(message.secret):
             self.counters["last words"] += 1
+            self.succession.noticed(message.leader, "died, as its guard says", self._clock() - self._heard)
             jitter = (raft.election_timeout() - self._timing.election_min) / 8
             raft.put_election(self._clock() + jitter)
 
@@ -280,6 +287,7 @@ class Voter:
         claim = (message.term, message.claim)
         promised = self._promise.give(message.lease / 1000, now, claim, message.commitment)
         self._heard = now
+        self.succession.followed()
         self._asked_term = 0  # we have promised not to stand
         if message.term == self.time_term:
             self._time.follow(message.time, now)
@@ -431,4 +439,5 @@ class Voter:
             self.time_term = self.raft.term
             self.lease.begin()
         else:
+            self.succession.noticed(self.name, "had no majority")
             self.lease.end()

@@ -15,6 +15,7 @@ from sipha.ctl.accounts import user
 from sipha.ctl.backup import backup
 from sipha.ctl.bindings import rm, show
 from sipha.ctl.ca import ca
+from sipha.ctl.drill import drill
 from sipha.ctl.nodes import node, online, prefer, standby, transfer
 from sipha.ctl.offline import cluster, disk, recover, restore
 from sipha.ctl.status import status
@@ -39,6 +40,7 @@ for command in (
     standby,
     online,
     prefer,
+    drill,
     backup,
     cluster,
     restore,

@@ -50,7 +50,7 @@ def node_add(session: Session, name: str, address: str, no_wait: bool) -> None:
     """
 
     async def command(client: AdminClient) -> None:
-        leader = await _leader(client)
+        leader = await leader_of(client)
         added = await leader.add_node(NewNode(name, address))
         if no_wait:
             session.answer(added, f"{added.name} is a member, and will vote when it has caught up")
@@ -142,7 +142,7 @@ def prefer(session: Session, name: str | None, nobody: bool) -> None:
     session.ask(command)
 
 
-async def _leader(client: AdminClient) -> AdminClient:
+async def leader_of(client: AdminClient) -> AdminClient:
     """The leader, who alone knows how far the others are, if it is known where its admin is."""
     own = await client.status()
     return next((client.at(peer.admin) for peer in own.peers if peer.name == own.leader and peer.admin), client)

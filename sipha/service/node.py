@@ -12,20 +12,26 @@ import sys
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from sipha import config
 from sipha.cluster.expirer import Expirer
 from sipha.cluster.leadership import LeaderServices
+from sipha.cluster.raft import clock as boottime
 from sipha.errors import ConfigError
 from sipha.garbage import GarbageCollection
 from sipha.service.admin import AdminService
+from sipha.service.health import Health
+from sipha.service.probe import SelfProbe
 from sipha.service.replication import Replication
 from sipha.service.settings import make_domains
 from sipha.service.sip import SipService
 from sipha.service.view import View
+
+PARTING = 2.0
+"""Seconds that a leader which is stopped has to hand leadership on."""
 
 LINGER = 60.0
 """Seconds for which the admin of a node that has left the cluster still says why."""
@@ -51,6 +57,9 @@ class Node(MultiService):
         on_leader = LeaderServices(replica.leadership)
         self.sip.setServiceParent(on_leader)
         Expirer(reactor, replica).setServiceParent(on_leader)
+        self.health = Health(reactor, boottime, replica.report)
+        self.health.setServiceParent(self)
+        SelfProbe(reactor, self.sip, self.health).setServiceParent(on_leader)
         on_leader.setServiceParent(self)
         self.view = View(reactor, configuration, self.replication, self.sip)
         admin = AdminService(reactor, configuration.admin, self.view, make_domains(configuration))
@@ -65,11 +74,19 @@ class Node(MultiService):
             raise SystemExit(f"sipha: {error}") from error
 
     def stopService(self) -> Deferred[Any]:
-        """Stop what phones see first, then leave the cluster."""
+        """Hand leadership on if another node can have it, stop what phones see, then leave the cluster."""
         if self._leaving is not None and self._leaving.active():
             self._leaving.cancel()
-        stopped: Deferred[Any] = super().stopService()
+        stopped = self._hand_on()
+        stopped.addCallback(lambda _: MultiService.stopService(self))
         return stopped.addCallback(lambda _: self.replication.stopService())
+
+    def _hand_on(self) -> Deferred[Any]:
+        replica = self.replication.replica
+        if not replica.leads_log:
+            return succeed(None)
+        handed = replica.transfer(None, "it is being stopped").addTimeout(PARTING, self._reactor)
+        return handed.addErrback(lambda _: None)  # nobody can have it, or not in time: it stops in any case
 
     def _sip_failed(self, reason: str) -> None:
         """Another node may be able to serve phones."""

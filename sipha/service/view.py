@@ -71,6 +71,8 @@ class View:
             journal_bytes=replica.journal_bytes,
             virtual_addresses=tuple(map(str, self._config.virtual_address.addresses)),
             holds_virtual_addresses=self._sip.listening,
+            connections=self._sip.connections,
+            stream_calls=self._sip.stream_calls,
             aors=len(machine.location),
             bindings=machine.location.count,
             accounts=len(machine.accounts),

@@ -46,6 +46,7 @@ class FakeNode:
         self.alarms: tuple[str, ...] = ()
         self.memory = "whole"
         self.members = {name: NodeView(name, f"{name}.test:7000", "voter", False, True, 0)}
+        self.yields = False
         self.next_leader: str | None = None
         self.freed = 0
         self.records: list[Record] = []
@@ -80,6 +81,8 @@ class FakeNode:
             journal_bytes=1000,
             virtual_addresses=("127.0.0.10",),
             holds_virtual_addresses=self.leads,
+            connections=12,
+            stream_calls=1,
             aors=len(self.machine.location),
             bindings=self.machine.location.count,
             accounts=len(self.machine.accounts),
@@ -146,7 +149,11 @@ class FakeNode:
         return succeed(None)
 
     def transfer(self, to: str | None) -> Deferred[str]:
-        return fail(self.refusal) if self.refusal else succeed(to or "z")
+        if self.refusal:
+            return fail(self.refusal)
+        if self.yields:
+            self.leads, self.leader = False, FakeNode(to or "z")
+        return succeed(to or "z")
 
     def successor(self) -> str | None:
         return self.next_leader

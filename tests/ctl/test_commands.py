@@ -254,6 +254,7 @@ def test_help_names_every_command() -> None:
         "standby",
         "online",
         "prefer",
+        "drill",
         "backup",
         "cluster",
         "restore",
