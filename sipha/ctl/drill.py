@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import click
 import msgspec
+from twisted.internet.defer import gatherResults
+from twisted.internet.error import CannotListenError
 from twisted.internet.task import deferLater
 
 from sipha.admin import display
@@ -84,8 +86,7 @@ def drill(session: Session, to: str | None, dry_run: bool, limit: float, port: i
             await client.transfer(to)
             await deferLater(client.clock, AFTER)
         finally:
-            for outage in outages.values():
-                outage.stop()
+            await _stop(outages)
         result = _result(before, await client.status(), outages, limit)
         if session.json:
             display.json(result)
@@ -98,8 +99,7 @@ def drill(session: Session, to: str | None, dry_run: bool, limit: float, port: i
         status, nodes = await leader.status(), await leader.nodes()
         outages = _outages(client, status, port)
         await deferLater(client.clock, LOOK)
-        for outage in outages.values():
-            outage.stop()
+        await _stop(outages)
         unreachable = tuple(address for address, outage in outages.items() if outage.lost == outage.sent)
         plan = _plan(status, nodes.nodes, to or nodes.successor, unreachable)
         if session.json:
@@ -120,9 +120,13 @@ def _outages(client: AdminClient, status: Status, port: int) -> dict[str, Outage
     for address, outage in outages.items():
         try:
             outage.start()
-        except OSError as error:
-            leave(f"{address} can't be reached from here: {error.strerror}")
+        except CannotListenError as error:
+            leave(f"{address} can't be reached from here: {error.socketError}")
     return outages
+
+
+async def _stop(outages: dict[str, Outage]) -> None:
+    await gatherResults([outage.stop() for outage in outages.values()])
 
 
 def _result(before: Status, after: Status, outages: dict[str, Outage], limit: float) -> Drill:

@@ -9,7 +9,6 @@ from typing import Any
 from click.testing import CliRunner, Result
 from treq.client import HTTPClient
 from treq.testing import _SynchronousProducer
-from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionRefusedError as Refusal
 from twisted.internet.protocol import DatagramProtocol
@@ -53,21 +52,14 @@ class _Socket:
         self.protocol = protocol
         self.open = True
         protocol.transport = self  # type: ignore[assignment]
-        protocol.startProtocol()
 
-    def connect(self, host: str, port: int) -> None:
-        self.server = (host, port)
-
-    def getHost(self) -> IPv4Address:
-        return IPv4Address("UDP", "127.0.0.1", 40000)
-
-    def write(self, request: bytes) -> None:
+    def write(self, request: bytes, server: tuple[str, int]) -> None:
         assert self.open
-        if self.server not in self.operator.answers:
-            raise OSError(111, "Connection refused")
+        if server not in self.operator.answers:
+            raise OSError(101, "Network is unreachable")
         head, _, rest = request.partition(b"\r\n")
-        assert head == b"OPTIONS sip:%s:%d SIP/2.0" % (self.server[0].encode(), self.server[1])
-        self.protocol.datagramReceived(b"SIP/2.0 200 OK\r\n" + rest, self.server)
+        assert head == b"OPTIONS sip:%s:%d SIP/2.0" % (server[0].encode(), server[1])
+        self.protocol.datagramReceived(b"SIP/2.0 200 OK\r\n" + rest, server)
 
     def stopListening(self) -> None:
         self.open = False
