@@ -414,6 +414,8 @@ class Replica:
     def _alarms(self) -> Iterator[str]:
         if self._reason:
             yield f"this node has left the cluster: {self._reason}"
+        if self._voter.disk_hangs:
+            yield "the disk of this node hangs: it has taken nothing for long, and says nothing"
         yield from self._kinship.alarms()
         yield from self.candidacy.alarms()
         yield from self._checkpoints.alarms()

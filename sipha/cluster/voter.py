@@ -70,7 +70,8 @@ class Voter:
         self.gives_precedence = False
         """True to stand later than the others do, who should rather be elected."""
         self._is_voter = False
-        self._disk_hangs = False
+        self.disk_hangs = False
+        """True while the disk takes nothing and says nothing."""
         self._written = (0, -math.inf)  # up to where the log is on disk, and when that was last as it should
         self.others: frozenset[str] = frozenset()
         """The other voters."""
@@ -143,8 +144,8 @@ class Voter:
         durable = self._journal.durable
         if durable >= self.raft.last_index or durable != self._written[0]:
             self._written = (durable, now)
-        self._disk_hangs = now - self._written[1] > 2 * self._timing.election_max
-        if self._disk_hangs and self.raft.leads and self.others:
+        self.disk_hangs = now - self._written[1] > 2 * self._timing.election_max
+        if self.disk_hangs and self.raft.leads and self.others:
             self.succession.noticed(self.name, "gave up because its disk hangs")
             self.counters["leaderships given up as the disk hangs"] += 1
             self.raft.resign()
@@ -172,7 +173,7 @@ class Voter:
 
     @property
     def _may_stand(self) -> bool:
-        return self.may_vote and self._is_voter and not self._disk_hangs
+        return self.may_vote and self._is_voter and not self.disk_hangs
 
     def stand(self, secret: bytes) -> None:
         """Begin a term and ask for votes at once: the claim with this secret has ended, a leader's or our own."""

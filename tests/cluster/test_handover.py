@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from sipha.cluster.handover import DRAIN, HOLD_DOWN, Handover, HandoverFailed
+from sipha.cluster.handover import DRAIN, HOLD_DOWN, UNWELL, Handover, HandoverFailed
 from sipha.cluster.proposals import Proposals
 from sipha.cluster.replica import Replica
 from sipha.cluster.wire import AppendEntries, AppendReply, LeaseAck, RaftMessage, RequestVote, TimeoutNow
@@ -350,6 +350,15 @@ def test_highest_of_those_that_have_been_there_for_long_leads(handover: Handover
 def test_node_that_must_not_lead_hands_on_at_once(handover: Handover) -> None:
     assert handover.preferred({"b": 0, "c": 0}, 0, 0.0) is None
     assert handover.preferred({"b": 50, "c": 100}, 0, 0.0) == "c"
+
+
+def test_unwell_leader_hands_on_at_once_to_who_is_well(handover: Handover) -> None:
+    assert handover.preferred({"b": UNWELL, "c": 0}, UNWELL, 0.0) is None
+    assert handover.preferred({"b": UNWELL, "c": 100}, UNWELL, 0.0) == "c"
+
+
+def test_node_that_must_not_lead_hands_on_even_to_an_unwell_one(handover: Handover) -> None:
+    assert handover.preferred({"b": UNWELL, "c": 0}, 0, 0.0) == "b"
 
 
 def test_leader_hands_on_to_a_higher_priority_once_only(assemble: Assemble) -> None:

@@ -1,0 +1,1 @@
+`siphactl standby`, `online` and `prefer` say which nodes may lead and which should; nodes watch their own health, and one that is unwell or is being stopped hands leadership on first. The new leader's log tells a failover in five lines, and `siphactl drill` measures one from outside.
