@@ -92,7 +92,7 @@ class Candidacy:
         """
         if not self._kinship.own_priority or self._checkpoints.diverged:
             return False
-        return not self.in_standby(self._node) or (serves and not self._all_in_standby(beside=self._node))
+        return not self.in_standby(self._node) or (serves and self._has_heir())
 
     def unfit(self, name: str) -> str:
         """Why leadership mustn't be handed to a node, whatever else is so of it; empty if it may be."""
@@ -145,8 +145,10 @@ class Candidacy:
         trouble = self._kinship.trouble(self._node)
         if trouble:
             yield f"this node is unwell, and leads only if no other can: {trouble}"
-        if self._membership.members and self._all_in_standby():
-            yield "no node may lead: all are in standby; bring one back with siphactl online"
+        voter = self._voter
+        if voter.raft.leads and not (voter.lease.usable or self.own_wish or any(self.wishes().values())):
+            names = [member.name for member in self._membership.members]
+            yield f"no node may serve phones: {self._obstacles(names)}; siphactl online brings one back from standby"
 
     # What operators ask for, decided by the leader
 
@@ -194,18 +196,20 @@ class Candidacy:
             raise NotLeader("leadership is being handed on", retry_after=1)
 
     def _check_others(self, name: str) -> None:
-        obstacles = {}
-        for member in self._membership.members:
-            if member.name != name:
-                asked = "is in standby" if self._will_be_in_standby(member.name) else ""
-                obstacles[member.name] = asked or self.obstacle(member.name)
-        if all(obstacles.values()):
-            why = "; ".join(f"{other} {obstacle}" for other, obstacle in obstacles.items()) or "it is the only node"
+        others = [member.name for member in self._membership.members if member.name != name]
+        if all(map(self._coming_obstacle, others)):
+            why = self._obstacles(others) or "it is the only node"
             raise CandidacyRefused(f"without {name} no node could lead: {why}; --force does it all the same")
 
     def _will_be_in_standby(self, name: str) -> bool:
         term, asked = self._asked
         return self.in_standby(name) or (term == self._voter.raft.term and name in asked)
+
+    def _coming_obstacle(self, name: str) -> str:
+        return "is in standby" if self._will_be_in_standby(name) else self.obstacle(name)
+
+    def _obstacles(self, names: list[str]) -> str:
+        return "; ".join(f"{name} {self._coming_obstacle(name)}" for name in names)
 
     # Who is who
 
@@ -215,8 +219,9 @@ class Candidacy:
     def _barred(self, name: str) -> bool:
         return not self._kinship.priority(name) or self.in_standby(name) or self._checkpoints.is_odd(name)
 
-    def _all_in_standby(self, beside: str = "") -> bool:
-        return all(
-            self.in_standby(member.name) or member.role != "voter" or member.name == beside
+    def _has_heir(self) -> bool:
+        """Return True if another voter may lead, be it up or not."""
+        return any(
+            member.role == "voter" and member.name != self._node and not self.in_standby(member.name)
             for member in self._membership.members
         )

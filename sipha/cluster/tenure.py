@@ -135,9 +135,10 @@ class Tenure:
 
     def _hand_on(self, to: str, now: float, reason: str) -> Deferred[str]:
         handed = self._handover.begin(to, now)
-        if self._handover.under_way:
-            self._kinship.declare(Condition(self._kinship.condition.trouble, reason[:MAX_REASON]))
-            self._kick()
+        if handed.called:
+            return handed  # it can't be
+        self._kinship.declare(Condition(self._kinship.condition.trouble, reason[:MAX_REASON]))
+        self._kick()
         return handed.addBoth(self._handed_on)
 
     def _handed_on(self, result: Any) -> Any:

@@ -157,9 +157,27 @@ def test_all_in_standby_by_force_serve_nobody_until_one_is_brought_back(assembly
         put_in_standby(assembly, name, force=True)
     assembly.run(5.0)
     assert assembly.leader() is None
-    assert all("all are in standby" in str(replica.status().alarms) for replica in assembly.running)
+    (alarm,) = [alarm for replica in assembly.running for alarm in replica.status().alarms]
+    assert alarm.startswith(
+        "no node may serve phones: a is in standby; b is in standby; c is in standby; siphactl online"
+    )
     bring_online(assembly, "b")
     assembly.until(lambda: assembly.leader() == "b")
+    assert not any(replica.status().alarms for replica in assembly.running)
+
+
+def test_leader_says_that_those_in_standby_are_the_only_ones_left(assembly: Assembly) -> None:
+    for name in "ab":
+        put_in_standby(assembly, name)
+    assembly.until(lambda: assembly.leader() == "c")
+    assembly.crash("c")
+    assembly.until(lambda: any(replica.status().alarms for replica in assembly.running))
+    (alarm,) = [alarm for replica in assembly.running for alarm in replica.status().alarms]
+    assert alarm.startswith("no node may serve phones: a is in standby; b is in standby; c isn't connected; ")
+    assembly.run(5.0)
+    assert assembly.leader() is None
+    assembly.start("c")
+    assembly.until(lambda: assembly.leader() == "c")
     assert not any(replica.status().alarms for replica in assembly.running)
 
 

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 import pytest
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
 
 from sipha.service.probe import INTERVAL, MISSES
 from sipha.sip.flow import Flow
 from sipha.sip.message import Response
 from sipha.sip.parser import parse
 from tests.service.alone import Alone
+from tests.system.wire import options
 
 
 def alarms(alone: Alone) -> tuple[str, ...]:
@@ -46,6 +50,26 @@ def test_leader_whose_listener_is_deaf_is_unwell_until_it_answers_for_some_time(
     alone.world.until(alone.node.health.well)
     assert now() - began > 1.0
     assert not alarms(alone)
+
+
+def test_first_request_of_another_is_told_and_not_the_leaders_own(alone: Alone) -> None:
+    told: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        told.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    alone.world.turn(2 * INTERVAL)
+    assert not any("first request served" in line for line in told)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as phone:
+        phone.bind(("127.0.0.1", 0))
+        for _ in range(2):
+            phone.sendto(options("127.0.0.50"), ("127.0.0.50", 5060))
+        alone.world.until(lambda: any("first request served, OPTIONS" in line for line in told))
+    alone.world.turn(INTERVAL)
+    globalLogPublisher.removeObserver(observe)
+    assert sum("first request served" in line for line in told) == 1
 
 
 def test_answers_to_others_are_left_to_them(alone: Alone) -> None:

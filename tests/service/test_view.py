@@ -134,7 +134,9 @@ def test_view_puts_its_node_in_standby_and_brings_it_back(alone: Alone) -> None:
     alone.world.until(lambda: not view.leading())
     status = view.status()
     assert (status.standby, status.leading, view.leads_log()) == (True, False, True)
-    assert status.alarms == ("no node may lead: all are in standby; bring one back with siphactl online",)
+    assert status.alarms == (
+        "no node may serve phones: n1 is in standby; siphactl online brings one back from standby",
+    )
     outcome(alone, view.bring_online("n1"))
     alone.world.until(lambda: view.status().leading)
     assert not view.status().alarms
