@@ -22,8 +22,12 @@ MISSES = 3
 REST = 60.0
 """Seconds for which a node whose listener didn't answer is unwell, unless it shows as leader that it answers again.
 
-A fault that all nodes have, such as a filter that drops what a node sends to itself, moves leadership no more often.
+It is twice as long each time that it leads again and gets no answer at all, so that a fault which all nodes have, such
+as a filter that drops what a node sends to itself, moves leadership ever more rarely.
 """
+
+LONGEST_REST = 3600.0
+"""Seconds that this may become."""
 
 _KIND = "listener"
 _OPTIONS = (
@@ -48,6 +52,8 @@ class SelfProbe(Service):
         self._call_id = ""
         self._number = 0
         self._unanswered: dict[Address, int] = {}
+        self._rest = REST
+        self._deaf = False
         self._asking: IDelayedCall | None = None
         sip.askers.append(self.response_received)
 
@@ -56,6 +62,7 @@ class SelfProbe(Service):
         super().startService()
         self._call_id = os.urandom(8).hex()
         self._unanswered = {}
+        self._rest = min(2 * self._rest, LONGEST_REST) if self._deaf else REST
         self._ask()
 
     def stopService(self) -> None:
@@ -69,6 +76,7 @@ class SelfProbe(Service):
         if response.headers.get("Call-ID") != self._call_id:
             return False
         self._unanswered[flow.local] = 0
+        self._deaf = False
         if max(self._unanswered.values()) < MISSES:
             self._health.passed(_KIND)
         return True
@@ -85,7 +93,8 @@ class SelfProbe(Service):
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         unanswered = self._unanswered.get(address, 0)
         if unanswered >= MISSES:
-            self._health.fault(_KIND, f"the SIP listener on {authority} doesn't answer", REST)
+            self._deaf = True
+            self._health.fault(_KIND, f"the SIP listener on {authority} doesn't answer", self._rest)
         self._unanswered[address] = unanswered + 1
         question = _OPTIONS.format(authority=authority, call_id=self._call_id, number=self._number)
         self._sip.send(question.encode("ascii"), Flow("UDP", address, address))
