@@ -49,6 +49,7 @@ class Kinship:
         self._network = network
         self._membership = membership
         self._machine = machine
+        self._spoke_of_trouble = False  # in a hello
         self._conditions: dict[str, Condition] = {}  # what the others have said since their hello
         self._unusable = ""  # why a member can't be talked to
         self._log = Logger(namespace="sipha.cluster")
@@ -60,6 +61,7 @@ class Kinship:
 
     def introduce(self) -> Hello:
         """What to say about ourselves."""
+        self._spoke_of_trouble = self._spoke_of_trouble or bool(self.condition.trouble)
         identity = self._storage.identity or Identity("", self._node, "", amnesiac=False)
         return Hello(
             PROTOCOL,
@@ -89,7 +91,8 @@ class Kinship:
         if hello is not None and self.cluster_id and hello.cluster_id == self.cluster_id:
             if self._knows(peer) and peer not in self.kin:
                 self.kin.add(peer)
-                self._tell(peer)  # it may have changed since we said hello
+                if self.condition.trouble or self._spoke_of_trouble:
+                    self._tell(peer)  # it may have changed since we said hello
             elif peer not in self.kin:
                 self.guests.add(peer)
 
