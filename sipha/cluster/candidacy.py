@@ -27,7 +27,7 @@ Done = Callable[[Outcome | Unavailable], None]
 
 
 class CandidacyRefused(SiphaError):
-    """What an operator asks for would leave the phones without a leader; nothing was changed."""
+    """What an operator asks for can't be, or would leave the phones without a leader; nothing was changed."""
 
 
 class Candidacy:
@@ -77,7 +77,14 @@ class Candidacy:
 
     def wishes(self) -> dict[str, int]:
         """Those of the other voters that are up to date, as the leader knows it."""
-        return {name: self.wish(name) for name in self._connected_voters() if self._voter.is_ready(name)}
+        return {name: self.wish(name) for name in self._connected_voters() if self._voter.keeps_up(name)}
+
+    @property
+    def successor(self) -> str | None:
+        """Who would lead if we handed leadership on now; an unwell node only if we should not lead ourselves."""
+        least = UNWELL if self.own_wish > UNWELL else 0
+        ready = [(wish, name) for name, wish in self.wishes().items() if wish > least]
+        return max(ready)[1] if ready and self._voter.raft.leads else None
 
     @property
     def gives_precedence(self) -> bool:
@@ -118,7 +125,7 @@ class Candidacy:
             return unfit
         if name not in self._kinship.kin:
             return "isn't connected"
-        return "" if self._voter.is_ready(name) else "isn't up to date"
+        return "" if self._voter.keeps_up(name) else "isn't up to date"
 
     def reason(self, to: str) -> str:
         """Why this node gives leadership up in favour of another, by their wishes."""

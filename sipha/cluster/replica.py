@@ -347,11 +347,6 @@ class Replica:
         """True if this node leads, even if it serves no phones: a witness, or a node in standby."""
         return self._state == "running" and self._raft.leads
 
-    @property
-    def successor(self) -> str | None:
-        """Who would lead if leadership were handed on now, as the leader knows it."""
-        return self._tenure.successor
-
     def transfer(self, to: str | None = None, reason: str = "an operator has asked for it") -> Deferred[str]:
         """Hand leadership to the voter `to`, or to the one that wishes most to lead.
 

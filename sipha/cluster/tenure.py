@@ -115,20 +115,14 @@ class Tenure:
         if better is not None:
             self._hand_on(better, now, self._candidacy.reason(better)).addErrback(lambda _: None)  # logged there
 
-    @property
-    def successor(self) -> str | None:
-        """Who would lead if leadership were handed on now; None if nobody could, and where we don't lead."""
-        ready = [(wish, peer) for peer, wish in self._candidacy.wishes().items() if wish] if self._raft.leads else []
-        return max(ready)[1] if ready else None
-
     def transfer(self, to: str | None, now: float, reason: str) -> Deferred[str]:
         """Hand leadership to the voter `to`, or to the one that wishes most to lead; `reason` is for the logs."""
         if not self._raft.leads:
             return fail(HandoverFailed(f"{self._voter.name} doesn't lead"))
         if to is None:
-            to = self.successor
+            to = self._candidacy.successor
             if to is None:
-                return fail(HandoverFailed("no other voter is connected and up to date"))
+                return fail(HandoverFailed("no other voter is connected, up to date and well"))
         elif unfit := self._candidacy.unfit(to):
             return fail(HandoverFailed(f"{to} {unfit}"))
         return self._hand_on(to, now, reason)

@@ -36,6 +36,9 @@ from sipha.state.time import ClusterTime
 
 _MICROSECONDS = 1_000_000
 
+MARK = 0.25
+"""Seconds between two notes of what is committed."""
+
 _ACK_PAUSE = 0.2
 """The part of the heartbeats' period that lies at least between two acknowledgements of one lease."""
 
@@ -96,6 +99,8 @@ class Voter:
         self._answering: tuple[int, int | None] = (0, None)  # sent, matched of the message being received
         self._verified: tuple[int, int, int] = (0, 0, 0)  # up to where our log is the leader's: term, index, sent
         self._acknowledged: dict[str, int] = {}  # what followers have on disk, in this term of ours
+        self._marks = (0, 0)  # what was committed between one and two MARKs ago, and since
+        self._marked_at = -math.inf
         self.raft = Raft(name, journal, applied, timing, self, apply)
         self.time_term = self.raft.last_term
         """Of the leader whose cluster time is ours."""
@@ -134,6 +139,8 @@ class Voter:
         if self.raft.election_due(now - patience):
             self._ask_for_pre_votes(now)
         self.lease.lapse(now)
+        if now - self._marked_at >= MARK:
+            self._marks, self._marked_at = (self._marks[1], self.raft.commit_index), now
         self._watch_disk(now)
         self._journal.flush()  # first: the disk writes while we apply
         self.raft.tick()
@@ -371,11 +378,19 @@ class Voter:
 
     def is_ready(self, peer: str) -> bool:
         """Return True if a peer answers, and has all on disk that is committed."""
+        return self._has(peer, self.raft.commit_index)
+
+    def keeps_up(self, peer: str) -> bool:
+        """Return True if a peer answers, and has all on disk that was committed a moment ago.
+
+        Under load the slower of two followers is hardly ever ready, and yet never far behind.
+        """
+        return self._has(peer, self._marks[0])
+
+    def _has(self, peer: str, index: int) -> bool:
         raft = self.raft
         return (
-            peer not in self.forgetful
-            and raft.silence(peer) < self._timing.election_max
-            and raft.match(peer) >= raft.commit_index
+            peer not in self.forgetful and raft.silence(peer) < self._timing.election_max and raft.match(peer) >= index
         )
 
     def greeted(self, peer: str, *, forgetful: bool) -> None:
@@ -437,6 +452,7 @@ class Voter:
         self._acknowledged = {}
         self.forgetful = dict.fromkeys(self.forgetful, self.raft.last_index + 1)
         if leading:
+            self._marks = (self.raft.commit_index, self.raft.commit_index)
             self.time_term = self.raft.term
             self.lease.begin()
         else:

@@ -157,7 +157,7 @@ class View:
 
     def successor(self) -> str | None:
         """Who would lead if leadership were handed on now, as the leader knows it."""
-        return self._replica.successor
+        return self._replica.candidacy.successor
 
     def add_node(self, name: str, address: str) -> Deferred[None]:
         """Make a node a member; raises ValueError and SiphaError."""

@@ -10,10 +10,10 @@ import pytest
 from sipha.cluster.candidacy import CandidacyRefused
 from sipha.cluster.handover import HOLD_DOWN, REST
 from sipha.cluster.kinship import Kinship
-from sipha.cluster.wire import Condition, Hello, PreVote, RaftMessage, TimeoutNow
+from sipha.cluster.wire import AppendReply, Condition, Hello, PreVote, RaftMessage, TimeoutNow
 from sipha.errors import NotLeader
 from sipha.state.outcomes import Done
-from tests.cluster.assembly import Assemble, Assembly
+from tests.cluster.assembly import Assemble, Assembly, register
 from tests.cluster.test_handover import hand_on, outcome
 
 
@@ -125,6 +125,7 @@ def test_node_that_lags_doesnt_count_as_one_that_could_lead(assemble: Assemble) 
     assembly.elect("a")
     assembly.loses = lambda _sender, receiver, message: receiver == "b" and hasattr(message, "entries")
     assembly.register("a", ["sip:alice@example.com"])
+    assembly.run(0.6)
     with pytest.raises(CandidacyRefused, match="b isn't up to date; w is a witness"):
         put_in_standby(assembly, "a")
 
@@ -211,6 +212,25 @@ def test_preference_ends_when_nobody_is_preferred(assembly: Assembly) -> None:
     assert assembly.leader() == "a"
 
 
+def test_preferred_node_is_handed_leadership_although_it_is_always_a_little_behind(assembly: Assembly) -> None:
+    """As the slower of two followers is under load."""
+    decide(assembly, "prefer", "c")
+    voter = assembly.replica("a")._voter
+    ready: list[bool] = []
+    assembly.loses = lambda sender, _receiver, message: (
+        sender == "c" and isinstance(message, AppendReply) and assembly.clock.seconds() % 0.2 > 0.05
+    )
+    began, number = assembly.clock.seconds(), 0
+    while assembly.clock.seconds() < began + HOLD_DOWN - 1:
+        number += 1
+        assembly.propose("a", register(f"sip:{number}@example.com"))
+        assembly.run(0.05)
+        ready.append(voter.is_ready("c"))
+    assert ready.count(False) > len(ready) / 2
+    assembly.loses = lambda _sender, _receiver, _message: False
+    assert assembly.until(lambda: assembly.leader() == "c") < 3
+
+
 def test_witness_is_not_preferred(assemble: Assemble) -> None:
     assembly = assemble("abw")
     assembly.start("ab")
@@ -257,6 +277,15 @@ def test_leadership_is_handed_to_no_unwell_node(assembly: Assembly) -> None:
     assert assembly.leader() == "c"
     handed = outcome(assembly.replica("c").transfer("b"))
     assert handed == ["b is unwell: it was held up for 2 s"]
+
+
+def test_leader_that_is_well_hands_on_to_no_unwell_node_unless_it_should_not_lead(assembly: Assembly) -> None:
+    for name in "bc":
+        assembly.replica(name).report("the link of eth0 is down")
+    assembly.run(0.1)
+    assert hand_on(assembly, None) == ["no other voter is connected, up to date and well"]
+    put_in_standby(assembly, "a", force=True)
+    assembly.until(lambda: (assembly.leader() or "a") != "a")
 
 
 def test_leader_stays_if_all_are_unwell_and_yields_to_the_first_that_is_well(assembly: Assembly) -> None:

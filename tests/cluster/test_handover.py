@@ -301,7 +301,7 @@ def test_follower_hands_nothing_on(assembly: Assembly) -> None:
 def test_nobody_is_there_to_be_handed_leadership(assembly: Assembly) -> None:
     for name in "bc":
         assembly.crash(name)
-    assert hand_on(assembly, None) == ["no other voter is connected and up to date"]
+    assert hand_on(assembly, None) == ["no other voter is connected, up to date and well"]
 
 
 # Who should lead
