@@ -57,7 +57,7 @@ class Health(Service):
     def startService(self) -> None:
         """Look from now on."""
         super().startService()
-        self._look_later()
+        self._looking = self._reactor.callLater(0, self._look_later)  # a start may take long
 
     def stopService(self) -> None:
         """Look no more."""

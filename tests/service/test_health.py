@@ -77,6 +77,13 @@ def test_node_that_was_held_up_is_unwell(node: Node) -> None:
     assert node.told == ["the process was held up for 1.2 s"]
 
 
+def test_node_that_takes_long_to_start_is_well(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.held_up += 10.0
+    node.run(5)
+    assert node.health.well()
+
+
 def test_one_fault_after_the_other_is_told(node: Node) -> None:
     node.set_link("eth1", "0\n")
     node.run(5)
