@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from sipha import config
 from sipha.cluster.replica import Replica
 from sipha.errors import ConfigError, MalformedMessage
+from sipha.service.health import Health
 from sipha.service.settings import make_listeners
 from sipha.sip.flow import Address, Flow
 from sipha.sip.uri import SipUri, parse_uri
@@ -39,6 +40,8 @@ PAUSE = 0.005
 
 AORS = 100
 """Addresses-of-record that are looked at in one turn of it."""
+
+_KIND = "address"
 
 
 def make_address(reactor: Any, settings: config.VirtualAddress, path: Path, lost: Lost) -> IVirtualAddress:
@@ -105,15 +108,17 @@ class AddressService(Service):
 class AddressHolder(MultiService):
     """Holds the addresses while this node leads: a child of LeaderServices, whose own run while the addresses are here.
 
-    What is told the other nodes when a claim has ended without us lies with the claim from its beginning.
+    What is told the other nodes when a claim has ended without us lies with the claim from its beginning. A node that
+    can't claim is unwell, so that another one leads.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, address: IVirtualAddress, replica: Replica) -> None:
+    def __init__(self, reactor: Any, address: IVirtualAddress, replica: Replica, health: Health) -> None:
         super().__init__()
         self._address = address
         self._replica = replica
+        self._health = health
         self._renewing = LoopingCall(self._renew)
         self._renewing.clock = reactor
         self._wanted = False
@@ -144,11 +149,12 @@ class AddressHolder(MultiService):
 
     def _claimed(self, _: None) -> None:
         if self._wanted:
+            self._health.passed(_KIND)
             super().startService()
 
     def _not_claimed(self, failure: Failure) -> None:
         if self._wanted:
-            self.log.error("the virtual addresses can't be claimed: {reason}", reason=failure.value)
+            self._health.fault(_KIND, f"the virtual addresses can't be claimed: {failure.value}")
             self._replica.claim_ended()
 
     def _failed(self, failure: Failure) -> None:

@@ -16,6 +16,7 @@ from sipha.cluster.replica import Replica
 from sipha.config.texts import VirtualIp
 from sipha.errors import ConfigError, NotClaimed
 from sipha.service.address import RENEWAL, AddressHolder, AddressService, Tickling, stream
+from sipha.service.health import Health
 from sipha.sip.flow import Address, Flow
 from sipha.state.binding import Binding
 from sipha.vip.address import IVirtualAddress
@@ -116,7 +117,9 @@ class Child(Service):
 class Held:
     def __init__(self) -> None:
         self.clock, self.addresses, self.leader = Clock(), Addresses(), Leader()
-        self.holder = AddressHolder(self.clock, self.addresses, cast("Replica", self.leader))
+        self.faults: list[str] = []
+        self.health = Health(self.clock, self.clock.seconds, self.faults.append)
+        self.holder = AddressHolder(self.clock, self.addresses, cast("Replica", self.leader), self.health)
         Child(self.addresses.asked).setServiceParent(self.holder)
         self.holder.startService()
 
@@ -164,6 +167,7 @@ def test_children_dont_run_when_the_addresses_come_too_late(held: Held) -> None:
 def test_claim_that_cant_be_had_is_ended(held: Held) -> None:
     held.addresses.claimed.errback(NotClaimed("another host has it"))
     assert held.leader.ended == 1
+    assert held.faults == ["the virtual addresses can't be claimed: another host has it"]
     assert "child starts" not in held.addresses.asked
 
 
