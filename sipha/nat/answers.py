@@ -25,10 +25,6 @@ class Answers:
         self._missed: dict[int, tuple[int, int]] = {}  # contact id to the version, and how many in succession
         self._missed_before: dict[int, tuple[int, int]] = {}
 
-    def __len__(self) -> int:
-        """How many are under way."""
-        return sum(map(len, self._awaited.values()))
-
     def await_(self, slot: int, contact_id: int, awaited: Awaited) -> None:
         """A ping was sent."""
         self._awaited.setdefault(slot % _SLOTS, {})[contact_id] = awaited
