@@ -276,8 +276,8 @@ class Branches:
 
 
 def _decisive(forks: tuple[ForkShadow, ...], cancelled: bool) -> tuple[object, ...]:
-    """What nobody could find out any more, if the leader died before the others know of it."""
-    return cancelled, [(fork.reasons, fork.status) for fork in forks]
+    """What the others have to know at once: all but how far Timer C was put off."""
+    return cancelled, [(fork.state, fork.reasons, fork.status) for fork in forks]
 
 
 def _shadow_of(fork: Fork, offset: float) -> ForkShadow:

@@ -133,8 +133,7 @@ class Shadows:
     def publish(self, record: Record, now: float, *, urgent: bool) -> None:
         """Tell the others of a call of ours, with the next `take_records`.
 
-        Urgent is what has to be elsewhere before anything else is sent. The rest can be lost: who doesn't know of it
-        sends or asks once more than needed.
+        Urgent is what has to be elsewhere before anything else is sent; the rest goes with what comes next.
         """
         try:
             data = _encoder.encode(record)
