@@ -567,6 +567,8 @@ class Replica:
         outcomes = machine.apply(index, entry)
         if machine.members is not members:
             self._kinship.call()
+        if machine.time > self._time.heard:
+            self._time.advance(machine.time, self._clock())  # now: a moment later is time that has elapsed
         if self._checkpoints.remembers(index):
             self._checkpoints.applied(index, machine.hash())
             self._catchup.applied(index)
@@ -574,10 +576,8 @@ class Replica:
 
     def _note_applied(self) -> None:
         """Take note of where the table is now, after a step in which entries may have been applied."""
-        machine = self.machine
-        if machine.index > self._checkpoints.index:
-            self._time.advance(machine.time, self._clock())
-            self._checkpoints.applied(machine.index, machine.hash())
+        if self.machine.index > self._checkpoints.index:
+            self._checkpoints.applied(self.machine.index, self.machine.hash())
 
     def _installed(self) -> None:
         """A snapshot has taken the place of the table."""

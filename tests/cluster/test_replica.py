@@ -697,6 +697,34 @@ def test_time_goes_on_over_a_stop_of_all_nodes_while_the_machine_is_up(
 # Backup
 
 
+def test_time_that_passes_after_an_entry_is_applied_counts(assemble: Assemble) -> None:
+    """A node that starts, and knows the time from that entry alone, is held up in the same step."""
+    assembly = assemble("a")
+    assembly.start("a")
+    assembly.elect("a")
+    assembly.run(2 * module.PROGRESS)
+    noted = assembly.replica("a")._noted
+    assembly.until(lambda: assembly.replica("a")._noted > noted)
+    assembly.run(0.8 * module.PROGRESS)
+    assembly.register("a", ["sip:alice@example.com"])
+    index, time = assembly.replica("a").machine.index, assembly.replica("a").machine.time / 1000
+    assembly.crash("a", power_lost=True)
+    assembly.start("a", boot_id="the next")
+    replica = assembly.replica("a")
+    assert replica.cluster_time() < time - 0.5
+    clock, tick, late = replica._clock, replica._voter.tick, [0.0]
+    replica._clock = lambda: clock() + late[0]
+
+    def be_late() -> None:
+        tick()
+        if replica.machine.index >= index:
+            late[0] = 3.0
+
+    vars(replica._voter)["tick"] = be_late
+    assembly.until(lambda: late[0])
+    assert replica.cluster_time() > time + 2.9
+
+
 def test_backup_is_of_the_table_at_one_index(assembly: Assembly) -> None:
     assembly.register("a", [f"sip:{number}@example.com" for number in range(50)])
     replica = assembly.replica("a")
