@@ -204,9 +204,9 @@ def test_word_of_the_first_claim_that_comes_late_deposes_nobody(assembly: Assemb
     (word,) = words
     other = assembly.replica(heard)
     if heard == "b":
-        other.received("a", word)
+        other.inbox.received("a", word)
     else:
-        other.received("b", RequestVote(term + 1, 1 << 20, term, word.secret))
+        other.inbox.received("b", RequestVote(term + 1, 1 << 20, term, word.secret))
     for _ in range(200):
         assembly.run(0.005)
         assert replica.leading()
@@ -256,7 +256,7 @@ def test_another_that_is_elected_meanwhile_is_named(assembly: Assembly) -> None:
     assembly.loses = lambda _sender, _receiver, message: isinstance(message, TimeoutNow)
     assembly.until(lambda: assembly.said(TimeoutNow))
     (go,) = assembly.said(TimeoutNow)
-    assembly.replica("c").received("a", TimeoutNow(go.term, go.secret))
+    assembly.replica("c").inbox.received("a", TimeoutNow(go.term, go.secret))
     assembly.until(assembly.replica("c").leading)
     assembly.until(lambda: handed)
     assert handed == ["c was elected instead of b"]
