@@ -356,7 +356,7 @@ MUTATIONS = [
     ),
     Mutation(
         "time goes on while a node is down and its machine is not",
-        "cluster.replica:Replica._resume_time",
+        "cluster.memory:Memory._resume_time",
         "max(elapsed, 0.0)",
         "0.0",
     ),

@@ -478,7 +478,7 @@ class Node:
     @property
     def failed(self) -> bool:
         """True if it has left the cluster."""
-        return self.replica._state == "failed"
+        return self.replica._driver.state == "failed"
 
     @property
     def raft(self) -> Raft:
