@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sipha.sandbox import Sandbox, SandboxNode
+from sipha.sandbox import START_DEADLINE, Sandbox, SandboxError, SandboxNode
 from tests.system.network import PREFIX, PREFIX6, Network
 
 VIRTUAL = (f"{PREFIX}.10", f"{PREFIX6}10")
@@ -72,6 +73,19 @@ class Hosts(Sandbox):
                 status: dict[str, Any] = json.load(response)
             return status
         return None
+
+    def wait_until_whole(self) -> SandboxNode:
+        """Wait until all nodes run and have applied as much as the leader, and return it."""
+        deadline = time.monotonic() + START_DEADLINE
+        while True:
+            seen = [status for node in self.nodes if (status := self.quick_status(node)) is not None]
+            leaders = [status["node"] for status in seen if status["leading"]]
+            indices = {status["applied_index"] for status in seen}
+            if len(seen) == len(self.nodes) and len(leaders) == 1 and len(indices) == 1:
+                return next(node for node in self.nodes if node.name == leaders[0])
+            if time.monotonic() > deadline:
+                raise SandboxError(f"the nodes don't come to agree; the logs are in {self.directory}")
+            time.sleep(0.05)
 
     # -- processes --------------------------------------------------------------------------------------------------
 
