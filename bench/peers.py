@@ -25,7 +25,7 @@ from zope.interface import implementer
 from sipha.cluster import authority
 from sipha.cluster.peers import INetworkUser, Peers
 from sipha.cluster.tls import Credentials
-from sipha.cluster.wire import PROTOCOL, AppendEntries, Hello, RaftMessage, StaleTerm
+from sipha.cluster.wire import PROTOCOL, AppendEntries, Hello, LastWord, RaftMessage, StaleTerm
 from sipha.sip.flow import Address
 
 ADDRESSES: dict[str, Address] = {"a": ("127.0.0.91", 7191), "b": ("127.0.0.92", 7192)}
@@ -71,6 +71,9 @@ class Node:
             self.network.send(peer, message)
         else:
             self.then()
+
+    def last_word_heard(self, word: LastWord) -> None:
+        """See INetworkUser."""
 
 
 def receive(credentials: Credentials | None, pipe: Connection) -> None:

@@ -2,6 +2,7 @@
 
 SiphaError
 ├── ConfigError             the configuration file is wrong; the daemon does not start
+├── NotClaimed              the virtual addresses can't be taken; phones hear nothing from this node
 └── SipError                becomes a SIP response
     ├── MalformedMessage    400: the peer sent something that is not SIP
     └── Unavailable         503 with Retry-After
@@ -22,6 +23,10 @@ class SiphaError(Exception):
 
 class ConfigError(SiphaError):
     """The configuration is wrong; the message names file, key, what is wrong and what would be right."""
+
+
+class NotClaimed(SiphaError):
+    """The virtual addresses can't be taken, or not be kept; the message says why, and what to do about it."""
 
 
 class SipError(SiphaError):

@@ -23,8 +23,9 @@ class RunOptions(usage.Options):
 
     def postOptions(self) -> None:
         """Read the configuration; a fault in it ends the command with exit status 1 and one message."""
+        self["config"] = Path(self["config"]).resolve()  # a daemon's directory is another
         try:
-            self["configuration"] = config.load(Path(self["config"]))
+            self["configuration"] = config.load(self["config"])
         except ConfigError as error:
             # A UsageError would bury the message under twistd's list of options.
             raise SystemExit(f"sipha: {error}") from error
@@ -48,6 +49,6 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor  # noqa: PLC0415
 
     try:
-        return Node(reactor, options.subOptions["configuration"])
+        return Node(reactor, options.subOptions["configuration"], options.subOptions["config"])
     except ConfigError as error:
         raise SystemExit(f"sipha: {error}") from error

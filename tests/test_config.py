@@ -123,6 +123,20 @@ def test_config_has_typed_values(tmp_path: Path) -> None:
     assert loaded.node.data_dir.path == Path("/var/lib/sipha")
 
 
+def test_virtual_addresses_have_interface_and_prefix(tmp_path: Path) -> None:
+    addresses = '["192.0.2.10%eth0", "198.51.100.7%wan.5/24", "2001:DB8:0::10%eth0/64"]'
+    settings = load(
+        tmp_path, f'{MINIMAL}[virtual_address]\nmode = "netlink"\naddresses = {addresses}\n'
+    ).virtual_address
+    assert settings.addresses == ("192.0.2.10%eth0", "198.51.100.7%wan.5/24", "2001:db8::10%eth0/64")
+    assert settings.placements == (
+        ("192.0.2.10", "eth0", 32),
+        ("198.51.100.7", "wan.5", 24),
+        ("2001:db8::10", "eth0", 64),
+    )
+    assert settings.hosts == ("192.0.2.10", "198.51.100.7", "2001:db8::10")
+
+
 def test_node_without_cluster_section_stands_alone(tmp_path: Path) -> None:
     cluster = load(tmp_path, MINIMAL).cluster
     assert (cluster.peers, cluster.encrypted) == ((), False)
@@ -189,8 +203,33 @@ def test_witness_doesnt_wish_to_lead(tmp_path: Path, text: str, wish: int) -> No
             "registrar.min_expires: 4000 is more than 3600",
         ),
         (
-            MINIMAL + '[virtual_address]\nmode = "netlink"',
-            'virtual_address.mode: "netlink" is not a choice; write "loopback"',
+            MINIMAL + '[virtual_address]\nmode = "vrrp"',
+            'virtual_address.mode: "vrrp" is not a choice; write "loopback" or "netlink" or "external" or "hook"',
+        ),
+        (
+            MINIMAL + '[virtual_address]\nmode = "netlink"\naddresses = ["192.0.2.10"]',
+            "virtual_address.addresses: '192.0.2.10' names no interface to add it to; write one such as "
+            '"192.0.2.10%eth0"',
+        ),
+        (
+            MINIMAL + '[virtual_address]\nmode = "external"\naddresses = ["192.0.2.10%eth0"]',
+            "virtual_address.addresses: '192.0.2.10%eth0' names an interface, but in external mode",
+        ),
+        (
+            MINIMAL + '[virtual_address]\nmode = "hook"',
+            "virtual_address.hook: is missing; write the command",
+        ),
+        (
+            MINIMAL + '[virtual_address]\nhook = "/usr/local/bin/move"',
+            "virtual_address.hook: '/usr/local/bin/move' is never run in loopback mode",
+        ),
+        (
+            MINIMAL + '[virtual_address]\nmode = "netlink"\naddresses = ["192.0.2.10%eth0", "192.0.2.10%eth1"]',
+            "virtual_address.addresses: '192.0.2.10' appears twice",
+        ),
+        (
+            MINIMAL + '[virtual_address]\nmode = "netlink"\naddresses = ["192.0.2.10%eth0/33"]',
+            "virtual_address.addresses[0]: '192.0.2.10%eth0/33' has no interface and prefix length",
         ),
         (MINIMAL + "[cluster]\nheartbeat = 0.2", "cluster.heartbeat: 0.2 is too long for election_min = 0.4"),
         (MINIMAL + "[cluster]\nelection_min = 0.9", "cluster.election_max: 0.8 must be more than election_min = 0.9"),
@@ -199,7 +238,7 @@ def test_witness_doesnt_wish_to_lead(tmp_path: Path, text: str, wish: int) -> No
             MINIMAL + '[virtual_address]\naddresses = ["sipha"]',
             "virtual_address.addresses[0]: 'sipha' is not an IP address",
         ),
-        (MINIMAL + '[virtual_address]\naddresses = ["0.0.0.0"]', "virtual_address.addresses: '0.0.0.0' can't be"),
+        (MINIMAL + '[virtual_address]\naddresses = ["0.0.0.0"]', "virtual_address.addresses[0]: '0.0.0.0' can't be"),
         (MINIMAL + "[virtual_address]\naddresses = []", "virtual_address.addresses: needs at least one address"),
         (MINIMAL + '[admin]\nlisten = "127.0.0.1"', "admin.listen: '127.0.0.1' is not an IP address and port"),
         (MINIMAL + '[admin]\nlisten = "::1:8080"', "admin.listen: '::1:8080' is not an IP address and port"),

@@ -1,7 +1,8 @@
 """Leadership handed on without an election's wait (Raft thesis §3.10), and when it should be.
 
-No more is taken in; what is under way is finished; the claim ends for good; its secret lets the other node stand at
-once. If that comes to nothing, a new claim begins (pitfalls-log-vip 1).
+No more is taken in; what is under way is finished; the claim ends for good, and with it all that needed it, the virtual
+address above all; then its secret lets the other node stand at once. If that comes to nothing, a new claim begins
+(pitfalls-log-vip 1).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Literal
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
+from sipha.cluster.leadership import Leadership
 from sipha.cluster.proposals import Proposals
 from sipha.cluster.voter import Voter
 from sipha.cluster.wire import RaftMessage, TimeoutNow
@@ -34,8 +36,8 @@ class HandoverFailed(SiphaError):
 class Handover:
     """Hands leadership on. `step` must be called often; times are seconds of the voter's clock.
 
-    `ending` is called before the claim ends, `resumed` when a new one has begun; `confirm` is for how long the other
-    node has to be elected.
+    The claim of `leadership` ends before its secret is told; `resumed` is called when a new one has begun; `confirm` is
+    for how long the other node has to be elected.
     """
 
     def __init__(  # noqa: PLR0917  one caller
@@ -43,20 +45,21 @@ class Handover:
         voter: Voter,
         proposals: Proposals,
         send: Callable[[str, RaftMessage], bool],
-        ending: Callable[[], None],
+        leadership: Leadership,
         resumed: Callable[[], None],
         confirm: float,
     ) -> None:
         self._voter = voter
         self._proposals = proposals
         self._send = send
-        self._ending = ending
+        self._leadership = leadership
         self._resumed = resumed
         self._confirm = confirm
-        self._phase: Literal["idle", "draining", "confirming"] = "idle"
+        self._phase: Literal["idle", "draining", "releasing", "confirming"] = "idle"
         self._to = ""
         self._term = 0
         self._deadline = 0.0
+        self._secret = b""
         self._done: Deferred[str] = Deferred()
         self._since: dict[str, float] = {}  # when nodes of a higher priority were first seen up to date in this term
         self._since_term = 0
@@ -94,6 +97,8 @@ class Handover:
                 self._settle(None, now)
         elif self._phase == "draining":
             self._drain(now)
+        elif self._phase == "releasing":
+            self._release(now)
         elif now >= self._deadline:
             self._voter.lease.begin()
             self._settle(None, now)
@@ -109,12 +114,18 @@ class Handover:
         drained = not self._proposals.under_way and raft.applied_index == raft.last_index
         heard = self._voter.lease.heard_by(self._to)  # or it could not tell that this claim has ended
         if drained and heard and raft.match(self._to) == raft.last_index:
-            self._ending()
-            secret = self._voter.lease.end()
-            self._phase, self._deadline = "confirming", now + self._confirm
-            self._send(self._to, TimeoutNow(self._term, secret))
+            self._leadership.lose()
+            self._phase, self._deadline = "releasing", self._voter.lease.until
+            self._secret = self._voter.lease.end()
+            self._release(now)
         elif now >= self._deadline:
             self._settle(None, now)
+
+    def _release(self, now: float) -> None:
+        """Tell the secret when the address is gone; when the lease would have run out, the kernel uses it no more."""
+        if self._leadership.over or now >= self._deadline:
+            self._phase, self._deadline = "confirming", now + self._confirm
+            self._send(self._to, TimeoutNow(self._term, self._secret))
 
     def _settle(self, leader: str | None, now: float) -> None:
         """It has come to an end, good or bad."""

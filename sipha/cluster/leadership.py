@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -16,17 +17,27 @@ class ILeader(Interface):
     def gained() -> None:
         """The node leads: lease valid, and everything committed before its term applied."""
 
-    def lost() -> None:
-        """The lease has ended, or the node leads no more."""
+    def lost() -> Deferred[Any] | None:
+        """The lease has ended, or the node leads no more; a Deferred fires when all that needed it has ended."""
 
 
 class Leadership:
-    """Tells its observers, in the order in which they came, and the other way round when leadership is lost."""
+    """Tells its observers, in the order in which they came, and the other way round when leadership is lost.
 
-    def __init__(self) -> None:
+    `settled` is called when the last thing has ended that an observer could not end at once.
+    """
+
+    def __init__(self, settled: Callable[[], None] = lambda: None) -> None:
         self.held = False
+        self._settled = settled
         self._observers: list[ILeader] = []
+        self._ending = 0  # observers of whom something of an earlier leadership is still there
         self._log = Logger(namespace="sipha.cluster")
+
+    @property
+    def over(self) -> bool:
+        """True while leadership is not held and nothing is left that needed it."""
+        return not self.held and not self._ending
 
     def observe(self, observer: ILeader) -> None:
         """Tell `observer` from now on; at once if leadership is held."""
@@ -50,12 +61,21 @@ class Leadership:
         if self.held:
             self.held = False
             for observer in reversed(self._observers):
-                self._tell(observer.lost)
+                ending = self._tell(observer.lost)
+                if isinstance(ending, Deferred):
+                    self._ending += 1
+                    ending.addBoth(self._ended)
 
-    def _tell(self, change: Any) -> None:
+    def _ended(self, result: Any) -> Any:
+        self._ending -= 1
+        if not self._ending:
+            self._settled()
+        return result
+
+    def _tell(self, change: Any) -> Any:
         """One observer's failure is not the others'."""
         try:
-            change()
+            return change()
         except Exception:  # noqa: BLE001  whatever it is, it is logged and the others are told
             self._log.failure("told of a change of leadership, {observer} failed", observer=change.__self__)
 
@@ -83,17 +103,17 @@ class LeaderServices(MultiService):
     def stopService(self) -> Deferred[Any]:
         """Wait no more, and stop the children."""
         self._leadership.forget(self)
-        self.lost()
-        return self._stopping
+        return self.lost()
 
     def gained(self) -> None:
         """Start the children, as soon as their stopping is finished and if leadership still lasts."""
         self._stopping.addCallback(lambda _: self._start()).addErrback(self._failed)
 
-    def lost(self) -> None:
-        """Stop the children."""
+    def lost(self) -> Deferred[Any]:
+        """Stop the children; fires when they have stopped."""
         if self.running:
             self._stopping = maybeDeferred(MultiService.stopService, self).addErrback(self._failed)
+        return self._stopping
 
     def _start(self) -> None:
         if self._leadership.held and not self.running:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory
@@ -22,8 +22,9 @@ from zope.interface import Attribute, Interface, implementer
 
 from sipha.cluster.authority import check_name, host_name
 from sipha.cluster.connection import Connection, Connections
+from sipha.cluster.lastwords import LastWords
 from sipha.cluster.tls import Certificates, Credentials, TlsFactory
-from sipha.cluster.wire import PROTOCOL, AppendEntries, Hello, Ping, RaftMessage, SnapshotChunk
+from sipha.cluster.wire import PROTOCOL, AppendEntries, Hello, LastWord, Ping, RaftMessage, SnapshotChunk
 from sipha.errors import ConfigError
 from sipha.sip.flow import Address
 
@@ -68,6 +69,9 @@ class INetworkUser(Interface):
 
     def received(peer: str, message: RaftMessage) -> None:
         """A message came; raises ProtocolError, which ends the connection."""
+
+    def last_word_heard(word: LastWord) -> None:
+        """A guard's last word came, or what somebody wants us to take for it."""
 
 
 class INetwork(Interface):
@@ -131,7 +135,7 @@ class Peers:
         self._connections: dict[str, Connection] = {}
         self._strangers: dict[Connection, None] = {}  # in the order in which they came
         self._user: INetworkUser | None = None
-        self._port: Any = None
+        self._ports: list[Any] = []
         self._dialling: dict[str, Any] = {}  # the call that will dial, or the attempt to connect
         self._watching: Any = None
         self._apart: dict[str, float] = {}  # since when there has been no connection with a peer
@@ -153,8 +157,8 @@ class Peers:
                 waiting.cancel()
         for connection in [*self._connections.values(), *self._strangers]:
             connection.end()
-        port, self._port, self._watching, self._reminding, self._dialling = self._port, None, None, None, {}
-        return maybeDeferred(lambda: None if port is None else port.stopListening())
+        ports, self._ports, self._watching, self._reminding, self._dialling = self._ports, [], None, None, {}
+        return gatherResults(maybeDeferred(port.stopListening) for port in ports).addCallback(lambda _: None)
 
     def send(self, peer: str, message: RaftMessage) -> bool:
         """Send if the peer is connected and, for entries and pieces of a snapshot, has room."""
@@ -259,14 +263,18 @@ class Peers:
         if self._user is not None:
             self._user.received(peer, message)
 
+    def _last_word_heard(self, word: LastWord) -> None:
+        if self._user is not None:
+            self._user.last_word_heard(word)
+
     def count(self, reason: str, host: str) -> None:
-        """A connection was refused or is ended."""
+        """A connection was refused or is ended, or a datagram dropped."""
         self.counters[reason] += 1
         now = self.seconds()
         if reason not in self._told or now - self._told[reason] >= QUIET:
             self._told[reason] = now
             self._log.warn(
-                "a connection with {host} was refused or ended: {reason} ({count} so far)",
+                "what comes from {host} is refused: {reason} ({count} so far)",
                 host=host,
                 reason=reason,
                 count=self.counters[reason],
@@ -315,10 +323,12 @@ class Peers:
 
     def _reach_out(self) -> None:
         """Listen if there is anyone to hear, and dial whom we have not."""
-        if self._peers and self._port is None:
+        if self._peers and not self._ports:
             host, port = self._address
             try:
-                self._port = self._reactor.listenTCP(port, self._factory(None), interface=host)
+                self._ports.append(self._reactor.listenTCP(port, self._factory(None), interface=host))
+                last_words = LastWords(self._last_word_heard, self.count)
+                self._ports.append(self._reactor.listenUDP(port, last_words, interface=host))
             except CannotListenError as error:
                 raise ConfigError(
                     f"can't listen for the other nodes on {host} port {port}: {error.socketError}"

@@ -22,7 +22,7 @@ from sipha.cluster.guards import MEMBERSHIP, DivergedError
 from sipha.cluster.handover import Handover
 from sipha.cluster.kinship import Kinship
 from sipha.cluster.leadership import Leadership
-from sipha.cluster.membership import Membership
+from sipha.cluster.membership import Membership, address_of
 from sipha.cluster.peers import INetwork, INetworkUser
 from sipha.cluster.proposals import Done, Proposals
 from sipha.cluster.raft import Timing
@@ -39,6 +39,7 @@ from sipha.cluster.wire import (
     AppendReply,
     Checkpoint,
     Hello,
+    LastWord,
     LeaseAck,
     PreVote,
     ProposalOutcome,
@@ -48,6 +49,7 @@ from sipha.cluster.wire import (
     RequestVote,
     SnapshotChunk,
     SnapshotReply,
+    datagram,
 )
 from sipha.errors import ConfigError, NoQuorum, NotLeader, Unavailable, UnknownOutcome
 from sipha.sip.flow import Address
@@ -112,7 +114,7 @@ class Replica:
         self.node = node
         self.policy = policy
         self.machine = Machine()
-        self.leadership = Leadership()
+        self.leadership = Leadership(self._kick)
         self._reactor = reactor
         self._clock = clock
         self._boot_id = boot_id
@@ -165,7 +167,7 @@ class Replica:
             log_limit,
         )
         self._handover = Handover(
-            self._voter, self._proposals, network.send, self.leadership.lose, self._watch_role, timing.election_max
+            self._voter, self._proposals, network.send, self.leadership, self._watch_role, timing.election_max
         )
         self._tenure = Tenure(
             self.machine,
@@ -312,9 +314,22 @@ class Replica:
         return None if self._state == "failed" else self._voter.leader
 
     @property
-    def claim_secret(self) -> bytes:
-        """The secret of the present claim to the lease, for whoever speaks the last word; empty if there is none."""
-        return self._lease.secret
+    def lease_until(self) -> float:
+        """Until when this node may act as the only leader, in seconds of CLOCK_BOOTTIME, as far as is known now.
+
+        The lease of a single voter has no end; what acts on its word is told one all the same, in case it dies.
+        """
+        return min(self._lease.until, self._clock() + self._lease.duration)
+
+    @property
+    def last_word(self) -> bytes:
+        """What shows the other nodes that the present claim has ended: for our guard to send, when it has ended it."""
+        return datagram(LastWord(self._raft.term, self.node, self._lease.secret))
+
+    @property
+    def peers(self) -> list[Address]:
+        """Where the other members listen."""
+        return [address_of(member) for member in self.membership.members if member.name != self.node]
 
     def claim_ended(self) -> None:
         """Whoever guards our address has ended the present claim: if we still lead, go on with a new one."""
@@ -425,6 +440,10 @@ class Replica:
         self._forwarding.disconnected(peer)
         self._catchup.disconnected(peer)
         self._voter.disconnected(peer)
+
+    def last_word_heard(self, word: LastWord) -> None:
+        """A guard says that its leader's claim has ended."""
+        self._guarded(lambda: self._voter.last_word_heard(word))
 
     def _receive(self, peer: str, message: RaftMessage) -> None:
         if peer not in self._kinship.kin:

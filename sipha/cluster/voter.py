@@ -38,6 +38,9 @@ _MICROSECONDS = 1_000_000
 _ACK_PAUSE = 0.2
 """The part of the heartbeats' period that lies at least between two acknowledgements of one lease."""
 
+_TURN = 0.04
+"""Seconds that a node has for its election before the next one stands; a pre-vote and a vote take a few ms."""
+
 
 class Voter:
     """Votes, stands, follows and leads.
@@ -104,7 +107,6 @@ class Voter:
             VoteGranted: self._receive_vote,
             StaleTerm: self._receive_stale,
             TimeoutNow: self._receive_timeout_now,
-            LastWord: self._receive_last_word,
         }
 
     @property
@@ -158,8 +160,7 @@ class Voter:
         """The connection to the peer is gone; if it led, it has probably died, and we stand as soon as we may."""
         self.raft.disconnected(peer)
         if not self.raft.leads and peer == self.raft.leader and not self._promise.secret:
-            jitter = (self.raft.election_timeout() - self._timing.election_min) / 2
-            self.raft.put_election(max(self._promise.until, self._clock()) + jitter)
+            self._stand_in_turn(peer)
 
     # Elections
 
@@ -173,6 +174,11 @@ class Voter:
         self._asked_term = 0
         self._secret = secret
         self.raft.stand()
+
+    def _stand_in_turn(self, leader: str) -> None:
+        """The leader is gone, and all hear of it at once: stand one after the other, lest the votes be split."""
+        turn = sum(peer < self.name for peer in self.others - {leader})
+        self.raft.put_election(max(self._promise.until, self._clock()) + turn * _TURN)
 
     def _ask_for_pre_votes(self, now: float) -> None:
         """Ask whether an election could be won before beginning one, which would depose a leader (thesis §9.6)."""
@@ -255,13 +261,12 @@ class Voter:
         else:
             self.counters["transfers refused"] += 1
 
-    def _receive_last_word(self, _peer: str, message: LastWord) -> None:
+    def last_word_heard(self, word: LastWord) -> None:
         """A leader's guard has taken its address away: stand as soon as it is our turn."""
         raft = self.raft
-        if message.term == raft.term and message.leader == raft.leader and self._promise.release(message.secret):
+        if word.term == raft.term and word.leader == raft.leader and self._promise.release(word.secret):
             self.counters["last words"] += 1
-            jitter = (raft.election_timeout() - self._timing.election_min) / 8
-            raft.put_election(self._clock() + jitter)
+            self._stand_in_turn(word.leader)
 
     # Entries, as a follower
 

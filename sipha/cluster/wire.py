@@ -156,7 +156,10 @@ class TimeoutNow(msgspec.Struct, frozen=True, array_like=True, tag="go"):
 
 
 class LastWord(msgspec.Struct, frozen=True, array_like=True, tag="last"):
-    """From the guard of `leader`: its claim with this secret has ended, and its address is gone."""
+    """From the guard of `leader`: its claim with this secret has ended, and its address is gone.
+
+    It comes as a datagram, because a guard has neither connections nor a certificate: the secret is its own proof.
+    """
 
     term: Term
     leader: Name
@@ -213,7 +216,6 @@ RaftMessage = (
     | VoteGranted
     | StaleTerm
     | TimeoutNow
-    | LastWord
     | SnapshotChunk
     | SnapshotReply
     | Checkpoint
@@ -224,13 +226,16 @@ Message = Hello | Ping | RaftMessage
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
+_last_word_decoder = msgspec.msgpack.Decoder(LastWord)
 _length = Layout("!I")
 
 
 class ProtocolError(Exception):
     """The peer sent what no node sends; `kind` names it for the counters."""
 
-    def __init__(self, kind: Literal["frame too long", "not a message", "out of place", "not our log"]) -> None:
+    def __init__(
+        self, kind: Literal["frame too long", "not a message", "not a last word", "out of place", "not our log"]
+    ) -> None:
         super().__init__(kind)
         self.kind = kind
 
@@ -239,6 +244,19 @@ def frame(message: Message) -> bytes:
     """The bytes of a message on the connection."""
     body = _encoder.encode(message)
     return _length.pack(len(body)) + body
+
+
+def datagram(word: LastWord) -> bytes:
+    """The bytes of a last word."""
+    return _encoder.encode(word)
+
+
+def read_datagram(data: bytes) -> LastWord:
+    """The last word that `datagram` made; raises ProtocolError."""
+    try:
+        return _last_word_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ProtocolError("not a last word") from None
 
 
 class FrameReader:

@@ -19,13 +19,15 @@ from sipha.config.texts import (
     AdminUrl,
     DomainName,
     FilePath,
-    IpAddress,
     Network,
     NodeName,
     PeerName,
     SocketAddress,
+    VirtualIp,
 )
 from sipha.toml import Section, read
+from sipha.vip.messages import SOCKET
+from sipha.vip.placement import Placement
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 Expiry = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -132,21 +134,46 @@ class Cluster(Section, frozen=True):
 
 
 class VirtualAddress(Section, frozen=True):
-    """The addresses that the leader alone answers at; in `loopback` mode it binds them and the others don't."""
+    """The addresses that the leader alone answers at, and how it comes by them; `hook_deadline` in seconds."""
 
-    mode: Literal["loopback"] = "loopback"
-    addresses: tuple[IpAddress, ...] = (IpAddress("127.0.0.10"),)
+    mode: Literal["loopback", "netlink", "external", "hook"] = "loopback"
+    addresses: tuple[VirtualIp, ...] = (VirtualIp("127.0.0.10"),)
+    guard: AbsolutePath = AbsolutePath(SOCKET)
+    hook: FilePath = FilePath()
+    hook_deadline: Seconds = 10.0
 
     def __post_init__(self) -> None:
         """Check what concerns more than one value."""
         if not self.addresses:
             raise ValueError('addresses: needs at least one address, such as ["127.0.0.10"]')
-        _refuse_repeats("addresses", "", self.addresses)
-        for address in self.addresses:
-            if ip_address(address).is_unspecified or ip_address(address).is_multicast:
+        _refuse_repeats("addresses", "", self.hosts)
+        for placement in self.placements:
+            if self.mode == "netlink" and not placement.interface:
                 raise ValueError(
-                    f"addresses: {str(address)!r} can't be the address of a host; write the virtual address"
+                    f"addresses: {str(placement)!r} names no interface to add it to; "
+                    f'write one such as "{placement}%eth0"'
                 )
+            if self.mode != "netlink" and placement.interface:
+                raise ValueError(
+                    f"addresses: {str(placement)!r} names an interface, but in {self.mode} mode sipha adds no address "
+                    f'to any; write "{placement.address}", or mode = "netlink"'
+                )
+        if self.mode == "hook" and not self.hook:
+            raise ValueError(
+                'hook: is missing; write the command that moves the addresses, or another mode than "hook"'
+            )
+        if self.mode != "hook" and self.hook:
+            raise ValueError(f'hook: {str(self.hook)!r} is never run in {self.mode} mode; write mode = "hook"')
+
+    @property
+    def placements(self) -> tuple[Placement, ...]:
+        """The addresses as values."""
+        return tuple(address.placement for address in self.addresses)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The addresses alone, as literals."""
+        return tuple(placement.address for placement in self.placements)
 
 
 class Sip(Section, frozen=True):

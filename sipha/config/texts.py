@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from sipha.sip.flow import Address
 from sipha.toml import Text
+from sipha.vip.placement import Placement
 
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DOMAIN = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
@@ -31,6 +32,22 @@ class IpAddress(Text):
             raise ValueError(
                 f'{text!r} is not an IP address; write one such as "192.0.2.10" or "2001:db8::10"'
             ) from None
+
+
+class VirtualIp(Text):
+    """A virtual address, with the interface and network that it is placed in: `192.0.2.10` or `192.0.2.10%eth0/24`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the address; raises ValueError."""
+        return cls(Placement.parse(text))
+
+    @property
+    def placement(self) -> Placement:
+        """The address as a value."""
+        return Placement.parse(self)
 
 
 class SocketAddress(Text):

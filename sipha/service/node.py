@@ -1,7 +1,8 @@
 """A node: all its services.
 
-The replica runs on every node. What phones see is a child of `LeaderServices`, so that it exists on the leader alone:
-each leadership has listeners, transactions and nonce windows of its own.
+The replica runs on every node. What phones see is a child of `LeaderServices`, and there of the `AddressHolder`, so
+that it exists on the leader alone, and while it has the virtual addresses: each time with transactions and nonce
+windows of its own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -21,6 +23,7 @@ from sipha.cluster.expirer import Expirer
 from sipha.cluster.leadership import LeaderServices
 from sipha.errors import ConfigError
 from sipha.garbage import GarbageCollection
+from sipha.service.address import AddressHolder, AddressService, Tickling
 from sipha.service.admin import AdminService
 from sipha.service.replication import Replication
 from sipha.service.settings import make_domains
@@ -35,24 +38,29 @@ class Node(MultiService):
     """A node of the cluster: the replica, the admin, and on the leader what phones see.
 
     A node that can't keep its word any more ends the process, with exit status 1, so that it is started afresh. Raises
-    ConfigError if the node can't be what the configuration says.
+    ConfigError if the node can't be what the configuration, which is in the file `path`, says.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, configuration: config.Config) -> None:
+    def __init__(self, reactor: Any, configuration: config.Config, path: Path) -> None:
         super().__init__()
         self._reactor = reactor
         self._leaving: IDelayedCall | None = None
         self.replication = Replication(reactor, configuration, self._replica_failed)
         replica = self.replication.replica
         GarbageCollection(reactor).setServiceParent(self)
-        self.sip = SipService(reactor, configuration, replica, self._sip_failed)
+        self.address = AddressService(reactor, configuration, path, replica)
+        self.address.setServiceParent(self)
         on_leader = LeaderServices(replica.leadership)
-        self.sip.setServiceParent(on_leader)
-        Expirer(reactor, replica).setServiceParent(on_leader)
         on_leader.setServiceParent(self)
-        self.view = View(reactor, configuration, self.replication, self.sip)
+        Expirer(reactor, replica).setServiceParent(on_leader)
+        with_address = AddressHolder(reactor, self.address.address, replica)
+        with_address.setServiceParent(on_leader)
+        self.sip = SipService(reactor, configuration, replica, self.address.bind, self._sip_failed)
+        self.sip.setServiceParent(with_address)
+        Tickling(reactor, self.address.address, replica).setServiceParent(with_address)
+        self.view = View(reactor, configuration, self.replication, self.address.address, self.sip)
         admin = AdminService(reactor, configuration.admin, self.view, make_domains(configuration))
         admin.setServiceParent(self)
 

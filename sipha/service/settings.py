@@ -21,7 +21,7 @@ _OTHER_FILES = 128
 
 def make_domains(configuration: config.Config) -> Domains:
     """The domains that are served, and the virtual addresses that stand for the first of them."""
-    addresses = configuration.virtual_address.addresses
+    addresses = configuration.virtual_address.hosts
     return Domains(
         (
             Domain(
@@ -34,7 +34,7 @@ def make_domains(configuration: config.Config) -> Domains:
             )
             for domain in configuration.domains
         ),
-        [f"[{address}]" if ":" in address else str(address) for address in addresses],
+        [f"[{address}]" if ":" in address else address for address in addresses],
     )
 
 
@@ -48,8 +48,8 @@ def make_timers(settings: config.Sip) -> Timers:
 def make_listeners(configuration: config.Config) -> list[Listener]:
     """Each transport on each virtual address."""
     return [
-        Listener(transport.upper(), str(address), configuration.sip.port)
-        for address in configuration.virtual_address.addresses
+        Listener(transport.upper(), address, configuration.sip.port)
+        for address in configuration.virtual_address.hosts
         for transport in configuration.sip.transports
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -25,11 +25,13 @@ from sipha.service.settings import (
     make_stream_limits,
     make_timers,
 )
-from sipha.sip.events import Event, RequestReceived
+from sipha.sip.events import Event, RequestReceived, StrayResponse
+from sipha.sip.flow import Flow
 from sipha.sip.layer import TransactionLayer
-from sipha.sip.message import Request
+from sipha.sip.message import Request, Response
 from sipha.sip.token import Tokens
 from sipha.state.machine import Machine
+from sipha.transport.address import Bind
 from sipha.transport.endpoint import Endpoint, ITransactionUser
 
 
@@ -57,12 +59,23 @@ class ProxyEndpoint(Endpoint):
 
 @implementer(ITransactionUser)
 class TransactionUser:
-    """Hands each event to the registrar or the proxy, and none once the lease has ended (RFC 3261 §5)."""
+    """Hands each event to the registrar or the proxy, and none once the lease has ended (RFC 3261 §5).
 
-    def __init__(self, registrar: Registrar, proxy: Proxy, leading: Callable[[], bool]) -> None:
+    A response that belongs to no transaction is offered to `askers` first: those who send requests without keeping
+    anything of them. Each returns True if the response is its own.
+    """
+
+    def __init__(
+        self,
+        registrar: Registrar,
+        proxy: Proxy,
+        leading: Callable[[], bool],
+        askers: Sequence[Callable[[Response, Flow], bool]] = (),
+    ) -> None:
         self._registrar = registrar
         self._proxy = proxy
         self._leading = leading
+        self._askers = askers
 
     def event_received(self, event: Event, now: float) -> None:
         """Act on an event."""
@@ -70,21 +83,33 @@ class TransactionUser:
             return
         if isinstance(event, RequestReceived) and event.request.method == "REGISTER":
             self._registrar.request_received(event.request, event.flow)
-        else:
+        elif not (isinstance(event, StrayResponse) and self._is_asked_for(event)):
             self._proxy.event_received(event, now)
+
+    def _is_asked_for(self, event: StrayResponse) -> bool:
+        return any(asker(event.response, event.flow) for asker in self._askers)
 
 
 class SipService(Service):
-    """What phones see of a leader: registrar and proxy behind the listeners of the virtual addresses."""
+    """What phones see of a leader: registrar and proxy behind the listeners of the virtual addresses.
+
+    `bind` gives the listeners their sockets; `failed` is told why they can't be opened.
+    """
 
     log = Logger()
 
     def __init__(
-        self, reactor: Any, configuration: config.Config, replica: Replica, failed: Callable[[str], None]
+        self,
+        reactor: Any,
+        configuration: config.Config,
+        replica: Replica,
+        bind: Bind,
+        failed: Callable[[str], None],
     ) -> None:
         self._reactor = reactor
         self._config = configuration
         self._replica = replica
+        self._bind = bind
         self._failed = failed
         self._keys = KeyRing(replica.machine)
         self._endpoint: ProxyEndpoint | None = None
@@ -92,7 +117,7 @@ class SipService(Service):
 
     @property
     def listening(self) -> bool:
-        """True while the virtual addresses are ours."""
+        """True while phones are heard."""
         return self._endpoint is not None and bool(self._endpoint.addresses)
 
     def startService(self) -> None:
@@ -111,6 +136,7 @@ class SipService(Service):
             # The timer at the end of the lease may be late, a look at the clock isn't.
             may_send=replica.leading,
             tag=self._tag,
+            bind=self._bind,
             receive_buffer=settings.sip.receive_buffer,
             limits=make_stream_limits(settings.sip),
         )
@@ -145,7 +171,7 @@ class SipService(Service):
         endpoint, self._endpoint = self._endpoint, None
         if endpoint is None:
             return None
-        self.log.info("the virtual addresses are released")
+        self.log.info("the virtual addresses are served no more")
         return endpoint.stop()
 
     def counters(self) -> dict[str, int]:
@@ -167,7 +193,7 @@ class SipService(Service):
 
     def _opened(self, opened: bool) -> None:
         if opened:
-            addresses = ", ".join(self._config.virtual_address.addresses)
+            addresses = ", ".join(self._config.virtual_address.hosts)
             self.log.info("the virtual addresses are served: {addresses}", addresses=addresses)
 
     def _not_opened(self, failure: Failure) -> None:

@@ -21,6 +21,7 @@ from sipha.state.binding import Binding
 from sipha.state.entries import Record
 from sipha.state.outcomes import Outcome
 from sipha.state.snapshot import Frozen
+from sipha.vip.address import IVirtualAddress
 
 DEADLINE = 4.0
 """Seconds that a majority has for a change of the members; less than who forwarded it waits for."""
@@ -28,13 +29,21 @@ DEADLINE = 4.0
 
 @implementer(INode)
 class View:
-    """The node of which `replication` and `sip` are parts."""
+    """The node of which `replication`, `address` and `sip` are parts."""
 
-    def __init__(self, reactor: Any, configuration: config.Config, replication: Replication, sip: SipService) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        configuration: config.Config,
+        replication: Replication,
+        address: IVirtualAddress,
+        sip: SipService,
+    ) -> None:
         self._reactor = reactor
         self._config = configuration
         self._replication = replication
         self._replica = replication.replica
+        self._address = address
         self._sip = sip
         self._started_at = reactor.seconds()
         self._admins = {str(peer.name): str(peer.admin) for peer in configuration.cluster.peers}
@@ -45,7 +54,7 @@ class View:
         return Status(
             node=replica.node,
             version=__version__,
-            alarms=(*replica.alarms, *self._replication.alarms()),
+            alarms=(*replica.alarms, *self._replication.alarms(), *self._address.alarms()),
             uptime=self._reactor.seconds() - self._started_at,
             cluster_id=replica.cluster_id,
             role=replica.role,
@@ -66,8 +75,8 @@ class View:
             proposals=replica.proposals,
             durability=replica.durability,
             journal_bytes=replica.journal_bytes,
-            virtual_addresses=tuple(map(str, self._config.virtual_address.addresses)),
-            holds_virtual_addresses=self._sip.listening,
+            virtual_addresses=self._config.virtual_address.hosts,
+            holds_virtual_addresses=self._address.held,
             aors=len(machine.location),
             bindings=machine.location.count,
             accounts=len(machine.accounts),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from ipaddress import IPv6Address
 
 from sipha.sip.flow import Address
+
+Bind = Callable[[socket.SocketKind, Address], socket.socket]
+"""Gives a non-blocking socket that is bound to an address, to be closed by whom it is given to; raises OSError."""
 
 _IP_FREEBIND = 15
 _IPV6_FREEBIND = 78
@@ -46,7 +50,7 @@ def flow_address(host: str, port: int, scope: int = 0) -> Address:
     return (f"{host}%{scope}" if scope else host), port
 
 
-def bound_socket(kind: socket.SocketKind, address: Address, *, freebind: bool) -> socket.socket:
+def bound_socket(kind: socket.SocketKind, address: Address, *, freebind: bool = False) -> socket.socket:
     """A non-blocking socket bound to an address; with `freebind` even to one that no interface has yet.
 
     An IPv6 socket takes no IPv4: the virtual address of each family has a listener of its own. Raises OSError.

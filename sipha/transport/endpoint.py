@@ -22,7 +22,7 @@ from sipha.sip.flow import Address, Flow
 from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response, mark_received, response_to
 from sipha.sip.parser import ParseError, parse
-from sipha.transport.address import canonical, family
+from sipha.transport.address import Bind, bound_socket, canonical, family
 from sipha.transport.connection import Received
 from sipha.transport.stream import StreamLimits, Streams
 from sipha.transport.udp import TRANSIENT, UdpSocket
@@ -53,7 +53,7 @@ class Endpoint:
     """The listeners of a node and the connections they have, as one: what comes in and what goes out.
 
     `counters` counts by reason what was dropped or failed. `may_send` is asked before every message. `tag` makes the To
-    tag of a stateless error response.
+    tag of a stateless error response. `bind` gives the listeners their sockets.
     """
 
     log = Logger()
@@ -66,7 +66,7 @@ class Endpoint:
         *,
         may_send: Callable[[], bool] = lambda: True,
         tag: Callable[[Request], str] | None = None,
-        freebind: bool = False,
+        bind: Bind = bound_socket,
         receive_buffer: int = 4 << 20,
         limits: StreamLimits | None = None,
     ) -> None:
@@ -76,7 +76,7 @@ class Endpoint:
         self._listeners = tuple(listeners)
         self._may_send = may_send
         self._tag = tag
-        self._freebind = freebind
+        self._bind = bind
         self._receive_buffer = receive_buffer
         self._limits = limits or StreamLimits()
         self._user: ITransactionUser | None = None
@@ -206,7 +206,7 @@ class Endpoint:
                 self._datagrams_received,
                 self._failed,
                 self.counters,
-                freebind=self._freebind,
+                bind=self._bind,
                 receive_buffer=self._receive_buffer,
             )
             self._udp[udp.address] = udp
@@ -222,7 +222,7 @@ class Endpoint:
                     counters=self.counters,
                     limits=self._limits,
                 )
-            opened = streams.listen(address, freebind=self._freebind)
+            opened = streams.listen(address, self._bind)
         self._addresses.append(Listener(listener.transport, *opened))
 
     # -- coming in --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from sipha.sip.flow import Address, Flow
-from sipha.transport.address import bound_socket, flow_address, socket_address
+from sipha.transport.address import Bind, bound_socket, flow_address, socket_address
 
 DATAGRAMS_PER_WAKE = 128
 """How many datagrams are taken before the reactor gets its turn."""
@@ -69,7 +69,7 @@ class UdpSocket:
         failed: Callable[[list[Flow]], None],
         counters: Counter[str],
         *,
-        freebind: bool = False,
+        bind: Bind = bound_socket,
         receive_buffer: int = 8 << 20,
     ) -> None:
         self._reactor = reactor
@@ -77,7 +77,7 @@ class UdpSocket:
         self._failed = failed
         self._counters = counters
         self._dead: list[Flow] = []
-        self._socket = bound_socket(socket.SOCK_DGRAM, address, freebind=freebind)
+        self._socket = bind(socket.SOCK_DGRAM, address)
         self._family = self._socket.family
         self._open = True
         if self._family is socket.AF_INET6:

@@ -6,7 +6,7 @@ from zope.interface import implementer
 
 from sipha.cluster.peers import INetworkUser, Peers
 from sipha.cluster.tls import Credentials
-from sipha.cluster.wire import PROTOCOL, Hello, ProtocolError, RaftMessage, StaleTerm
+from sipha.cluster.wire import PROTOCOL, Hello, LastWord, ProtocolError, RaftMessage, StaleTerm
 from sipha.sip.flow import Address
 from tests.cluster.world import World
 
@@ -31,6 +31,7 @@ class User:
         self.strangers: set[str] = set()
         self.events: list[str] = []
         self.messages: list[RaftMessage] = []
+        self.words: list[LastWord] = []
 
     def introduce(self) -> Hello:
         return self.hello
@@ -51,6 +52,9 @@ class User:
         self.messages.append(message)
         if message == StaleTerm(666):
             raise ProtocolError("not our log")
+
+    def last_word_heard(self, word: LastWord) -> None:
+        self.words.append(word)
 
 
 class Node:

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from sipha.cluster.handover import DRAIN, HOLD_DOWN, Handover, HandoverFailed
+from sipha.cluster.leadership import ILeader, Leadership
 from sipha.cluster.proposals import Proposals
 from sipha.cluster.replica import Replica
 from sipha.cluster.wire import AppendEntries, AppendReply, LeaseAck, RaftMessage, RequestVote, TimeoutNow
@@ -69,7 +71,7 @@ def test_leadership_is_handed_on_without_an_elections_wait(assembly: Assembly) -
 def test_claim_has_ended_before_its_secret_is_told(assembly: Assembly) -> None:
     """Whoever hears it may be elected at once."""
     replica = assembly.replica("a")
-    diary, secret = Diary(assembly, replica), replica.claim_secret
+    diary, secret = Diary(assembly, replica), replica._lease.secret
     handed = hand_on(assembly, "b")
     assembly.until(lambda: handed)
     assert diary.entries == ["a says go: (False, False, False, 0.0)"]
@@ -84,6 +86,45 @@ def test_secret_goes_on_to_those_who_vote(assembly: Assembly) -> None:
     (go,) = assembly.said(TimeoutNow)
     assert {request.secret for request in assembly.said(RequestVote, "b")} == {go.secret}
     assert not assembly.said(TimeoutNow, receiver="c")
+
+
+@implementer(ILeader)
+class Holder:
+    """Holds an address, which takes time to go."""
+
+    def __init__(self) -> None:
+        self.going: Deferred[None] = Deferred()
+
+    def gained(self) -> None:
+        pass
+
+    def lost(self) -> Deferred[None]:
+        return self.going
+
+
+def test_secret_is_told_when_the_address_is_gone(assembly: Assembly) -> None:
+    replica, holder = assembly.replica("a"), Holder()
+    replica.leadership.observe(holder)
+    handed = hand_on(assembly, "b")
+    assembly.until(lambda: not replica.leading(), limit=0.1)
+    assembly.run(0.1)
+    assert not assembly.said(TimeoutNow)
+    holder.going.callback(None)
+    assembly.until(lambda: assembly.said(TimeoutNow), limit=0.01)
+    assembly.until(lambda: handed)
+    assert handed == ["b"]
+
+
+def test_secret_is_told_when_the_kernel_lets_nothing_pass_any_more(assembly: Assembly) -> None:
+    """A guard that doesn't answer can't keep the address for longer than the lease that it was told of."""
+    replica = assembly.replica("a")
+    replica.leadership.observe(Holder())
+    until = replica._lease.until
+    handed = hand_on(assembly, "b")
+    assembly.until(lambda: assembly.said(TimeoutNow), limit=2 * replica._lease.duration)
+    assert assembly.clock.seconds() >= until
+    assembly.until(lambda: handed)
+    assert handed == ["b"]
 
 
 def test_what_is_under_way_is_finished_first(assembly: Assembly) -> None:
@@ -171,17 +212,17 @@ def test_intake_that_is_held_is_surely_not_applied_when_another_leads(assembly: 
 
 def test_another_claim_is_begun_when_the_other_doesnt_take_over(assembly: Assembly) -> None:
     replica = assembly.replica("a")
-    term, claim, secret = replica.term, replica._lease.claim, replica.claim_secret
+    term, claim, secret = replica.term, replica._lease.claim, replica._lease.secret
     assembly.loses = lambda _sender, _receiver, message: isinstance(message, TimeoutNow)
     handed = hand_on(assembly, "b")
     assembly.run(CONFIRM - 0.01)
     assert not replica.leading()
-    assert replica.claim_secret == b""
+    assert replica._lease.secret == b""
     assembly.until(lambda: handed)
     assert "b did not take over in time" in handed[0]
     assembly.until(replica.leading, limit=0.1)
     assert (replica.term, replica._lease.claim) == (term, claim + 1)
-    assert replica.claim_secret not in {b"", secret}
+    assert replica._lease.secret not in {b"", secret}
     assembly.register("a", ["sip:alice@example.com"])
 
 
@@ -313,7 +354,7 @@ def handover(ballot: Ballot) -> Handover:
         raise AssertionError
 
     proposals = Proposals(lambda: ballot.now, unused, unused)
-    return Handover(ballot.voters["a"], proposals, unused, unused, unused, CONFIRM)
+    return Handover(ballot.voters["a"], proposals, unused, Leadership(), unused, CONFIRM)
 
 
 def test_higher_priority_leads_when_it_has_been_there_for_long(handover: Handover) -> None:

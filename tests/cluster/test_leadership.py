@@ -77,6 +77,23 @@ def test_observer_that_fails_harms_no_other(failures: list[LogEvent]) -> None:
     assert len(failures) == 2
 
 
+def test_leadership_is_over_when_nothing_is_left_that_needed_it() -> None:
+    settled: list[bool] = []
+    leadership, endings = Leadership(lambda: settled.append(leadership.over)), [Deferred[None](), Deferred[None]()]
+    for ending in endings:
+        services = LeaderServices(leadership)
+        Child(ending).setServiceParent(services)
+        services.startService()
+    assert leadership.over
+    leadership.gain()
+    assert not leadership.over
+    leadership.lose()
+    endings[0].callback(None)
+    assert (leadership.over, settled) == (False, [])
+    endings[1].callback(None)
+    assert (leadership.over, settled) == (True, [True])
+
+
 def test_children_run_only_while_leading() -> None:
     leadership, parent = Leadership(), MultiService()
     services, child = LeaderServices(leadership), Child()

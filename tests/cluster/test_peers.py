@@ -4,7 +4,7 @@ import random
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from socket import IPPROTO_TCP, SOL_SOCKET, TCP_NODELAY, create_connection, socket
+from socket import AF_INET, IPPROTO_TCP, SOCK_DGRAM, SOL_SOCKET, TCP_NODELAY, create_connection, socket
 
 import msgspec
 import pytest
@@ -17,11 +17,14 @@ from sipha.cluster.peers import INetwork, Peers
 from sipha.cluster.wire import (
     MAX_FRAME,
     PROTOCOL,
+    SECRET,
     AppendEntries,
+    LastWord,
     Ping,
     RaftMessage,
     SnapshotChunk,
     StaleTerm,
+    datagram,
     frame,
 )
 from sipha.errors import ConfigError
@@ -72,6 +75,18 @@ def test_nodes_connect_and_talk_both_ways(world: World, addresses: dict[str, Add
     world.until(lambda: nodes["a"].user.messages == messages and nodes["c"].user.messages == messages)
     for node in nodes.values():
         node.network.stop()
+
+
+def test_last_words_of_guards_are_heard_and_nothing_else_that_comes_as_a_datagram(world: World, node: Node) -> None:
+    word = LastWord(7, "b", b"\1" * SECRET)
+    address = node.network._address
+    with socket(AF_INET, SOCK_DGRAM) as guard:
+        for data in (b"", b"nonsense", datagram(word)[:-1], frame(StaleTerm(7)), datagram(word), datagram(word)):
+            guard.sendto(data, address)
+        world.until(lambda: len(node.user.words) == 2)
+    assert node.user.words == [word, word]
+    assert node.network.counters == {"not a last word": 4}
+    assert not node.user.events
 
 
 def test_node_reconnects_to_a_peer_that_was_away(world: World, addresses: dict[str, Address]) -> None:
@@ -380,7 +395,7 @@ def test_log_speaks_of_a_reason_now_and_then_only(
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
-        if "refused or ended" in (event.get("log_format") or ""):
+        if "is refused" in (event.get("log_format") or ""):
             lines.append(f"{event['reason']} {event['count']}")
 
     monkeypatch.setattr(peers, "QUIET", 0.5)

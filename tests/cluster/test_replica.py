@@ -22,7 +22,15 @@ from sipha.cluster.leadership import ILeader
 from sipha.cluster.peers import INetworkUser, Peers
 from sipha.cluster.raft import Timing
 from sipha.cluster.replica import Replica
-from sipha.cluster.wire import AppendEntries, PreVote, ProposalOutcome, Propose, RequestVote, VoteGranted
+from sipha.cluster.wire import (
+    AppendEntries,
+    PreVote,
+    ProposalOutcome,
+    Propose,
+    RequestVote,
+    VoteGranted,
+    read_datagram,
+)
 from sipha.errors import ConfigError, NoQuorum, NotLeader, Unavailable, UnknownOutcome
 from sipha.sip.flow import Address
 from sipha.state.entries import SCHEMA, Batch, Policy, PutAccount, PutSetting, Register, decode, encode
@@ -600,14 +608,26 @@ def test_leadership_is_held_only_while_the_lease_lasts(assembly: Assembly) -> No
 def test_claim_that_its_guard_has_ended_is_not_gone_on_with(assembly: Assembly) -> None:
     replica, diary = assembly.replica("a"), Diary()
     replica.leadership.observe(diary)
-    secret, term = replica.claim_secret, replica.term
+    secret, term = replica._lease.secret, replica.term
     replica.claim_ended()
     assert not replica.leading()
     assert diary.entries == ["gained", "lost"]
     assembly.until(replica.leading)
     assert diary.entries == ["gained", "lost", "gained"]
-    assert replica.claim_secret not in {b"", secret}
+    assert replica._lease.secret not in {b"", secret}
     assert replica.term == term
+
+
+def test_last_word_of_a_guard_lets_another_lead_at_once(assembly: Assembly) -> None:
+    """Even if the daemon's connections ended before the word came, as they do when it is killed."""
+    leader = assembly.replica("a")
+    word, until = read_datagram(leader.last_word), leader.lease_until
+    assembly.crash("a")
+    assembly.run(0.01)
+    for name in "bc":
+        assembly.replica(name).last_word_heard(word)
+    assembly.until(lambda: assembly.leader() is not None, limit=0.1)
+    assert assembly.clock.seconds() < until
 
 
 def test_those_who_wait_hear_that_no_majority_answers_while_the_lease_lasts(assembly: Assembly) -> None:

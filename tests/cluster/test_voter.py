@@ -330,7 +330,7 @@ def test_leadership_is_taken_only_from_the_leader_and_for_its_secret(
 
 def test_last_word_lets_a_follower_stand_soon(promising: Ballot) -> None:
     voter, heard = promising.voters["b"], promising.now
-    voter.receive("c", LastWord(5, "a", SECRET))
+    voter.last_word_heard(LastWord(5, "a", SECRET))
     assert not voter._promise.binds(promising.now)
     while voter.raft.term == 5 and not promising.under_way("b", "c", PreVote):
         promising.now += 0.005
@@ -344,7 +344,7 @@ def test_last_word_lets_a_follower_stand_soon(promising: Ballot) -> None:
 )
 def test_last_word_on_anything_but_the_leaders_claim_changes_nothing(promising: Ballot, word: LastWord) -> None:
     voter = promising.voters["b"]
-    voter.receive("a", word)
+    voter.last_word_heard(word)
     assert voter._promise.binds(promising.now)
     assert not voter.counters
 
@@ -355,7 +355,10 @@ def test_secret_of_claim_1_that_comes_late_is_refused_by_all_who_heard_of_claim_
 ) -> None:
     voter = promising.voters["b"]
     voter.receive("a", append(5, claim=2, commitment=commit_to(OTHER)))
-    voter.receive("a", message)
+    if isinstance(message, LastWord):
+        voter.last_word_heard(message)
+    else:
+        voter.receive("a", message)
     assert voter.raft.term == 5
     assert voter._promise.binds(promising.now)
     voter.receive("c", PreVote(6, 99, 5, SECRET))
@@ -379,7 +382,7 @@ def test_heartbeat_of_claim_1_that_comes_after_claim_2_began_changes_nothing(pro
 def test_no_promise_is_acknowledged_that_was_not_given(promising: Ballot, claim: int) -> None:
     """The secret is known: a heartbeat of a daemon that doesn't know of its own last word must not revive the lease."""
     voter = promising.voters["b"]
-    voter.receive("c", LastWord(5, "a", SECRET))
+    voter.last_word_heard(LastWord(5, "a", SECRET))
     promising.now += 0.05
     promising.queues.clear()
     voter.receive("a", append(5, claim=claim, commitment=commit_to(SECRET) if claim == 1 else commit_to(OTHER)))

@@ -32,7 +32,9 @@ from sipha.cluster.wire import (
     StaleTerm,
     TimeoutNow,
     VoteGranted,
+    datagram,
     frame,
+    read_datagram,
 )
 
 ID = "0123456789abcdef" * 2
@@ -51,13 +53,28 @@ MESSAGES: list[Message] = [
     VoteGranted(3),
     StaleTerm(4),
     TimeoutNow(3, SECRET),
-    LastWord(3, "a", SECRET),
     SnapshotChunk(3, 7, 2, 1 << 30, 1 << 20, b"piece"),
     SnapshotReply(3, 7, 1 << 20),
     Checkpoint(64, bytes(16)),
     Propose(1, b"record"),
     ProposalOutcome(1, b"outcome"),
 ]
+
+
+def test_last_word_survives_as_a_datagram() -> None:
+    word = LastWord(3, "a", SECRET)
+    assert read_datagram(datagram(word)) == word
+
+
+@given(st.binary(max_size=64) | st.sampled_from([frame(StaleTerm(4)), datagram(LastWord(3, "a", SECRET))[:-1]]))
+def test_datagram_that_is_no_last_word_is_refused(data: bytes) -> None:
+    with pytest.raises(ProtocolError, match="not a last word"):
+        read_datagram(data)
+
+
+def test_last_word_is_no_message_of_a_connection() -> None:
+    with pytest.raises(ProtocolError, match="not a message"):
+        list(reader().feed(frame(LastWord(3, "a", SECRET))))  # type: ignore[arg-type]
 
 
 def reader() -> FrameReader:

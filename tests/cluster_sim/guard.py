@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from sipha.cluster.wire import LastWord, frame
+from sipha.cluster.wire import LastWord, datagram
 from tests.cluster_sim.network import Link
 
 if TYPE_CHECKING:
@@ -85,11 +85,11 @@ class Guard:
         self.spoken.add(claim.secret)
         self.world.invariants.ended(claim.secret)
         self.node.post(self.node.life, self.node.claim_gone, claim.secret)
-        word = frame(LastWord(claim.term, self.node.name, claim.secret))
+        word = datagram(LastWord(claim.term, self.node.name, claim.secret))
         for peer in self.world.nodes.values():
             if peer is not self.node and (self.node.name, peer.name) not in self.world.net.cuts:
                 late = self.world.dice.choice([0.001, 0.01, 0.1, 3.0]) * self.world.dice.random()
                 self.world.events.callLater(late, self._reach, peer, word)
 
     def _reach(self, peer: Node, word: bytes) -> None:
-        peer.receive(peer.life, Link.hear, self.node.name, word)
+        peer.receive(peer.life, Link.hear, word)

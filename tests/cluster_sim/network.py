@@ -21,13 +21,13 @@ from sipha.cluster.wire import (
     MAX_FRAME,
     AppendEntries,
     Hello,
-    LastWord,
     Message,
     Ping,
     ProtocolError,
     RaftMessage,
     SnapshotChunk,
     frame,
+    read_datagram,
 )
 from sipha.sip.flow import Address
 
@@ -181,12 +181,10 @@ class Link:
             self.counters[str(error)] += 1
             self._end(peer)
 
-    def hear(self, leader: str, word: bytes) -> None:
+    def hear(self, word: bytes) -> None:
         """A peer's guard has the last word; it has a way of its own."""
         if self.user is not None:
-            message = wire._decoder.decode(word[4:])
-            assert isinstance(message, LastWord)
-            self.user.received(leader, message)
+            self.user.last_word_heard(read_datagram(word))
 
     def ended(self, connection: Connection) -> None:
         """This end notices that the connection is gone."""

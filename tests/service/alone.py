@@ -44,7 +44,7 @@ class Alone:
     def __init__(self, world: World, settings: config.Config) -> None:
         self.world = world
         self.config = settings
-        self.node = Node(world.reactor, settings)
+        self.node = Node(world.reactor, settings, Path("sipha.toml"))
         self.node.startService()
 
     def end(self) -> None:

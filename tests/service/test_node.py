@@ -17,6 +17,8 @@ from sipha.service.node import LINGER, Node
 from tests.cluster.world import World
 from tests.service.alone import Alone, configuration, found
 
+PATH = Path("sipha.toml")
+
 
 def test_node_that_starts_blank_says_what_to_do(world: World, tmp_path: Path) -> None:
     alone = Alone(world, configuration(tmp_path))
@@ -29,7 +31,7 @@ def test_node_that_starts_blank_says_what_to_do(world: World, tmp_path: Path) ->
 
 def test_two_nodes_dont_share_a_directory(alone: Alone) -> None:
     with pytest.raises(ConfigError, match="another process uses the data directory"):
-        Node(alone.world.reactor, alone.config)
+        Node(alone.world.reactor, alone.config, PATH)
 
 
 def test_node_leaves_its_directory_to_others_when_it_is_stopped(world: World, tmp_path: Path) -> None:
@@ -43,7 +45,7 @@ def test_node_leaves_its_directory_to_others_when_it_is_stopped(world: World, tm
 def test_node_with_members_elsewhere_wants_certificates(world: World, tmp_path: Path) -> None:
     found(configuration(tmp_path), n2="127.0.0.52:7000")
     with pytest.raises(ConfigError, match=r"cluster\.ca: is missing, and n2 are members of the cluster too"):
-        Node(world.reactor, configuration(tmp_path, ""))
+        Node(world.reactor, configuration(tmp_path, ""), PATH)
 
 
 def test_node_without_members_elsewhere_needs_no_certificates(world: World, tmp_path: Path) -> None:
@@ -57,7 +59,7 @@ def test_node_without_members_elsewhere_needs_no_certificates(world: World, tmp_
 def test_directory_that_cant_be_used_is_a_configuration_error(world: World, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(ConfigError, match="can't use the data directory"):
-        Node(world.reactor, configuration(tmp_path))
+        Node(world.reactor, configuration(tmp_path), PATH)
 
 
 def test_address_that_is_taken_ends_the_start_with_a_message(alone: Alone, tmp_path: Path) -> None:

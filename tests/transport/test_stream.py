@@ -57,7 +57,7 @@ class Net:
         )
         self.keeps = True
         self.cost = 0.0  # seconds that each read's messages take
-        self.local = self.streams.listen(("127.0.0.1", 0), freebind=False)
+        self.local = self.streams.listen(("127.0.0.1", 0))
         self.factory: Any = self.reactor.adoptedPorts[0][2]
 
     def take(self, received: list[Received], flow: Flow) -> None:
@@ -435,4 +435,4 @@ def test_listening_on_an_address_in_use_is_an_os_error(net: Net) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         with pytest.raises(OSError, match="in use"):
-            net.streams.listen(("127.0.0.1", other.getsockname()[1]), freebind=False)
+            net.streams.listen(("127.0.0.1", other.getsockname()[1]))

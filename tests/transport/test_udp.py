@@ -4,6 +4,7 @@ import errno
 import socket
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from twisted.internet import reactor
@@ -11,6 +12,7 @@ from twisted.internet.defer import DeferredQueue
 from twisted.trial.unittest import TestCase
 
 from sipha.sip.flow import Address, Flow
+from sipha.transport.address import Bind, bound_socket
 from sipha.transport.udp import BYTES_PER_WAKE, DATAGRAMS_PER_WAKE, UdpSocket
 
 
@@ -44,14 +46,14 @@ class UdpSocketTests(TestCase):
         self.udp = self.udp_socket(reactor)
         self.phone = self.raw_socket()
 
-    def udp_socket(self, on: object, host: str | None = None, *, freebind: bool = False) -> UdpSocket:
+    def udp_socket(self, on: object, host: str | None = None, bind: Bind = bound_socket) -> UdpSocket:
         made = UdpSocket(
             on,  # type: ignore[arg-type]
             (host or self.host, 0),
             self.datagrams.put,
             self.failures.put,
             self.counters,
-            freebind=freebind,
+            bind=bind,
         )
         self.addCleanup(made.close)
         return made
@@ -175,10 +177,10 @@ class UdpSocketTests(TestCase):
         absent = "2001:db8::1" if self.family is socket.AF_INET6 else "192.0.2.1"
         with pytest.raises(OSError, match="assign"):
             self.udp_socket(StillReactor(), absent)
-        assert self.udp_socket(StillReactor(), absent, freebind=True).address[0] == absent
+        assert self.udp_socket(StillReactor(), absent, partial(bound_socket, freebind=True)).address[0] == absent
 
     def test_nothing_leaves_from_an_absent_ipv4_address(self) -> None:
-        udp = self.udp_socket(StillReactor(), "192.0.2.1", freebind=True)
+        udp = self.udp_socket(StillReactor(), "192.0.2.1", partial(bound_socket, freebind=True))
         assert udp.send(b"x", ("192.0.2.2", 5060)) in {errno.ENETUNREACH, errno.EINVAL}
 
 

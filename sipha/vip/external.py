@@ -1,0 +1,101 @@
+"""Virtual addresses that another tool moves, such as keepalived: nothing is added or removed, only watched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from sipha.errors import NotClaimed
+from sipha.sip.flow import Address, Flow
+from sipha.vip.address import IVirtualAddress, Lost
+from sipha.vip.addresses import Addresses, drain, open_watch
+from sipha.vip.placement import Placement
+
+
+@implementer(IVirtualAddress, IReadDescriptor)
+class ExternalAddress:
+    """Addresses that are ours while they are here: a claim waits for them, a release only forgets them."""
+
+    def __init__(self, reactor: Any, placements: Sequence[Placement], lost: Lost, addresses: Addresses) -> None:
+        self.held = False
+        self._reactor = reactor
+        self._placements = tuple(placements)
+        self._lost = lost
+        self._addresses = addresses
+        self._watch = open_watch()
+        self._claimed: Deferred[None] | None = None
+
+    def start(self) -> None:
+        """Watch the machine's addresses."""
+        self._reactor.addReader(self)
+
+    def stop(self) -> Deferred[None]:
+        """Watch no more."""
+        self._reactor.removeReader(self)
+        self._watch.close()
+        return self.release()
+
+    def claim(
+        self,
+        last_word: bytes,  # noqa: ARG002  the other tool doesn't speak for us
+        peers: Sequence[Address],  # noqa: ARG002
+        deadline: float,  # noqa: ARG002
+    ) -> Deferred[None]:
+        """Fires when all addresses are here; until then it waits, unless it is released."""
+        if self.held or self._claimed is not None:
+            return fail(NotClaimed("an earlier claim has not ended yet"))
+        claimed = self._claimed = Deferred()
+        self._look()
+        return claimed
+
+    def renew(self, deadline: float) -> None:
+        """The other tool decides how long."""
+
+    def release(self) -> Deferred[None]:
+        """Fires at once: the addresses stay where they are."""
+        self.held = False
+        claimed, self._claimed = self._claimed, None
+        if claimed is not None:
+            claimed.errback(NotClaimed("it was released"))
+        return succeed(None)
+
+    def tickle(self, flows: Iterable[Flow]) -> None:
+        """Nothing: that takes privileges."""
+
+    def alarms(self) -> Iterator[str]:
+        """What a claim waits for."""
+        if self._claimed is not None:
+            missing = ", ".join(placement.address for placement in self._addresses.missing(self._placements))
+            yield f"this node leads, but {missing} isn't here; the tool that moves it must prefer the leader"
+
+    def fileno(self) -> int:
+        """See IReadDescriptor."""
+        return self._watch.fileno()
+
+    def logPrefix(self) -> str:
+        """See ILoggingContext."""
+        return "virtual address"
+
+    def doRead(self) -> None:
+        """Addresses have changed (IReadDescriptor)."""
+        drain(self._watch)
+        self._look()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor can't watch the socket (IReadDescriptor)."""
+        raise RuntimeError(f"the machine's addresses can't be watched: {reason.value}")
+
+    def _look(self) -> None:
+        missing = self._addresses.missing(self._placements)
+        if self._claimed is not None and not missing:
+            claimed, self._claimed = self._claimed, None
+            self.held = True
+            claimed.callback(None)
+        elif self.held and missing:
+            self.held = False
+            self._lost(f"{missing[0].address} was taken away")

@@ -1,0 +1,151 @@
+"""The kernel's gate: what comes from a virtual address leaves the machine only while its element of an nft set lives.
+
+That is ARP in which the address is the sender's, and every IPv4 or IPv6 packet whose source it is: neighbour
+advertisements, TCP's retransmissions and ICMP errors among them. The elements time out in the kernel, so that the gate
+shuts while every process stands still. Frames of AF_PACKET sockets pass beside it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterable, Sequence
+
+from sipha.vip.placement import Placement
+
+AJAR = 0.05
+"""Seconds for which a gate is opened before it is renewed."""
+
+_SETS = (("arp", "lease", 4), ("inet", "lease", 4), ("inet", "lease6", 6))
+
+
+class GateError(Exception):
+    """The kernel or libnftables refuses; the message is libnftables' own."""
+
+
+class Lapsed(Exception):
+    """The deadline has passed: what was held until then is given up."""
+
+
+class Nft:
+    """libnftables: commands in the language of nft, each text one transaction of the kernel."""
+
+    def __init__(self) -> None:
+        try:
+            library = ctypes.CDLL("libnftables.so.1")
+        except OSError as error:
+            raise GateError(f"{error}; install the package libnftables1") from None
+        library.nft_ctx_new.restype = ctypes.c_void_p
+        library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
+        self._context = ctypes.c_void_p(library.nft_ctx_new(0))
+        library.nft_ctx_buffer_error(self._context)
+        self._library = library
+
+    def run(self, commands: str) -> None:
+        """Do all of it or nothing; raises GateError."""
+        if self._library.nft_run_cmd_from_buffer(self._context, commands.encode()):
+            said = self._library.nft_ctx_get_error_buffer(self._context).decode(errors="replace")
+            raise GateError(said.partition("\n")[0] or "nft says nothing")
+
+
+class Gate:
+    """The gate before these addresses; `clock` is CLOCK_BOOTTIME."""
+
+    def __init__(self, placements: Sequence[Placement], clock: Callable[[], float], run: Callable[[str], None]) -> None:
+        self._placements = placements
+        self._clock = clock
+        self._run = run
+
+    def install(self) -> None:
+        """Put the gate up, shut, in the place of one that is there; raises GateError."""
+        self._run(ruleset(self._placements))
+
+    def open(self, addresses: Iterable[str], deadline: float) -> None:
+        """Let pass what comes from these addresses until the deadline; raises Lapsed or GateError.
+
+        The text holds the time that is left, not the deadline: one that is stopped before the kernel has got it would
+        open the gate too late. So it is only set ajar; the rest is a renewal, which can't open what has shut.
+        """
+        self._run(_elements("add", addresses, min(AJAR, self._left(deadline))))
+        self.renew(addresses, deadline)
+
+    def renew(self, addresses: Iterable[str], deadline: float) -> None:
+        """Keep the gate open until the deadline; raises Lapsed if it has shut meanwhile, and GateError.
+
+        The kernel finds no element to delete that has timed out, and then does none of it: a renewal that comes late,
+        however long ago it was begun, doesn't open the gate again.
+        """
+        addresses = tuple(addresses)
+        left = self._left(deadline)
+        try:
+            self._run(_elements("delete", addresses) + _elements("add", addresses, left))
+        except GateError as error:
+            if "Could not process rule: No such file or directory" in str(error):
+                raise Lapsed from None
+            raise
+        self._left(deadline)
+
+    def shut(self) -> None:
+        """Let nothing pass; raises GateError."""
+        try:
+            self._run("".join(f"flush set {family} sipha {name}\n" for family, name, _ in _SETS))
+        except GateError:
+            self.install()  # someone has removed it
+
+    def _left(self, deadline: float) -> float:
+        left = deadline - self._clock()
+        if left < 0.001:  # nft takes no timeout of 0 ms
+            raise Lapsed
+        return left
+
+
+def ruleset(placements: Iterable[Placement]) -> str:
+    """The gate in the language of nft, shut.
+
+    A second interface in the same LAN would answer ARP as well (arp_ignore is 0 by default): replies leave through the
+    address's own alone. IPv6 has no such habit.
+    """
+    arp, inet = [], []
+    for address, interface, _ in placements:
+        if ":" in address:
+            inet.append(f"ip6 saddr {address} ip6 saddr != @lease6 drop")
+        else:
+            inet.append(f"ip saddr {address} ip saddr != @lease drop")
+            arp.append(f"arp saddr ip {address} arp saddr ip != @lease drop")
+            arp.append(f'arp operation reply arp saddr ip {address} oifname != "{interface}" drop')
+    return _RULESET.format(arp="\n".join(arp), inet="\n".join(inet))
+
+
+# Adding a table that is there does nothing, and deleting one that isn't fails: so the three make it new in one step.
+# At priority 300 source NAT has been done.
+_RULESET = """\
+add table arp sipha
+delete table arp sipha
+add table inet sipha
+delete table inet sipha
+table arp sipha {{
+set lease {{ type ipv4_addr; flags timeout; }}
+chain output {{
+type filter hook output priority 0; policy accept;
+{arp}
+}}
+}}
+table inet sipha {{
+set lease {{ type ipv4_addr; flags timeout; }}
+set lease6 {{ type ipv6_addr; flags timeout; }}
+chain postrouting {{
+type filter hook postrouting priority 300; policy accept;
+{inet}
+}}
+}}
+"""
+
+
+def _elements(verb: str, addresses: Iterable[str], left: float | None = None) -> str:
+    """The commands that add or delete the addresses' elements; `left` is their timeout in seconds."""
+    timeout = "" if left is None else f" timeout {int(left * 1000)}ms"
+    return "".join(
+        f"{verb} element {family} sipha {name} {{ {address}{timeout} }}\n"
+        for family, name, version in _SETS
+        for address in addresses
+        if (6 if ":" in address else 4) == version
+    )

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from sipha.cluster.replica import Replica
+from sipha.config.texts import VirtualIp
+from sipha.errors import ConfigError, NotClaimed
+from sipha.service.address import RENEWAL, AddressHolder, AddressService, Tickling, stream
+from sipha.sip.flow import Address, Flow
+from sipha.state.binding import Binding
+from sipha.vip.address import IVirtualAddress
+from tests.service.alone import Alone
+
+BINDING = Binding(
+    "sip:alice@sipha.test",
+    "sip:alice@10.0.0.1",
+    1,
+    1,
+    1000,
+    "call",
+    1,
+    None,
+    "",
+    0,
+    "",
+    "sip:192.0.2.7:40000;transport=tcp",
+    "tcp:192.0.2.10:5060",
+    "3",
+    (),
+    "",
+    "",
+    0,
+    0,
+    "",
+    0,
+)
+
+
+@implementer(IVirtualAddress)
+class Addresses:
+    """What is asked of the addresses, in order, and answered when the test says."""
+
+    def __init__(self) -> None:
+        self.held = False
+        self.asked: list[Any] = []
+        self.claimed: Deferred[None] = Deferred()
+        self.released: Deferred[None] = Deferred()
+        self.tickled: list[Flow] = []
+
+    def start(self) -> None:
+        self.asked.append("start")
+
+    def stop(self) -> Deferred[None]:
+        return succeed(None)
+
+    def claim(self, last_word: bytes, peers: Sequence[Address], deadline: float) -> Deferred[None]:
+        self.asked.append(("claim", last_word, tuple(peers), deadline))
+        return self.claimed
+
+    def renew(self, deadline: float) -> None:
+        self.asked.append(deadline)
+
+    def release(self) -> Deferred[None]:
+        self.asked.append("release")
+        return self.released
+
+    def tickle(self, flows: Iterable[Flow]) -> None:
+        self.tickled += flows
+
+    def alarms(self) -> Iterator[str]:
+        return iter(())
+
+
+class Leader:
+    """A replica that leads."""
+
+    def __init__(self) -> None:
+        self.last_word = b"last"
+        self.peers = [("192.0.2.2", 7000)]
+        self.lease_until = 10.0
+        self.leads = True
+        self.ended = 0
+
+    def leading(self) -> bool:
+        return self.leads
+
+    def claim_ended(self) -> None:
+        self.ended += 1
+
+
+class Child(Service):
+    """Keeps in the diary when it runs."""
+
+    def __init__(self, diary: list[Any]) -> None:
+        self.diary = diary
+
+    def startService(self) -> None:
+        super().startService()
+        self.diary.append("child starts")
+
+    def stopService(self) -> None:
+        super().stopService()
+        self.diary.append("child stops")
+
+
+class Held:
+    def __init__(self) -> None:
+        self.clock, self.addresses, self.leader = Clock(), Addresses(), Leader()
+        self.holder = AddressHolder(self.clock, self.addresses, cast("Replica", self.leader))
+        Child(self.addresses.asked).setServiceParent(self.holder)
+        self.holder.startService()
+
+    def stop(self) -> list[str]:
+        ended: list[str] = []
+        self.holder.stopService().addCallback(lambda _: ended.append("ended"))
+        return ended
+
+
+@pytest.fixture
+def held() -> Held:
+    return Held()
+
+
+def test_children_run_while_the_addresses_are_here(held: Held) -> None:
+    claim = ("claim", b"last", (("192.0.2.2", 7000),), 10.0)
+    assert held.addresses.asked == [claim]
+    held.addresses.claimed.callback(None)
+    ended = held.stop()
+    assert held.addresses.asked == [claim, "child starts", "child stops", "release"]
+    assert not ended
+    held.addresses.released.callback(None)
+    assert ended == ["ended"]
+
+
+def test_claim_is_renewed_until_the_lease_ends(held: Held) -> None:
+    held.leader.lease_until = 11.0
+    held.clock.advance(RENEWAL)
+    held.leader.leads = False
+    held.clock.advance(RENEWAL)
+    held.leader.leads = True
+    held.leader.lease_until = 12.0
+    held.clock.advance(RENEWAL)
+    held.stop()
+    held.clock.advance(RENEWAL)
+    assert held.addresses.asked[1:] == [11.0, 12.0, "release"]
+
+
+def test_children_dont_run_when_the_addresses_come_too_late(held: Held) -> None:
+    held.stop()
+    held.addresses.claimed.callback(None)
+    assert "child starts" not in held.addresses.asked
+
+
+def test_claim_that_cant_be_had_is_ended(held: Held) -> None:
+    held.addresses.claimed.errback(NotClaimed("another host has it"))
+    assert held.leader.ended == 1
+    assert "child starts" not in held.addresses.asked
+
+
+def test_claim_that_was_released_meanwhile_is_no_failure(held: Held) -> None:
+    held.stop()
+    held.addresses.claimed.errback(NotClaimed("it was released"))
+    assert held.leader.ended == 0
+
+
+def test_addresses_that_are_lost_end_the_claim(alone: Alone) -> None:
+    replica = alone.node.replication.replica
+    secret = replica.last_word
+    alone.node.address._lost("the guard is gone")
+    assert not replica.leading()
+    alone.world.until(lambda: alone.node.view.status().leading)
+    assert replica.last_word != secret
+
+
+def test_sockets_stand_before_the_node_leads(alone: Alone) -> None:
+    hosts = msgspec.structs.replace(
+        alone.config.virtual_address, mode="external", addresses=(VirtualIp.parse("192.0.2.10"),)
+    )
+    settings = msgspec.structs.replace(alone.config, virtual_address=hosts)
+    replica = alone.node.replication.replica
+    service = AddressService(alone.world.reactor, settings, Path("sipha.toml"), replica)
+    service.startService()
+    other = AddressService(alone.world.reactor, settings, Path("sipha.toml"), replica)
+    with pytest.raises(ConfigError, match=r"sip\.port: can't bind it on the virtual addresses: Address already in use"):
+        other.startService()
+    with service.bind(socket.SOCK_DGRAM, ("192.0.2.10", 5060)) as taken:
+        assert taken.getsockname() == ("192.0.2.10", 5060)
+    service.stopService()
+
+
+@pytest.mark.parametrize(
+    ("changes", "flow"),
+    [
+        ({}, Flow("TCP", ("192.0.2.10", 5060), ("192.0.2.7", 40000))),
+        (
+            {"socket": "tcp:[2001:db8::10]:5060", "received": "sip:[2001:db8::7]:40000;transport=tcp"},
+            Flow("TCP", ("2001:db8::10", 5060), ("2001:db8::7", 40000)),
+        ),
+        ({"flow": "", "socket": "udp:192.0.2.10:5060"}, None),
+        ({"socket": ""}, None),
+        ({"received": "tel:112"}, None),
+        ({"received": "sip:phone.example.com;transport=tcp"}, None),
+        ({"received": "nonsense"}, None),
+    ],
+)
+def test_stream_of_a_binding_is_known_by_its_ends(changes: dict[str, Any], flow: Flow | None) -> None:
+    assert stream(msgspec.structs.replace(BINDING, **changes)) == flow
+
+
+def test_streams_of_an_earlier_leader_are_tickled() -> None:
+    class Table(Leader):
+        def __init__(self) -> None:
+            super().__init__()
+            self.machine = self.location = self
+            self.table = {f"sip:{number:03}@sipha.test": number % 2 == 0 for number in range(250)}
+
+        def aors(self, after: str, limit: int) -> list[str]:
+            return [aor for aor in self.table if aor > after][:limit]
+
+        def bindings(self, aor: str) -> list[Binding]:
+            return [msgspec.structs.replace(BINDING, aor=aor, flow="1" if self.table[aor] else "")]
+
+    clock, addresses = Clock(), Addresses()
+    tickling = Tickling(clock, addresses, cast("Replica", Table()))
+    tickling.startService()
+    clock.pump([0.01] * 2)
+    some = len(addresses.tickled)
+    clock.pump([0.01] * 10)
+    assert 0 < some < len(addresses.tickled) == 125
+    tickling.stopService()
+    tickling.startService()
+    clock.pump([0.01])
+    tickling.stopService()
+    clock.pump([0.01] * 10)
+    assert len(addresses.tickled) < 250
