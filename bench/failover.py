@@ -98,12 +98,7 @@ class Sipha:
 
     def restore(self) -> None:
         """See Server."""
-        self.hosts.network.heal()
-        self.hosts.thaw()
-        for node in self.hosts.nodes:
-            if not node.running:
-                self.hosts.start_node(node)
-        self.hosts.wait_until_whole()
+        self.hosts.restore()
 
     def _signal(self, name: str, number: signal.Signals, *, guard: bool = False) -> None:
         node = self._nodes[name]
@@ -203,7 +198,6 @@ def sipha(network: Network, directory: Path) -> Iterator[Sipha]:
         hosts.start()
         yield Sipha(hosts)
     finally:
-        hosts.thaw()
         hosts.stop()
 
 

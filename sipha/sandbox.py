@@ -141,7 +141,7 @@ class Sandbox:
         """The address that the leader alone serves."""
         return f"{self.prefix}.10"
 
-    def addressing(self) -> str:
+    def addressing(self, node: SandboxNode) -> str:  # noqa: ARG002
         """Return the section [virtual_address]: how the leader comes by the addresses."""
         return f'mode = "loopback"\naddresses = {json.dumps([self.virtual_address, *self.more_addresses])}'
 
@@ -280,7 +280,7 @@ class Sandbox:
             encryption=_CERTIFICATES.format(directory=node.directory) if self.tls else "plaintext = true",
             cluster=self.cluster,
             peers="".join(peers),
-            virtual_address=self.addressing(),
+            virtual_address=self.addressing(node),
             domain=self.domain,
             extra=self.extra,
         )

@@ -46,9 +46,10 @@ class Hosts(Sandbox):
         node.admin_host = "127.0.0.1"
         return node
 
-    def addressing(self) -> str:
+    def addressing(self, node: SandboxNode) -> str:
         """See Sandbox."""
-        return f'mode = "netlink"\naddresses = {json.dumps([f"{address}%eth0" for address in VIRTUAL])}'
+        addresses = json.dumps([f"{address}%eth0" for address in VIRTUAL])
+        return f'mode = "netlink"\naddresses = {addresses}\nguard = "{node.directory}/guard"'
 
     def launcher_of(self, node: SandboxNode) -> tuple[str, ...]:
         """See Sandbox."""
@@ -61,10 +62,12 @@ class Hosts(Sandbox):
 
     def leader(self) -> SandboxNode | None:
         """Return the node that holds the virtual addresses, of those that answer at once, or None."""
-        for node in self.nodes:
-            if node.running and (status := self.quick_status(node)) and status["leading"]:
-                return node
-        return None
+        return next((node for node in self.nodes if self.leads(node)), None)
+
+    def leads(self, node: SandboxNode) -> bool:
+        """Return True if a node answers at once that it holds the virtual addresses."""
+        status = self.quick_status(node) if node.running else None
+        return status is not None and bool(status["leading"])
 
     def quick_status(self, node: SandboxNode) -> dict[str, Any] | None:
         """Return a node's status, or None if it doesn't answer at once."""
@@ -104,10 +107,20 @@ class Hosts(Sandbox):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def thaw(self) -> None:
-        """Let everything go on that was stopped."""
+    def restore(self) -> SandboxNode:
+        """Undo all faults, let everything go on and start what doesn't run; return the leader when all agree."""
+        self.network.heal()
         for node in self.nodes:
             self.signal([*self.daemon(node), *self.guard(node)], signal.SIGCONT)
+            if not node.running:
+                self.start_node(node)
+        return self.wait_until_whole()
+
+    def stop(self) -> None:
+        """See Sandbox."""
+        for node in self.nodes:
+            self.signal(self.daemon(node), signal.SIGCONT)
+        super().stop()
 
 
 def _command(pid: str) -> bytes:
