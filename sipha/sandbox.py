@@ -142,7 +142,7 @@ class Sandbox:
         return f"{self.prefix}.10"
 
     def addressing(self, node: SandboxNode) -> str:  # noqa: ARG002
-        """Return the section [virtual_address]: how the leader comes by the addresses."""
+        """Return a node's section [virtual_address]: how the leader comes by the addresses."""
         return f'mode = "loopback"\naddresses = {json.dumps([self.virtual_address, *self.more_addresses])}'
 
     def found(self) -> None:
