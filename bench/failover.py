@@ -15,7 +15,6 @@ import json
 import math
 import random
 import signal
-import socket
 import statistics
 import sys
 import tempfile
@@ -23,15 +22,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from bench.kamailio import SETTINGS, Pair, pair
 from bench.load import HERE, build, read_report
 from bench.run import PASSWORD, create_accounts
+from tests.system import faults
 from tests.system.hosts import VIRTUAL, Hosts
 from tests.system.network import OUTSIDE, Network, obstacle
-from tests.system.probe import Probe
+from tests.system.probe import make_probe
 
 LONGEST = 15.0
 """An outage that hasn't ended after so many seconds doesn't end."""
@@ -77,13 +78,16 @@ class Sipha:
         self.hosts = hosts
         self._nodes = {node.name: node for node in hosts.nodes}
         self.faults: dict[str, Callable[[str], object]] = {
-            "kill -9 of the daemon": lambda name: self._signal(name, signal.SIGKILL),
-            "kill -9 of daemon and guard": lambda name: self._signal(name, signal.SIGKILL, guard=True),
-            "SIGSTOP of the daemon": lambda name: self._signal(name, signal.SIGSTOP),
-            "SIGSTOP of daemon and guard": lambda name: self._signal(name, signal.SIGSTOP, guard=True),
-            "link down": hosts.network.unplug,
-            "SIGTERM": lambda name: self._signal(name, signal.SIGTERM),
-            "siphactl transfer": lambda name: hosts.request(self._nodes[name], "POST", "/v1/transfer", {}),
+            name: partial(self._befall, fault)
+            for name, fault in {
+                "kill -9 of the daemon": faults.kill_daemon,
+                "kill -9 of daemon and guard": faults.kill_both,
+                "SIGSTOP of the daemon": faults.stop_daemon,
+                "SIGSTOP of daemon and guard": faults.stop_both,
+                "link down": faults.unplug,
+                "SIGTERM": faults.terminate,
+                "siphactl transfer": faults.transfer,
+            }.items()
         }
 
     def holder(self) -> str | None:
@@ -100,9 +104,8 @@ class Sipha:
         """See Server."""
         self.hosts.restore()
 
-    def _signal(self, name: str, number: signal.Signals, *, guard: bool = False) -> None:
-        node = self._nodes[name]
-        self.hosts.signal([*self.hosts.daemon(node), *(self.hosts.guard(node) if guard else ())], number)
+    def _befall(self, fault: faults.Fault, name: str) -> None:
+        fault(self.hosts, self._nodes[name])
 
 
 class Keepalived:
@@ -136,20 +139,16 @@ def register(network: Network, users: int, *options: str) -> None:
 
 def measure(network: Network, server: Server, fault: str, row: Row) -> None:
     """Do a fault to the node that has the address, and add to the row how long the address wasn't served."""
-    with network.inside(OUTSIDE):
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with sock:
-        sock.bind((network.host(OUTSIDE), 0))
-        with Probe(sock, (VIRTUAL[0], 5060)) as probe:
-            if not probe.wait_for_answer(LONGEST):
-                raise RuntimeError(f"{server.name} doesn't answer before {fault}")
-            time.sleep(0.5 + random.random())  # at any moment between two adverts, checks or heartbeats
-            holder = server.holder()
-            if holder is None:
-                raise RuntimeError(f"nobody has the address before {fault}")
-            server.faults[fault](holder)
-            moved = _moves(server, holder) and probe.wait_for_answer(LONGEST)
-            time.sleep(AFTERWARDS)
+    with make_probe(network, (VIRTUAL[0], 5060)) as probe:
+        if not probe.wait_for_answer(LONGEST):
+            raise RuntimeError(f"{server.name} doesn't answer before {fault}")
+        time.sleep(0.5 + random.random())  # at any moment between two adverts, checks or heartbeats
+        holder = server.holder()
+        if holder is None:
+            raise RuntimeError(f"nobody has the address before {fault}")
+        server.faults[fault](holder)
+        moved = _moves(server, holder) and probe.wait_for_answer(LONGEST)
+        time.sleep(AFTERWARDS)
     row.outages.append(probe.outage if moved else math.inf)
     row.unanswered += probe.unanswered
     print(f"  {server.name}, {row.bindings} bindings, {fault}: {row.outages[-1]:.2f} s", file=sys.stderr, flush=True)

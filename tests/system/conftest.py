@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sipha.sandbox import USERS, Sandbox, SandboxNode
+from tests.system.hosts import Hosts
 from tests.system.network import Network, obstacle
 from tests.system.phones import PATIENCE, BaresipPhone, Line, Phone, Pjsua2Phone
 from tests.system.ua import UserAgent
@@ -105,6 +106,26 @@ def network(built_network: Network) -> Iterator[Network]:
     yield built_network
     built_network.heal()
     built_network.admit_all()
+
+
+@pytest.fixture(scope="module")
+def running_hosts(can_build_networks: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with Network() as network:
+        hosts = Hosts(tmp_path_factory.mktemp("hosts"), network=network)
+        try:
+            hosts.start()
+            hosts.add_accounts({user: f"{user}-secret" for user in USERS})
+            yield hosts
+        finally:
+            hosts.stop()
+
+
+@pytest.fixture
+def hosts(running_hosts: Hosts) -> Iterator[Hosts]:
+    """Three nodes in a network that are well, and are made well again."""
+    running_hosts.restore()
+    yield running_hosts
+    running_hosts.restore()
 
 
 def bindings(sandbox: Sandbox, node: SandboxNode, user: str) -> list[dict[str, Any]]:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import random
-import signal
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 
 from sipha.sandbox import SandboxNode
 from tests.system.capture import Capture
 from tests.system.conftest import wait_until
+from tests.system.faults import (
+    Fault,
+    cut_it_off,
+    cut_it_off_with_the_caller,
+    cut_what_it_hears,
+    cut_what_it_sends,
+    kill_both,
+    kill_daemon,
+    kill_guard,
+    stop_both,
+    stop_daemon,
+    stop_guard,
+    unplug,
+)
 from tests.system.hosts import LEASE, VIRTUAL, Hosts
-from tests.system.network import OUTSIDE, Network
 from tests.system.oracle import check_one_holder, uses_between
 
 pytestmark = pytest.mark.system
@@ -25,76 +36,6 @@ ROUNDS = 50
 BETWEEN = 0.5
 """For how long the capture looks on when all is well, in seconds."""
 
-
-@pytest.fixture(scope="module")
-def running(can_build_networks: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    with Network() as network:
-        hosts = Hosts(tmp_path_factory.mktemp("hosts"), network=network)
-        try:
-            hosts.start()
-            yield hosts
-        finally:
-            hosts.stop()
-
-
-@pytest.fixture
-def hosts(running: Hosts) -> Iterator[Hosts]:
-    """Three nodes that are well, and are made well again."""
-    running.restore()
-    yield running
-    running.restore()
-
-
-# -- faults, each of the leader -------------------------------------------------------------------------------------
-
-
-def kill_daemon(hosts: Hosts, leader: SandboxNode) -> None:
-    hosts.signal(hosts.daemon(leader), signal.SIGKILL)
-
-
-def kill_guard(hosts: Hosts, leader: SandboxNode) -> None:
-    hosts.signal(hosts.guard(leader), signal.SIGKILL)
-
-
-def kill_both(hosts: Hosts, leader: SandboxNode) -> None:
-    hosts.signal(hosts.daemon(leader) + hosts.guard(leader), signal.SIGKILL)
-
-
-def stop_daemon(hosts: Hosts, leader: SandboxNode) -> None:
-    hosts.signal(hosts.daemon(leader), signal.SIGSTOP)
-
-
-def stop_guard(hosts: Hosts, leader: SandboxNode) -> None:
-    hosts.signal(hosts.guard(leader), signal.SIGSTOP)
-
-
-def stop_both(hosts: Hosts, leader: SandboxNode) -> None:
-    hosts.signal(hosts.daemon(leader) + hosts.guard(leader), signal.SIGSTOP)
-
-
-def unplug(hosts: Hosts, leader: SandboxNode) -> None:
-    hosts.network.unplug(leader.name)
-
-
-def cut_what_it_sends(hosts: Hosts, leader: SandboxNode) -> None:
-    for place in set(hosts.network.ports) - {leader.name}:
-        hosts.network.cut(leader.name, place)
-
-
-def cut_what_it_hears(hosts: Hosts, leader: SandboxNode) -> None:
-    for place in set(hosts.network.ports) - {leader.name}:
-        hosts.network.cut(place, leader.name)
-
-
-def cut_it_off(hosts: Hosts, leader: SandboxNode) -> None:
-    hosts.network.partition({leader.name}, {OUTSIDE})
-
-
-def cut_it_off_with_the_caller(hosts: Hosts, leader: SandboxNode) -> None:
-    hosts.network.partition({node.name for node in hosts.nodes if node is not leader}, {leader.name, OUTSIDE})
-
-
-Fault = Callable[[Hosts, SandboxNode], None]
 
 MOVING: list[Fault] = [
     kill_daemon,
@@ -111,6 +52,10 @@ MOVING: list[Fault] = [
 """After these another node must have the addresses, and the leader stays without them until it is well again."""
 
 
+def named(fault: Fault) -> str:
+    return fault.__name__
+
+
 def befall(hosts: Hosts, fault: Fault, leader: SandboxNode) -> tuple[float, float]:
     """Let it befall the leader until another leads, and mend it; return when it had befallen and when it is mended."""
     fault(hosts, leader)
@@ -123,7 +68,7 @@ def befall(hosts: Hosts, fault: Fault, leader: SandboxNode) -> tuple[float, floa
     return befallen, mended
 
 
-@pytest.mark.parametrize("fault", MOVING, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("fault", MOVING, ids=named)
 def test_addresses_move_and_are_never_at_two_nodes(hosts: Hosts, fault: Fault) -> None:
     leader = hosts.wait_for_leader()
     with Capture(hosts.network, VIRTUAL) as capture:
