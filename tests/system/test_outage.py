@@ -10,7 +10,7 @@ import pytest
 from tests.system.conftest import wait_until
 from tests.system.faults import Fault, kill_both, kill_daemon, stop_both, stop_daemon, terminate, transfer, unplug
 from tests.system.hosts import VIRTUAL, Hosts
-from tests.system.probe import T1, Probe, describe, make_probe
+from tests.system.probe import Probe, describe, make_probe
 
 pytestmark = pytest.mark.system
 
@@ -63,9 +63,7 @@ def test_outage_is_short_when_the_leader_fails(hosts: Hosts, fault: Fault, addre
 
 @pytest.mark.parametrize("fault", PLANNED, ids=named)
 def test_no_request_is_lost_when_leadership_is_handed_on(hosts: Hosts, fault: Fault) -> None:
-    probe = befall(hosts, fault)
-    assert probe.unanswered == 0
-    assert probe.outage < T1
+    assert befall(hosts, fault).unanswered == 0
 
 
 @pytest.mark.long
