@@ -20,17 +20,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from bench.kamailio import SETTINGS, Pair, pair
+from bench.kamailio import NODES, SETTINGS, Pair, pair
 from bench.load import HERE, build, read_report
 from bench.run import PASSWORD, create_accounts
 from tests.system import faults
-from tests.system.hosts import VIRTUAL, Hosts
+from tests.system.hosts import VIRTUAL, Hosts, run_hosts
 from tests.system.network import OUTSIDE, Network, obstacle
 from tests.system.probe import make_probe
 
@@ -189,17 +188,6 @@ def _seconds(outage: float) -> str:
     return "doesn't end" if math.isinf(outage) else f"{outage:.2f}"
 
 
-@contextmanager
-def sipha(network: Network, directory: Path) -> Iterator[Sipha]:
-    """Three running nodes, which end with the block."""
-    hosts = Hosts(directory, network=network)
-    try:
-        hosts.start()
-        yield Sipha(hosts)
-    finally:
-        hosts.stop()
-
-
 def main() -> int:
     """Measure, print the table and write the figures; 1 if it could not be done."""
     parser = argparse.ArgumentParser(prog="bench.failover", description="Measure failovers.")
@@ -212,14 +200,17 @@ def main() -> int:
         print(f"bench: {reason}", file=sys.stderr)
         return 1
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="sipha-bench-") as name, Network() as network:
-        for bindings in options.bindings:
-            if options.only != "keepalived":
-                with sipha(network, Path(name, f"sipha-{bindings}")) as server:
-                    rows += rounds(network, server, bindings, options.rounds)
+    with tempfile.TemporaryDirectory(prefix="sipha-bench-") as directory:
+        if options.only != "keepalived":
+            for bindings in options.bindings:
+                with run_hosts(Path(directory, f"sipha-{bindings}")) as hosts:
+                    rows += rounds(hosts.network, Sipha(hosts), bindings, options.rounds)
         if options.only != "sipha":
             for number, settings in enumerate(SETTINGS):
-                with pair(network, Path(name, f"pair-{number}"), settings) as running:
+                with (
+                    Network(len(NODES)) as network,
+                    pair(network, Path(directory, f"pair-{number}"), settings) as running,
+                ):
                     rows += rounds(network, Keepalived(running), options.bindings[0], options.rounds)
     print(render(rows))
     options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")

@@ -48,6 +48,10 @@ def unplug(hosts: Hosts, node: SandboxNode) -> None:
     hosts.network.unplug(node.name)
 
 
+def lose_half(hosts: Hosts, node: SandboxNode) -> None:
+    hosts.network.lose(node.name, 50)
+
+
 def cut_what_it_sends(hosts: Hosts, node: SandboxNode) -> None:
     for place in set(hosts.network.ports) - {node.name}:
         hosts.network.cut(node.name, place)

@@ -8,7 +8,8 @@ import signal
 import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,18 @@ class Hosts(Sandbox):
         for node in self.nodes:
             self.signal(self.daemon(node), signal.SIGCONT)
         super().stop()
+
+
+@contextmanager
+def run_hosts(directory: Path, *, extra: str = "") -> Iterator[Hosts]:
+    """Run three nodes in a network of their own, with more configuration at the end of the file."""
+    with Network() as network:
+        hosts = Hosts(directory, network=network, extra=extra)
+        try:
+            hosts.start()
+            yield hosts
+        finally:
+            hosts.stop()
 
 
 def _command(pid: str) -> bytes:

@@ -19,6 +19,7 @@ from tests.system.faults import (
     kill_both,
     kill_daemon,
     kill_guard,
+    lose_half,
     stop_both,
     stop_daemon,
     stop_guard,
@@ -131,7 +132,7 @@ def test_addresses_are_never_at_two_nodes_in_many_rounds(hosts: Hosts) -> None:
     print(f"seed {seed}")
     chance = random.Random(seed)
     for number in range(ROUNDS):
-        fault = chance.choice([*MOVING, kill_guard])
+        fault = chance.choice([*MOVING, kill_guard, lose_half])
         leader = hosts.wait_for_leader()
         print(f"round {number}: {fault.__name__} befalls {leader.name}", flush=True)
         with Capture(hosts.network, VIRTUAL) as capture:
