@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from itertools import cycle
 
 import pytest
 
@@ -30,8 +31,8 @@ SUDDEN: dict[Fault, tuple[float, float]] = {
 PLANNED: tuple[Fault, ...] = (transfer, terminate)
 
 
-def named(fault: Fault) -> str:
-    return fault.__name__
+def named(value: Fault | str) -> str:
+    return value if isinstance(value, str) else value.__name__
 
 
 def befall(hosts: Hosts, fault: Fault, address: str = VIRTUAL[0]) -> Probe:
@@ -54,8 +55,7 @@ def befall(hosts: Hosts, fault: Fault, address: str = VIRTUAL[0]) -> Probe:
     return probe
 
 
-@pytest.mark.parametrize("address", VIRTUAL)
-@pytest.mark.parametrize("fault", SUDDEN, ids=named)
+@pytest.mark.parametrize(("fault", "address"), zip(SUDDEN, cycle(VIRTUAL), strict=False), ids=named)
 def test_outage_is_short_when_the_leader_fails(hosts: Hosts, fault: Fault, address: str) -> None:
     _, worst = SUDDEN[fault]
     assert befall(hosts, fault, address).outage <= worst
