@@ -20,8 +20,8 @@ from sipha.cluster.snapshots import SnapshotFile, Snapshots, Staging
 from sipha.cluster.voter import Voter
 from sipha.cluster.wire import MAX_CHUNK, ProtocolError, RaftMessage, SnapshotChunk, SnapshotReply
 from sipha.state.entries import Member
-from sipha.state.machine import Machine
-from sipha.state.snapshot import Loaded
+from sipha.state.machine import DamagedMemory, Machine
+from sipha.state.snapshot import Header, Loaded
 
 LOG_LIMIT = 64 << 20
 """Bytes of log after which a snapshot is taken; more if the last snapshot was larger, which bounds the work."""
@@ -53,16 +53,17 @@ class _Sending:
 
 
 class _Received(NamedTuple):
-    """A snapshot that is durable here and waits to be confirmed until `deadline`."""
+    """A snapshot that is durable here and waits to be confirmed until `deadline`, and then to be `kept`."""
 
     sender: str
     loaded: Loaded
     file: SnapshotFile
     deadline: float
+    kept: bool = False
 
 
 class Catchup:
-    """Takes, sends and installs; `installed` is told when another table is in place, `failed` of a fault of the disk.
+    """Takes, sends and installs; `installed` is told when another table is in place, `failed` why the node must leave.
 
     Times are seconds of `clock`.
     """
@@ -78,7 +79,7 @@ class Catchup:
         checkpoints: Checkpoints,
         send: Callable[[str, RaftMessage], bool],
         installed: Callable[[], None],
-        failed: Callable[[OSError], None],
+        failed: Callable[[Exception], None],
         log_limit: int = LOG_LIMIT,
     ) -> None:
         self._clock = clock
@@ -93,6 +94,7 @@ class Catchup:
         self._failed = failed
         self._log_limit = log_limit
         self._newest = snapshots.newest()
+        self._before = 0  # the index of the snapshot before the newest, if it was taken here
         self._kept = 0  # bytes of log that were left when it was last cut
         self._members = machine.members  # at the newest snapshot
         self._cluster_id = ""
@@ -167,24 +169,22 @@ class Catchup:
         self._snapshots.take(self._machine, term, self._cluster_id, lambda result: self._taken(result, members, tables))
 
     def _taken(self, result: SnapshotFile | Exception, members: tuple[Member, ...], tables: int) -> None:
-        if isinstance(result, OSError):
+        if isinstance(result, OSError | DamagedMemory):
             self._failed(result)
         elif isinstance(result, Exception):
             self._log.error("no snapshot was taken: {error}", error=result)
         elif tables != self._tables:
             self._snapshots.remove(result)  # of a table that another has taken the place of
         elif result.header.index > self.snapshot_index:
+            self._before = self.snapshot_index
             self._newest, self._members = result, members
+            self._membership.rebase(result.header.index, members)
             self._compact()
 
     def _compact(self) -> None:
-        """Forget the entries that the newest snapshot covers, and that nobody will need who is being sent one."""
-        if self._newest is None:
-            return
-        header = self._newest.header
-        self._membership.rebase(header.index, self._members)
+        """Forget the entries that two snapshots cover, and that nobody will need who is being sent one."""
         indices = [sending.file.header.index for sending in self._sending.values()]
-        self._journal.compact(min([header.index, *indices]))
+        self._journal.compact(min([self._before, *indices]))
         self._kept = self._journal.size
 
     # Sending
@@ -324,21 +324,16 @@ class Catchup:
         self._snapshots.unstage()
 
     def _confirm(self, received: _Received, now: float) -> None:
-        """Install it if another node has the same table, or nobody says anything for long."""
+        """Keep and install it if another node has the same table, or nobody says anything for long."""
         header = received.loaded.header
-        raft = self._voter.raft
-        if (
-            raft.leads
-            or header.index < raft.first_index
-            or (header.index <= raft.applied_index and not self._refetching)
-        ):
-            self._received = None  # we lead, or entries that we have acknowledged came meanwhile
-            self._snapshots.dismantle(received.loaded.tables.dismantle())
+        if received.kept:
+            return
+        if self._is_overtaken(header):
+            self._drop(received)
             return
         confirmed = self._checkpoints.confirms(header.index, int.from_bytes(header.hash, "big"), received.sender)
         if confirmed is None and now < received.deadline:
             return
-        self._received = None
         if confirmed is None:
             self._voter.counters["snapshots unconfirmed"] += 1
         if confirmed is False:
@@ -348,10 +343,36 @@ class Catchup:
                 peer=received.sender,
                 index=header.index,
             )
-            self._snapshots.remove(received.file)
-            self._snapshots.dismantle(received.loaded.tables.dismantle())
+            self._drop(received)
         else:
-            self._install(received)
+            self._received = received._replace(kept=True)
+            self._snapshots.keep(received.file, self._kept_on_disk)
+
+    def _kept_on_disk(self, result: SnapshotFile | Exception) -> None:
+        received = self._received
+        if received is None:
+            return
+        if isinstance(result, Exception):
+            self._failed(result)
+        elif self._is_overtaken(received.loaded.header):
+            self._drop(received._replace(file=result))
+        else:
+            self._received = None
+            self._install(received._replace(file=result))
+
+    def _is_overtaken(self, header: Header) -> bool:
+        """Return True if we lead, or entries that we have acknowledged came while a snapshot waited."""
+        raft = self._voter.raft
+        return (
+            raft.leads
+            or header.index < raft.first_index
+            or (header.index <= raft.applied_index and not self._refetching)
+        )
+
+    def _drop(self, received: _Received) -> None:
+        self._received = None
+        self._snapshots.remove(received.file)
+        self._snapshots.dismantle(received.loaded.tables.dismantle())
 
     def _install(self, received: _Received) -> None:
         raft, (loaded, file) = self._voter.raft, received[1:3]

@@ -60,6 +60,15 @@ class Checkpoints:
 
     # Our own hashes
 
+    @property
+    def index(self) -> int:
+        """The latest index at which we have said what our hash is; 0 if at none."""
+        return self._last[0]
+
+    def remembers(self, index: int) -> bool:
+        """Return True if our hash at `index` is needed, be it the latest or not."""
+        return not index % STEP or index in self._indices
+
     def applied(self, index: int, table_hash: int) -> None:
         """Our table has this hash once the entry at `index` is applied, or the snapshot at `index` is loaded."""
         self._last = (index, table_hash)

@@ -22,6 +22,7 @@ from sipha.cluster.wire import (
     Message,
     Ping,
     ProtocolError,
+    Shared,
     frame,
 )
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 MAX_UNSENT = 1 << 20
 """Bytes more for a peer that doesn't read what it has been sent; beyond, its connection ends."""
 
-_URGENT = (AppendEntries, AppendReply)
+_URGENT = (AppendEntries, AppendReply, Shared)
 
 _hello = msgspec.msgpack.Decoder(Hello)
 _length = Layout("!I")
@@ -60,8 +61,8 @@ class Connection(Protocol):
     def send(self, message: Message) -> None:
         """Write a message.
 
-        The transport puts all that one turn of the reactor writes into one piece; for what a commit waits for, that
-        would be two turns late.
+        The transport puts all that one turn of the reactor writes into one piece; for what a commit waits for, and for
+        what has to be elsewhere before we act on it, that would be two turns late.
         """
         data = frame(message)
         self.said = self._peers.seconds()

@@ -122,10 +122,7 @@ def status(disk: Disk, node: str) -> Contents:
         hash=machine.hash_hex(),
         bindings=machine.location.count,
         members=machine.members,
-        alarms=(
-            *(f"{name} is damaged" for name in data.damaged),
-            *(f"at its start the daemon will say: {alarm}" for alarm in storage.alarms),
-        ),
+        alarms=tuple(f"at its start the daemon will say: {alarm}" for alarm in storage.alarms),
     )
 
 
@@ -164,9 +161,7 @@ def recover(disk: Disk, node: str, address: str, *, force: bool = False) -> str:
             f"{node} has lost data and not fetched them again: bindings that phones were told it keeps may be missing. "
             "Recover another node, or put a backup on a blank disk (siphactl restore); if there is neither, --force"
         )
-    for name in data.damaged:
-        disk.rename(name, f"damaged-0-{name}")
-    storage = Storage.open(disk, node, sync=True, snapshot=data.storage.snapshot)
+    storage = Storage.open(disk, node, sync=True, snapshot=data.storage.snapshot, damaged=data.damaged)
     journal = storage.journal
     entries = _first_entries({node: address}, (journal.last_index, journal.getCurrentTerm()))
     cluster_id = uuid4().hex
@@ -215,18 +210,12 @@ def _look(disk: Disk, node: str) -> _Data:
     """Open what a disk holds, as the daemon would, but change nothing on it."""
     draft = Draft(disk)
     snapshots = Snapshots(draft, _NoReactor())
-    machine, file, damaged = Machine(), snapshots.newest(), list[str]()
-    while file is not None:
-        try:
-            machine.adopt(snapshots.load(file))
-            break
-        except DamagedSnapshot:
-            damaged.append(file.name)
-            file = snapshots.newest(file.header.index)
-    base = None if file is None else (file.header.index, file.header.term)
-    storage = Storage.open(draft, node, sync=True, snapshot=base)
-    if storage.snapshot is None:
-        machine = Machine()
+    machine = Machine()
+    loaded, damaged = snapshots.load_newest()
+    base = None if loaded is None else (loaded.header.index, loaded.header.term)
+    storage = Storage.open(draft, node, sync=True, snapshot=base, damaged=damaged)
+    if loaded is not None and storage.snapshot is not None:
+        machine.adopt(loaded)
     journal = storage.journal
     index = journal.first_index
     while entries := journal.entries(index, journal.last_index):
@@ -234,7 +223,7 @@ def _look(disk: Disk, node: str) -> _Data:
             if command[0] != NO_OP:
                 machine.apply(number, command[1:])
         index += len(entries)
-    return _Data(storage, machine, b"" if file is None else file.header.hash, damaged)
+    return _Data(storage, machine, b"" if loaded is None else loaded.header.hash, damaged)
 
 
 def _begun(storage: Storage, base: tuple[int, int], entries: Sequence[Entry], cluster_id: str | None) -> str:

@@ -67,6 +67,7 @@ class Kinship:
             SCHEMA,
             self.priority,
             identity.amnesiac,
+            shares=True,
         )
 
     def objection(self, peer: str, hello: Hello, *, led: bool) -> str | None:

@@ -24,7 +24,7 @@ from sipha.cluster.authority import check_name, host_name
 from sipha.cluster.connection import Connection, Connections
 from sipha.cluster.lastwords import LastWords
 from sipha.cluster.tls import Certificates, Credentials, TlsFactory
-from sipha.cluster.wire import PROTOCOL, AppendEntries, Hello, LastWord, Ping, RaftMessage, SnapshotChunk
+from sipha.cluster.wire import PROTOCOL, AppendEntries, Hello, LastWord, Ping, RaftMessage, Shared, SnapshotChunk
 from sipha.errors import ConfigError
 from sipha.sip.flow import Address
 
@@ -86,7 +86,7 @@ class INetwork(Interface):
         """End all connections and listen no more; the user hears of nothing any more."""
 
     def send(peer: str, message: RaftMessage) -> bool:
-        """Send if the peer is connected and, for entries and pieces of a snapshot, has room; False if not."""
+        """Send if the peer is connected and, for entries, pieces of a snapshot and what is shared, has room."""
 
     def heard(peer: str) -> float | None:
         """For how many seconds nothing has come from the peer; None if it isn't connected."""
@@ -161,12 +161,12 @@ class Peers:
         return gatherResults(maybeDeferred(port.stopListening) for port in ports).addCallback(lambda _: None)
 
     def send(self, peer: str, message: RaftMessage) -> bool:
-        """Send if the peer is connected and, for entries and pieces of a snapshot, has room."""
+        """Send if the peer is connected and, for entries, pieces of a snapshot and what is shared, has room."""
         connection = self._connections.get(peer)
         if connection is None:
             return False
         if connection.full and (
-            isinstance(message, SnapshotChunk) or (isinstance(message, AppendEntries) and message.entries)
+            isinstance(message, SnapshotChunk | Shared) or (isinstance(message, AppendEntries) and message.entries)
         ):
             return False
         connection.send(message)

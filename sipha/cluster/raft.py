@@ -104,6 +104,7 @@ class Raft(SyncObj):
         self._apply = apply
         self._nodes: dict[str, _Peer] = {}
         self._reachable: set[str] = set()
+        self._stored: dict[str, int] = {}  # up to where each peer has our log on disk; it said so in this term of ours
         self._lagging: list[str] = []  # to whom a heartbeat was sent in this tick, for want of entries
         conf = SyncObjConf(
             autoTick=False,
@@ -192,6 +193,7 @@ class Raft(SyncObj):
         )
         for node in (self._SyncObj__otherNodes | self._SyncObj__readonlyNodes) - others - readers:
             self._SyncObj__connectedNodes.discard(node)
+            self._stored.pop(node.id, None)
             for table in (next_index, match, heard):
                 table.pop(node, None)
         self._SyncObj__otherNodes: set[Node] = others
@@ -211,12 +213,11 @@ class Raft(SyncObj):
 
     def match(self, peer: str) -> int:
         """The index up to which a peer is known to have our log on disk; 0 if unknown."""
-        return int(self._SyncObj__raftMatchIndex.get(self._node(peer), 0))
+        return self._stored.get(peer, 0)
 
     def forget_match(self, peer: str) -> None:
         """Count nothing that a peer acknowledged over an earlier connection: its disk may be another."""
-        if self._node(peer) in self._SyncObj__raftMatchIndex:
-            self._SyncObj__raftMatchIndex[self._node(peer)] = 0
+        self._stored.pop(peer, None)
 
     def silence(self, peer: str) -> float:
         """For how many seconds a peer has not answered; without end if it isn't connected."""
@@ -291,6 +292,7 @@ class Raft(SyncObj):
         if self.leads and not self._SyncObj__otherNodes and self._journal.durable < self.last_index:
             return
         if self.leads:
+            self._count_disks()
             first, last, next_index = self.first_index, self.last_index, self._SyncObj__raftNextIndex
             if any(first < next_index[node] <= last for node in self._SyncObj__connectedNodes):
                 self._SyncObj__newAppendEntriesTime = 0.0
@@ -303,6 +305,18 @@ class Raft(SyncObj):
             for peer in lagging:
                 if peer in self._reachable:
                     self.connected(peer)
+
+    def _count_disks(self) -> None:
+        """Let the library see no acknowledgement of more than a majority has on disk.
+
+        It takes for granted that the leader has all; but the leader writes while the others do, and counts as one of
+        them (Raft thesis §10.2.1).
+        """
+        others, match = self._SyncObj__otherNodes, self._SyncObj__raftMatchIndex
+        disks = sorted([self._journal.durable, *(self.match(node.id) for node in others)], reverse=True)
+        majority = disks[len(disks) // 2]
+        for node in match:
+            match[node] = min(self.match(node.id), majority)
 
     def connected(self, peer: str) -> None:
         """The peer can be sent to."""
@@ -341,6 +355,8 @@ class Raft(SyncObj):
             return  # no member any more
         message = {"type": "next_node_idx", "next_node_idx": next_index, "reset": reset, "success": success}
         self._SyncObj__onMessageReceived(node, message)
+        if success:
+            self._stored[peer] = max(self.match(peer), next_index - 1)
         if not reset and next_indices[node] < sent:
             next_indices[node] = sent
 
@@ -364,6 +380,7 @@ class Raft(SyncObj):
 
     def _SyncObj__onBecomeLeader(self) -> None:
         """Lead; a single voter commits in the same tick, so what it adds must be on disk by then."""
+        self._stored.clear()
         super()._SyncObj__onBecomeLeader()
         if not self._SyncObj__otherNodes:
             self._journal.sync_now()
@@ -372,7 +389,7 @@ class Raft(SyncObj):
         """Apply the entry after the last applied one; a no-op changes nothing."""
         if command[0] == NO_OP:
             return None
-        return self._apply(self.applied_index + 1, command[1:])
+        return self._apply(self._SyncObj__raftLastApplied + 1, command[1:])
 
     def _state_changed(self, old: int, new: int) -> None:
         if _LEADER in (old, new):

@@ -28,6 +28,7 @@ from sipha.cluster.proposals import Done, Proposals
 from sipha.cluster.raft import Timing
 from sipha.cluster.raft import clock as boottime
 from sipha.cluster.scrub import Scrub
+from sipha.cluster.sharing import Sharing
 from sipha.cluster.snapshots import Snapshots
 from sipha.cluster.status import ReplicaStatus
 from sipha.cluster.storage import Progress, Storage
@@ -47,6 +48,7 @@ from sipha.cluster.wire import (
     ProtocolError,
     RaftMessage,
     RequestVote,
+    Shared,
     SnapshotChunk,
     SnapshotReply,
     datagram,
@@ -66,7 +68,7 @@ from sipha.state.entries import (
 from sipha.state.interfaces import ICredentials, ILocation, ILog
 from sipha.state.machine import DamagedMemory, Machine
 from sipha.state.outcomes import Outcome
-from sipha.state.snapshot import DamagedSnapshot, Frozen
+from sipha.state.snapshot import Frozen
 from sipha.state.time import ClusterTime
 
 TICK = 0.02
@@ -129,7 +131,7 @@ class Replica:
         except (UnknownSchema, OSError) as error:
             raise ConfigError(f"can't use the data directory: {error}") from error
         self._journal = self._storage.journal
-        self._journal.on_failed = self._disk_failed
+        self._journal.on_failed = self._give_up
         self._journal.on_durable = self._durable
         self._time = ClusterTime(clock(), self._resume_time())
         self._voter = Voter(
@@ -152,6 +154,7 @@ class Replica:
             node, self._journal, self.machine, self._voter, self._propose_members, self._members_changed
         )
         self._kinship = Kinship(node, cluster, priority, seeds, self._storage, network, self.membership, self.machine)
+        self.sharing = Sharing(network, self._kinship, self.membership)
         self._checkpoints = Checkpoints(node, lambda: [member.name for member in self.membership.members])
         self._catchup = Catchup(
             clock,
@@ -163,7 +166,7 @@ class Replica:
             self._checkpoints,
             network.send,
             self._installed,
-            self._disk_failed,
+            self._give_up,
             log_limit,
         )
         self._handover = Handover(
@@ -193,18 +196,13 @@ class Replica:
             raise ConfigError(str(error)) from error
 
     def _open(self, disk: Disk) -> Storage:
-        """Open what is on the disk; what can't be read makes the node an amnesiac."""
-        file = self._snapshots.newest()
-        base = None if file is None else (file.header.index, file.header.term)
-        storage = Storage.open(disk, self.node, sync=self._sync, snapshot=base)
-        if file is None or storage.snapshot is None:
-            return storage
-        try:
-            for _ in self.machine.adopt(self._snapshots.load(file)):
+        """Open what is on the disk; if what is needed of it can't be read, the node is an amnesiac."""
+        loaded, damaged = self._snapshots.load_newest()
+        base = None if loaded is None else (loaded.header.index, loaded.header.term)
+        storage = Storage.open(disk, self.node, sync=self._sync, snapshot=base, damaged=damaged)
+        if loaded is not None and storage.snapshot is not None:
+            for _ in self.machine.adopt(loaded):
                 pass
-        except DamagedSnapshot as damage:
-            storage.journal.close()
-            storage.forget(f"{file.name}: {damage}")
         return storage
 
     def _resume_time(self) -> int:
@@ -381,7 +379,7 @@ class Replica:
             journal_bytes=self._journal.size,
             peers=tuple(self._kinship.peers(match)),
             alarms=tuple(self._alarms()),
-            counters={**self._voter.counters, **self._network.counters},
+            counters={**self._voter.counters, **self._network.counters, **self.sharing.counters},
         )
 
     def _role(self) -> Literal["leader", "follower", "learner", "failed"]:
@@ -429,7 +427,7 @@ class Replica:
             return not self.leadership.held
         if isinstance(message, AppendReply):
             return message.reset or self._raft.commit_index < self._raft.last_index
-        return True
+        return not isinstance(message, Shared)
 
     def _connected(self, peer: str) -> None:
         self._kinship.connected(peer)
@@ -453,6 +451,8 @@ class Replica:
                 return
         if isinstance(message, Propose | ProposalOutcome):
             self._forwarding.received(peer, message)
+        elif isinstance(message, Shared):
+            self.sharing.received(message)
         elif isinstance(message, Checkpoint):
             self._checkpoints.received(peer, message)
         elif isinstance(message, SnapshotChunk | SnapshotReply):
@@ -484,10 +484,16 @@ class Replica:
         """More of the log is on disk."""
         self._guarded(self._voter.durable_risen)
 
-    def _disk_failed(self, error: OSError) -> None:
-        """Nothing more can be promised."""
-        if self._state == "running":
+    def _give_up(self, error: Exception) -> None:
+        """Leave the cluster: nothing more can be promised after this error."""
+        if self._state != "running":
+            return
+        if isinstance(error, OSError):  # what memory and file hold of the log may differ now
             self._fail(f"the disk can't be written: {error}")
+        elif isinstance(error, MemoryError):  # an entry may have been applied in part
+            self._fail("the memory is full")
+        else:
+            self._fail(str(error))
 
     def _guarded(self, step: Callable[[], None], *, kick: bool = True) -> None:
         """Do one step; a failing one must not end the driving, but a node that goes on failing must not lead."""
@@ -497,14 +503,8 @@ class Replica:
             step()
         except ProtocolError:
             raise
-        except DivergedError as error:
-            self._fail(str(error))
-        except OSError as error:  # what memory and file hold of the log may differ now
-            self._disk_failed(error)
-        except (UnknownSchema, DamagedMemory) as error:
-            self._fail(str(error))
-        except MemoryError:  # an entry may have been applied in part
-            self._fail("the memory is full")
+        except (DivergedError, DamagedMemory, UnknownSchema, OSError, MemoryError) as error:
+            self._give_up(error)
         except Exception:  # noqa: BLE001  whatever it is, it is counted
             self._log.failure("a step of the log failed")
             now = self._clock()
@@ -519,6 +519,7 @@ class Replica:
             self._proposals.flush()
             self._step_handover()
         self._voter.tick()
+        self._note_applied()
         self._watch_role()
         self._proposals.expire()
         self._forwarding.expire()
@@ -590,10 +591,17 @@ class Replica:
         outcomes = machine.apply(index, entry)
         if machine.members is not members:
             self._kinship.call()
-        self._time.advance(machine.time, self._clock())
-        self._checkpoints.applied(index, machine.hash())
-        self._catchup.applied(index)
+        if self._checkpoints.remembers(index):
+            self._checkpoints.applied(index, machine.hash())
+            self._catchup.applied(index)
         return outcomes
+
+    def _note_applied(self) -> None:
+        """Take note of where the table is now, after a step in which entries may have been applied."""
+        machine = self.machine
+        if machine.index > self._checkpoints.index:
+            self._time.advance(machine.time, self._clock())
+            self._checkpoints.applied(machine.index, machine.hash())
 
     def _installed(self) -> None:
         """A snapshot has taken the place of the table."""

@@ -1,6 +1,7 @@
 """The files of snapshots: taken of the machine, received from another node, and loaded, a little in each turn.
 
-What is not yet whole and on disk has a name of its own, and is removed at the next start.
+What is not yet whole and on disk, or received and not yet to be kept, has a name of its own, and is removed at the next
+start.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ BACKLOG = 1 << 20
 """Bytes of a received snapshot that may wait to be parsed and written."""
 
 KEPT = 2
-"""How many snapshots are kept: should the newest be unreadable, the one before it isn't."""
+"""How many snapshots are kept, and the log from the older one on: should the newest be unreadable, nothing is lost."""
 
 _TAKEN = "snapshot.taken"
 _INCOMING = "snapshot.incoming"
@@ -68,20 +69,12 @@ class Snapshots:
 
     # At the start
 
-    def newest(self, before: int | None = None) -> SnapshotFile | None:
-        """The newest one, or the newest of an index before `before`, whose header is whole; raises UnknownSchema.
+    def newest(self) -> SnapshotFile | None:
+        """The newest one whose header is whole; raises UnknownSchema.
 
-        Blocks, as `load` does: they are for the start.
+        Blocks, as `load` and `load_newest` do: they are for the start.
         """
-        for index in reversed(self._indices()):
-            if before is None or index < before:
-                name = _name(index)
-                loader = Loader()
-                with suppress(DamagedSnapshot):
-                    loader.feed(self._read(name, 0, _HEADER))
-                if loader.header is not None and loader.header.index == index:
-                    return SnapshotFile(name, self._disk.size(name), loader.header)
-        return None
+        return next((file for index in reversed(self._indices()) if (file := self._file(index)) is not None), None)
 
     def load(self, file: SnapshotFile) -> Loaded:
         """What a file holds; raises DamagedSnapshot or UnknownSchema."""
@@ -89,6 +82,26 @@ class Snapshots:
         for offset in range(0, file.size, _SYNC):
             loader.feed(self._read(file.name, offset, _SYNC))
         return loader.finish()
+
+    def load_newest(self) -> tuple[Loaded | None, list[str]]:
+        """What the newest one that is whole holds, and the names of the damaged ones after it; raises UnknownSchema."""
+        damaged: list[str] = []
+        for index in reversed(self._indices()):
+            file = self._file(index)
+            with suppress(DamagedSnapshot):
+                if file is not None:
+                    return self.load(file), damaged
+            damaged.append(_name(index))
+        return None, damaged
+
+    def _file(self, index: int) -> SnapshotFile | None:
+        """The file of the snapshot at an index, None if its header is damaged."""
+        name, loader = _name(index), Loader()
+        with suppress(DamagedSnapshot):
+            loader.feed(self._read(name, 0, _HEADER))
+        if loader.header is None or loader.header.index != index:
+            return None
+        return SnapshotFile(name, self._disk.size(name), loader.header)
 
     # While the node runs
 
@@ -119,7 +132,7 @@ class Snapshots:
         """Receive the snapshot at entry `index` of `term`, in `size` bytes; give up what is being received.
 
         `progress` is told up to where the bytes are parsed and written, `done` when all is and the file is durable;
-        DamagedSnapshot and UnknownSchema too.
+        DamagedSnapshot and UnknownSchema too. What it holds is not loaded at the next start unless it is kept.
         """
         self.unstage()
         staging = Staging(index, term, size, progress)
@@ -130,6 +143,10 @@ class Snapshots:
         """Give up what is being received, if anything is."""
         if self._staging is not None:
             self._staging.cancel()
+
+    def keep(self, file: SnapshotFile, done: Callable[[SnapshotFile | Exception], None]) -> None:
+        """Let one that was received be loaded at the next start, and tell when that is durable."""
+        self._disk.run_bulk(lambda: self._keep(file), done)
 
     def remove(self, file: SnapshotFile) -> None:
         """Remove a file that is not to be used."""
@@ -158,7 +175,8 @@ class Snapshots:
                     await deferLater(self._reactor, _PAUSE)
                     piece.clear()
             await self._bulk(writer.write, bytes(piece))
-            return await self._bulk(self._keep, writer, frozen.header)
+            await self._bulk(writer.finish)
+            return await self._bulk(self._keep, SnapshotFile(_TAKEN, writer.size, frozen.header))
         except BaseException:
             self._discard(_TAKEN)
             raise
@@ -188,7 +206,8 @@ class Snapshots:
                 staging.written(writer.size)
                 await deferLater(self._reactor, _PAUSE)
             loaded = loader.finish()
-            return loaded, await self._bulk(self._keep, writer, loaded.header)
+            await self._bulk(writer.finish)
+            return loaded, SnapshotFile(_INCOMING, writer.size, loaded.header)
         except BaseException:
             self._discard(_INCOMING)
             self.dismantle(loader.dismantle())
@@ -202,13 +221,13 @@ class Snapshots:
                 raise
             raise DamagedSnapshot(f"the disk can't read {name}") from error
 
-    def _keep(self, writer: _Writer, header: Header) -> SnapshotFile:
+    def _keep(self, file: SnapshotFile) -> SnapshotFile:
         """Give what was written its name, and remove the oldest."""
-        name = _name(header.index)
-        writer.finish(name)
+        name = _name(file.header.index)
+        self._disk.rename(file.name, name)
         for index in self._indices()[:-KEPT]:
             self._drop(_name(index))
-        return SnapshotFile(name, writer.size, header)
+        return file._replace(name=name)
 
     def _indices(self) -> list[int]:
         return sorted(int(match[1]) for name in self._disk.names() if (match := _NAME.match(name)))
@@ -312,7 +331,7 @@ class Staging:
 
 
 class _Writer:
-    """A new file, which is synced in pieces and gets its name when it is whole; for the disk's thread."""
+    """A new file, which is synced in pieces; for the disk's thread."""
 
     def __init__(self, disk: Disk, name: str) -> None:
         self.size = 0
@@ -328,9 +347,8 @@ class _Writer:
             self._disk.sync(self._name)
             self._unsynced = 0
 
-    def finish(self, name: str) -> None:
+    def finish(self) -> None:
         self._disk.sync(self._name)
-        self._disk.rename(self._name, name)
 
 
 def _name(index: int) -> str:

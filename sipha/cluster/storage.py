@@ -7,6 +7,7 @@ voted or acknowledged what it doesn't know of any more (pitfalls-log-vip 5).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from uuid import uuid4
 
@@ -69,20 +70,27 @@ class Storage:
         self._room = 0  # bytes for more lines of progress
 
     @classmethod
-    def open(cls, disk: Disk, node: str, *, sync: bool, snapshot: tuple[int, int] | None) -> Storage:
-        """Open what is there; if something of it is damaged, it is moved aside and the node is an amnesiac.
+    def open(
+        cls, disk: Disk, node: str, *, sync: bool, snapshot: tuple[int, int] | None, damaged: Sequence[str] = ()
+    ) -> Storage:
+        """Open what is there; if something that is needed is damaged, all is moved aside and the node is an amnesiac.
 
-        `snapshot` is index and term of the newest whole one. Raises ConfigError and OSError.
+        `snapshot` is index and term of the newest whole one, `damaged` are the names of later ones: they aren't needed
+        if the log reaches back to that. Raises ConfigError and OSError.
         """
         storage = cls(disk, node, snapshot, sync=sync)
         storage._load_identity()
         storage._load_progress()
         if any(_ASIDE.match(name) for name in disk.names()):
             storage.alarms.append("the data directory has files damaged-*: find out why, then delete them")
+        reasons = [f"{name} is damaged" for name in damaged]
         try:
             storage._open_journal()
         except Damaged as damage:
-            storage.forget(str(damage))
+            storage._forget("; ".join([*reasons, str(damage)]))
+        else:
+            if damaged:
+                storage._pass_over(damaged)
         return storage
 
     # Who the node is
@@ -102,27 +110,6 @@ class Storage:
         self.journal.sync_now()
         if self.journal.durable == self.journal.last_index:
             self._keep(structs.replace(self.identity, amnesiac=False))
-
-    def forget(self, reason: str) -> None:
-        """Be an amnesiac, then move aside what the node knew, and begin an empty log; raises ConfigError and OSError.
-
-        A journal that is in use must be closed before.
-        """
-        if self.identity is None:
-            raise ConfigError(f"{reason}, and {_MISSING}")
-        self._keep(structs.replace(self.identity, incarnation=uuid4().hex, amnesiac=True))
-        names = self._disk.names()
-        number = max((int(match[1]) for name in names if (match := _ASIDE.match(name))), default=0) + 1
-        for name in names:
-            if _KNOWLEDGE.match(name):
-                self._disk.rename(name, f"damaged-{number}-{name}")
-        self.snapshot = self.progress = None
-        self.journal = Journal.open(self._disk, None, sync=self._sync, commit=0)
-        self.alarms.append(
-            f"{reason}; all that this node knew is now in files damaged-{number}-*. It fetches everything from the "
-            "other nodes, and doesn't vote before it has. Look after the disk, then delete those files"
-        )
-        self._log.critical("{alarm}", alarm=self.alarms[-1])
 
     def _begin(self, cluster_id: str, *, amnesiac: bool) -> None:
         if self.identity is not None:
@@ -181,3 +168,38 @@ class Storage:
             for line in self._disk.read(_PROGRESS).splitlines(keepends=True):
                 with suppress(ValueError):
                     self.progress = unseal(line, Progress)
+
+    # What is damaged
+
+    def _forget(self, reason: str) -> None:
+        """Be an amnesiac, then move aside what the node knew, and begin an empty log; raises as `open` does."""
+        if self.identity is None:
+            raise ConfigError(f"{reason}, and {_MISSING}")
+        self._keep(structs.replace(self.identity, incarnation=uuid4().hex, amnesiac=True))
+        aside = self._set_aside([name for name in self._disk.names() if _KNOWLEDGE.match(name)])
+        self.snapshot = self.progress = None
+        self.journal = Journal.open(self._disk, None, sync=self._sync, commit=0)
+        self._alarm(
+            f"{reason}; all that this node knew is now in files {aside}*. It fetches everything from the other nodes, "
+            "and doesn't vote before it has. Look after the disk, then delete those files"
+        )
+
+    def _pass_over(self, damaged: Sequence[str]) -> None:
+        """Move damaged snapshots aside that are not needed."""
+        aside = self._set_aside(damaged)
+        self._alarm(
+            f"{', '.join(damaged)}: damaged, and moved aside to {aside}*. Nothing is lost, as the log goes back to an "
+            "earlier snapshot. Look after the disk, then delete those files"
+        )
+
+    def _set_aside(self, names: Sequence[str]) -> str:
+        """Give files names that are no others', and return what those begin with."""
+        numbers = [int(match[1]) for name in self._disk.names() if (match := _ASIDE.match(name))]
+        aside = f"damaged-{max(numbers, default=0) + 1}-"
+        for name in names:
+            self._disk.rename(name, f"{aside}{name}")
+        return aside
+
+    def _alarm(self, alarm: str) -> None:
+        self.alarms.append(alarm)
+        self._log.critical("{alarm}", alarm=alarm)

@@ -1,7 +1,8 @@
 """One voter of the cluster: the library's Raft behind the guards, with pre-vote, stickiness and the leader's lease.
 
-What a follower acknowledges it has on disk, and what the leader counts the leader has on disk, too: each
-acknowledgement is cut to the disk's index, and repeated when that has risen (pitfalls-log-vip 7).
+What a follower acknowledges it has on disk: each acknowledgement is cut to the disk's index, and repeated when that has
+risen (pitfalls-log-vip 7). The leader counts itself no further than its own disk has come, but waits for it only where
+the others are no majority.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Voter:
         self.may_vote = False
         self._is_voter = False
         self._disk_hangs = False
-        self._written = (0, -math.inf)  # up to where the log is on disk, and when that was last as it should
+        self._written = (0, -math.inf)  # how long the log was when the disk last had all of it, and when
         self.others: frozenset[str] = frozenset()
         """The other voters."""
         self.forgetful: dict[str, int] = {}
@@ -93,7 +94,8 @@ class Voter:
         self._secret = b""  # what shows our voters that the leader's claim has ended
         self._answering: tuple[int, int | None] = (0, None)  # sent, matched of the message being received
         self._verified: tuple[int, int, int] = (0, 0, 0)  # up to where our log is the leader's: term, index, sent
-        self._acknowledged: dict[str, int] = {}  # what followers have on disk, in this term of ours
+        self._round = (-math.inf, 0)  # when it began, and what was committed then
+        self._goal = 0  # what was committed when the round before began
         self.raft = Raft(name, journal, applied, timing, self, apply)
         self.time_term = self.raft.last_term
         """Of the leader whose cluster time is ours."""
@@ -131,15 +133,16 @@ class Voter:
             self._ask_for_pre_votes(now)
         self.lease.lapse(now)
         self._watch_disk(now)
+        if now - self._round[0] >= self._timing.election_min:
+            self._goal, self._round = self._round[1], (now, self.raft.commit_index)
         self._journal.flush()  # first: the disk writes while we apply
         self.raft.tick()
         self._journal.flush()
 
     def _watch_disk(self, now: float) -> None:
-        """Lead no more if the disk takes nothing and says nothing: others have one that does."""
-        durable = self._journal.durable
-        if durable >= self.raft.last_index or durable != self._written[0]:
-            self._written = (durable, now)
+        """Lead no more if the disk takes nothing, or less than comes: others have one that does."""
+        if self._journal.durable >= min(self._written[0], self.raft.last_index):  # it may have been cut off
+            self._written = (self.raft.last_index, now)
         self._disk_hangs = now - self._written[1] > 2 * self._timing.election_max
         if self._disk_hangs and self.raft.leads and self.others:
             self.counters["leaderships given up as the disk hangs"] += 1
@@ -350,45 +353,38 @@ class Voter:
                     # another place, and two that differ would do so for ever.
                     return
                 self._went_back[peer] = int(now * _MICROSECONDS)
-            next_index = message.next_index
             if message.success and peer in self.forgetful:
-                raft.send_from(peer, next_index)
-                return
-            if message.success:
-                next_index = max(next_index, self._acknowledged.get(peer, 0))
-                self._acknowledged[peer] = next_index
-                next_index = min(next_index, self._journal.durable + 1)
-            raft.receive_reply(peer, next_index, reset=message.reset, success=message.success)
+                raft.send_from(peer, message.next_index)
+            else:
+                raft.receive_reply(peer, message.next_index, reset=message.reset, success=message.success)
         else:
             self.counters["stale replies"] += 1
 
     def is_ready(self, peer: str) -> bool:
-        """Return True if a peer answers, and has all on disk that is committed."""
+        """Return True if a peer answers, and has on disk what was committed an election timeout ago (thesis §4.2.1).
+
+        While entries come, some are always on their way.
+        """
         raft = self.raft
         return (
             peer not in self.forgetful
             and raft.silence(peer) < self._timing.election_max
-            and raft.match(peer) >= raft.commit_index
+            and raft.match(peer) >= self._goal
         )
 
     def greeted(self, peer: str, *, forgetful: bool) -> None:
         """A connection with a peer is new: count nothing that it acknowledged earlier, its disk may be another."""
-        self._acknowledged.pop(peer, None)
         self.raft.forget_match(peer)
         self.forgetful.pop(peer, None)
         if forgetful:
             self.forgetful[peer] = self.raft.last_index + 1
 
     def durable_risen(self) -> None:
-        """More of the log is on disk: acknowledge it to the leader, or count it as the leader."""
-        raft, durable = self.raft, self._journal.durable
-        if raft.leads:
-            for peer, next_index in self._acknowledged.items():
-                raft.receive_reply(peer, min(next_index, durable + 1), reset=False, success=True)
-            return
-        term, index, sent = self._verified
-        if term == raft.term and raft.leader is not None:
-            self._send(raft.leader, AppendReply(term, min(index, durable) + 1, reset=False, success=True, sent=sent))
+        """More of the log is on disk: acknowledge it to the leader."""
+        raft, (term, index, sent) = self.raft, self._verified
+        if term == raft.term and raft.leader is not None and not raft.leads:
+            next_index = min(index, self._journal.durable) + 1
+            self._send(raft.leader, AppendReply(term, next_index, reset=False, success=True, sent=sent))
 
     # Outbox
 
@@ -427,7 +423,6 @@ class Voter:
 
     def role_changed(self, *, leading: bool) -> None:
         """Begin a claim that nobody has acknowledged yet, or end it."""
-        self._acknowledged = {}
         self.forgetful = dict.fromkeys(self.forgetful, self.raft.last_index + 1)
         if leading:
             self.time_term = self.raft.term

@@ -49,7 +49,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
 
     `cluster_id` is empty if the node has never been in a cluster: its disk is blank. `incarnation` names the contents
     of its data directory, `schema` is the latest that its release knows, `priority` its wish to lead, 0 for a witness.
-    An amnesiac has lost what it held, and doesn't vote until it has all again.
+    An amnesiac has lost what it held, and doesn't vote until it has all again. `shares` says that the release knows
+    Shared; one that doesn't says nothing of it.
     """
 
     protocol: int
@@ -60,6 +61,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     schema: Count
     priority: Annotated[int, Meta(ge=0, le=1000)]
     amnesiac: bool = False
+    shares: bool = False
 
 
 class Ping(msgspec.Struct, frozen=True, array_like=True, tag="ping"):
@@ -206,6 +208,13 @@ class ProposalOutcome(msgspec.Struct, frozen=True, array_like=True, tag="prop+")
     outcome: bytes
 
 
+class Shared(msgspec.Struct, frozen=True, array_like=True, tag="share"):
+    """What a node tells the others beside the log, under a topic: not acknowledged, and lost if there is no room."""
+
+    topic: Annotated[str, Meta(min_length=1, max_length=16)]
+    data: Annotated[list[bytes], Meta(max_length=1 << 16)]
+
+
 RaftMessage = (
     AppendEntries
     | LeaseAck
@@ -221,6 +230,7 @@ RaftMessage = (
     | Checkpoint
     | Propose
     | ProposalOutcome
+    | Shared
 )
 Message = Hello | Ping | RaftMessage
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from sipha.proxy.target import Target
 from sipha.sip.message import Response
+from sipha.sip.timers import Timer
 from sipha.sip.transaction import ClientTransaction
 
 COMPLETED_ELSEWHERE = ('SIP;cause=200;text="Call completed elsewhere"',)
@@ -45,19 +46,28 @@ class ForkState(Enum):
     """A final response came, or it failed."""
 
 
+class Final(NamedTuple):
+    """How a fork ended; `response` is None if the status is our own finding, or a 2xx, of which no copy is kept."""
+
+    status: int
+    response: Response | None
+
+
 @dataclass(slots=True, eq=False)
 class Fork:
     """A target that the request was forwarded to, or is about to be.
 
     `reasons` are the Reason fields of the CANCEL that it is to get, None while it may go on; `cancelled` says that the
-    CANCEL is out.
+    CANCEL is out. `timer` is Timer C or, once it is cancelled, its last deadline. `final` is None until it has ended.
     """
 
     target: Target
     state: ForkState = ForkState.CALLING
     transaction: ClientTransaction | None = None
+    timer: Timer | None = None
     reasons: tuple[str, ...] | None = None
     cancelled: bool = False
+    final: Final | None = None
 
 
 class Forward(NamedTuple):
@@ -87,31 +97,57 @@ class Cancel(NamedTuple):
 Action = Forward | Answer | Start | Cancel
 
 
-class _Final(NamedTuple):
-    """How a fork ended without a 2xx; `response` is None if the status is our own finding."""
+class Progress(NamedTuple):
+    """How far a fork was, for who goes on with it; `reasons` and `final` as in Fork."""
 
-    status: int
-    response: Response | None
+    state: ForkState
+    reasons: tuple[str, ...] | None = None
+    final: Final | None = None
 
 
 class ResponseContext:
     """The forks of one request; `invite` tells whether it is an INVITE."""
 
-    __slots__ = ("_cancelled", "_concluded", "_finals", "_groups", "_invite", "forks")
+    __slots__ = ("_cancelled", "_concluded", "_groups", "_invite", "forks")
 
     def __init__(self, groups: Sequence[Sequence[Target]], *, invite: bool) -> None:
         self.forks: list[Fork] = []
         self._groups = [tuple(Fork(target) for target in group) for group in groups]
         self._groups.reverse()
         self._invite = invite
-        self._finals: list[_Final] = []
         self._concluded = False
         self._cancelled = False
+
+    @classmethod
+    def resumed(
+        cls, groups: Sequence[Sequence[Target]], forks: Sequence[Progress], *, cancelled: bool
+    ) -> ResponseContext:
+        """Return the context of an INVITE whose first forks are so far, and whose caller may have cancelled it."""
+        context = cls(groups, invite=True)
+        while context._groups and len(context.forks) < len(forks):
+            context.forks += context._groups.pop()
+        for fork, progress in zip(context.forks, forks, strict=False):
+            fork.state, fork.reasons, fork.final = progress
+        context._cancelled = cancelled
+        context._concluded = context.answered
+        if cancelled or any(fork.final is not None and fork.final.status >= 600 for fork in context.forks):
+            context._groups.clear()
+        return context
 
     @property
     def concluded(self) -> bool:
         """True once a final response went upstream, or none ever will."""
         return self._concluded
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the caller has cancelled it."""
+        return self._cancelled
+
+    @property
+    def answered(self) -> bool:
+        """True once a fork has answered with a 2xx."""
+        return any(fork.final is not None and 200 <= fork.final.status < 300 for fork in self.forks)
 
     @property
     def ended(self) -> bool:
@@ -120,9 +156,12 @@ class ResponseContext:
 
     def start(self) -> list[Action]:
         """Begin with the first group; an empty target set is a 480 (§16.5)."""
-        if not self._groups:
-            self._finals.append(_Final(480, None))
         return self._proceed()
+
+    def resume(self) -> list[Action]:
+        """Go on where another has stopped: what was due then is done, if perhaps for the second time."""
+        forks = [(fork, fork.reasons) for fork in self.forks if fork.reasons is not None]
+        return [action for fork, reasons in forks for action in self._cancel(fork, reasons)] + self._proceed()
 
     def response_received(self, fork: Fork, response: Response) -> list[Action]:
         """Take a response of a fork, its top Via already removed (§16.7 steps 4–6, 10)."""
@@ -132,7 +171,7 @@ class ResponseContext:
         if fork.state is ForkState.ENDED:
             return []
         if status >= 200:
-            return self._fail(fork, _Final(status, response))
+            return self._fail(fork, Final(status, response))
         fork.state = ForkState.PROCEEDING
         actions: list[Action] = []
         if status > 100 and not self._concluded:
@@ -143,7 +182,7 @@ class ResponseContext:
 
     def fork_failed(self, fork: Fork, status: int) -> list[Action]:
         """Take it that a fork ended without a final response; `status` is what that means upstream."""
-        return [] if fork.state is ForkState.ENDED else self._fail(fork, _Final(status, None))
+        return [] if fork.state is ForkState.ENDED else self._fail(fork, Final(status, None))
 
     def fork_expired(self, fork: Fork) -> list[Action]:
         """Timer C fired (§16.8): cancel a fork that rings; the others are a 408."""
@@ -160,7 +199,7 @@ class ResponseContext:
         return [*self._cancel_all(reasons), *self._proceed()]
 
     def _succeed(self, fork: Fork, response: Response) -> list[Action]:
-        fork.state = ForkState.ENDED
+        fork.state, fork.final = ForkState.ENDED, Final(response.status, None)
         # "After a final response has been sent on the server transaction, the following responses MUST be forwarded
         # immediately: Any 2xx response to an INVITE request" (§16.7 step 5).
         if self._concluded and not self._invite:
@@ -169,11 +208,11 @@ class ResponseContext:
         self._groups.clear()
         return [Forward(response), *self._cancel_all(COMPLETED_ELSEWHERE)]
 
-    def _fail(self, fork: Fork, final: _Final) -> list[Action]:
+    def _fail(self, fork: Fork, final: Final) -> list[Action]:
         fork.state = ForkState.ENDED
         # "MUST NOT send a 408 response to a non-INVITE request": it would come too late (RFC 4320 §4.2).
         if final.status != 408 or self._invite:
-            self._finals.append(final)
+            fork.final = final
         actions: list[Action] = []
         if final.status >= 600:
             # "the stateful proxy SHOULD cancel all client pending transactions [...], and it MUST NOT create any new
@@ -195,22 +234,23 @@ class ResponseContext:
 
     def _best(self) -> Action:
         """Choose the best response (§16.7 step 6)."""
+        if not self.forks:
+            return Answer(480)
+        finals = [fork.final for fork in self.forks if fork.final is not None]
         if self._cancelled:
-            self._finals.append(_Final(487, None))
-        if not self._finals:
+            finals.append(Final(487, None))
+        if not finals:
             return Answer(408)
-        status, response = min(self._finals, key=self._rank)
+        status, response = min(finals, key=self._rank)
         # "If the only response that was received is a 503, the proxy SHOULD generate a 500 response": a 503 would
         # condemn this proxy as a whole (§16.7 step 6, §21.5.4).
         if status == 503:
             return Answer(500)
         if response is None:
             return Answer(status)
-        if status in {401, 407}:
-            self._aggregate(response)
-        return Forward(response)
+        return Forward(self._aggregated(response) if status in {401, 407} else response)
 
-    def _rank(self, final: _Final) -> tuple[int, int, bool]:
+    def _rank(self, final: Final) -> tuple[int, int, bool]:
         """The lower, the better: 6xx, then the lowest class, then what tells the caller most; ours after theirs."""
         status = final.status
         if status >= 600:
@@ -221,14 +261,19 @@ class ResponseContext:
         preference = _PREFERENCE.get(status, _NO_PREFERENCE) if status != 503 else _NO_PREFERENCE + 1
         return status // 100, preference, final.response is None
 
-    def _aggregate(self, response: Response) -> None:
+    def _aggregated(self, response: Response) -> Response:
         """Add the challenges of all other 401 and 407 responses to the chosen one (§16.7 step 7)."""
-        for status, other in self._finals:
-            if other is None or other is response or status not in {401, 407}:
+        aggregated = response.copy()
+        for fork in self.forks:
+            if fork.final is None or fork.final.status not in {401, 407}:
+                continue
+            other = fork.final.response
+            if other is None or other is response:
                 continue
             for name in _CHALLENGES:
                 for value in other.headers.all(name):
-                    response.headers.add(name, value)
+                    aggregated.headers.add(name, value)
+        return aggregated
 
     def _cancel_all(self, reasons: tuple[str, ...]) -> list[Action]:
         return [action for fork in self.forks for action in self._cancel(fork, reasons)]

@@ -34,12 +34,19 @@ class Passage(NamedTuple):
 
 
 def forward(
-    passage: Passage, target: Target, transport: ITransport, *, fork: int = 0, forks: int = 0, breadth: int = 0
+    passage: Passage,
+    target: Target,
+    transport: ITransport,
+    *,
+    fork: int = 0,
+    forks: int = 0,
+    breadth: int = 0,
+    branch: str = "",
 ) -> tuple[Request, Flow] | None:
     """Make what is sent to a target, as fork `fork` of `forks` (0 of 0: an ACK), and find the flow it is sent by.
 
     None if no flow leads to the target. `breadth` is its share of Max-Breadth (RFC 5393 §5.3.3); 0 leaves the header as
-    it is.
+    it is. `branch` is the one that the fork has had before, if it was forwarded by another node.
     """
     request = passage.request.copy()  # 1. Copy request
     request.uri = target.uri  # 2. Request-URI
@@ -58,8 +65,9 @@ def forward(
             request.headers.prepend("Record-Route", value)
     if breadth:  # 5. Additional header fields
         request.headers.set("Max-Breadth", str(breadth))
-    identity = branch_identity(request, request.via, flow.transport, flow.remote)
-    branch = passage.tokens.branch(identity, passage.now, fork, forks, passage.loop)  # 8. Via
+    if not branch:
+        identity = branch_identity(request, request.via, flow.transport, flow.remote)
+        branch = passage.tokens.branch(identity, passage.now, fork, forks, passage.loop)  # 8. Via
     request.headers.prepend("Via", f"SIP/2.0/{flow.transport} {transport.sent_by(flow)};branch={branch}")
     return request, flow  # 9. Content-Length is set when the request is rendered
 

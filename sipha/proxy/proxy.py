@@ -21,6 +21,8 @@ from sipha.proxy.forward import Passage, branch_identity, forward, loop_digest, 
 from sipha.proxy.interfaces import ITransport
 from sipha.proxy.responsibility import Responsibility
 from sipha.proxy.route import preprocess
+from sipha.proxy.shadow import Shadows
+from sipha.proxy.takeover import Takeover
 from sipha.proxy.target import Target, target_groups
 from sipha.proxy.uas import capabilities
 from sipha.sip.events import (
@@ -69,6 +71,7 @@ class Proxy:
         domains: Domains,
         transport: ITransport,
         term: Callable[[], int],
+        shadows: Shadows,
         settings: ProxySettings | None = None,
     ) -> None:
         self.counters = Counters()
@@ -81,13 +84,28 @@ class Proxy:
         self._settings = settings or ProxySettings()
         self._ours = Responsibility(domains, transport)
         self._admission = Admission(authenticator, credentials, self._ours, log=log, term=term, settings=self._settings)
-        self._branches = Branches(layer, transport, self._tag)
+        self._branches = Branches(layer, transport, self._tag, shadows, log.cluster_time)
+        self._takeover = Takeover(
+            layer,
+            self._branches,
+            shadows,
+            transport,
+            tokens=lambda: authenticator.tokens,
+            cluster_time=log.cluster_time,
+        )
+        self.takeover_counters = self._takeover.counters
+
+    def take_over(self, now: float) -> None:
+        """Go on with the calls that an earlier leader was setting up, once there are listeners and time is handled."""
+        self._takeover.begin(now)
 
     def event_received(self, event: Event, now: float) -> None:
         """Act on an event of the transaction layer.
 
         Raises Unavailable while the log holds no key, and a SipError for what can't be answered or forwarded.
         """
+        if self._takeover.event_received(event, now):
+            return
         match event:
             case RequestReceived(request, flow):
                 self.request_received(request, flow, now)
@@ -160,7 +178,7 @@ class Proxy:
         users = self._users(request, aor, tokens) if dialog is None else (dialog.caller.user, dialog.callee.user)
         passage = Passage(routed, flow, tokens, loop, self._log.cluster_time(), users)
         context = ResponseContext(groups, invite=request.method == "INVITE")
-        self._branches.begin(ProxiedRequest(server, passage, context, breadth, sum(map(len, groups))), now)
+        self._branches.begin(ProxiedRequest(server, passage, context, breadth, groups), now)
         self.counters.forwarded += 1
 
     def _validate(self, request: Request, loop: str) -> None:

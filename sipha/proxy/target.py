@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 from sipha.errors import MalformedMessage, SipError
 from sipha.proxy.interfaces import ITransport
@@ -16,8 +16,7 @@ from sipha.state.binding import Binding
 _SECURE = frozenset({"TLS", "WSS"})
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """One member of the target set.
 
     `uri` becomes the Request-URI. `routes` is a Path vector, pushed as Routes. `received` is the URI from which the

@@ -16,6 +16,8 @@ from sipha.auth.authenticator import Authenticator
 from sipha.cluster.replica import Replica
 from sipha.proxy.interfaces import ITransport
 from sipha.proxy.proxy import Proxy
+from sipha.proxy.shadow import Shadows
+from sipha.proxy.takeover import longest_setup
 from sipha.registrar.registrar import Registrar
 from sipha.service.settings import (
     make_domains,
@@ -33,6 +35,12 @@ from sipha.sip.token import Tokens
 from sipha.state.machine import Machine
 from sipha.transport.address import Bind
 from sipha.transport.endpoint import Endpoint, ITransactionUser
+
+SHADOWS = "shadows"
+"""The topic under which the nodes share the shadows of calls."""
+
+SOON = 0.02
+"""Seconds that what isn't urgent of a shadow may wait for more of it."""
 
 
 class KeyRing:
@@ -114,6 +122,10 @@ class SipService(Service):
         self._keys = KeyRing(replica.machine)
         self._endpoint: ProxyEndpoint | None = None
         self._counters: dict[str, Any] = {}
+        self._sharing: Any = None
+        self._timers = make_timers(configuration.sip)
+        self._shadows = Shadows(longest_setup(self._timers))
+        replica.sharing.subscribe(SHADOWS, lambda records: self._shadows.received(records, reactor.seconds()))
 
     @property
     def listening(self) -> bool:
@@ -128,13 +140,14 @@ class SipService(Service):
         authenticator = Authenticator(
             replica, self._keys.tokens, domains, nonce_lifetime=settings.registrar.nonce_lifetime
         )
-        layer = TransactionLayer(make_timers(settings.sip))
+        layer = TransactionLayer(self._timers)
         endpoint = self._endpoint = ProxyEndpoint(
             self._reactor,
             layer,
             make_listeners(settings),
             # The timer at the end of the lease may be late, a look at the clock isn't.
             may_send=replica.leading,
+            before_sending=self._before_sending,
             tag=self._tag,
             bind=self._bind,
             receive_buffer=settings.sip.receive_buffer,
@@ -159,9 +172,17 @@ class SipService(Service):
             domains=domains,
             transport=endpoint,
             term=lambda: replica.term,
+            shadows=self._shadows,
             settings=make_proxy_settings(settings),
         )
-        self._counters = {"registrar": registrar.counters, "proxy": proxy.counters, "transaction": layer.counters}
+        proxy.take_over(self._reactor.seconds())
+        self._counters = {
+            "registrar": registrar.counters,
+            "proxy": proxy.counters,
+            "takeover": proxy.takeover_counters,
+            "shadow": self._shadows.counters,
+            "transaction": layer.counters,
+        }
         user = TransactionUser(registrar, proxy, replica.leading)
         endpoint.start(user).addCallbacks(self._opened, self._not_opened)
 
@@ -184,6 +205,19 @@ class SipService(Service):
             for name in counters.__slots__
         }
         return counted | {f"transport_{name.replace('-', '_')}": n for name, n in self._endpoint.counters.items()}
+
+    def _before_sending(self) -> None:
+        """Let the other nodes know of our calls: at once what must be known before anything is sent."""
+        if self._shadows.urgent:
+            self._share_shadows()
+        elif self._shadows.waiting and self._sharing is None:
+            self._sharing = self._reactor.callLater(SOON, self._share_shadows)
+
+    def _share_shadows(self) -> None:
+        if self._sharing is not None and self._sharing.active():
+            self._sharing.cancel()
+        self._sharing = None
+        self._replica.sharing.share(SHADOWS, self._shadows.take_records())
 
     def _tag(self, request: Request) -> str:
         tokens = self._keys.tokens()

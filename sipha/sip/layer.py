@@ -181,20 +181,21 @@ class TransactionLayer:
         if there are too many transactions (a CANCEL is sent all the same), 482 if this branch has been started before.
         An ACK for a 2xx has no transaction: `send` it.
         """
-        if request.method == "ACK":
-            raise ValueError("no client transaction for ACK")
-        if len(self._clients) >= self._max_transactions and request.method != "CANCEL":
-            self.counters.transactions_refused += 1
-            raise SipError("too many client transactions", status=503)
-        transaction = ClientTransaction(request, flow, now + self.timers.timeout)
-        if transaction.key in self._clients:
-            raise SipError("this branch has been sent before", status=482)
-        self._clients[transaction.key] = transaction
-        self.counters.client_transactions += 1
+        transaction = self._new_client(request, flow, now)
         self._begin(transaction, now)
         if branch_timeout is not None and branch_timeout < self.timers.timeout:
             name = TimerName.B if request.method == "INVITE" else TimerName.F
             self._end_at(transaction, name, now + branch_timeout)
+        return transaction
+
+    def adopt(self, request: Request, flow: Flow, now: float) -> ClientTransaction:
+        """Go on with the client transaction of an INVITE that another node has sent, and which has been answered 1xx.
+
+        What is known of the request must do for its ACK and its CANCEL. Raises SipError as `start` does.
+        """
+        transaction = self._new_client(request, flow, now)
+        transaction.state = State.PROCEEDING
+        self._enlist(transaction)
         return transaction
 
     def send(self, message: Request | Response, flow: Flow) -> None:
@@ -215,6 +216,14 @@ class TransactionLayer:
     def stop_timer(self, timer: Timer) -> None:
         """Stop a timer of the TU, whose event does not come then; if it has come, nothing happens."""
         self._queue.stop(timer)
+
+    def reconsider(self, message: Request | Response, flow: Flow, now: float) -> None:
+        """Match a message once more, before all others: its transaction has been made since it was received."""
+        self._received.appendleft((message, flow, now))
+
+    def server(self, key: Key) -> ServerTransaction | None:
+        """Return the server transaction of this key, as `server_key` makes it."""
+        return self._servers.get(key)
 
     @property
     def transactions(self) -> int:
@@ -277,11 +286,28 @@ class TransactionLayer:
         self._begin(transaction, now)
         return transaction
 
+    def _new_client(self, request: Request, flow: Flow, now: float) -> ClientTransaction:
+        if request.method == "ACK":
+            raise ValueError("no client transaction for ACK")
+        if len(self._clients) >= self._max_transactions and request.method != "CANCEL":
+            self.counters.transactions_refused += 1
+            raise SipError("too many client transactions", status=503)
+        transaction = ClientTransaction(request, flow, now + self.timers.timeout)
+        if transaction.key in self._clients:
+            raise SipError("this branch has been sent before", status=482)
+        self._clients[transaction.key] = transaction
+        self.counters.client_transactions += 1
+        return transaction
+
     def _begin(self, transaction: Transaction, now: float) -> None:
-        destination = transaction.destination
-        self._destinations.setdefault((destination.transport, destination.remote), {})[transaction] = None
+        self._enlist(transaction)
         for action in transaction.machine.begin[0]:
             self._perform[action](transaction, transaction.request, now)
+
+    def _enlist(self, transaction: Transaction) -> None:
+        """Let the transaction hear of its flow."""
+        destination = transaction.destination
+        self._destinations.setdefault((destination.transport, destination.remote), {})[transaction] = None
 
     def _feed(
         self, transaction: Transaction, what: Input | TimerName, now: float, message: Request | Response | None = None

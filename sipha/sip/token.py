@@ -19,6 +19,9 @@ from sipha.sip.flow import Flow
 MAGIC_COOKIE = "z9hG4bK"
 """What every branch of RFC 3261 begins with (§8.1.1.7)."""
 
+BRANCH_STEP = 256
+"""Seconds to which the time in a branch is rounded down: another node gives a copy of a request the same branch."""
+
 _MAC_SIZE = 12
 _TRANSPORTS = ("UDP", "TCP", "TLS", "WS", "WSS")
 _NONCE_HEAD = 26  # hexadecimal digits: key id, term, time, serial
@@ -36,7 +39,10 @@ class Nonce(NamedTuple):
 
 
 class BranchToken(NamedTuple):
-    """What a branch of ours says: when it was made, as which of how many forks, and the digest that shows a loop."""
+    """What a branch of ours says: when it was made, as which of how many forks, and the digest that shows a loop.
+
+    `issued_at` is a cluster time in seconds, rounded down to a BRANCH_STEP.
+    """
 
     issued_at: int
     fork: int
@@ -121,7 +127,8 @@ class Tokens:
         `identity` is the next Via (sent-by, branch, received, rport), Call-ID, From tag, CSeq number and target:
         neither method nor credentials, so that CANCEL and ACK match. `loop` is the digest of `loop_digest`.
         """
-        head = _BRANCH.pack(self._current_id, int(now) & 0xFFFFFFFF, fork & 0xFF, forks & 0xFF)
+        issued_at = int(now) // BRANCH_STEP * BRANCH_STEP
+        head = _BRANCH.pack(self._current_id, issued_at & 0xFFFFFFFF, fork & 0xFF, forks & 0xFF)
         return MAGIC_COOKIE + _text(head + _branch_mac(self._current.branch, head, identity, loop)) + "." + loop
 
     def read_branch(self, branch: str, identity: tuple[str, ...]) -> BranchToken | None:

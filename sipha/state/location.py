@@ -148,7 +148,8 @@ class Location:
         if request.cseq > removed and _removes(request, self._moment.policy):
             self._tombstones.add(aor, request.call_id, request.cseq, time)
         if new is not row:
-            self._bury(stored, after)
+            if stored:
+                self._bury(stored, after)
             self._store(aor, row, new)
             self.count += len(after) - len(stored)
         return Registered(after, time)

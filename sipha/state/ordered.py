@@ -98,7 +98,7 @@ class OrderedKeys(Generic[K]):
                     yield other
 
     def _place(self, key: K) -> int:
-        return max(bisect_right(self._lowest, key) - 1, 0)
+        return bisect_right(self._lowest, key, 1) - 1
 
     def _own(self, at: int) -> dict[K, None]:
         """The chunk at a place, to be changed."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from sipha.errors import SipError
 from sipha.sip.uri import Uri, parse_uri
@@ -20,7 +21,7 @@ _MOST_CONTACTS = 64
 """How many contacts one REGISTER may bind where the policy has no limit: each is compared with every binding."""
 
 
-class Moment(NamedTuple):
+class Moment(msgspec.Struct, frozen=True, gc=False):
     """When a REGISTER is applied: as which version (the log index), at which cluster time (ms), under what rules.
 
     `contact_ids` gives the ids of new bindings.

@@ -37,6 +37,7 @@ class Tombstones:
         self._numbers: Shards[tuple[str, str], int] = Shards()
         self._tombstones: Table[int, Tombstone] = Table()
         self._first = self._next = 0
+        self._end = 0  # none ends before
         self.hash = 0
 
     def __len__(self) -> int:
@@ -68,8 +69,11 @@ class Tombstones:
 
     def prune(self, now: int) -> None:
         """Forget those that end by `now`."""
+        if now < self._end:
+            return
         while (oldest := self._oldest()) is not None and oldest.until <= now:
             self._drop(oldest)
+        self._end = now + LIFETIME if oldest is None else oldest.until
 
     def freeze(self) -> FrozenTable[int, Tombstone]:
         """The tombstones as they are now, for a snapshot."""

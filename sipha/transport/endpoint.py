@@ -53,7 +53,8 @@ class Endpoint:
     """The listeners of a node and the connections they have, as one: what comes in and what goes out.
 
     `counters` counts by reason what was dropped or failed. `may_send` is asked before every message. `tag` makes the To
-    tag of a stateless error response. `bind` gives the listeners their sockets.
+    tag of a stateless error response. `bind` gives the listeners their sockets. `before_sending` is called in each turn
+    once all events have been acted on.
     """
 
     log = Logger()
@@ -65,6 +66,7 @@ class Endpoint:
         listeners: Iterable[Listener],
         *,
         may_send: Callable[[], bool] = lambda: True,
+        before_sending: Callable[[], None] = lambda: None,
         tag: Callable[[Request], str] | None = None,
         bind: Bind = bound_socket,
         receive_buffer: int = 4 << 20,
@@ -75,6 +77,7 @@ class Endpoint:
         self._layer = layer
         self._listeners = tuple(listeners)
         self._may_send = may_send
+        self._before_sending = before_sending
         self._tag = tag
         self._bind = bind
         self._receive_buffer = receive_buffer
@@ -318,6 +321,7 @@ class Endpoint:
     # -- going out --------------------------------------------------------------------------------------------------
 
     def _flush(self) -> list[Flow]:
+        self._before_sending()
         return [flow for data, flow in self._layer.messages_to_send() if self._user and not self._send(data, flow)]
 
     def _send(self, data: bytes, flow: Flow) -> bool:

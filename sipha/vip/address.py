@@ -35,7 +35,8 @@ class IVirtualAddress(Interface):
 
         Fires when they are here and announced, and fails with NotClaimed. If whoever holds them for us ends the claim
         itself, because we have died or not renewed it, it sends `last_word` to the UDP addresses `peers` once the
-        addresses are gone; then, and after `release`, only another claim can bring them back.
+        addresses are gone, which may be long after we have given the claim up. So each claim has a word of its own, and
+        what another one brings back is not meant by it.
         """
 
     def renew(deadline: float) -> None:

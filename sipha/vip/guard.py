@@ -20,6 +20,7 @@ import struct
 import sys
 import time
 import tomllib
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,7 @@ import msgspec
 
 from sipha.errors import ConfigError
 from sipha.vip.addresses import Addresses, drain, open_watch
-from sipha.vip.claim import Claim, State
+from sipha.vip.claim import LAPSED, Claim, State
 from sipha.vip.gate import Gate, GateError, Nft
 from sipha.vip.link import Link
 from sipha.vip.messages import (
@@ -52,6 +53,12 @@ from sipha.vip.words import LastWords
 
 EX_CONFIG = 78
 """The exit status that says that starting again is no use (sysexits.h)."""
+
+RESPITE = 1.0
+"""Seconds before a guard that can't guard ends: it is started again at once."""
+
+MEMORY = 1000
+"""How many last words are remembered: whoever has heard one has reason to believe that its claim is over."""
 
 _UCRED = struct.Struct("3i")  # pid, uid, gid
 
@@ -135,19 +142,19 @@ class Guard:
         self._changes = open_watch()
         self._watch(self._changes, self._changed)
         if parent:
-            self._watch(os.pidfd_open(parent), self._orphaned)
+            pidfd = os.pidfd_open(parent)
+            self._watch(pidfd, lambda: self._orphaned(pidfd))
         self._daemon: Daemon | None = None
         self._claim: Claim | None = None
         self._number = 0
         self._order: ClaimOrder | None = None
         self._words = LastWords()
-        self._refused: tuple[str, ...] = ()
+        self._spoken: deque[bytes] = deque(maxlen=MEMORY)
         self._told: tuple[str, ...] = ()
         self._leaving = False
 
-    def run(self, refused: Sequence[str] = ()) -> None:
-        """Serve until told to stop and nothing is held; `refused` are privileges that an operator must hear of."""
-        self._refused = tuple(refused)
+    def run(self) -> None:
+        """Serve until told to stop and nothing is held."""
         wake, signals = socket.socketpair()
         wake.setblocking(False)
         signals.setblocking(False)
@@ -193,8 +200,8 @@ class Guard:
                 packet = self._daemon.connection.recv(MAX_MESSAGE)
             except BlockingIOError:
                 return
-            except OSError:
-                packet = b""
+            except ConnectionResetError:
+                continue  # it left without hearing us out; its last orders come next
             if not packet:
                 self._daemon_gone("the daemon hung up")
                 return
@@ -234,10 +241,10 @@ class Guard:
             self._claim.end(why, may_speak=True)
         daemon.close()
 
-    def _orphaned(self) -> None:
-        self._daemon_gone("the daemon died")
+    def _orphaned(self, pidfd: int) -> None:
+        self._selector.unregister(pidfd)
         self._leaving = True
-        self._selector.unregister(self._listener)
+        self._died()
 
     def _stop(self, signals: socket.socket) -> None:
         signals.recv(64)
@@ -256,6 +263,12 @@ class Guard:
             return
         if self._claim is not None or self._leaving:
             self._tell(Ended(order.number, "an earlier claim still ends"))
+            return
+        if boottime() >= order.deadline:  # we were stopped while it waited
+            self._tell(Ended(order.number, LAPSED))
+            return
+        if order.last_word in self._spoken:
+            self._tell(Ended(order.number, "its last word has been spoken; a claim needs a word of its own"))
             return
         self._number = order.number
         self._order = order
@@ -294,6 +307,7 @@ class Guard:
                 self._selector.unregister(each)
             link.close()
         if order is not None and may_speak:
+            self._spoken.append(order.last_word)
             self._words.speak(order.last_word, order.peers, boottime())
         self._tell(Ended(self._number, reason))
         if reason:
@@ -308,7 +322,7 @@ class Guard:
             self._daemon_gone("the daemon doesn't listen")
 
     def _tell_alarms(self) -> None:
-        alarms = (*self._refused, *(() if self._claim is None else self._claim.alarms.values()))
+        alarms = () if self._claim is None else tuple(self._claim.alarms.values())
         if self._daemon is not None and alarms != self._told:
             self._told = alarms
             self._tell(Alarms(alarms))
@@ -357,8 +371,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(EX_CONFIG)
     except (OSError, GateError) as error:
         log.error("can't guard the virtual addresses: %s", error)  # noqa: TRY400
+        time.sleep(RESPITE)
         sys.exit(1)
-    guard.run(tuple(hurry()))
+    for refused in hurry():
+        log.warning("%s", refused)
+    guard.run()
 
 
 if __name__ == "__main__":

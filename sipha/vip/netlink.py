@@ -111,6 +111,8 @@ class _Connection:
                 report = decode_report(packet)
             except BlockingIOError:
                 return
+            except ConnectionResetError:
+                continue  # it left without hearing us out; its last reports come next
             except (OSError, msgspec.DecodeError) as error:
                 self._end(str(error))
                 return
@@ -135,7 +137,7 @@ class _Claim:
         self.releases: list[Deferred[None]] = []
         self.told = False  # the guard has been
         self.here = False  # the addresses are
-        self.cut_off = False  # from the guard that was told
+        self.cut_off = ""  # why the guard that was told can't be talked to any more
         self.wanted = order.deadline  # the latest deadline that was asked for
         self.sent = order.deadline  # the latest that a guard may have heard of: so long the kernel may let pass
         self.confirmed = 0.0  # the latest that the guard keeps to
@@ -281,10 +283,12 @@ class NetlinkAddress:
         left = claim.sent + LATE - self._clock()
         if left > 0:
             self._expiry = self._reactor.callLater(left, self._expire)
-        elif self._trouble:
-            self._over(self._trouble)
+        elif not claim.told:
+            self._over(self._trouble or "the guard doesn't start")
+        elif claim.renewing:
+            self._over("the guard doesn't answer")
         else:
-            self._over("the guard doesn't answer" if claim.renewing else "it was not renewed in time")
+            self._over(claim.cut_off or "it was not renewed in time")
 
     def _over(self, reason: str) -> None:
         """The claim has ended: nothing of it is left that anybody could see."""
@@ -321,9 +325,10 @@ class NetlinkAddress:
         """The guard has died, or doesn't want us; what it held for us lasts until the kernel ends it."""
         self._guard = None
         self._alarms = ()
-        if self._claim is not None and self._claim.told:
-            self._claim.cut_off = True
         self._complain(f"the guard is gone ({why}); see its log")
+        if self._claim is not None and self._claim.told:
+            self._claim.cut_off = self._trouble
+            self._claim.renewing = False
         self._reconnect()
 
     def _reconnect(self) -> None:

@@ -15,7 +15,7 @@ from sipha.cluster import founding, raft
 from sipha.cluster.peers import INetwork, INetworkUser
 from sipha.cluster.raft import Timing
 from sipha.cluster.replica import Replica
-from sipha.cluster.wire import MAX_FRAME, AppendEntries, Hello, ProtocolError, RaftMessage, SnapshotChunk, frame
+from sipha.cluster.wire import MAX_FRAME, AppendEntries, Hello, ProtocolError, RaftMessage, Shared, SnapshotChunk, frame
 from sipha.errors import Unavailable
 from sipha.sip.flow import Address
 from sipha.state.entries import Contact, Policy, Record, Register
@@ -95,7 +95,7 @@ class Line:
         if peer not in self.hellos:
             return False
         if peer in self.full and (
-            isinstance(message, SnapshotChunk) or (isinstance(message, AppendEntries) and message.entries)
+            isinstance(message, SnapshotChunk | Shared) or (isinstance(message, AppendEntries) and message.entries)
         ):
             return False
         assert len(frame(message)) <= MAX_FRAME + 4

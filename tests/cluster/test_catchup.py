@@ -77,13 +77,13 @@ def test_log_stays_short_however_much_is_written(assemble: Assemble) -> None:
         assembly.register("a", aors(50))  # the same ones: the snapshot doesn't grow
         assembly.until(assembly.agree)
         longest = max(longest, *(replica.status().journal_bytes for replica in assembly.running))
-    assert longest < 3 * LIMIT
+    assert longest < 4 * LIMIT
     for replica in assembly.running:
-        status = replica.status()
-        assert status.first_index == status.snapshot_index > 800
-        names = replica._disk.names()
-        assert len([name for name in names if name.startswith("snapshot-")]) == 2
-        assert len([name for name in names if name.startswith("log-")]) <= 3 * LIMIT / SEGMENT
+        status, names = replica.status(), replica._disk.names()
+        older, newest = [int(name.removeprefix("snapshot-")) for name in names if name.startswith("snapshot-")]
+        assert status.snapshot_index == newest > 800
+        assert status.first_index == older > 600
+        assert len([name for name in names if name.startswith("log-")]) <= 4 * LIMIT / SEGMENT
 
 
 def test_snapshot_is_taken_where_all_nodes_remember_their_hash(assemble: Assemble) -> None:
@@ -211,12 +211,11 @@ def test_entries_are_kept_from_the_snapshot_on_that_is_being_sent(lagging: Assem
     lagging.start("c")
     lagging.until(lambda: "c" in lagging.replica("a")._catchup._sending)
     index = lagging.replica("a")._catchup.snapshot_index
-    lagging.register("a", aors(200))
-    lagging.until(lambda: lagging.replica("a")._catchup.snapshot_index > index)
+    lagging.register("a", aors(400))
+    lagging.until(lambda: lagging.replica("b")._raft.first_index > index)
     assert lagging.replica("a")._raft.first_index == index
-    assert lagging.replica("b")._raft.first_index > index
     lagging.crash("c")
-    lagging.register("a", aors(200))
+    lagging.register("a", aors(400))
     lagging.until(lambda: lagging.replica("a")._raft.first_index > index)
 
 
@@ -368,8 +367,10 @@ def test_snapshot_of_any_index_is_announced_when_it_is_taken(assemble: Assemble)
     assembly = assemble()
     assembly.start("ab", log_limit=2000)
     assembly.elect("a")
-    assembly.register("a", aors(20))
-    assembly.until(lambda: all(replica._raft.first_index > 10 for replica in assembly.running))
+    for _ in range(2):
+        assembly.register("a", aors(15))
+        assembly.run(PATIENCE + 0.2)
+    assert all(replica._raft.first_index > 10 for replica in assembly.running)
     assert assembly.replica("a")._catchup.snapshot_index % 64
     assembly.register("a", aors(3))
     assembly.run(0.2)
@@ -398,6 +399,50 @@ def test_snapshot_is_refused_when_another_node_contradicts_it(lagging: Assembly,
     assert not [name for name in assembly.seats["c"].disk.names() if name.startswith("snapshot")]
     assert index % 64 == 0
     failures.clear()
+
+
+def test_snapshot_is_not_loaded_at_a_start_before_it_is_confirmed(lagging: Assembly) -> None:
+    """Its sender may be odd, and the node dies while it waits for another's word (pitfalls-log-vip 16)."""
+    lose(lagging, lambda message: isinstance(message, Checkpoint))
+    lagging.start("c")
+    lagging.until(lambda: lagging.replica("c")._catchup._received)
+    lagging.crash("c")
+    lagging.start("c")
+    replica = lagging.replica("c")
+    assert replica._catchup.snapshot_index == 0
+    assert replica.machine.index < 20
+    lagging.until(caught_up(lagging))
+    assert replica._catchup.snapshot_index > 20
+
+
+def test_snapshot_that_is_overtaken_while_it_is_kept_is_dropped(lagging: Assembly) -> None:
+    lagging.start("c")
+    replica = lagging.replica("c")
+    lagging.until(lambda: replica._catchup._received)
+    lagging.seats["c"].disk.delay = (0.5, 0.5)
+    lagging.until(lambda: replica._catchup._received and replica._catchup._received.kept)
+    vars(replica._catchup)["_is_overtaken"] = lambda _header: True
+    lagging.run(1.5)
+    assert replica._catchup._received is None
+    assert replica._catchup.snapshot_index == 0
+    assert not [name for name in lagging.seats["c"].disk.names() if name.startswith("snapshot")]
+
+
+def test_node_whose_memory_is_found_damaged_while_a_snapshot_is_taken_leaves(lagging: Assembly) -> None:
+    replica = lagging.replica("b")
+    location = replica.machine.location
+    row = location._rows.get(location.aors()[-1])
+    assert row is not None
+    row.data = row.data.replace(b"sip:", b"sap:")
+    lagging.register("a", aors(3))
+    replica._catchup.want()
+    lagging.until(lambda: lagging.failed)
+    ((name, reason),) = lagging.failed
+    assert name == "b"
+    assert "have changed by themselves" in reason
+    assert replica.status().role == "failed"
+    names = lagging.seats["b"].disk.names()
+    assert max(name for name in names if name.startswith("snapshot-")) < f"snapshot-{replica.machine.index:020d}"
 
 
 def test_refused_snapshot_is_sent_again_later(lagging: Assembly) -> None:
@@ -471,7 +516,7 @@ def test_snapshot_takes_the_place_of_what_never_was_committed(lagging: Assembly)
     tail = replica._raft.last_index
     lagging.sever("c")
     leader = lagging.wait_for_leader("ab")
-    lagging.register(leader, aors(300))
+    lagging.register(leader, aors(400))
     lagging.until(lambda: lagging.replica(leader)._raft.first_index > tail)
     lagging.join()
     lagging.until(lagging.agree)
@@ -550,10 +595,11 @@ def test_odd_follower_loses_nothing_of_its_log(lagging: Assembly) -> None:
     """Its own snapshot may be newer than the leader's; what it has acknowledged must stay."""
     lagging.start("c")
     lagging.until(caught_up(lagging))
-    lagging.register("a", aors(50))
     replica, leader = lagging.replica("b"), lagging.replica("a")
-    replica._catchup.want()
-    lagging.until(lambda: replica._catchup.snapshot_index > leader._catchup.snapshot_index)
+    for _ in range(2):
+        lagging.register("a", aors(10))
+        replica._catchup.want()
+        lagging.run(PATIENCE + 0.2)
     assert replica._raft.first_index > leader._catchup.snapshot_index
     found_out(lagging, "b")
     last, kept = replica._journal.durable, list[bool]()
@@ -596,7 +642,7 @@ def test_snapshot_that_was_overtaken_while_it_waited_is_dropped(
     """Entries that are acknowledged have come meanwhile, or we lead; nothing of the log may be lost."""
     replica = lagging.replica(name)
     raft, snapshots, waiting = replica._raft, replica._snapshots, replica._catchup
-    file = waiting._newest if newest else snapshots.newest(waiting.snapshot_index)
+    file = snapshots._file(waiting.snapshot_index if newest else snapshots._indices()[0])
     assert file is not None
     before = (raft.first_index, raft.last_index, replica.machine.hash(), waiting.snapshot_index)
     waiting._refetching = refetching

@@ -38,6 +38,7 @@ from sipha.state.interfaces import ICredentials, ILocation, ILog
 from sipha.state.outcomes import Done, Invalid, Outcome, Registered
 from tests.cluster.assembly import CLUSTER_ID, Assemble, Assembly, register
 from tests.cluster.world import World
+from tests.cluster_sim.disk import VirtualDisk
 
 
 @implementer(ILeader)
@@ -430,23 +431,56 @@ def test_damage_makes_an_amnesiac_that_is_given_everything(assembly: Assembly, n
     assert assembly.replica("b").lookup("sip:29@example.com")
 
 
-@pytest.mark.parametrize("flip", ["log", "snapshot"])
-def test_damaged_snapshot_makes_an_amnesiac(assemble: Assemble, monkeypatch: pytest.MonkeyPatch, flip: str) -> None:
+def with_snapshots(assemble: Assemble, monkeypatch: pytest.MonkeyPatch) -> tuple[Assembly, VirtualDisk]:
+    """Three nodes, of which b is down, and its disk, which has two snapshots and the log from the older one on."""
     monkeypatch.setattr(journal, "SEGMENT", 4096)
     assembly = assemble()
     assembly.start("abc", log_limit=8192)
     assembly.elect("a")
     assembly.register("a", [f"sip:{number}@example.com" for number in range(150)])
     assembly.run(1.5)
+    assert assembly.replica("b")._raft.first_index == 64
     assembly.crash("b")
-    disk = assembly.seats["b"].disk
-    file = max(each for each in disk.image() if each.startswith(flip))
-    disk.flip(file, 8 * (segment.HEADER + 200))
+    return assembly, assembly.seats["b"].disk
+
+
+def flip(disk: VirtualDisk, kind: str, skipped: int = 0) -> list[str]:
+    """Flip a bit in the body of each file of a kind, but of the first `skipped`; return their names."""
+    damaged = sorted(each for each in disk.image() if each.startswith(kind))[skipped:]
+    for file in damaged:
+        disk.flip(file, 8 * (segment.HEADER + 200))
+    return damaged
+
+
+@pytest.mark.parametrize("kind", ["log", "snapshot"])
+def test_damage_makes_an_amnesiac_if_nothing_makes_up_for_it(
+    assemble: Assemble, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    assembly, disk = with_snapshots(assemble, monkeypatch)
+    damaged = flip(disk, kind)
     assembly.start("b")
-    assert assembly.replica("b").status().memory == "amnesiac"
+    status = assembly.replica("b").status()
+    assert status.memory == "amnesiac"
+    assert any(file in " ".join(status.alarms) for file in damaged)
     assert assembly.replica("b").machine.index == 0
     assembly.until(lambda: assembly.replica("b").status().memory == "whole")
     assembly.until(assembly.agree)
+
+
+def test_damaged_snapshot_is_made_up_for_by_the_one_before_and_the_log(
+    assemble: Assemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assembly, disk = with_snapshots(assemble, monkeypatch)
+    (file,) = flip(disk, "snapshot", skipped=1)
+    older = min(each for each in disk.image() if each.startswith("snapshot"))
+    assembly.start("b")
+    replica = assembly.replica("b")
+    status = replica.status()
+    assert (status.memory, status.snapshot_index) == ("whole", int(older.removeprefix("snapshot-")))
+    assert status.alarms[0].startswith(f"{file}: damaged, and moved aside to damaged-1-*")
+    assembly.until(lambda: replica.machine.hash() == assembly.replica("a").machine.hash())
+    assembly.crash("c")
+    assembly.register("a", ["sip:bob@example.com"])
 
 
 def test_amnesiac_neither_votes_nor_stands(assembly: Assembly) -> None:

@@ -140,10 +140,6 @@ def test_newest_two_are_kept(site: Site) -> None:
     newest = site.snapshots.newest()
     assert newest is not None
     assert newest.header.index == 5
-    older = site.snapshots.newest(5)
-    assert older is not None
-    assert older.header.index == 3
-    assert site.snapshots.newest(3) is None
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -218,10 +214,24 @@ def test_snapshot_with_a_damaged_header_is_passed_over(site: Site) -> None:
     assert site.snapshots.newest() is None
 
 
+@pytest.mark.parametrize("bit", [100, 3000])
+def test_newest_whole_snapshot_is_loaded_and_later_ones_are_named(site: Site, bit: int) -> None:
+    old, new = machine_at(1), site.taken(machine_at(2))
+    assert site.snapshots.load_newest()[1] == []
+    site.disk.flip(new.name, bit)
+    assert site.snapshots.load_newest() == (None, [new.name])
+    site.taken(old)
+    whole, damaged = site.snapshots.load_newest()
+    assert whole is not None
+    assert same(old, whole)
+    assert damaged == [new.name]
+
+
 def test_snapshot_that_the_disk_cannot_read_is_damaged(site: Site) -> None:
     file = site.taken(machine_at(1))
     with mock.patch.object(site.disk, "read", side_effect=OSError(EIO, "bad sector")):
         assert site.snapshots.newest() is None
+        assert site.snapshots.load_newest() == (None, [file.name])
         with pytest.raises(DamagedSnapshot):
             site.snapshots.load(file)
     assert site.snapshots.load(file)
@@ -292,7 +302,9 @@ class Transfer:
 
 @given(st.integers(1, 3000), st.data())
 @settings(max_examples=30, deadline=None)
-def test_received_snapshot_is_durable_when_it_is_told(piece: int, data: st.DataObject) -> None:
+def test_received_snapshot_is_durable_when_it_is_told_and_found_once_it_is_kept(
+    piece: int, data: st.DataObject
+) -> None:
     site, machine = Site(), machine_at(1)
     transfer = Transfer(site, taken(machine))
     while not transfer.results:
@@ -305,10 +317,15 @@ def test_received_snapshot_is_durable_when_it_is_told(piece: int, data: st.DataO
     assert isinstance(result, tuple)
     assert transfer.progress[-1] == len(transfer.data)
     assert transfer.progress == sorted(set(transfer.progress))
+    loaded, file = result
+    assert site.snapshots.newest() is None
+    keep = data.draw(st.booleans())
+    kept = site.told(lambda done: site.snapshots.keep(file, done)) if keep else None
     site.lose_power()
-    assert site.snapshots.newest() == result[1]
-    assert site.disk.image()[result[1].name] == transfer.data
-    assert same(machine, result[0])
+    assert site.snapshots.newest() == kept
+    assert site.disk.image() == ({kept.name: transfer.data} if isinstance(kept, SnapshotFile) else {})
+    assert isinstance(kept, SnapshotFile) == keep
+    assert same(machine, loaded)
 
 
 def test_only_the_bytes_that_come_next_are_taken(site: Site) -> None:
@@ -343,7 +360,7 @@ def test_header_is_known_before_the_rest_has_come(site: Site) -> None:
     assert transfer.staging.header.hash == machine_at(1).hash().to_bytes(16, "big")
 
 
-@pytest.mark.parametrize("fault", ["flipped", "cut", "longer", "another index", "write", "sync", "rename"])
+@pytest.mark.parametrize("fault", ["flipped", "cut", "longer", "another index", "write", "sync"])
 def test_snapshot_that_is_not_whole_is_told_and_nothing_is_left(site: Site, fault: Any) -> None:
     data = taken(machine_at(1))
     expected: type[Exception] = DamagedSnapshot
@@ -364,6 +381,14 @@ def test_snapshot_that_is_not_whole_is_told_and_nothing_is_left(site: Site, faul
     assert site.snapshots.newest() is None
 
 
+def test_snapshot_that_cannot_be_kept_is_told(site: Site) -> None:
+    result = Transfer(site, taken(machine_at(1))).run()
+    assert isinstance(result, tuple)
+    site.disk.failing.add("rename")
+    assert isinstance(site.told(lambda done: site.snapshots.keep(result[1], done)), OSError)
+    assert site.snapshots.newest() is None
+
+
 def test_transfer_that_is_begun_anew_is_a_new_one(site: Site) -> None:
     first, machine = Transfer(site, taken(machine_at(1))), machine_at(2)
     first.add(1000)
@@ -375,6 +400,8 @@ def test_transfer_that_is_begun_anew_is_a_new_one(site: Site) -> None:
     assert same(machine, result[0])
     assert first.results == []
     assert site.names == [result[1].name]
+    site.told(lambda done: site.snapshots.keep(result[1], done))
+    assert site.names == ["snapshot-00000000000000000002"]
 
 
 def test_snapshot_is_taken_while_another_is_received(site: Site) -> None:
@@ -389,7 +416,13 @@ def test_snapshot_is_taken_while_another_is_received(site: Site) -> None:
 def test_power_cut_at_any_step_leaves_nothing_half_received() -> None:
     machine = machine_at(1)
     data, found = taken(machine), set()
-    for site in crashed(lambda _: None, lambda site: Transfer(site, data).run(1000)):
+
+    def receive(site: Site) -> None:
+        result = Transfer(site, data).run(1000)
+        assert isinstance(result, tuple)
+        site.told(lambda done: site.snapshots.keep(result[1], done))
+
+    for site in crashed(lambda _: None, receive):
         file = site.snapshots.newest()
         assert site.names == ([] if file is None else [file.name])
         assert file is None or same(machine, site.snapshots.load(file))

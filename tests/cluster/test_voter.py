@@ -565,46 +565,104 @@ def test_repeated_acknowledgement_is_not_for_the_leader_of_another_term(
     assert {reply.next_index for reply in ballot.under_way("b", "c", AppendReply)} <= {2}
 
 
-def test_leader_counts_only_what_it_has_on_disk_itself(ballot: Ballot) -> None:
+def stored(ballot: Ballot, peers: str) -> None:
+    """Let these have on disk what the leader `a` has sent them, and say so."""
+    for peer in peers:
+        ballot.deliver("a", peer)
+        ballot.voters[peer].tick()
+    ballot.now += 0.001
+    for peer in peers:
+        ballot.deliver(peer, "a")
+
+
+def test_leader_commits_what_a_majority_of_others_has_on_disk(ballot: Ballot) -> None:
+    """Its own disk may lag: it is one of the cluster's as any other (Raft thesis §10.2.1)."""
     leader = ballot.elect("a")
     before = leader.raft.commit_index
     ballot.disks["a"].delay = (0.5, 0.5)
     ballot.append("a", b"one")
     leader.tick()
-    for _ in range(5):
-        for peer in "bc":
-            ballot.deliver("a", peer)
-            ballot.voters[peer].tick()
-        ballot.now += 0.001
-        for peer in "bc":
-            ballot.deliver(peer, "a")
-        leader.tick()
-    assert {journal.durable for name, journal in ballot.journals.items() if name != "a"} == {before + 1}
-    assert (leader.raft.commit_index, leader.raft.match("b")) == (before, before)
-    for _ in range(4):
-        ballot.now += 0.5
+    stored(ballot, "bc")
     leader.tick()
+    assert ballot.journals["a"].durable == before
     assert (leader.raft.commit_index, leader.raft.match("b")) == (before + 1, before + 1)
     assert ballot.tables["a"] == [b"one"]
 
 
-def test_leader_counts_no_more_than_the_group_that_is_on_disk(ballot: Ballot) -> None:
+def test_leader_counts_itself_only_up_to_where_its_disk_has_come(ballot: Ballot) -> None:
     leader = ballot.elect("a")
-    before = leader.raft.last_index
+    before = leader.raft.commit_index
     ballot.disks["a"].delay = (0.5, 0.5)
     for entry in (b"one", b"two"):
         ballot.append("a", entry)
         leader.tick()
-    ballot.deliver("a", "b")
-    ballot.voters["b"].tick()
-    ballot.now += 0.001
-    ballot.deliver("b", "a")
+    stored(ballot, "b")
+    leader.tick()
+    assert (leader.raft.commit_index, leader.raft.match("b")) == (before, before + 2)
     while ballot.journals["a"].durable == before:
         ballot.now += 0.1
-    assert ballot.journals["a"].durable == leader.raft.match("b") == before + 1
+    leader.tick()
+    assert ballot.journals["a"].durable == leader.raft.commit_index == before + 1
     for _ in range(4):
         ballot.now += 0.5
-    assert leader.raft.match("b") == before + 2
+    leader.tick()
+    assert leader.raft.commit_index == before + 2
+
+
+def test_leader_of_two_waits_for_its_own_disk(convene: Convene) -> None:
+    ballot = convene("ab")
+    leader = ballot.elect("a")
+    before = leader.raft.commit_index
+    ballot.disks["a"].delay = (0.5, 0.5)
+    ballot.append("a", b"one")
+    leader.tick()
+    stored(ballot, "b")
+    leader.tick()
+    assert (leader.raft.commit_index, leader.raft.match("b")) == (before, before + 1)
+
+
+@pytest.mark.parametrize("change", ["it is blank", "it is no member"])
+def test_disk_that_was_counted_counts_no_more_once_it_is_gone(convene: Convene, change: str) -> None:
+    """Three of five had the entry, and the leader, whose own disk is slow, has not looked since."""
+    ballot = convene("abcde")
+    leader = ballot.elect("a")
+    before = leader.raft.commit_index
+    ballot.disks["a"].delay = (0.5, 0.5)
+    ballot.append("a", b"one")
+    leader.tick()
+    stored(ballot, "bcd")
+    if change == "it is blank":
+        leader.greeted("d", forgetful=False)
+    else:
+        leader.set_members("abce", "")
+    leader.tick()
+    assert leader.raft.commit_index == before
+
+
+def test_entry_that_the_leader_has_committed_without_its_own_disk_survives_a_power_cut(ballot: Ballot) -> None:
+    leader = ballot.elect("a")
+    ballot.disks["a"].delay = (0.5, 0.5)
+    ballot.append("a", b"one")
+    leader.tick()
+    stored(ballot, "bc")
+    leader.tick()
+    assert ballot.tables["a"] == [b"one"]
+    last = leader.raft.last_index
+    ballot.crash("a", power_lost=True)
+    ballot.disks["a"].delay = (0.0, 0.0)
+    again = ballot.boot("a")
+    assert again.raft.last_index == last - 1
+    ballot.now += 2 * ballot.timing.election_max
+    for voter in ballot.voters.values():
+        voter.raft.put_election(ballot.now + 1)
+    again.raft.put_election(0)
+    again.tick()
+    ballot.settle()
+    assert not again.raft.leads
+    ballot.elect("b")
+    ballot.heartbeat("b")
+    ballot.settle()
+    assert ballot.tables["a"] == ballot.tables["b"] == [b"one"]
 
 
 @pytest.mark.parametrize("slow", [False, True])
@@ -644,6 +702,47 @@ def test_peer_on_a_new_connection_counts_from_zero(ballot: Ballot) -> None:
         ballot.now += 0.5  # what b said before is not counted now either
     assert leader.raft.match("b") == 0
     assert leader.raft.commit_index == leader.raft.last_index - 1
+
+
+@pytest.mark.parametrize(("seconds", "leads"), [(0.2, True), (60.0, False)])
+def test_leader_whose_disk_hangs_lets_another_lead(ballot: Ballot, seconds: float, *, leads: bool) -> None:
+    leader = ballot.elect("a")
+    ballot.disks["a"].delay = (seconds, seconds)
+    for number in range(60):
+        ballot.append("a", b"%d" % number)
+        ballot.settle(rounds=3)
+        ballot.now += 0.05
+        if not leader.raft.leads:
+            break
+    assert leader.raft.leads == leads
+    assert leader.counters["leaderships given up as the disk hangs"] == (not leads)
+
+
+def test_disk_of_a_node_whose_log_was_cut_off_doesnt_count_as_hung(ballot: Ballot) -> None:
+    ballot.elect("a")
+    ballot.append("a", *[b"only at a"] * 5)
+    ballot.settle(["a"])
+    ballot.queues.clear()
+    ballot.elect("b", ["b", "c"])
+    ballot.settle()
+    for _ in range(60):
+        ballot.now += 0.05
+        ballot.settle(rounds=2)
+    ballot.elect("a")
+
+
+def test_leader_whose_disk_falls_behind_lets_another_lead(ballot: Ballot) -> None:
+    """What waits for it is in memory, and the others' disks let more and more come."""
+    leader = ballot.elect("a")
+    ballot.disks["a"].delay = (0.2, 0.2)
+    for _ in range(60):
+        ballot.append("a", *[bytes(100_000)] * 20)
+        ballot.settle(rounds=3)
+        ballot.now += 0.05
+        if not leader.raft.leads:
+            break
+    assert not leader.raft.leads
+    assert leader.raft.last_index - ballot.journals["a"].durable < 1000
 
 
 def test_what_a_follower_acknowledged_survives_a_power_cut(ballot: Ballot) -> None:
@@ -696,6 +795,36 @@ def test_lone_voter_commits_nothing_that_isnt_on_disk_when_it_is_elected(convene
     voter.tick()
     assert voter.raft.leads
     assert voter.raft.commit_index <= ballot.journals["a"].durable
+
+
+def test_peer_is_ready_while_it_keeps_up_and_no_longer(ballot: Ballot) -> None:
+    """Under load some entry is always on its way to it, and committed without it."""
+    leader = ballot.elect("a")
+    ballot.heartbeat("a")
+    ballot.settle()
+    behind = 0
+    for number in range(200):
+        ballot.append("a", b"%d" % number)
+        leader.tick()
+        for peer in "cb":  # what b acknowledges comes one entry late
+            ballot.deliver(peer, "a")
+            leader.tick()
+            behind += leader.raft.match("b") < leader.raft.commit_index
+            assert leader.is_ready("b")
+            ballot.deliver("a", peer)
+            ballot.voters[peer].tick()
+        ballot.now += 0.01
+    assert behind > 100
+    for number in range(200):
+        ballot.append("a", b"%d" % number)
+        leader.tick()
+        ballot.deliver("a", "c")
+        ballot.deliver("c", "a")
+        leader.raft.touch("b")  # it lives, and its disk takes nothing
+        ballot.voters["c"].tick()
+        ballot.now += 0.01
+    assert not leader.is_ready("b")
+    assert leader.is_ready("c")
 
 
 # Replies

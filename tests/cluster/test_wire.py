@@ -27,6 +27,7 @@ from sipha.cluster.wire import (
     Propose,
     ProtocolError,
     RequestVote,
+    Shared,
     SnapshotChunk,
     SnapshotReply,
     StaleTerm,
@@ -42,6 +43,7 @@ SECRET = bytes(range(32))
 MESSAGES: list[Message] = [
     Hello(2, "sipha", "a", ID, ID[::-1], 2, 100, amnesiac=True),
     Hello(2, "sipha", "a", "", "", 2, 0),
+    Hello(2, "sipha", "a", "", "", 2, 0, shares=True),
     Ping(),
     AppendEntries(3, 2, 1, 0, [(b"\0x", 2, 3), (b"\1", 3, 3)], 12, 200, 99, 4, SECRET, unaided=True),
     AppendEntries(3, 2, None, None, [], 12, 200, 99, 4, b"", unaided=False),
@@ -58,6 +60,7 @@ MESSAGES: list[Message] = [
     Checkpoint(64, bytes(16)),
     Propose(1, b"record"),
     ProposalOutcome(1, b"outcome"),
+    Shared("shadows", [b"one", b""]),
 ]
 
 

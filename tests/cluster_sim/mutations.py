@@ -136,7 +136,7 @@ MUTATIONS = [
     Mutation(
         "a node that begins anew is counted anew",
         VOTER + "greeted",
-        "self._acknowledged.pop(peer, None)\n    self.raft.forget_match(peer)",
+        "self.raft.forget_match(peer)",
         "pass",
     ),
     # Promise and lease
@@ -246,9 +246,9 @@ MUTATIONS = [
     ),
     Mutation(
         "the leader counts what it has on disk itself",
-        VOTER + "_receive_reply",
-        "next_index = min(next_index, self._journal.durable + 1)",
-        "pass",
+        "cluster.raft:Raft._count_disks",
+        "self._journal.durable",
+        "self.last_index",
     ),
     Mutation(
         "an acknowledgement counts for its own term only",
@@ -295,7 +295,7 @@ MUTATIONS = [
     Mutation(
         "what a node loses it knows to have lost",
         "cluster.storage:Storage.open",
-        "storage.forget(str(damage))",
+        'storage._forget("; ".join([*reasons, str(damage)]))',
         "[disk.remove(n) for n in disk.names() if n.startswith(('log-', 'snapshot-', 'term', 'progress'))]; "
         "storage.snapshot = None; storage.journal = Journal.open(disk, None, sync=sync, commit=0)",
     ),
@@ -363,8 +363,8 @@ MUTATIONS = [
     Mutation(
         "entries are forgotten only when a durable snapshot covers them",
         "cluster.snapshots:_Writer.finish",
-        "self._disk.sync(self._name)\n",
-        "",
+        "self._disk.sync(self._name)",
+        "pass",
     ),
     Mutation(
         "a received snapshot replaces the log in one step",

@@ -280,6 +280,7 @@ class Node:
         self.frozen_until = 0.0
         self.reads_left = -1
         self._postponed = []
+        self.world.dead.append(self._replica)
         link, self._link, self._replica = self._link, None, None
         assert link is not None
         link.user = None

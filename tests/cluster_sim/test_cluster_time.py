@@ -31,10 +31,11 @@ def test_no_binding_is_cut_short_when_nodes_that_restart_elect_each_other(simula
         assert left == pytest.approx(7200 - (cluster.events.now - start), abs=1)
 
 
-def test_cluster_time_goes_on_through_takeovers_of_an_idle_cluster(cluster: Cluster) -> None:
+@pytest.mark.parametrize("idle", [60.0, pytest.param(1200.0, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+def test_cluster_time_goes_on_through_takeovers_of_an_idle_cluster(cluster: Cluster, idle: float) -> None:
     start, real = cluster.nodes[cluster.elect()].cluster_time(), cluster.events.now
     for _ in range(3):
-        cluster.advance(60.0)
+        cluster.advance(idle)
         old = cluster.elect()
         cluster.nodes[old].crash()
         cluster.until(cluster.leader)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+from weakref import ref
+
 import pytest
 
-from tests.cluster_sim.explore import explore, run
+from tests.cluster_sim.explore import explore, make, run
+from tests.cluster_sim.world import seeded, small
 
 SEEDS = 400
 MANY = 3000
@@ -31,3 +35,15 @@ def test_no_fault_of_many_loses_what_was_acknowledged() -> None:
 
 def test_seed_is_repeated_exactly() -> None:
     assert explore(11) == explore(11)
+
+
+def test_what_a_dead_daemon_had_in_memory_is_not_freed_while_the_world_lasts() -> None:
+    """It would tidy up behind itself, whenever the collector comes by, on the disk that its next life uses."""
+    with seeded(1), small():
+        world = make(1)
+        node = world.nodes["a"]
+        memory = ref(node.replica)
+        node.crash()
+        gc.collect()
+        assert memory() is not None
+        world.close()

@@ -34,6 +34,8 @@ class World:
         self.events = Events()
         self.trace = 0
         self.history = History()
+        self.dead: list[object] = []
+        """The memory of daemons that died: freed while the world lasts, it would tidy up, on their disks."""
         self.founders = names
         self.patience = 0.0
         """Seconds for which nodes may keep still after a start because they don't know what they have promised."""

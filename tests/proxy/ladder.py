@@ -16,6 +16,8 @@ from sipha.errors import SipError, Unavailable
 from sipha.proxy.admission import ProxySettings
 from sipha.proxy.interfaces import ITransport
 from sipha.proxy.proxy import Proxy
+from sipha.proxy.shadow import Shadows
+from sipha.proxy.takeover import longest_setup
 from sipha.sip import digest
 from sipha.sip.flow import Address, Flow
 from sipha.sip.headers import parse_auth_params
@@ -106,9 +108,10 @@ class House:
         self, *, peers: Sequence[str] = (), allow_inbound: bool = False, timers: Timers | None = None, breadth: int = 60
     ) -> None:
         self.now = 0.0
+        self.term = TERM
         self.wires = Wires()
         self.state = State()
-        self.layer = TransactionLayer(timers)
+        self.timers = timers or Timers()
         self.tokens = Tokens({1: bytes(range(32))})
         self.domains = Domains(
             (
@@ -117,6 +120,22 @@ class House:
             ),
             addresses=(VIP[0], f"[{VIP6[0]}]"),
         )
+        self.settings = ProxySettings(tuple(map(ip_network, peers)), allow_inbound, breadth)
+        self.standby = self._shadows()
+        self._lead()
+        self.inbox: dict[tuple[str, Address], list[Request | Response]] = defaultdict(list)
+        self.raw: list[tuple[bytes, Flow]] = []
+        self.errors: list[SipError] = []
+        self.fuse: int | None = None
+        """How many messages the leader sends before it dies; None: it lives on."""
+
+    def _shadows(self) -> Shadows:
+        return Shadows(longest_setup(self.timers))
+
+    def _lead(self) -> None:
+        """A node begins to lead, with the shadows that it has heard of."""
+        self.shadows, self.standby = self.standby, self._shadows()
+        self.layer = TransactionLayer(self.timers)
         self.proxy = Proxy(
             self.layer,
             log=self.state,
@@ -125,12 +144,25 @@ class House:
             authenticator=Authenticator(self.state, lambda: self.tokens, self.domains),
             domains=self.domains,
             transport=self.wires,
-            term=lambda: TERM,
-            settings=ProxySettings(tuple(map(ip_network, peers)), allow_inbound, breadth),
+            term=lambda: self.term,
+            shadows=self.shadows,
+            settings=self.settings,
         )
-        self.inbox: dict[tuple[str, Address], list[Request | Response]] = defaultdict(list)
-        self.raw: list[tuple[bytes, Flow]] = []
-        self.errors: list[SipError] = []
+
+    def fail_over(self, *, shadows: bool = True) -> None:
+        """The leader is gone, and another node leads: with the shadows of its calls, or without."""
+        if not shadows:
+            self.standby = self._shadows()
+        self.begin_to_lead()
+        self.advance(0)
+
+    def begin_to_lead(self) -> None:
+        """Another node leads, and is about to take over what it has shadows of."""
+        self.fuse = None
+        self.term += 1
+        self.wires.connections.clear()
+        self._lead()
+        self.proxy.take_over(self.now)
 
     def phone(
         self, user: str, host: str, port: int = 5060, transport: str = "UDP", domain: str = "sipha.test"
@@ -138,6 +170,8 @@ class House:
         return Phone(self, user, domain, (host, port), transport)
 
     def receive(self, data: bytes, flow: Flow) -> None:
+        if self.fuse == 0:
+            return
         self.layer.receive(parse(data), flow, self.now)
         self.turn()
 
@@ -148,10 +182,14 @@ class House:
                     self.proxy.event_received(event, self.now)
                 except SipError as error:
                     self.errors.append(error)
+            if self.shadows.urgent:
+                self.share()
             outgoing = self.layer.messages_to_send()
             if not outgoing:
                 return
             for data, flow in outgoing:
+                if not self._burn():
+                    return
                 self.raw.append((data, flow))
                 message = parse(data)
                 if flow.remote in {VIP, VIP6}:
@@ -160,13 +198,33 @@ class House:
                     self.inbox[flow.transport, flow.remote].append(message)
         raise AssertionError("the proxy never comes to rest")
 
+    def share(self) -> None:
+        """Let the other nodes hear of the leader's calls."""
+        records = self.shadows.take_records()
+        if records and self._burn():
+            self.standby.received(records, self.now)
+
+    def _burn(self) -> bool:
+        if self.fuse == 0:
+            return False
+        self.fuse = None if self.fuse is None else self.fuse - 1
+        return True
+
     def advance(self, seconds: float) -> None:
         end = self.now + seconds
         while (when := self.layer.next_timer()) is not None and when <= end:
-            self.now = max(self.now, when)
+            self.pass_time(when)
             self.layer.handle_timer(self.now)
             self.turn()
-        self.now = end
+        self.pass_time(end)
+        if seconds:
+            self.share()
+
+    def pass_time(self, until: float) -> None:
+        """Let all clocks go on, if it isn't later yet."""
+        passed = max(until - self.now, 0)
+        self.now += passed
+        self.state.now += passed
 
     def fail(self, phone: Phone) -> None:
         """An ICMP error comes for a phone, or its connection breaks."""

@@ -177,9 +177,11 @@ def test_challenges_are_collected_without_the_chosen_one_twice() -> None:
     first = response(407, ("Proxy-Authenticate", "one"))
     context.response_received(context.forks[0], first)
     context.response_received(context.forks[1], response(401, ("WWW-Authenticate", "two"), ("WWW-Authenticate", "3")))
-    context.response_received(context.forks[2], response(404, ("Proxy-Authenticate", "not this")))
-    assert first.headers.all("Proxy-Authenticate") == ["one"]
-    assert first.headers.all("WWW-Authenticate") == ["two", "3"]
+    (best,) = context.response_received(context.forks[2], response(404, ("Proxy-Authenticate", "not this")))
+    assert isinstance(best, Forward)
+    assert best.response.headers.all("Proxy-Authenticate") == ["one"]
+    assert best.response.headers.all("WWW-Authenticate") == ["two", "3"]
+    assert "WWW-Authenticate" not in first.headers
 
 
 EVENTS = st.lists(

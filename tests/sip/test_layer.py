@@ -295,6 +295,44 @@ class TestInviteClient:
         assert layer.transactions == 2
 
 
+class TestAdopted:
+    """What another node has begun."""
+
+    def test_adopted_invite_is_not_sent_and_goes_on_in_proceeding(self) -> None:
+        layer, invite = TransactionLayer(), request()
+        transaction = layer.adopt(invite, OUT, 0.0)
+        assert transaction.state is State.PROCEEDING
+        assert layer.next_timer() is None
+        busy = response_to(invite, 486, to_tag="b")
+        layer.receive(busy, OUT, 1.0)
+        assert events(layer) == [ResponseReceived(transaction, busy)]
+        assert sent(layer) == ["ACK"]
+        assert sending_times(layer, 100.0) == []
+        assert events(layer) == [TransactionEnded(transaction)]
+
+    def test_adopted_invite_hears_of_its_flow(self) -> None:
+        layer = TransactionLayer()
+        transaction = layer.adopt(request(), OUT, 0.0)
+        layer.flow_failed(OUT, 1.0)
+        assert events(layer) == [TransactionFailed(transaction), TransactionEnded(transaction)]
+
+    def test_branch_is_adopted_once(self) -> None:
+        layer = TransactionLayer()
+        layer.adopt(request(), OUT, 0.0)
+        with pytest.raises(SipError, match="sent before"):
+            layer.adopt(request(), OUT, 0.0)
+
+    def test_message_that_is_reconsidered_meets_its_transaction_before_what_came_later(self) -> None:
+        layer, invite = TransactionLayer(), request()
+        ringing, ok = (response_to(invite, status, to_tag="b") for status in (180, 200))
+        layer.receive(ringing, OUT, 0.0)
+        layer.receive(ok, OUT, 0.0)
+        assert layer.next_event() == StrayResponse(ringing, OUT)
+        transaction = layer.adopt(invite, OUT, 0.0)
+        layer.reconsider(ringing, OUT, 0.0)
+        assert events(layer) == [ResponseReceived(transaction, ringing), ResponseReceived(transaction, ok)]
+
+
 class TestServer:
     def test_nothing_is_kept_before_accept(self) -> None:
         layer = TransactionLayer()

@@ -82,7 +82,12 @@ def test_branch_says_which_fork_it_is(tokens: Tokens) -> None:
     token = tokens.read_branch(branch, IDENTITY)
     assert branch.startswith(MAGIC_COOKIE)
     assert token is not None
-    assert (token.issued_at, token.fork, token.forks, token.loop) == (1000, 2, 5, "feed")
+    assert (token.issued_at, token.fork, token.forks, token.loop) == (768, 2, 5, "feed")
+
+
+def test_branch_is_the_same_a_little_later_on_another_node() -> None:
+    first, second = Tokens({1: bytes(32)}), Tokens({1: bytes(32)})
+    assert first.branch(IDENTITY, 1000.9, 2, 5, "feed") == second.branch(IDENTITY, 1003.2, 2, 5, "feed")
 
 
 def test_branch_is_bound_to_its_identity_and_loop(tokens: Tokens) -> None:

@@ -251,6 +251,18 @@ def test_tombstone_ends(log: Log) -> None:
     assert isinstance(log.register(HOME, cseq=1), Registered)
 
 
+def test_each_tombstone_ends_in_its_time(log: Log) -> None:
+    start = log.now
+    for number, contact in enumerate((HOME, DESK, SOFT)):
+        log.now = start + 1000 * number
+        log.register(contact, cseq=1, call_id=contact)
+        log.register(gone(contact), cseq=2, call_id=contact)
+    for number, rest in enumerate(([HOME, DESK, SOFT], [DESK, SOFT], [SOFT], [])):
+        log.now = start + LIFETIME + 1000 * number - 1
+        log.register(cseq=9, call_id="query")
+        assert [tombstone.call_id for tombstone in log.location.tombstones()] == rest
+
+
 def test_tombstones_are_pruned_by_any_entry(log: Log) -> None:
     log.register(HOME, cseq=1)
     log.register(gone(HOME), cseq=2)

@@ -10,12 +10,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -23,6 +24,7 @@ from sipha.cluster import founding
 from sipha.sandbox import Sandbox, SandboxNode
 from tests.system.conftest import agree, wait_until
 from tests.system.nodes import (
+    caught_up,
     check,
     freeze,
     offline,
@@ -340,6 +342,107 @@ def test_frozen_follower_changes_nothing_for_phones(calm: Sandbox, load: MakeLoa
     check(calm, phones)
     assert calm.wait_for_leader() is leader
     assert not phones.statuses[503], phones.statuses
+
+
+# -- clocks ---------------------------------------------------------------------------------------------------------
+
+
+def start_ahead(cluster: Sandbox, node: SandboxNode, seconds: int) -> None:
+    """Start a node whose CLOCK_BOOTTIME and CLOCK_MONOTONIC are ahead of the machine's."""
+    ahead = (f"--boottime={seconds}", f"--monotonic={seconds}")
+    cluster.launcher = ("unshare", "--time", *ahead, "--fork", "--kill-child")
+    cluster.start_node(node)
+    cluster.launcher = ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a namespace of time")
+def test_no_binding_expires_early_or_late_though_clocks_are_hours_apart(make: Make, load: MakeLoad) -> None:
+    cluster = make(tls=True)
+    cluster.found()
+    for number, node in enumerate(cluster.nodes):
+        start_ahead(cluster, node, 3600 * number)
+    begin(cluster)
+    phones = load(cluster)
+    for number, node in enumerate(cluster.nodes):
+        phones.wait_for(phones.acknowledged + 200)
+        siphactl(cluster.nodes[0], "transfer", node.name)
+        wait_until(partial(leads, node), f"{node.name} to serve phones")
+        phones.wait_for(phones.acknowledged + 100)
+        cluster.kill(node)
+        start_ahead(cluster, node, 10_000 - 5000 * number)  # its clock is stepped, by more than an hour
+        wait_until(lambda: caught_up(cluster), "the node to catch up")
+    phones.wait_for(phones.acknowledged + 200)
+    phones.stop()
+    check(cluster, phones)
+
+
+# -- a witness ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def witnessed(make: Make) -> Sandbox:
+    """Two nodes and a witness, the last."""
+    cluster = make(tls=True)
+    cluster.found()
+    start_witness(cluster)
+    return begin(cluster)
+
+
+def start_witness(cluster: Sandbox) -> None:
+    """Start the last node, as a witness."""
+    cluster.cluster = "witness = true"
+    cluster.start_node(cluster.nodes[-1])
+    cluster.cluster = ""
+
+
+class Claims(threading.Thread):
+    """Asks a node again and again whether it serves phones; `made` is what it said when it did."""
+
+    def __init__(self, node: SandboxNode) -> None:
+        super().__init__()
+        self.made: list[dict[str, Any]] = []
+        self._node = node
+        self._over = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._over.wait(0.02):
+            status = quick_status(self._node)
+            if status and (status["leading"] or status["holds_virtual_addresses"]):
+                self.made.append(status)
+
+
+def test_two_nodes_and_a_witness_survive_the_loss_of_either(witnessed: Sandbox, load: MakeLoad) -> None:
+    """The witness keeps what only one other node has, and gives it to whoever comes back (pitfalls-log-vip 6)."""
+    witness = witnessed.nodes[-1]
+    with Claims(witness) as claims:
+        phones = load(witnessed)
+        phones.wait_for(200)
+        first = witnessed.wait_for_leader()
+        second = next(node for node in witnessed.nodes[:2] if node is not first)
+        witnessed.kill(first)
+        assert witnessed.wait_for_leader() is second
+        phones.wait_for(phones.acknowledged + 200)
+        witnessed.kill(second)
+        witnessed.start_node(first)  # of what was acknowledged since it died, the witness alone has all
+        assert witnessed.wait_for_leader() is first
+        phones.wait_for(phones.acknowledged + 200)
+        witnessed.kill(witness)
+        witnessed.start_node(second)
+        wait_until(lambda: (status := quick_status(second)) and status["leader"], "the other node to hear of a leader")
+        phones.wait_for(phones.acknowledged + 200)
+        start_witness(witnessed)
+        phones.wait_for(phones.acknowledged + 100)
+    phones.stop()
+    check(witnessed, phones)
+    assert not claims.made
 
 
 # -- releases -------------------------------------------------------------------------------------------------------

@@ -233,10 +233,15 @@ class UserAgent:
         Retransmissions are passed over. A final response to an INVITE but a 2xx is acknowledged at once, and a
         challenge remembered.
         """
-        message = self._next(within)
-        assert isinstance(message, Request | Response), f"{self.user} waits for {what} and gets {message!r}"
+        message = self.take(within=within)
         found: str | int = message.method if isinstance(message, Request) else message.status
         assert found == what, f"{self.user} waits for {what} and gets {message!r}"
+        return message
+
+    def take(self, *, within: float = PATIENCE) -> Request | Response:
+        """The next message that comes, whatever it is; taken as `expect` does."""
+        message = self._next(within)
+        assert isinstance(message, Request | Response), f"{self.user} gets {message!r}"
         if isinstance(message, Response):
             if message.status >= 300 and message.cseq.method == "INVITE":
                 assert self.last is not None

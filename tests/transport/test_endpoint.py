@@ -59,11 +59,14 @@ class Node:
         self.layer = TransactionLayer()
         self.user = User(self.layer)
         self.may_send = True
+        self.before: list[tuple[int, list[bytes]]] = []
+        """Each time that messages were about to be sent: how many events there had been, and what had come before."""
         self.endpoint = Endpoint(
             self.reactor,
             self.layer,
             listeners or [Listener("UDP", HOST, 0)],
             may_send=lambda: self.may_send,
+            before_sending=lambda: self.before.append((len(self.user.events), self.answers())),
             tag=lambda _: "keyed",
         )
         assert self.endpoint.start(self.user).result is True
@@ -336,6 +339,15 @@ def test_endpoint_sends_nothing_once_it_may_not() -> None:
     assert node.endpoint.send(b"stateless", node.flow)
     assert node.answers() == []
     assert node.endpoint.counters["withheld"] == 2
+    node.endpoint.stop()
+    node.phone.close()
+
+
+def test_what_is_due_before_sending_is_done_when_the_events_are_over() -> None:
+    node = Node()
+    node.receive(request())
+    assert node.before[0] == (1, [])
+    assert len(node.answers()) == 1
     node.endpoint.stop()
     node.phone.close()
 

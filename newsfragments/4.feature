@@ -1,0 +1,2 @@
+The virtual address is held by netlink: added, announced and taken away by a small guard process, the only one with privileges, before a gate in the kernel that shuts by itself when daemon and guard both stop (`virtual_address.mode = "netlink"`). Other modes follow an address that another tool moves (`external`), or run a command (`hook`).
+A call that is being set up outlives its leader: the next one goes on ringing, forking, cancelling and answering where the last one ceased (callers over UDP; a caller over TCP hears nothing more, and its callee's phones fall silent).

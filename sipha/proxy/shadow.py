@@ -1,0 +1,217 @@
+"""Shadows: what the other nodes are told of a call that is being set up, so that it outlives its leader (design §5).
+
+Before an INVITE leaves, the leader shares a record of its response context; another whenever a fork comes further, and
+a last one when nothing is left to be done. They aren't logged and nobody awaits them: a call whose records are lost is
+carried on by its branches alone (takeover.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from sipha.proxy.context import ForkState
+from sipha.proxy.target import Target
+from sipha.sip.flow import Flow
+from sipha.sip.token import MAGIC_COOKIE
+from sipha.sip.values import Via
+
+MAX_RECORD = 128 * 1024
+"""Bytes of the longest record; the call of a longer one has no shadow."""
+
+Key = tuple[str, str]
+"""The branch and the sent-by of the caller's Via."""
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True):
+    """What doesn't change while a call is set up.
+
+    `request` is what each fork starts from, `flow` the one it came by; `at` is the cluster time in seconds. `groups` is
+    the target set. `loop`, `users` and `breadth` are those of `Passage` and `ProxiedRequest`.
+    """
+
+    request: bytes
+    flow: Flow
+    at: float
+    loop: str
+    users: tuple[bytes, bytes]
+    breadth: Annotated[int, Meta(ge=0)]
+    groups: tuple[Annotated[tuple[Target, ...], Meta(min_length=1)], ...]
+
+
+class ForkShadow(msgspec.Struct, frozen=True, array_like=True):
+    """How far a fork is: its branch, state and deadline (cluster time in seconds), and how it ended.
+
+    `reasons` are those of its CANCEL, None if it gets none. `status` is 0 before the end; `response` is empty if the
+    status is our own finding or a 2xx.
+    """
+
+    branch: str
+    state: ForkState
+    until: int = 0
+    reasons: tuple[str, ...] | None = None
+    status: Annotated[int, Meta(ge=0, le=699)] = 0
+    response: bytes = b""
+
+
+class Opened(msgspec.Struct, frozen=True, array_like=True, tag="open"):
+    """A call is about to be forwarded; or its shadow is told anew, by who has taken it over."""
+
+    key: Key
+    call: Call
+    forks: tuple[ForkShadow, ...]
+    cancelled: bool
+
+
+class Advanced(msgspec.Struct, frozen=True, array_like=True, tag="on"):
+    """The forks are so far now, and the caller may have cancelled."""
+
+    key: Key
+    forks: tuple[ForkShadow, ...]
+    cancelled: bool
+
+
+class Closed(msgspec.Struct, frozen=True, array_like=True, tag="off"):
+    """Nothing is left to be done for a call."""
+
+    key: Key
+
+
+Record = Opened | Advanced | Closed
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+
+
+@dataclass(slots=True)
+class Shadow:
+    """A call of another node, as it was when we last heard of it."""
+
+    call: Call
+    forks: tuple[ForkShadow, ...]
+    cancelled: bool
+    size: int
+    forgotten_at: float
+
+
+@dataclass(slots=True)
+class Counters:
+    """What has happened since the start: what was told and heard, and what of it came to nothing."""
+
+    shared: int = 0
+    unshareable: int = 0
+    received: int = 0
+    undecodable: int = 0
+    evicted: int = 0
+
+
+class Shadows:
+    """The records of our calls that are yet to be shared, and the shadows of the calls of others.
+
+    A shadow that nothing is heard of for `lifetime` seconds is forgotten; so are the oldest beyond `max_count` or
+    `max_bytes`.
+    """
+
+    def __init__(self, lifetime: float, *, max_count: int = 100_000, max_bytes: int = 256 << 20) -> None:
+        self.counters = Counters()
+        self.urgent = False
+        """True if something is to be shared before anything else is sent."""
+        self._lifetime = lifetime
+        self._max_count = max_count
+        self._max_bytes = max_bytes
+        self._unshared: list[bytes] = []
+        self._shadows: dict[Key, Shadow] = {}  # by falling age
+        self._bytes = 0
+
+    # Our own calls
+
+    def publish(self, record: Record, *, urgent: bool) -> None:
+        """Tell the others of a call of ours, with the next `take_records`.
+
+        Urgent is what has to be elsewhere before anything else is sent. The rest can be lost: who doesn't know of it
+        sends or asks once more than needed.
+        """
+        try:
+            data = _encoder.encode(record)
+        except UnicodeEncodeError:  # a header with bytes that are no text
+            data = b""
+        if 0 < len(data) <= MAX_RECORD:
+            self._unshared.append(data)
+            self.urgent |= urgent
+            self.counters.shared += 1
+        else:
+            self.counters.unshareable += 1
+
+    def take_records(self) -> list[bytes]:
+        """Return what is to be shared."""
+        records, self._unshared, self.urgent = self._unshared, [], False
+        return records
+
+    @property
+    def waiting(self) -> bool:
+        """True if there is something to be shared."""
+        return bool(self._unshared)
+
+    # The calls of others
+
+    def received(self, records: Iterable[bytes], now: float) -> None:
+        """Take what another node has shared; what can't be read is counted."""
+        for data in records:
+            self.counters.received += 1
+            try:
+                record = _decoder.decode(data)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                self.counters.undecodable += 1
+            else:
+                self._take(record, len(data), now)
+        self._expire(now)
+
+    def take(self, key: Key) -> Shadow | None:
+        """Return the shadow of a call and keep it no longer: the call is ours now."""
+        shadow = self._shadows.pop(key, None)
+        if shadow is not None:
+            self._bytes -= shadow.size
+        return shadow
+
+    def first(self, now: float) -> Key | None:
+        """Return the key of the shadow that has waited longest, or None if there is none."""
+        self._expire(now)
+        return next(iter(self._shadows), None)
+
+    def __len__(self) -> int:
+        """Return how many shadows there are."""
+        return len(self._shadows)
+
+    def _take(self, record: Record, size: int, now: float) -> None:
+        before = self.take(record.key)
+        if isinstance(record, Opened):
+            shadow = Shadow(record.call, record.forks, record.cancelled, size, now + self._lifetime)
+        elif isinstance(record, Advanced) and before is not None:
+            size += len(before.call.request)
+            shadow = Shadow(before.call, record.forks, record.cancelled, size, now + self._lifetime)
+        else:
+            return
+        self._shadows[record.key] = shadow
+        self._bytes += shadow.size
+
+    def _expire(self, now: float) -> None:
+        shadows = self._shadows
+        while shadows:
+            key = next(iter(shadows))
+            if shadows[key].forgotten_at > now:
+                if len(shadows) <= self._max_count and self._bytes <= self._max_bytes:
+                    return
+                self.counters.evicted += 1
+            self.take(key)
+
+
+def key_of(via: Via) -> Key | None:
+    """Return what a call is known by, from the Via of its caller; None for a client of RFC 2543."""
+    branch = via.branch
+    if branch is None or not branch.startswith(MAGIC_COOKIE) or branch == MAGIC_COOKIE:
+        return None
+    return branch, via.sent_by
