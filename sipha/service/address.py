@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sipha import config
+from sipha.cluster.handover import HandoverFailed
 from sipha.cluster.replica import Replica
 from sipha.errors import ConfigError, MalformedMessage
 from sipha.service.settings import make_listeners
@@ -97,9 +98,9 @@ class AddressService(Service):
         return bound_socket(kind, address) if self._sockets is None else self._sockets.bind(kind, address)
 
     def _lost(self, reason: str) -> None:
-        """The addresses are gone and the claim with them; another one may bring them back."""
+        """The addresses are gone and the claim with them."""
         self.log.warn("the virtual addresses are lost: {reason}", reason=reason)  # noqa: G010  Twisted's
-        self._replica.claim_ended()
+        pass_on(self._replica)
 
 
 class AddressHolder(MultiService):
@@ -149,10 +150,20 @@ class AddressHolder(MultiService):
     def _not_claimed(self, failure: Failure) -> None:
         if self._wanted:
             self.log.error("the virtual addresses can't be claimed: {reason}", reason=failure.value)
-            self._replica.claim_ended()
+            pass_on(self._replica)
 
     def _failed(self, failure: Failure) -> None:
         self.log.failure("holding the virtual addresses failed", failure)
+
+
+def pass_on(replica: Replica) -> None:
+    """Let another node have the addresses, which this one can't have (pitfalls-log-vip 10); if none can, try again."""
+
+    def not_passed_on(failure: Failure) -> None:
+        failure.trap(HandoverFailed)
+        replica.claim_ended()
+
+    replica.transfer().addErrback(not_passed_on)
 
 
 class Tickling(Service):

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
+from sipha.cluster.handover import HandoverFailed
 from sipha.cluster.replica import Replica
 from sipha.config.texts import VirtualIp
 from sipha.errors import ConfigError, NotClaimed
@@ -90,12 +91,17 @@ class Leader:
         self.lease_until = 10.0
         self.leads = True
         self.ended = 0
+        self.transfers: list[Deferred[str]] = []
 
     def leading(self) -> bool:
         return self.leads
 
     def claim_ended(self) -> None:
         self.ended += 1
+
+    def transfer(self) -> Deferred[str]:
+        self.transfers.append(Deferred())
+        return self.transfers[-1]
 
 
 class Child(Service):
@@ -161,15 +167,25 @@ def test_children_dont_run_when_the_addresses_come_too_late(held: Held) -> None:
     assert "child starts" not in held.addresses.asked
 
 
-def test_claim_that_cant_be_had_is_ended(held: Held) -> None:
-    held.addresses.claimed.errback(NotClaimed("another host has it"))
-    assert held.leader.ended == 1
+def test_leadership_is_handed_on_when_the_addresses_cant_be_claimed(held: Held) -> None:
+    held.addresses.claimed.errback(NotClaimed("the guard doesn't answer"))
+    (handed,) = held.leader.transfers
+    handed.callback("n2")
+    assert held.leader.ended == 0
     assert "child starts" not in held.addresses.asked
+
+
+def test_another_claim_begins_when_nobody_else_can_lead(held: Held) -> None:
+    held.addresses.claimed.errback(NotClaimed("another host has it"))
+    (handed,) = held.leader.transfers
+    handed.errback(HandoverFailed("no other voter is connected and up to date"))
+    assert held.leader.ended == 1
 
 
 def test_claim_that_was_released_meanwhile_is_no_failure(held: Held) -> None:
     held.stop()
     held.addresses.claimed.errback(NotClaimed("it was released"))
+    assert not held.leader.transfers
     assert held.leader.ended == 0
 
 
