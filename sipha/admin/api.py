@@ -185,6 +185,20 @@ class Api:
             return await self._forward(request, "/v1/transfer", wanted)
         return reply(request, views.Leader(await self._node.transfer(wanted.to)))
 
+    @_app.route("/v1/pings", methods=["GET"])
+    def _get_pings(self, request: Request) -> bytes:
+        read_query(request)
+        return reply(request, views.Pings(self._node.pings()))
+
+    @_app.route("/v1/pings", methods=["PUT"])
+    async def _put_pings(self, request: Request) -> bytes:
+        read_query(request)
+        wanted = decode(request, views.Pings)
+        turned: Deferred[Outcome | Unavailable] = Deferred()
+        self._node.turn_pings(turned.callback, on=wanted.on)
+        _count(_available(await turned))
+        return reply(request, wanted)
+
     @_app.route("/v1/backup", methods=["GET"])
     async def _get_backup(self, request: Request) -> None:
         read_query(request)
@@ -211,7 +225,7 @@ class Api:
                 allow = ", ".join(sorted(error.valid_methods or ()))
                 return refuse(request, Refusal(405, f"this resource has {allow} only", allow=allow))
             case _:
-                routes = "/v1/status, bindings, accounts, nodes, transfer and backup"
+                routes = "/v1/status, bindings, accounts, nodes, transfer, pings and backup"
                 return refuse(request, Refusal(404, f"there is no such resource; there are {routes}"))
 
     def _locate(self, text: str) -> tuple[Domain, str]:
@@ -258,10 +272,7 @@ class Api:
 
     async def _propose(self, record: Record) -> Outcome:
         """Propose a record and return what apply returned; raises Unavailable."""
-        outcome = await self._outcome(record)
-        if isinstance(outcome, Unavailable):
-            raise outcome
-        return outcome
+        return _available(await self._outcome(record))
 
     async def _forward(self, request: Request, path: str, body: msgspec.Struct | None = None) -> bytes:
         """Let the leader answer the request: what was understood of it goes there, not what came."""
@@ -302,6 +313,12 @@ def _before(prefix: str) -> str:
     """A text that sorts just before all that begin with the prefix."""
     last = ord(prefix[-1])
     return prefix[:-1] + chr(last - 1) + "\U0010ffff" if last else prefix[:-1]
+
+
+def _available(outcome: Outcome | Unavailable) -> Outcome:
+    if isinstance(outcome, Unavailable):
+        raise outcome
+    return outcome
 
 
 def _count(outcome: Outcome) -> int:

@@ -25,6 +25,7 @@ from sipha.admin.views import (
     NewAccount,
     NewNode,
     Nodes,
+    Pings,
     Removed,
     Secret,
     Status,
@@ -125,6 +126,10 @@ class AdminClient:
     async def transfer(self, to: str | None = None) -> Leader:
         """Hand leadership to a voter, or to any that is up to date; Refused with 409 if it wasn't."""
         return await self._request("POST", "/v1/transfer", Leader, body=Transfer(to))
+
+    async def pings(self, *, on: bool) -> Pings:
+        """Turn the pings of the cluster on or off."""
+        return await self._request("PUT", "/v1/pings", Pings, body=Pings(on))
 
     async def backup(self, take: Callable[[bytes], object]) -> int:
         """Give the pieces of a backup to `take`, and return the index at which it was made."""

@@ -32,7 +32,7 @@ def alarms(nodes: Iterable[Status]) -> None:
 
 def nodes(found: Iterable[tuple[str, Status | str]]) -> None:
     """Print a table of nodes; for one that didn't answer, why."""
-    heads = ("node", "role", "term", "applied", "hash", "lease", "holds", "bindings", "accounts", "up")
+    heads = ("node", "role", "term", "applied", "hash", "lease", "holds", "pings", "bindings", "accounts", "up")
     _table(heads, (_node(name, status) for name, status in found))
 
 
@@ -55,8 +55,20 @@ def members(found: Iterable[NodeView]) -> None:
 
 def bindings(page: Iterable[BindingView], *, header: bool = True) -> None:
     """Print a table of bindings: where each is, and for how long."""
-    heads = ("AOR", "contact", "expires", "q", "received", "socket", "user agent")
-    rows = ((one.aor, one.contact, str(one.expires), _q(one), one.received, one.socket, one.user_agent) for one in page)
+    heads = ("AOR", "contact", "expires", "q", "received", "NAT", "socket", "user agent")
+    rows = (
+        (
+            one.aor,
+            one.contact,
+            str(one.expires),
+            _q(one),
+            one.received,
+            "yes" if one.behind_nat else "",
+            one.socket,
+            one.user_agent,
+        )
+        for one in page
+    )
     _table(heads, rows, header=header)
 
 
@@ -77,7 +89,7 @@ def details(found: Sequence[BindingView]) -> None:
             ("Call-ID", one.call_id),
             ("CSeq", str(one.cseq)),
             ("User-Agent", one.user_agent),
-            ("Received", one.received),
+            ("Received", f"{one.received}, behind NAT" if one.behind_nat else one.received),
             ("Socket", one.socket),
             ("Flow", one.flow),
             ("Path", ", ".join(one.path)),
@@ -113,7 +125,7 @@ async def pages(name: str, source: AsyncIterable[Sequence[ItemT]], show: Callabl
 
 def _node(name: str, status: Status | str) -> Sequence[str]:
     if isinstance(status, str):
-        return (name, status, *("" for _ in range(8)))
+        return (name, status, *("" for _ in range(9)))
     return (
         name,
         status.role if status.memory == "whole" else f"{status.role}, {status.memory}",
@@ -122,6 +134,7 @@ def _node(name: str, status: Status | str) -> Sequence[str]:
         status.hash[:12],
         _lease(status),
         ", ".join(status.virtual_addresses) if status.holds_virtual_addresses else "",
+        status.pings if status.leading else "",
         str(status.bindings),
         str(status.accounts),
         str(timedelta(seconds=int(status.uptime))),

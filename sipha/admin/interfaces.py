@@ -46,6 +46,12 @@ class INode(Interface):
     def account(username: str, domain: str) -> Account | None:
         """The account `username@domain`."""
 
+    def pings() -> bool:
+        """Return False if an operator has turned the pings of phones behind NAT off."""
+
+    def turn_pings(done: Callable[[Outcome | Unavailable], None], *, on: bool) -> None:
+        """Have the cluster ping, or not, from now on, and call `done` once, as `ILog.propose` does."""
+
     def propose(record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
         """Queue a record for the log and call `done` once, as `ILog.propose` does."""
 

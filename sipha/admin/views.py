@@ -39,6 +39,7 @@ class Status(msgspec.Struct, frozen=True):
     nodes with the same index have the same hash. `leading` is true while the node may answer phones; `lease` is how
     long it may without hearing from a majority, None without end (a cluster of one). `time` is the cluster time.
     `durability` says what an acknowledged binding survives on this node; the log is on its disk up to `durable_index`.
+    `pings` is on, off, or on the leader suspended, and why.
     """
 
     node: str
@@ -69,6 +70,7 @@ class Status(msgspec.Struct, frozen=True):
     aors: int
     bindings: int
     accounts: int
+    pings: str
     counters: dict[str, int]
     peers: tuple[PeerStatus, ...]
 
@@ -113,6 +115,12 @@ class Leader(msgspec.Struct, frozen=True):
     leader: str
 
 
+class Pings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether the cluster pings the phones that it is configured to ping."""
+
+    on: bool
+
+
 class BindingView(msgspec.Struct, frozen=True):
     """A binding; `expires` is in seconds from now, `q` from 0 to 1 or None, `last_modified` in ms of cluster time."""
 
@@ -124,6 +132,7 @@ class BindingView(msgspec.Struct, frozen=True):
     cseq: int
     user_agent: str
     received: str
+    behind_nat: bool
     socket: str
     path: tuple[str, ...]
     methods: str
@@ -247,6 +256,7 @@ def binding_view(binding: Binding, now: float) -> BindingView:
         cseq=binding.cseq,
         user_agent=_text(binding.user_agent),
         received=_text(binding.received),
+        behind_nat=binding.behind_nat,
         socket=binding.socket,
         path=tuple(_text(uri) for uri in binding.path),
         methods=_text(binding.methods),

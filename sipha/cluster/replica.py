@@ -117,6 +117,8 @@ class Replica:
         self.policy = policy
         self.machine = Machine()
         self.leadership = Leadership(self._kick)
+        self.served_until = 0
+        """The cluster time in ms at which another node was last heard to serve phones; 0 before that."""
         self._reactor = reactor
         self._clock = clock
         self._boot_id = boot_id
@@ -459,6 +461,14 @@ class Replica:
             self._catchup.received(peer, message)
         else:
             self._voter.receive(peer, message)
+            if isinstance(message, AppendEntries):
+                self._note_service(peer, message)
+
+    def _note_service(self, peer: str, message: AppendEntries) -> None:
+        """A leader serves while it has a claim, once its barrier is committed, unless it is a witness."""
+        began = self._raft.term_at(message.commit_index) == message.term
+        if message.commitment and began and self._kinship.hello(peer).priority:
+            self.served_until = message.time
 
     def _members_changed(self) -> None:
         if self._state != "stopped":

@@ -22,9 +22,11 @@ from sipha.config.texts import (
     Network,
     NodeName,
     PeerName,
+    SipAddress,
     SocketAddress,
     VirtualIp,
 )
+from sipha.nat import detection
 from sipha.toml import Section, read
 from sipha.vip.messages import SOCKET
 from sipha.vip.placement import Placement
@@ -262,6 +264,32 @@ class Proxy(Section, frozen=True):
     max_breadth: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 60
 
 
+class Nat(Section, frozen=True):
+    """How phones behind NAT are recognised, and kept reachable; times in seconds."""
+
+    detect: tuple[detection.Test, ...] = detection.DEFAULT
+    ping_interval: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 25.0
+    ping_method: Literal["OPTIONS", "udp"] = "OPTIONS"
+    ping_scope: Literal["nated", "all", "flagged", "none"] = "nated"
+    ping_from: SipAddress = SipAddress()
+    ping_timeout: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 3.0
+    remove_unreachable: bool = False
+    max_lost: Annotated[int, msgspec.Meta(ge=1, le=100)] = 4
+
+    def __post_init__(self) -> None:
+        """Check what concerns more than one key."""
+        _refuse_repeats("detect", "", self.detect)
+        if self.ping_timeout >= self.ping_interval:
+            raise ValueError(
+                f"ping_timeout: {self.ping_timeout:g} must be less than ping_interval = {self.ping_interval:g}"
+            )
+        if self.remove_unreachable and self.ping_method != "OPTIONS":
+            raise ValueError(
+                f'remove_unreachable: nobody answers pings of ping_method = "{self.ping_method}"; write "OPTIONS", or '
+                "remove_unreachable = false"
+            )
+
+
 class Peer(Section, frozen=True):
     """A trusted SIP element, known by the address it sends from; its requests aren't challenged."""
 
@@ -298,6 +326,7 @@ class Config(Section, frozen=True):
     sip: Sip = Sip()
     registrar: Registrar = Registrar()
     proxy: Proxy = Proxy()
+    nat: Nat = Nat()
     peers: tuple[Peer, ...] = ()
     admin: Admin = Admin()
 

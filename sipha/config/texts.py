@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+from sipha.errors import MalformedMessage
 from sipha.sip.flow import Address
+from sipha.sip.uri import SipUri, parse_uri
 from sipha.toml import Text
 from sipha.vip.placement import Placement
 
@@ -77,6 +79,19 @@ class SocketAddress(Text):
         """Host without brackets, and port."""
         host, _, port = self.rpartition(":")
         return host.strip("[]"), int(port)
+
+
+class SipAddress(Text):
+    """A SIP URI as it stands in From, or nothing."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the URI; raises ValueError."""
+        if text and not _is_sip(text):
+            raise ValueError(f'{text!r} is not a SIP URI; write one such as "sip:ping@sipha.test"')
+        return cls(text)
 
 
 class Network(Text):
@@ -192,3 +207,11 @@ class FilePath(AbsolutePath):
     def parse(cls, text: str) -> Self:
         """Read the path; raises ValueError."""
         return super().parse(text) if text else cls()
+
+
+def _is_sip(text: str) -> bool:
+    try:
+        uri = parse_uri(text)
+    except MalformedMessage:
+        return False
+    return isinstance(uri, SipUri) and not uri.headers

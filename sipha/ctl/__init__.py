@@ -17,6 +17,7 @@ from sipha.ctl.bindings import rm, show
 from sipha.ctl.ca import ca
 from sipha.ctl.nodes import node, transfer
 from sipha.ctl.offline import cluster, disk, recover, restore
+from sipha.ctl.pings import pings
 from sipha.ctl.status import status
 
 
@@ -29,7 +30,7 @@ def cli(context: click.Context) -> None:
     context.ensure_object(session.Session)
 
 
-for command in (status, show, rm, user, node, transfer, backup, cluster, restore, recover, disk, ca):
+for command in (status, show, rm, user, node, transfer, pings, backup, cluster, restore, recover, disk, ca):
     cli.add_command(command)
 
 

@@ -20,14 +20,16 @@ class Target(NamedTuple):
     """One member of the target set.
 
     `uri` becomes the Request-URI. `routes` is a Path vector, pushed as Routes. `received` is the URI from which the
-    contact registered; `flow` the way to take, where it is known. `unreachable` is the status that a transport failure
-    means upstream: what concerns one user is a 4xx, and not the 503 of §16.9, which speaks of a server.
+    contact registered, which is the only way there for one `behind_nat`; `flow` the way to take, where it is known.
+    `unreachable` is the status that a transport failure means upstream: what concerns one user is a 4xx, and not the
+    503 of §16.9, which speaks of a server.
     """
 
     uri: str
     routes: tuple[str, ...] = ()
     received: str = ""
     flow: Flow | None = None
+    behind_nat: bool = False
     unreachable: int = 480
 
 
@@ -42,21 +44,12 @@ def target_groups(bindings: Sequence[Binding], method: str) -> list[list[Target]
         raise SipError(f"no contact allows {method}", status=405, headers=(("Allow", ", ".join(allowed)),))
     allowing.sort(key=lambda binding: -binding.preference)
     return [
-        [Target(request_uri(binding.contact), binding.path, binding.received) for binding in group]
+        [
+            Target(binding.request_uri, binding.path, binding.received, behind_nat=binding.behind_nat)
+            for binding in group
+        ]
         for _, group in groupby(allowing, key=lambda binding: binding.preference)
     ]
-
-
-def request_uri(contact: str) -> str:
-    """A contact as a Request-URI: as written, save what may not stand in one (§19.1.1 Table 1)."""
-    if "?" not in contact and "method" not in contact.lower():
-        return contact
-    try:
-        uri = parse_uri(contact)
-    except MalformedMessage:
-        return contact
-    # "If the URI contains any parameters not allowed in a Request-URI, they MUST be removed."
-    return str(uri.without_params("method")._replace(headers="")) if isinstance(uri, SipUri) else contact
 
 
 def next_hop(target: Target, request: Request, hop: str, transport: ITransport) -> Flow | None:
@@ -98,7 +91,7 @@ def _flow_of_binding(target: Target, *, secure: bool, transport: ITransport) -> 
     received = flow_to(target.received, secure=secure, transport=transport)
     if received is None or received.connection:
         return received
-    direct = flow_to(target.uri, secure=secure, transport=transport)
+    direct = None if target.behind_nat else flow_to(target.uri, secure=secure, transport=transport)
     if direct is not None and direct.remote[0] == received.remote[0]:
         return direct
     # Nobody can open a connection to a phone behind NAT.

@@ -24,7 +24,7 @@ from sipha.sip.headers import is_number, is_token, parse_name_addr, parse_second
 from sipha.sip.message import Request
 from sipha.sip.uri import SipUri, parse_uri
 from sipha.state.accounts import Account
-from sipha.state.binding import Binding
+from sipha.state.binding import BEHIND_NAT, Binding
 from sipha.state.entries import Contact, Policy, Register
 from sipha.state.interfaces import ICredentials
 
@@ -88,10 +88,12 @@ def prepare(
     credentials: ICredentials,
     domains: Domains,
     settings: RegistrarSettings,
+    behind_nat: bool = False,
 ) -> Prepared | Challenge:
     """Check and authenticate a REGISTER, and make its record (RFC 3261 §10.3); nothing is kept.
 
-    `now` is the cluster time in seconds. Raises SipError with the status to refuse it with.
+    `now` is the cluster time in seconds; `behind_nat` says whether the phone is. Raises SipError with the status to
+    refuse it with.
     """
     domain = domains.of(request.uri)
     if domain is None:
@@ -132,6 +134,7 @@ def prepare(
         user_agent=_text(headers.get("User-Agent") or ""),
         methods=_text(",".join(headers.all("Allow")).replace(" ", "")) if "Allow" in headers else "",
         outbound=outbound,
+        cflags=BEHIND_NAT if behind_nat else 0,
     )
     return Prepared(domain, aor, record, outcome, extra)
 

@@ -54,7 +54,8 @@ class _Answer(NamedTuple):
 class Registrar:
     """Answers REGISTERs with `send`; `term` says in which term the leader makes its nonces.
 
-    `wall_time` is for the Date header alone; everything else goes by cluster time.
+    `is_behind_nat` tells of a REGISTER, and the flow that it came by, whether the phone is behind NAT. `wall_time` is
+    for the Date header alone; everything else goes by cluster time.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Registrar:
         term: Callable[[], int],
         send: Callable[[bytes, Flow], object],
         settings: RegistrarSettings | None = None,
+        is_behind_nat: Callable[[Request, Flow], bool] = lambda _request, _flow: False,
         wall_time: Callable[[], float] = time.time,
     ) -> None:
         self.counters = Counters()
@@ -79,6 +81,7 @@ class Registrar:
         self._term = term
         self._send = send
         self._settings = settings or RegistrarSettings()
+        self._is_behind_nat = is_behind_nat
         self._wall_time = wall_time
         self._pending: set[tuple[str, Address]] = set()
         self._second, self._dated = -1, ""
@@ -114,6 +117,7 @@ class Registrar:
             credentials=self._credentials,
             domains=self._domains,
             settings=self._settings,
+            behind_nat=self._is_behind_nat(request, flow),
         )
         if isinstance(prepared, Challenge):
             self._challenge(answer, prepared)

@@ -25,10 +25,11 @@ from sipha.errors import ConfigError
 from sipha.garbage import GarbageCollection
 from sipha.service.address import AddressHolder, AddressService, Tickling
 from sipha.service.admin import AdminService
+from sipha.service.nat import make_keepalive
 from sipha.service.replication import Replication
 from sipha.service.settings import make_domains
-from sipha.service.sip import SipService
-from sipha.service.view import View
+from sipha.service.sip import KeyRing, SipService
+from sipha.service.view import Parts, View
 
 LINGER = 60.0
 """Seconds for which the admin of a node that has left the cluster still says why."""
@@ -57,10 +58,25 @@ class Node(MultiService):
         Expirer(reactor, replica).setServiceParent(on_leader)
         with_address = AddressHolder(reactor, self.address.address, replica)
         with_address.setServiceParent(on_leader)
-        self.sip = SipService(reactor, configuration, replica, self.address.bind, self._sip_failed)
+        keys = KeyRing(replica.machine)
+        self.keepalive = make_keepalive(
+            reactor, configuration, replica, transport=lambda: self.sip.transport, tokens=keys.tokens
+        )
+        self.sip = SipService(
+            reactor,
+            configuration,
+            replica,
+            self.address.bind,
+            self._sip_failed,
+            keys=keys,
+            askers=(self.keepalive.response_received,),
+            answers=self.keepalive.datagram_received,
+        )
         self.sip.setServiceParent(with_address)
+        self.keepalive.setServiceParent(with_address)
         Tickling(reactor, self.address.address, replica).setServiceParent(with_address)
-        self.view = View(reactor, configuration, self.replication, self.address.address, self.sip)
+        self.parts = Parts(self.replication, self.address.address, self.sip, self.keepalive)
+        self.view = View(reactor, configuration, self.parts)
         admin = AdminService(reactor, configuration.admin, self.view, make_domains(configuration))
         admin.setServiceParent(self)
 

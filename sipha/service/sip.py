@@ -14,11 +14,14 @@ from zope.interface import implementer
 from sipha import config
 from sipha.auth.authenticator import Authenticator
 from sipha.cluster.replica import Replica
+from sipha.nat import stun
+from sipha.nat.interfaces import IPingTransport
 from sipha.proxy.interfaces import ITransport
 from sipha.proxy.proxy import Proxy
 from sipha.proxy.shadow import Shadows
 from sipha.proxy.takeover import longest_setup
 from sipha.registrar.registrar import Registrar
+from sipha.service.nat import make_detection, make_force_rport
 from sipha.service.settings import (
     make_domains,
     make_listeners,
@@ -60,9 +63,9 @@ class KeyRing:
         return self._tokens
 
 
-@implementer(ITransport)
+@implementer(ITransport, IPingTransport)
 class ProxyEndpoint(Endpoint):
-    """The endpoint as the transport that the proxy asks for."""
+    """The endpoint as the transport that proxy and keepalive ask for."""
 
 
 @implementer(ITransactionUser)
@@ -113,13 +116,19 @@ class SipService(Service):
         replica: Replica,
         bind: Bind,
         failed: Callable[[str], None],
+        *,
+        keys: KeyRing,
+        askers: Sequence[Callable[[Response, Flow], bool]] = (),
+        answers: Callable[[bytes, Flow], bool] = lambda _data, _flow: False,
     ) -> None:
         self._reactor = reactor
         self._config = configuration
         self._replica = replica
         self._bind = bind
         self._failed = failed
-        self._keys = KeyRing(replica.machine)
+        self._keys = keys
+        self._askers = askers
+        self._answers = answers
         self._endpoint: ProxyEndpoint | None = None
         self._counters: dict[str, Any] = {}
         self._sharing: Any = None
@@ -132,6 +141,11 @@ class SipService(Service):
         """True while phones are heard."""
         return self._endpoint is not None and bool(self._endpoint.addresses)
 
+    @property
+    def transport(self) -> IPingTransport | None:
+        """The way to phones, while the virtual addresses are ours and the lease is valid."""
+        return self._endpoint if self.listening and self._replica.leading() else None
+
     def startService(self) -> None:
         """Open the listeners, with nothing left over from an earlier leadership."""
         super().startService()
@@ -140,7 +154,7 @@ class SipService(Service):
         authenticator = Authenticator(
             replica, self._keys.tokens, domains, nonce_lifetime=settings.registrar.nonce_lifetime
         )
-        layer = TransactionLayer(self._timers)
+        layer = TransactionLayer(self._timers, force_rport=make_force_rport(settings))
         endpoint = self._endpoint = ProxyEndpoint(
             self._reactor,
             layer,
@@ -150,6 +164,7 @@ class SipService(Service):
             before_sending=self._before_sending,
             tag=self._tag,
             bind=self._bind,
+            intercept=self._intercept,
             receive_buffer=settings.sip.receive_buffer,
             limits=make_stream_limits(settings.sip),
         )
@@ -162,6 +177,7 @@ class SipService(Service):
             term=lambda: replica.term,
             send=endpoint.send,
             settings=make_registrar_settings(settings.registrar),
+            is_behind_nat=make_detection(settings),
         )
         proxy = Proxy(
             layer,
@@ -183,7 +199,7 @@ class SipService(Service):
             "shadow": self._shadows.counters,
             "transaction": layer.counters,
         }
-        user = TransactionUser(registrar, proxy, replica.leading)
+        user = TransactionUser(registrar, proxy, replica.leading, self._askers)
         endpoint.start(user).addCallbacks(self._opened, self._not_opened)
 
     def stopService(self) -> Deferred[None] | None:
@@ -218,6 +234,15 @@ class SipService(Service):
             self._sharing.cancel()
         self._sharing = None
         self._replica.sharing.share(SHADOWS, self._shadows.take_records())
+
+    def _intercept(self, data: bytes, flow: Flow) -> bool:
+        """Take a datagram that is STUN, or at a glance the answer to a ping."""
+        if stun.is_stun(data):
+            answer = stun.answer(data, flow.remote)
+            if answer is not None and self._endpoint is not None:
+                self._endpoint.offer(answer, flow)
+            return True
+        return data.startswith(b"SIP/2.0 ") and self._answers(data, flow)
 
     def _tag(self, request: Request) -> str:
         tokens = self._keys.tokens()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
@@ -14,11 +14,12 @@ from sipha.admin.interfaces import INode
 from sipha.admin.views import NodeView, PeerStatus, Status
 from sipha.config.texts import NodeName, SocketAddress
 from sipha.errors import ConfigError, Unavailable, UnknownOutcome
+from sipha.nat.keepalive import OFF, SETTING, Keepalive
 from sipha.service.replication import Replication
 from sipha.service.sip import SipService
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
-from sipha.state.entries import Record
+from sipha.state.entries import PutSetting, Record
 from sipha.state.outcomes import Outcome
 from sipha.state.snapshot import Frozen
 from sipha.vip.address import IVirtualAddress
@@ -27,24 +28,24 @@ DEADLINE = 4.0
 """Seconds that a majority has for a change of the members; less than who forwarded it waits for."""
 
 
+class Parts(NamedTuple):
+    """The services of a node that its admin asks."""
+
+    replication: Replication
+    address: IVirtualAddress
+    sip: SipService
+    keepalive: Keepalive
+
+
 @implementer(INode)
 class View:
-    """The node of which `replication`, `address` and `sip` are parts."""
+    """The node that has these `parts`."""
 
-    def __init__(
-        self,
-        reactor: Any,
-        configuration: config.Config,
-        replication: Replication,
-        address: IVirtualAddress,
-        sip: SipService,
-    ) -> None:
+    def __init__(self, reactor: Any, configuration: config.Config, parts: Parts) -> None:
         self._reactor = reactor
         self._config = configuration
-        self._replication = replication
-        self._replica = replication.replica
-        self._address = address
-        self._sip = sip
+        self._replication, self._address, self._sip, self._keepalive = parts
+        self._replica = self._replication.replica
         self._started_at = reactor.seconds()
         self._admins = {str(peer.name): str(peer.admin) for peer in configuration.cluster.peers}
 
@@ -54,7 +55,12 @@ class View:
         return Status(
             node=replica.node,
             version=__version__,
-            alarms=(*replica.alarms, *self._replication.alarms(), *self._address.alarms()),
+            alarms=(
+                *replica.alarms,
+                *self._replication.alarms(),
+                *self._address.alarms(),
+                *self._keepalive.alarms(),
+            ),
             uptime=self._reactor.seconds() - self._started_at,
             cluster_id=replica.cluster_id,
             role=replica.role,
@@ -80,7 +86,8 @@ class View:
             aors=len(machine.location),
             bindings=machine.location.count,
             accounts=len(machine.accounts),
-            counters={**replica.counters, **self._sip.counters()},
+            pings=self._keepalive.state,
+            counters={**replica.counters, **self._sip.counters(), **self._keepalive.counted()},
             peers=tuple(
                 PeerStatus(
                     peer.name,
@@ -123,6 +130,14 @@ class View:
     def account(self, username: str, domain: str) -> Account | None:
         """The account `username@domain`."""
         return self._replica.machine.accounts.get(username, domain)
+
+    def pings(self) -> bool:
+        """Return False if an operator has turned pings off."""
+        return self._replica.machine.settings.get(SETTING) != OFF
+
+    def turn_pings(self, done: Callable[[Outcome | Unavailable], None], *, on: bool) -> None:
+        """Have the cluster ping, or not, from now on."""
+        self._replica.propose(PutSetting(SETTING, "" if on else OFF), done)
 
     def propose(self, record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
         """Queue a record for the log."""

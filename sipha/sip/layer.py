@@ -72,11 +72,21 @@ class Counters:
 
 
 class TransactionLayer:
-    """All transactions of a node; `max_transactions` bounds the server transactions, and the client transactions."""
+    """All transactions of a node; `max_transactions` bounds the server transactions, and the client transactions.
 
-    def __init__(self, timers: Timers | None = None, *, max_transactions: int = 200_000) -> None:
+    `force_rport` tells of a request, and the flow that it came by, whether its responses go back there in any case.
+    """
+
+    def __init__(
+        self,
+        timers: Timers | None = None,
+        *,
+        max_transactions: int = 200_000,
+        force_rport: Callable[[Request, Flow], bool] = lambda _request, _flow: False,
+    ) -> None:
         self.timers = timers or Timers()
         self.counters = Counters()
+        self._force_rport = force_rport
         self._max_transactions = max_transactions
         self._servers: dict[Key, ServerTransaction] = {}
         self._clients: dict[Key, ClientTransaction] = {}
@@ -93,7 +103,7 @@ class TransactionLayer:
     def receive(self, message: Request | Response, flow: Flow, now: float) -> None:
         """Take a message that has been parsed; a request is marked with where it came from (§18.2.1)."""
         if isinstance(message, Request):
-            mark_received(message, flow)
+            mark_received(message, flow, force_rport=self._force_rport(message, flow))
         self._received.append((message, flow, now))
 
     def next_event(self) -> Event | None:

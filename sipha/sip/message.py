@@ -219,8 +219,11 @@ def response_to(
     return response
 
 
-def mark_received(request: Request, flow: Flow) -> None:
-    """Write into the top Via where the request came from (§18.2.1, RFC 3581 §4); what the sender claimed is removed."""
+def mark_received(request: Request, flow: Flow, *, force_rport: bool = False) -> None:
+    """Write into the top Via where the request came from (§18.2.1, RFC 3581 §4); what the sender claimed is removed.
+
+    With `force_rport` the response goes back to that port even if the sender didn't ask for it.
+    """
     via = request.via
     transport, sent_by, sent_by_port, params = via
     host, port = flow.remote
@@ -229,7 +232,7 @@ def mark_received(request: Request, flow: Flow) -> None:
     before, rport, after = params.partition(";rport")
     if rport and (not after or after[0] == ";") and "received" not in params.lower():
         params = f"{before};rport={port}{after};received={host}"
-    elif via.has_param("rport"):
+    elif force_rport or via.has_param("rport"):
         params = set_params(params, ("rport", str(port)), ("received", host))
     elif via.has_param("received") or (sent_by != host and ip_literal(sent_by) != host):
         params = set_params(params, ("received", host))

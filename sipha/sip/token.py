@@ -1,4 +1,4 @@
-"""Every keyed derivation: nonces, tags, branches and Record-Route tokens, each under a subkey of its own.
+"""Every keyed derivation: nonces, tags, branches, pings and Record-Route tokens, each under a subkey of its own.
 
 The keys come from the log, so that what one leader made the next one verifies (design §5). A token names the key it
 was made with; keys overlap for longer than the longest call.
@@ -25,6 +25,7 @@ BRANCH_STEP = 256
 _MAC_SIZE = 12
 _TRANSPORTS = ("UDP", "TCP", "TLS", "WS", "WSS")
 _NONCE_HEAD = 26  # hexadecimal digits: key id, term, time, serial
+_PING_HEAD = 26  # hexadecimal digits: key id, contact id, slot
 _BRANCH = Struct("!BIBB")
 _SIDE = Struct("!4sBH")
 NOBODY = bytes(4)
@@ -50,6 +51,13 @@ class BranchToken(NamedTuple):
     loop: str
 
 
+class PingToken(NamedTuple):
+    """What the branch of a ping says: which binding it is for, and in which slot of the schedule it was sent."""
+
+    contact_id: int
+    slot: int
+
+
 class Hop(NamedTuple):
     """Where one side of a dialog is reached: a transport, and the address that the flow had; `user` tells whose."""
 
@@ -69,11 +77,12 @@ class RouteToken(NamedTuple):
 class _Subkeys:
     """The subkeys of one key of the log, each as a MAC that has taken in its key and is copied for use."""
 
-    __slots__ = ("branch", "nonce", "route", "tag")
+    __slots__ = ("branch", "nonce", "ping", "route", "tag")
 
     def __init__(self, secret: bytes) -> None:
         self.branch = _subkey(secret, b"branch")
         self.nonce = _subkey(secret, b"nonce")
+        self.ping = _subkey(secret, b"ping")
         self.route = _subkey(secret, b"route")
         self.tag = _subkey(secret, b"tag")
 
@@ -149,6 +158,21 @@ class Tokens:
     def loop_digest(self, fields: tuple[str, ...]) -> str:
         """Make the part of a branch that shows a loop: a digest of all that routes the request (RFC 5393 §4.2)."""
         return _hex_mac(self._current.branch, _join(fields))[:16]
+
+    def ping(self, contact_id: int, slot: int) -> str:
+        """Make the token of a ping, of which nothing is kept: the binding's id, and the slot that it is sent in."""
+        # Hexadecimal, as nonces are: thousands are made and read each second.
+        head = f"{self._current_id:02x}{contact_id:016x}{slot & 0xFFFFFFFF:08x}"
+        return head + _hex_mac(self._current.ping, head.encode())
+
+    def read_ping(self, token: str) -> PingToken | None:
+        """Return what the token of a ping says, or None if it isn't ours."""
+        keys = self._keys_by_hex.get(token[:2])
+        if keys is None or not token.isascii():
+            return None
+        if not hmac.compare_digest(_hex_mac(keys.ping, token[:_PING_HEAD].encode()), token[_PING_HEAD:]):
+            return None
+        return PingToken(int(token[2:18], 16), int(token[18:_PING_HEAD], 16))
 
     def user(self, aor: str) -> bytes:
         """Make the mark of a user of ours in a token, from the AOR."""

@@ -18,10 +18,11 @@ from msgspec import Meta
 
 from sipha.errors import SiphaError
 
-SCHEMA = 2
+SCHEMA = 3
 """The latest schema that this release knows.
 
 1: the records up to Barrier. 2: PutMembers and RaiseSchema too; a REGISTER may remove what isn't there, however late.
+3: RemoveUnreachable too.
 """
 
 _Number = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
@@ -120,6 +121,14 @@ class Expire(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="exp"):
     bindings: tuple[tuple[str, int, int], ...]
 
 
+class RemoveUnreachable(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="lost"):
+    """The leader removes a binding that has left its pings unanswered; one refreshed since `version` stays (§1.4)."""
+
+    aor: str
+    contact_id: int
+    version: int
+
+
 class PutAccount(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="acc+"):
     """Create or replace an account; `ha1` maps the digest algorithm to the hex of H(auth_name:realm:password).
 
@@ -204,6 +213,7 @@ Record = (
     | Barrier
     | PutMembers
     | RaiseSchema
+    | RemoveUnreachable
 )
 
 

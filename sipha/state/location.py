@@ -6,14 +6,14 @@ half the memory of objects, and the garbage collector never looks at it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 
 import msgspec
 
 from sipha.state import registration
 from sipha.state.binding import Binding
-from sipha.state.entries import Expire, Policy, Register, RemoveBindings
+from sipha.state.entries import Expire, Policy, Register, RemoveBindings, RemoveUnreachable
 from sipha.state.expiry import ExpiryBuckets
 from sipha.state.multiset import digest
 from sipha.state.outcomes import Done, Invalid, NotFound, Registered, Rejected
@@ -60,6 +60,8 @@ class Location:
         self._hash = 0
         self.count = 0
         """How many bindings there are, with those that ran out and are not yet removed."""
+        self.bound: Callable[[str, Sequence[Binding]], object] | None = None
+        """Told the AOR and its bindings whenever an entry has made or refreshed one: each node's own business."""
 
     def __len__(self) -> int:
         """How many AORs have bindings."""
@@ -133,6 +135,8 @@ class Location:
             refreshed = registration.refresh(request, current[0], self._moment)
             if refreshed is not None:
                 self._store(aor, row, _row((refreshed,)))
+                if self.bound is not None:
+                    self.bound(aor, (refreshed,))
                 return Registered((refreshed,), time)
         removed = self._tombstones.cseq(aor, request.call_id)
         if not request.wildcard:
@@ -152,6 +156,8 @@ class Location:
                 self._bury(stored, after)
             self._store(aor, row, new)
             self.count += len(after) - len(stored)
+            if self.bound is not None:
+                self.bound(aor, after)
         return Registered(after, time)
 
     def remove(self, record: RemoveBindings) -> Done | NotFound:
@@ -166,11 +172,21 @@ class Location:
             after = current if place < 0 else current[:place] + current[place + 1 :]
         if len(after) == len(current):
             return NotFound(f"no such binding of {record.aor}")
-        new = _row(after)
-        self._bury(stored, after)
-        self._store(record.aor, row, new)
-        self.count += len(after) - len(stored)
+        self._reduce(record.aor, row, stored, after)
         return Done(len(current) - len(after))
+
+    def remove_unreachable(self, record: RemoveUnreachable) -> Done:
+        """Remove the binding that the record names, unless it was refreshed since."""
+        row = self._rows.get(record.aor)
+        stored = () if row is None else _decode(row.data)
+        after = tuple(
+            binding
+            for binding in stored
+            if binding.contact_id != record.contact_id or binding.version != record.version
+        )
+        if len(after) < len(stored):
+            self._reduce(record.aor, row, stored, after)
+        return Done(len(stored) - len(after))
 
     def expire(self, record: Expire) -> Done:
         """Remove those of the bindings named that ran out and were not refreshed since (design §3)."""
@@ -238,6 +254,13 @@ class Location:
         yield from self._rows.dismantle()
         yield from self._buckets.dismantle()
         yield from self._tombstones.dismantle()
+
+    def _reduce(self, aor: str, row: _Row | None, stored: Sequence[Binding], after: tuple[Binding, ...]) -> None:
+        """Leave an AOR with fewer bindings than are stored."""
+        new = _row(after)
+        self._bury(stored, after)
+        self._store(aor, row, new)
+        self.count += len(after) - len(stored)
 
     def _bury(self, before: Sequence[Binding], after: Sequence[Binding]) -> None:
         """Leave a tombstone for each binding that is gone, or is another Call-ID's now."""

@@ -17,6 +17,7 @@ from sipha.state.entries import (
     Record,
     Register,
     RemoveBindings,
+    RemoveUnreachable,
     UnknownSchema,
     decode,
     decode_singly,
@@ -141,6 +142,8 @@ class Machine(Tables):
                 return self.settings.put(record)
             case Barrier():
                 return Done(0)
+            case RemoveUnreachable() if schema >= 3:
+                return self.location.remove_unreachable(record)
             case PutMembers() if schema >= 2:
                 return self._put_members(record)
             case RaiseSchema() if schema >= 2:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 READ_SIZE = 16384
 """How many bytes are read at a time: what they cost comes on top of the time that a turn of the reactor may take."""
 
+PING = b"\r\n\r\n"
+"""What a client sends to keep its flow open (RFC 5626 §3.5.1)."""
+
 PONG = b"\r\n"
 """What a server answers to a client's double CRLF (RFC 5626 §3.5.1)."""
 

@@ -23,7 +23,7 @@ from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response, mark_received, response_to
 from sipha.sip.parser import ParseError, parse
 from sipha.transport.address import Bind, bound_socket, canonical, family
-from sipha.transport.connection import Received
+from sipha.transport.connection import PING, PONG, Received
 from sipha.transport.stream import StreamLimits, Streams
 from sipha.transport.udp import TRANSIENT, UdpSocket
 
@@ -54,7 +54,8 @@ class Endpoint:
 
     `counters` counts by reason what was dropped or failed. `may_send` is asked before every message. `tag` makes the To
     tag of a stateless error response. `bind` gives the listeners their sockets. `before_sending` is called in each turn
-    once all events have been acted on.
+    once all events have been acted on. `intercept` is offered each datagram before it is parsed, and says whether it
+    has taken it.
     """
 
     log = Logger()
@@ -69,6 +70,7 @@ class Endpoint:
         before_sending: Callable[[], None] = lambda: None,
         tag: Callable[[Request], str] | None = None,
         bind: Bind = bound_socket,
+        intercept: Callable[[bytes, Flow], bool] = lambda _data, _flow: False,
         receive_buffer: int = 4 << 20,
         limits: StreamLimits | None = None,
     ) -> None:
@@ -80,6 +82,7 @@ class Endpoint:
         self._before_sending = before_sending
         self._tag = tag
         self._bind = bind
+        self._intercept = intercept
         self._receive_buffer = receive_buffer
         self._limits = limits or StreamLimits()
         self._user: ITransactionUser | None = None
@@ -158,6 +161,10 @@ class Endpoint:
             self._reactor.callLater(0, self._failed, [flow])
         return sent
 
+    def offer(self, data: bytes, flow: Flow) -> bool:
+        """Send once, outside of a transaction; False if it didn't leave this node, which condemns no flow."""
+        return self._user is not None and self._may_send() and not self._transmit(data, flow)
+
     def turn(self, now: float) -> None:
         """Hand over the layer's events, send its messages and arm the timer: after everything that moves the layer."""
         if self._turning or self._user is None:
@@ -231,12 +238,16 @@ class Endpoint:
     # -- coming in --------------------------------------------------------------------------------------------------
 
     def _datagrams_received(self, datagrams: list[tuple[bytes, Flow]]) -> None:
-        now = self._reactor.seconds()
+        now, intercept = self._reactor.seconds(), self._intercept
         for data, flow in datagrams:
             if len(data) <= _LONGEST_KEEPALIVE and not data.strip(_KEEPALIVE_CHARACTERS):
                 self.counters["udp-keepalive"] += 1
+                if data == PING:
+                    self.offer(PONG, flow)
                 continue
             try:
+                if intercept(data, flow):
+                    continue
                 self._layer.receive(parse(data), flow, now)
             except MalformedMessage as error:
                 self._refuse(error, _request(error), flow)
@@ -329,17 +340,21 @@ class Endpoint:
         if not self._may_send():
             self.counters["withheld"] += 1
             return True
+        error = self._transmit(data, flow)
+        return not error or error in TRANSIENT
+
+    def _transmit(self, data: bytes, flow: Flow) -> int:
+        """Send, and return 0, or the errno why it was not sent."""
         if flow.transport == "UDP":
             udp = self._udp.get(flow.local)
             if udp is not None:
-                failed = udp.send(data, flow.remote)
-                return not failed or failed in TRANSIENT
+                return udp.send(data, flow.remote)
         else:
             streams = self._streams.get(flow.transport)
             if streams is not None and streams.send(data, flow):
-                return True
+                return 0
         self.counters["unsent"] += 1
-        return False
+        return errno.ENOTCONN
 
     # -- the timer --------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from sipha.auth.domain import Domain, Domains
 from sipha.errors import NotLeader, SiphaError, Unavailable
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
-from sipha.state.entries import SCHEMA, Batch, Contact, Policy, Record, Register, encode
+from sipha.state.entries import SCHEMA, Batch, Contact, Policy, PutSetting, Record, Register, encode
 from sipha.state.machine import Machine
 from sipha.state.outcomes import Outcome
 from sipha.state.snapshot import Frozen
@@ -80,6 +80,7 @@ class FakeNode:
             aors=len(self.machine.location),
             bindings=self.machine.location.count,
             accounts=len(self.machine.accounts),
+            pings="on" if self.pings() else "off",
             counters={"received": 7},
             peers=self.peers,
         )
@@ -104,6 +105,12 @@ class FakeNode:
 
     def account(self, username: str, domain: str) -> Account | None:
         return self.machine.accounts.get(username, domain)
+
+    def pings(self) -> bool:
+        return self.machine.settings.get("pings") != "off"
+
+    def turn_pings(self, done: Callable[[Outcome | Unavailable], None], *, on: bool) -> None:
+        self.propose(PutSetting("pings", "" if on else "off"), done)
 
     def propose(self, record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
         if not self.leads:

@@ -49,6 +49,7 @@ class TestBindings:
             "cseq": 7,
             "user_agent": "phone/1",
             "received": "sip:127.0.0.1:5070",
+            "behind_nat": False,
             "socket": "udp:127.0.0.10:5060",
             "path": ["<sip:edge;lr>"],
             "methods": "INVITE,ACK",
@@ -462,6 +463,17 @@ class TestNodes:
     def test_operator_hands_leadership_on(self, console: Console) -> None:
         assert console.ask("POST", "/v1/transfer", {"to": "b"}).json == {"leader": "b"}
         assert console.ask("POST", "/v1/transfer", {}).json == {"leader": "z"}
+
+    def test_operator_turns_pings_off_and_on(self, console: Console) -> None:
+        assert console.ask("GET", "/v1/pings").json == {"on": True}
+        for on in (False, False, True):
+            assert console.ask("PUT", "/v1/pings", {"on": on}).json == {"on": on}
+            assert console.ask("GET", "/v1/pings").json == {"on": on}
+            assert console.ask("GET", "/v1/status").json["pings"] == ("on" if on else "off")
+
+    def test_pings_are_not_turned_while_no_majority_answers(self, console: Console) -> None:
+        console.node.trouble = UnknownOutcome("nobody knows")
+        assert console.ask("PUT", "/v1/pings", {"on": False}).status == 503
 
     @pytest.mark.parametrize(
         ("method", "path", "body"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,6 +38,20 @@ def hand_on(assembly: Assembly, to: str | None) -> list[Any]:
     return outcome(assembly.replica("a").transfer(to))
 
 
+@implementer(ILeader)
+class Note:
+    """Calls a function when leadership is lost."""
+
+    def __init__(self, told: Callable[[], object]) -> None:
+        self.told = told
+
+    def gained(self) -> None:
+        pass
+
+    def lost(self) -> None:
+        self.told()
+
+
 class Diary:
     """What a leader does that others see, in order."""
 
@@ -55,6 +70,21 @@ class Diary:
 
 
 # Leadership is handed on
+
+
+def test_node_knows_until_when_the_one_before_has_served(assembly: Assembly) -> None:
+    heartbeat = 0.1
+    now = assembly.replica("a").cluster_time()
+    assert assembly.replica("a").served_until == 0
+    assert now - heartbeat <= assembly.replica("b").served_until / 1000 <= now
+    lost: list[float] = []
+    assembly.replica("a").leadership.observe(Note(lambda: lost.append(assembly.replica("a").cluster_time())))
+    hand_on(assembly, "b")
+    assembly.until(lambda: assembly.leader() == "b")
+    assert lost[0] - heartbeat <= assembly.replica("b").served_until / 1000 <= lost[0]
+    assembly.run(1.0)
+    assert assembly.replica("b").served_until / 1000 <= lost[0]
+    assert assembly.replica("a").served_until / 1000 > lost[0]
 
 
 def test_leadership_is_handed_on_without_an_elections_wait(assembly: Assembly) -> None:
@@ -472,6 +502,7 @@ def test_witness_leads_only_until_another_is_up_to_date(assemble: Assemble) -> N
 
     assembly.until(look)
     assert not any(claimed)
+    assert assembly.replica("b").served_until == 0  # a witness serves nobody
     assert assembly.said(TimeoutNow, "w", "b")
     assert assembly.replica("b").lookup("sip:alice@example.com")
 

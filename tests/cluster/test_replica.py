@@ -236,7 +236,12 @@ def test_first_leader_makes_the_key_and_later_ones_keep_it(
 def test_status_says_what_the_node_does(lone: Replica) -> None:
     status = lone.status()
     assert (status.node, status.role, status.leading, status.leader) == ("a", "leader", True, "a")
-    assert (status.cluster_id, status.memory, status.durability, status.schema) == (CLUSTER_ID, "whole", "fsync", 2)
+    assert (status.cluster_id, status.memory, status.durability, status.schema) == (
+        CLUSTER_ID,
+        "whole",
+        "fsync",
+        SCHEMA,
+    )
     assert status.lease is None
     assert status.applied_index == status.commit_index == status.last_index == status.durable_index
     assert status.hash == f"{lone.machine.hash():032x}"

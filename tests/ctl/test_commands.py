@@ -251,6 +251,7 @@ def test_help_names_every_command() -> None:
         "user",
         "node",
         "transfer",
+        "pings",
         "backup",
         "cluster",
         "restore",

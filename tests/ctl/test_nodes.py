@@ -73,6 +73,14 @@ def test_operator_hands_leadership_on(operator: Operator) -> None:
     assert operator.reads("transfer") == {"leader": "z"}
 
 
+def test_operator_turns_pings_off_and_on(node: FakeNode, operator: Operator) -> None:
+    assert operator.types("pings", "off").stdout == "pings are off\n"
+    assert node.machine.settings.items() == [("pings", "off")]
+    assert "off" in operator.types("status").stdout
+    assert operator.reads("pings", "on") == {"on": True}
+    assert node.machine.settings.items() == []
+
+
 @pytest.mark.parametrize(
     "words", [("node", "add", "n4", "192.0.2.4:7000"), ("node", "rm", "a"), ("transfer",), ("transfer", "b")]
 )

@@ -282,6 +282,7 @@ class Phone:
         path: tuple[str, ...] = (),
         methods: str = "",
         aor: str = "",
+        cflags: int = 0,
     ) -> Phone:
         self.account()
         host, port = self.address
@@ -306,7 +307,7 @@ class Phone:
                 user_agent="",
                 methods=methods,
                 flags=0,
-                cflags=0,
+                cflags=cflags,
                 attr="",
                 last_modified=0,
             )

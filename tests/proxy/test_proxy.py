@@ -4,6 +4,7 @@ import pytest
 
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
+from sipha.state.binding import BEHIND_NAT
 from tests.proxy.ladder import VIP, VIP6, House, Phone
 
 
@@ -186,6 +187,13 @@ class TestNextHop:
         registering.register(contact="sip:carol@198.51.100.3:5062")
         send(alice, "MESSAGE", registering.aor)
         house.phone("carol", "198.51.100.3", 5062).expect("MESSAGE")
+
+    def test_phone_found_behind_nat_is_reached_at_no_other_port_than_it_registered_from(
+        self, house: House, alice: Phone
+    ) -> None:
+        bob = house.phone("bob", "203.0.113.9", 40123).register(contact="sip:bob@203.0.113.9:5062", cflags=BEHIND_NAT)
+        send(alice, "MESSAGE", bob.aor)
+        assert bob.expect("MESSAGE").uri == "sip:bob@203.0.113.9:5062"
 
     def test_connection_of_a_tcp_phone_is_reused(self, house: House, alice: Phone) -> None:
         carol = house.phone("carol", "198.51.100.3", 43210, "TCP")

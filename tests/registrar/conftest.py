@@ -104,7 +104,9 @@ class Site:
         self.replica.put_account("dave", OTHER)
         self.start()
 
-    def start(self, **settings: Any) -> None:
+    def start(
+        self, is_behind_nat: Callable[[Request, Flow], bool] = lambda _request, _flow: False, **settings: Any
+    ) -> None:
         """(Re)start the registrar, as a new leader does."""
         self.settings = RegistrarSettings(**settings) if settings else self.settings
         self.replica.settings = self.settings
@@ -118,6 +120,7 @@ class Site:
             term=lambda: self.replica.term,
             send=lambda data, flow: self.sent.append((data, flow)),
             settings=self.settings,
+            is_behind_nat=is_behind_nat,
             wall_time=lambda: 1289645282.5,
         )
 

@@ -11,6 +11,7 @@ from sipha.errors import MalformedMessage, NotLeader, UnknownOutcome
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request, Response
 from sipha.sip.parser import parse
+from sipha.state.binding import BEHIND_NAT
 from sipha.state.entries import Policy
 
 if TYPE_CHECKING:
@@ -54,6 +55,19 @@ def test_registrar_stores_all_that_it_learned(site: Site, alice: Phone) -> None:
     assert (binding.call_id, binding.cseq) == ("call-alice", 2)
     assert binding.expires_at == 1_000_000 + 90_000
     assert binding.last_modified == 1_000_000
+
+
+def test_registrar_stores_that_a_phone_is_behind_nat_as_long_as_it_is(site: Site, alice: Phone) -> None:
+    nated = True
+    site.start(is_behind_nat=lambda request, flow: nated and request.method == "REGISTER" and flow == alice.flow)
+    alice.register("Contact: <sip:alice@10.0.0.1:5060>")
+    [binding] = site.replica.bindings(AOR)
+    assert (binding.cflags, binding.behind_nat) == (BEHIND_NAT, True)
+    assert (binding.contact, binding.received) == ("sip:alice@10.0.0.1:5060", "sip:192.0.2.1:5060;transport=udp")
+    nated = False
+    alice.register("Contact: <sip:alice@10.0.0.1:5060>")
+    [binding] = site.replica.bindings(AOR)
+    assert (binding.cflags, binding.behind_nat) == (0, False)
 
 
 def test_registrar_stores_the_connection_and_ipv6_source(site: Site, alice: Phone) -> None:

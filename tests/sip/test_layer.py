@@ -75,6 +75,15 @@ def sending_times(layer: TransactionLayer, until: float) -> list[float]:
     return times
 
 
+def test_response_goes_back_where_the_request_came_from_if_rport_is_forced() -> None:
+    for force in (True, False):
+        layer = TransactionLayer(force_rport=lambda request, flow, force=force: force and flow is IN)  # type: ignore[misc]
+        layer.receive(request("OPTIONS"), IN, 0.0)
+        [event] = events(layer)
+        assert isinstance(event, RequestReceived)
+        assert event.request.via.rport == (IN.remote[1] if force else None)
+
+
 class TestSchedule:
     """When is what retransmitted: §17.1.1.2, §17.1.2.2, §17.2.1."""
 

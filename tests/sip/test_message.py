@@ -172,6 +172,13 @@ def test_mark_received_says_where_the_request_came_from(via: str, marked: str) -
     assert message.headers.all("Via") == [marked, "SIP/2.0/UDP second"]
 
 
+def test_forced_rport_is_written_for_who_did_not_ask() -> None:
+    message = request(via="SIP/2.0/UDP 10.0.0.1:5070;branch=x")
+    mark_received(message, UDP, force_rport=True)
+    assert message.headers.get("Via") == "SIP/2.0/UDP 10.0.0.1:5070;branch=x;rport=40123;received=203.0.113.9"
+    assert response_destination(message.via, UDP) == UDP
+
+
 def test_mark_received_leaves_other_values_of_the_field() -> None:
     message = request(via="SIP/2.0/UDP h, SIP/2.0/UDP second;rport")
     mark_received(message, UDP)

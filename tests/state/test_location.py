@@ -8,7 +8,18 @@ from itertools import count
 
 import pytest
 
-from sipha.state.entries import SCHEMA, Batch, Contact, Expire, Policy, Record, Register, RemoveBindings, encode
+from sipha.state.entries import (
+    SCHEMA,
+    Batch,
+    Contact,
+    Expire,
+    Policy,
+    Record,
+    Register,
+    RemoveBindings,
+    RemoveUnreachable,
+    encode,
+)
 from sipha.state.location import Binding, Location
 from sipha.state.machine import Done, Invalid, Machine, NotFound, Outcome, Registered, Rejected
 from sipha.state.tombstones import CAPACITY, LIFETIME
@@ -594,6 +605,37 @@ def test_expire_spares_what_has_time_left_beside_what_ran_out(log: Log) -> None:
     assert log.apply(Expire(named)) == Done(1)
     assert log.contacts == [DESK]
     assert log.location.count == 1
+
+
+def test_remove_unreachable_removes_the_version_that_it_names(log: Log) -> None:
+    log.register(HOME, DESK, cseq=1)
+    binding = log.bindings[0]
+    record = RemoveUnreachable(AOR, binding.contact_id, binding.version)
+    assert log.apply(record) == Done(1)
+    assert log.contacts == [DESK]
+    assert log.location.count == 1
+    assert log.apply(record) == Done(0)
+    assert log.register(HOME, cseq=1) == STALE  # a copy that was delayed doesn't bring it back
+
+
+def test_remove_unreachable_spares_a_binding_refreshed_since(log: Log) -> None:
+    log.register(HOME, cseq=1)
+    [binding] = log.bindings
+    log.register(HOME, cseq=2)
+    assert log.apply(RemoveUnreachable(AOR, binding.contact_id, binding.version)) == Done(0)
+    assert log.apply(RemoveUnreachable("sip:nobody@x", 1, 1)) == Done(0)
+    assert log.contacts == [HOME]
+
+
+def test_location_tells_of_each_binding_that_is_made_or_refreshed(log: Log) -> None:
+    told: list[tuple[str, list[str]]] = []
+    log.location.bound = lambda aor, bindings: told.append((aor, [binding.contact for binding in bindings]))
+    log.register(HOME, cseq=1)
+    log.register(HOME, cseq=2)
+    log.register(DESK, cseq=3)
+    log.register(DESK, cseq=3)  # a repeat
+    log.register(cseq=4)  # a query
+    assert told == [(AOR, [HOME]), (AOR, [HOME]), (AOR, [HOME, DESK])]
 
 
 def test_expired_reports_again_what_was_not_removed(log: Log) -> None:

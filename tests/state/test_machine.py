@@ -28,6 +28,7 @@ from sipha.state.entries import (
     Record,
     Register,
     RemoveBindings,
+    RemoveUnreachable,
     encode,
 )
 from sipha.state.machine import DamagedMemory, Done, Invalid, Machine, Registered, Rejected, UnknownSchema
@@ -73,6 +74,12 @@ registers = st.builds(
 )
 others = st.one_of(
     st.builds(RemoveBindings, aor=st.sampled_from(AORS), contact=st.sampled_from(["", *URIS])),
+    st.builds(
+        RemoveUnreachable,
+        aor=st.sampled_from(AORS),
+        contact_id=st.integers(1, 9).map(lambda index: index << 20),
+        version=st.integers(1, 9),
+    ),
     st.builds(
         PutAccount,
         username=st.sampled_from(["a", "b"]),
@@ -311,22 +318,29 @@ def test_schema_is_raised_by_an_entry_of_that_schema() -> None:
     machine = Machine()
     assert machine.schema == 1
     empty = machine.hash()
-    assert machine.apply(1, entry(RaiseSchema(2))) == [Done(1)]
-    assert machine.schema == 2
+    assert machine.apply(1, entry(RaiseSchema(SCHEMA))) == [Done(SCHEMA - 1)]
+    assert machine.schema == SCHEMA
     assert machine.hash() != empty
-    assert machine.apply(2, entry(RaiseSchema(2))) == [Done(0)]
-    [outcome] = machine.apply(3, entry(RaiseSchema(3)))
+    assert machine.apply(2, entry(RaiseSchema(SCHEMA))) == [Done(0)]
+    [outcome] = machine.apply(3, entry(RaiseSchema(SCHEMA + 1)))
     assert isinstance(outcome, Invalid)
-    assert machine.schema == 2
+    assert machine.schema == SCHEMA
 
 
 def test_entry_is_applied_under_the_schema_in_its_header() -> None:
     machine = Machine()
-    machine.apply(1, entry(RaiseSchema(2), PutMembers(VOTERS)))
+    machine.apply(1, entry(RaiseSchema(SCHEMA), PutMembers(VOTERS), Register(AORS[0], "c", 1, (Contact("sip:a@h"),))))
+    [binding] = machine.location.bindings(AORS[0], 0)
     before = machine.hash()
-    records = (RaiseSchema(2), PutMembers(VOTERS[:1]))
+    records = (
+        RaiseSchema(SCHEMA),
+        PutMembers(VOTERS[:1]),
+        RemoveUnreachable(AORS[0], binding.contact_id, binding.version),
+    )
     outcomes = machine.apply(2, encode(Batch(1, 0, Policy(), records)))
-    assert outcomes == [Invalid("not a record of this schema")] * 2
+    assert outcomes == [Invalid("not a record of this schema")] * 3
+    outcomes = machine.apply(3, encode(Batch(2, 0, Policy(), records[2:])))
+    assert outcomes == [Invalid("not a record of this schema")]
     assert machine.hash() == before
 
 

@@ -26,7 +26,12 @@ def running_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbo
     with Path(tempfile.gettempdir(), "sipha-system-tests.lock").open("w") as lock:
         # The addresses are the machine's: another run of the tests waits until this one is through.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        sandbox = Sandbox(tmp_path_factory.mktemp("sandbox"), prefix=PREFIX, more_addresses=("::1",))
+        sandbox = Sandbox(
+            tmp_path_factory.mktemp("sandbox"),
+            prefix=PREFIX,
+            more_addresses=("::1",),
+            extra='[nat]\nping_scope = "none"',  # what isn't about pings shall not be disturbed by them
+        )
         try:
             sandbox.start()
             sandbox.add_accounts({user: f"{user}-secret" for user in USERS})

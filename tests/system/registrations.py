@@ -246,7 +246,8 @@ class Load:
         messages = wire.receive()
         if messages is not None:
             for message in messages:
-                self._answered(message)
+                if message.startswith("SIP/2.0 "):  # else a ping, as the contacts are behind NAT
+                    self._answered(message)
             return
         wire.close()
         for device in self._devices.values():

@@ -22,6 +22,7 @@ import pytest
 
 from sipha.cluster import founding
 from sipha.sandbox import Sandbox, SandboxNode
+from sipha.state.entries import SCHEMA
 from tests.system.conftest import agree, wait_until
 from tests.system.nodes import (
     caught_up,
@@ -471,7 +472,7 @@ def test_nodes_of_two_releases_run_side_by_side_until_the_last_is_upgraded(
     assert schemas(cluster) == {1}
 
     upgrade(cluster, old)
-    wait_until(lambda: schemas(cluster) == {2}, "the schema to be raised")
+    wait_until(lambda: schemas(cluster) == {SCHEMA}, "the schema to be raised")
     phones.wait_for(phones.acknowledged + 100)
     cluster.kill(old)
     assert len(json.loads(offline(old, "disk", "--json"))["members"]) == 3  # in the table too, not in the log alone

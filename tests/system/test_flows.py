@@ -85,8 +85,8 @@ class TestConnections:
         bob.send(b"\r\n\r\n")
         bob.expect_pong()
 
-    def test_udp_keepalive_is_not(self, alice: UserAgent) -> None:
-        alice.send(b"\r\n\r\n")
+    def test_zeros_over_udp_are_not(self, alice: UserAgent) -> None:
+        alice.send(bytes(4))
         alice.settle()
         assert alice.silent
 

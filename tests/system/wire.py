@@ -420,7 +420,8 @@ def running_nodes(directory: Path, extra: str = "", sip: str = "") -> Iterator[N
     """
     with Path(tempfile.gettempdir(), "sipha-wire-tests.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        sandbox = _Tuned(directory, prefix="127.0.22", extra=extra)
+        quiet = '[nat]\nping_scope = "none"\n'  # what comes unasked would be taken for an answer
+        sandbox = _Tuned(directory, prefix="127.0.22", extra=quiet + extra)
         sandbox.sip = sip
         try:
             sandbox.start()

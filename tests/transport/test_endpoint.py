@@ -58,6 +58,7 @@ class Node:
         self.reactor = MemoryReactorClock()
         self.layer = TransactionLayer()
         self.user = User(self.layer)
+        self.intercepted: bytes | tuple[bytes, ...] = ()
         self.may_send = True
         self.before: list[tuple[int, list[bytes]]] = []
         """Each time that messages were about to be sent: how many events there had been, and what had come before."""
@@ -68,6 +69,7 @@ class Node:
             may_send=lambda: self.may_send,
             before_sending=lambda: self.before.append((len(self.user.events), self.answers())),
             tag=lambda _: "keyed",
+            intercept=lambda data, _: data.startswith(self.intercepted),
         )
         assert self.endpoint.start(self.user).result is True
         self.phone = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -179,7 +181,33 @@ def test_what_must_not_be_answered_is_dropped_and_counted(node: Node, data: byte
 def test_keepalive_over_udp_is_no_malformed_message(node: Node, data: bytes) -> None:
     node.receive(data)
     assert node.endpoint.counters == {"udp-keepalive": 1}
-    assert node.answers() == []
+    assert node.answers() == ([b"\r\n"] if data == b"\r\n\r\n" else [])
+
+
+def test_datagram_that_is_taken_before_it_is_parsed_goes_no_further(node: Node) -> None:
+    node.intercepted = b"\0\1"
+    node.receive(b"\0\1other", request())
+    assert statuses(node.answers()) == [200]
+    assert not node.endpoint.counters["malformed"]
+
+
+def test_what_is_offered_and_fails_condemns_no_flow(node: Node) -> None:
+    assert node.endpoint.offer(b"ping", node.flow)
+    assert node.answers() == [b"ping"]
+    for remote in (("255.255.255.255", 5060), ("::1", 5060), ("127.0.0.1", 0)):
+        assert not node.endpoint.offer(b"ping", node.flow._replace(remote=remote))
+    assert not node.endpoint.offer(b"ping", node.flow._replace(local=("192.0.2.1", 5060)))
+    node.may_send = False
+    assert not node.endpoint.offer(b"ping", node.flow)
+    node.reactor.advance(1.0)
+    assert not node.endpoint.counters["flow-failed"]
+
+
+def test_what_is_offered_goes_by_a_connection_if_there_is_one(stream_node: Node) -> None:
+    connection, wire = stream_node.accept()
+    assert stream_node.endpoint.offer(b"ping", connection.flow)
+    assert wire.value() == b"ping"
+    assert not stream_node.endpoint.offer(b"ping", connection.flow._replace(connection=connection.flow.connection + 1))
 
 
 @pytest.mark.parametrize(

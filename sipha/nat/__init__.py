@@ -1,0 +1,1 @@
+"""Phones behind NAT: how they are recognised, and kept reachable."""

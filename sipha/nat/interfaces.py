@@ -1,0 +1,23 @@
+"""What the keepalive needs of the transports; transport/ provides it, service wires it."""
+
+from __future__ import annotations
+
+from zope.interface import Interface
+
+from sipha.sip.flow import Address, Flow
+
+
+class IPingTransport(Interface):
+    """The listeners and connections of this node, for who sends pings."""
+
+    def flow(transport: str, remote: Address) -> Flow | None:
+        """The flow to an address: its connection, else one to be opened (`connection` 0); None without a listener."""
+
+    def sent_by(flow: Flow) -> str:
+        """The `host:port` of the listener behind a flow, as in a Via."""
+
+    def is_local(host: str, port: int, transport: str) -> bool:
+        """True if we listen there; the host is an IP literal without brackets."""
+
+    def offer(data: bytes, flow: Flow) -> bool:
+        """Send once, outside of a transaction; False if it didn't leave this node, which condemns no flow."""

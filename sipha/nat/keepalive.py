@@ -1,0 +1,353 @@
+"""Keeps the way to phones behind NAT open: one ping for each in every interval, from the leader alone (design §1.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from twisted.application.service import Service
+from twisted.logger import Logger
+
+from sipha.errors import Unavailable
+from sipha.nat.answers import Answers, Awaited
+from sipha.nat.interfaces import IPingTransport
+from sipha.nat.ping import BRANCH, DOUBLE_CRLF, ZEROS, destination, listener, options, path_of, read_answer
+from sipha.nat.schedule import SLOT, Schedule
+from sipha.sip.flow import Address, Flow
+from sipha.sip.message import Response
+from sipha.sip.token import Tokens
+from sipha.state.binding import BEHIND_NAT, PINGED, Binding
+from sipha.state.entries import RemoveUnreachable
+from sipha.state.interfaces import ILog
+from sipha.state.location import Location
+from sipha.state.machine import Machine
+from sipha.state.outcomes import Done, Outcome
+
+SETTING = "pings"
+"""The setting of the log by which an operator turns pings off for the cluster."""
+
+OFF = "off"
+
+PER_TURN = 500
+"""AORs that are pinged in one turn of the reactor: some 10 ms."""
+
+PER_STEP = 250
+"""AORs that are looked at in one turn, for those to be pinged, when leadership begins: some 2 ms."""
+
+GAP = 0.1
+"""Seconds by which a turn may be late; after more this process was held up, and answers wait in its sockets."""
+
+SUSPENDED_AFTER = 3
+"""So many sends in succession that fail are this node's fault, and not one bad address's."""
+
+SCHEMA = 3
+"""The first schema of the log that knows RemoveUnreachable."""
+
+_LOST_AT_EDGE = frozenset((408, 430, 480, 503))
+"""What a proxy answers for a phone that it can't reach (pitfalls-sip 10)."""
+
+_SCOPES = {"nated": BEHIND_NAT | PINGED, "flagged": PINGED, "none": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class KeepaliveSettings:
+    """How pings go; times in seconds.
+
+    `method` is OPTIONS, or udp: four zero bytes, and on streams a double CRLF, which nobody answers. `scope` says whom
+    they are for: those behind NAT or flagged, all, flagged ones (PINGED), none. `sender` is the URI in From. With
+    `remove` a binding goes that has left `max_lost` OPTIONS in succession unanswered for `timeout`.
+    """
+
+    interval: float = 25.0
+    method: Literal["OPTIONS", "udp"] = "OPTIONS"
+    scope: Literal["nated", "all", "flagged", "none"] = "nated"
+    sender: str = "sip:ping@localhost"
+    remove: bool = False
+    max_lost: int = 4
+    timeout: float = 3.0
+
+
+@dataclass(slots=True)
+class Counters:
+    """What has become of pings since the start of the process; `unsent` are those that this node failed to send."""
+
+    sent: int = 0
+    answered: int = 0
+    lost: int = 0
+    unsent: int = 0
+
+
+class Keepalive(Service):
+    """A child of LeaderServices, which pings the bindings of `machine` over `transport`, None while that isn't open.
+
+    `served_until` is the cluster time in ms at which another leader was last heard to ping; `tokens` are None while
+    there is no key. No binding is removed while this node isn't `well`.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: KeepaliveSettings,
+        log: ILog,
+        machine: Machine,
+        *,
+        transport: Callable[[], IPingTransport | None],
+        tokens: Callable[[], Tokens | None],
+        served_until: Callable[[], int],
+        well: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.counters = Counters()
+        self._reactor = reactor
+        self._settings = settings
+        self._log = log
+        self._machine = machine
+        self._transport = transport
+        self._tokens = tokens
+        self._served_until = served_until
+        self._well = well
+        self._pinged_until = 0
+        self._failures = 0  # sends in succession that have failed
+        self._call: Any = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know nothing of who is to be pinged."""
+        now, interval = self._now(), int(self._settings.interval * 1000)
+        self._schedule = Schedule(interval, max(self._served_until(), self._pinged_until), now)
+        self._answers = Answers(int(self._settings.timeout * 1000) // SLOT)
+        self._location: Location | None = None
+        self._indexing: Iterator[None] | None = None
+        self._counts_from = 0  # the slot from which on a ping that is lost counts
+        self._forgets_at = 0  # the slot
+        self._locals: dict[str, Address | None] = {}
+
+    # What others see
+
+    @property
+    def enabled(self) -> bool:
+        """True unless the configuration or an operator has turned pings off."""
+        return self._settings.scope != "none" and self._machine.settings.get(SETTING) != OFF
+
+    @property
+    def state(self) -> str:
+        """In words: on, off, or suspended and why."""
+        if not self.enabled:
+            return OFF
+        return "suspended: local send failure" if self.running and self._suspended else "on"
+
+    def alarms(self) -> Iterator[str]:
+        """What an operator must know."""
+        if self.running and self._suspended:
+            yield (
+                "pings are suspended: this node's sends fail, so that phones behind NAT become unreachable; look at "
+                "its routes and its firewall"
+            )
+
+    def counted(self) -> dict[str, int]:
+        """The counters, by name."""
+        return {f"pings_{name}": getattr(self.counters, name) for name in self.counters.__slots__}
+
+    # Life
+
+    def startService(self) -> None:
+        """Go on where the leader before was last heard to be."""
+        super().startService()
+        self._failures = 0
+        self._begin()
+        if self._settings.scope != "none":
+            self._call_after(0.0)
+
+    def stopService(self) -> None:
+        """Ping nobody any more."""
+        super().stopService()
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        if self._location is not None:
+            self._location.bound = None
+        self._answers.forget()
+        self._pinged_until = self._schedule.until
+        self._free(self._schedule.dismantle())
+
+    def _free(self, steps: Iterator[None]) -> None:
+        if next(steps, self) is not self:
+            self._reactor.callLater(0, self._free, steps)
+
+    def _call_after(self, seconds: float) -> None:
+        self._call = self._reactor.callLater(seconds, self._turn, self._reactor.seconds() + seconds)
+
+    def _turn(self, due: float) -> None:
+        """Do what this slot asks for."""
+        now, transport, tokens = self._now(), self._transport(), self._tokens()
+        slot = now // SLOT
+        if self._reactor.seconds() > due + GAP:
+            self._answers.forget()
+        if self._machine.location is not self._location:
+            self._index(self._machine.location)
+        if self._indexing is not None:
+            self._call_after(0.0)
+            if next(self._indexing, self) is self:
+                self._indexing = None
+            return
+        self._call_after(SLOT / 1000)
+        if not self.enabled:
+            self._answers.forget()
+            self._schedule.skip(now)
+            self._counts_from = 0
+        elif transport is not None and tokens is not None:
+            if not self._counts_from:
+                # Who became unreachable while nobody pinged may well register again within one interval.
+                self._counts_from = slot + self._schedule.slots
+            self._count_lost(slot)
+            for number, aors in self._schedule.due(now, PER_TURN):
+                for aor in aors:
+                    self._ping(aor, number, now, transport, tokens)
+
+    def _now(self) -> int:
+        return int(self._log.cluster_time() * 1000)
+
+    # Whom to ping
+
+    def _index(self, location: Location) -> None:
+        """Look through all bindings, a few with each turn, while what changes meanwhile comes by itself."""
+        self._location = location
+        location.bound = self._bound
+
+        def look() -> Iterator[None]:
+            last = ""
+            while aors := location.aors(last, PER_STEP):
+                for aor in aors:
+                    self._bound(aor, location.bindings(aor, 0))
+                last = aors[-1]
+                yield
+
+        self._indexing = look()
+
+    def _bound(self, aor: str, bindings: Sequence[Binding]) -> None:
+        """Take note of what an AOR is bound to."""
+        for binding in bindings:
+            if self._is_in_scope(binding):
+                self._schedule.add(aor, binding.contact_id)
+
+    def _is_in_scope(self, binding: Binding) -> bool:
+        scope = self._settings.scope
+        return scope == "all" or bool(binding.cflags & _SCOPES[scope])
+
+    # Pinging
+
+    def _ping(self, aor: str, slot: int, now: int, transport: IPingTransport, tokens: Tokens) -> None:
+        """Ping the bindings of an AOR that have this slot."""
+        schedule = self._schedule
+        remainder = slot % schedule.slots
+        found = False
+        for binding in self._machine.location.bindings(aor, now):
+            if schedule.remainder(aor, binding.contact_id) == remainder and self._is_in_scope(binding):
+                found = True
+                self._ping_one(binding, now // SLOT, transport, tokens)
+        if not found:
+            schedule.discard(aor, slot)
+
+    def _ping_one(self, binding: Binding, sent: int, transport: IPingTransport, tokens: Tokens) -> None:
+        path = path_of(binding, transport) if binding.path else ()
+        flow = self._flow(binding, path, transport)
+        if flow is None or (flow.reliable and not flow.connection and not path):
+            return  # nobody can open a connection to a phone behind NAT
+        if self._settings.method == "OPTIONS":
+            token = tokens.ping(binding.contact_id, sent)
+            via = f"SIP/2.0/{flow.transport} {transport.sent_by(flow)}"
+            data = options(binding.request_uri, via, path, self._settings.sender, token)
+            if self._send(data, flow, transport):
+                self._answers.await_(sent, binding.contact_id, Awaited(binding.aor, binding.version, bool(path)))
+        elif not path:
+            self._send(DOUBLE_CRLF if flow.reliable else ZEROS, flow, transport)
+
+    def _flow(self, binding: Binding, path: Sequence[str], transport: IPingTransport) -> Flow | None:
+        """The way to a phone: through its edge, or back where it registered from, from the address that it knows."""
+        name, remote = destination(path[0] if path else binding.received or binding.contact)
+        if remote is None:
+            return None
+        if name == "UDP" and not path:
+            local = self._locals.get(binding.socket)
+            if local is None:
+                local = self._locals[binding.socket] = listener(binding.socket, transport)
+            if local is not None:
+                return Flow(name, local, remote)
+        return transport.flow(name, remote)
+
+    def _send(self, data: bytes, flow: Flow, transport: IPingTransport) -> bool:
+        if transport.offer(data, flow):
+            self.counters.sent += 1
+            if self._failures and not flow.reliable:
+                if self._suspended:
+                    self.log.info("pings go out again")
+                self._failures = 0
+            return True
+        if self._transport() is not None and not flow.reliable:  # else we lead no more, or the peer has hung up
+            self.counters.unsent += 1
+            self._failures += 1
+            if self._failures == SUSPENDED_AFTER:
+                self.log.warn("pings are suspended: this node's sends fail")  # noqa: G010
+                self._answers.forget()
+        return False
+
+    @property
+    def _suspended(self) -> bool:
+        return self._failures >= SUSPENDED_AFTER
+
+    # Answers
+
+    def response_received(self, response: Response, _: Flow) -> bool:
+        """Take a response, if it is to a ping of this node's or of an earlier leader's; False if not."""
+        branch = response.via.branch or ""
+        return branch.startswith(BRANCH) and self._answered(branch.removeprefix(BRANCH), response.status)
+
+    def datagram_received(self, data: bytes, _: Flow) -> bool:
+        """The same for a datagram as it came: in a large cluster most of what comes are answers to pings."""
+        answer = read_answer(data)
+        return answer is not None and self._answered(*answer)
+
+    def _answered(self, token: str, status: int) -> bool:
+        tokens = self._tokens()
+        ping = None if tokens is None else tokens.read_ping(token)
+        if ping is None:
+            return False
+        awaited = self._answers.awaited(ping.slot, ping.contact_id)
+        # Whatever a phone says, it is there; what an edge says may be its own word.
+        if awaited is not None and not (awaited.to_edge and _tells_nothing(status)):
+            self.counters.answered += 1
+            self._answers.came(ping.slot, ping.contact_id)
+        return True
+
+    def _count_lost(self, slot: int) -> None:
+        """See to the pings that have waited long enough."""
+        if slot >= self._forgets_at:
+            self._forgets_at = slot + self._schedule.slots * 3 // 2
+            self._answers.forget_recovered()
+        counts = self._settings.remove and self._machine.schema >= SCHEMA and self._well()
+        for sent, contact_id, awaited in self._answers.overdue(slot):
+            self.counters.lost += 1
+            if counts and sent >= self._counts_from:
+                missed = self._answers.miss(contact_id, awaited.version)
+                if missed >= self._settings.max_lost:
+                    self._remove(contact_id, awaited)
+
+    def _remove(self, contact_id: int, awaited: Awaited) -> None:
+        """Have the log remove a binding, if it is still what was pinged."""
+
+        def done(outcome: Outcome | Unavailable) -> None:
+            if isinstance(outcome, Done) and outcome.count:
+                self.log.info(
+                    "a binding of {aor} is removed, reason ping-timeout: no answer to {lost} pings",
+                    aor=awaited.aor,
+                    lost=self._settings.max_lost,
+                )
+
+        self._log.propose(RemoveUnreachable(awaited.aor, contact_id, awaited.version), done)
+
+
+def _tells_nothing(status: int) -> bool:
+    """Return True for what an edge answers for a phone that it can't reach, or hasn't reached yet."""
+    return status < 200 or status in _LOST_AT_EDGE

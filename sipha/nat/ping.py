@@ -1,0 +1,82 @@
+"""One ping: which way it goes, and what it looks like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from zlib import crc32
+
+from sipha.errors import MalformedMessage
+from sipha.nat.interfaces import IPingTransport
+from sipha.sip.flow import Address
+from sipha.sip.token import MAGIC_COOKIE
+from sipha.sip.uri import SipUri, ip_literal, parse_uri
+from sipha.sip.values import parse_name_addr
+from sipha.state.binding import Binding
+
+ZEROS = bytes(4)
+"""What is no message of any protocol, and passes a NAT all the same."""
+
+DOUBLE_CRLF = b"\r\n\r\n"
+"""The keepalive of streams (RFC 5626 §3.5.1)."""
+
+BRANCH = f"{MAGIC_COOKIE}-ping-"
+"""What the branch of a ping begins with, before its token."""
+
+_ANSWER = re.compile(
+    rb"SIP/2\.0 ([1-6][0-9]{2}) [^\r\n]*+\r\n(?:Via|v): [^\r\n;,]*+;branch=%s([\w-]++)" % BRANCH.encode()
+)
+# The registrar's own spelling of where a phone registered from.
+_RECEIVED = re.compile(r"sip:([0-9.]++):([0-9]{1,5});transport=([a-z]++)\Z")
+
+
+def read_answer(data: bytes) -> tuple[str, int] | None:
+    """Return the token and the status of an answer that begins as most do; all else has to be parsed."""
+    match = _ANSWER.match(data)
+    return None if match is None else (match[2].decode("ascii", "replace"), int(match[1]))
+
+
+def options(uri: str, via: str, path: Sequence[str], sender: str, token: str) -> bytes:
+    """Return an OPTIONS whose branch, Call-ID, tag and CSeq no other has: some phones ignore one that they know.
+
+    `via` is our Via without its branch, which is made of `token`; `sender` the URI in From.
+    """
+    routes = "".join([f"Route: {hop}\r\n" for hop in path]) if path else ""
+    return (
+        f"OPTIONS {uri} SIP/2.0\r\nVia: {via};branch={BRANCH}{token}\r\n{routes}"
+        f"Max-Forwards: 70\r\nFrom: <{sender}>;tag={token[-12:]}\r\nTo: <{uri}>\r\nCall-ID: {token}\r\n"
+        f"CSeq: {crc32(token.encode()) & 0x7FFFFFFF} OPTIONS\r\nContent-Length: 0\r\n\r\n"
+    ).encode("utf-8", "surrogateescape")
+
+
+def path_of(binding: Binding, transport: IPingTransport) -> Sequence[str]:
+    """Return the Path vector without what leads to ourselves."""
+    path = binding.path
+    while path:
+        name, address = destination(path[0])
+        if address is None or not transport.is_local(*address, name):
+            break
+        path = path[1:]
+    return path
+
+
+def destination(text: str) -> tuple[str, Address | None]:
+    """Return the transport and address that a URI, or a Path value, leads to; None where that is a name or nonsense."""
+    usual = _RECEIVED.match(text)
+    if usual is not None:
+        return usual[3].upper(), (usual[1], int(usual[2]))
+    try:
+        uri = parse_uri(parse_name_addr(text, "Path").uri if "<" in text else text)
+    except MalformedMessage:
+        return "", None
+    return (uri.transport, uri.address) if isinstance(uri, SipUri) else ("", None)
+
+
+def listener(socket: str, transport: IPingTransport) -> Address | None:
+    """Return the address that a binding's `socket` names (`udp:192.0.2.10:5060`); None if we don't listen there."""
+    name, _, rest = socket.partition(":")
+    host, _, port = rest.rpartition(":")
+    literal = ip_literal(host)
+    if literal is None or not port.isdecimal() or not transport.is_local(literal, int(port), name.upper()):
+        return None
+    return literal, int(port)
