@@ -7,6 +7,7 @@ import pytest
 
 from sipha import config
 from sipha.errors import ConfigError
+from sipha.nat import detection
 from sipha.toml import Section
 
 DEFAULT = Path(__file__).parent.parent / "etc" / "sipha.toml"
@@ -232,7 +233,22 @@ def test_witness_doesnt_wish_to_lead(tmp_path: Path, text: str, wish: int) -> No
         ),
         (MINIMAL + "[cluster]\nheartbeat = 0.2", "cluster.heartbeat: 0.2 is too long for election_min = 0.4"),
         (MINIMAL + "[cluster]\nelection_min = 0.9", "cluster.election_max: 0.8 must be more than election_min = 0.9"),
+        (
+            MINIMAL + '[nat]\ndetect = ["private-via", "rfc1918"]',
+            'nat.detect[1]: "rfc1918" is not a choice; write '
+            + " or ".join(f'"{name}"' for name in get_args(detection.Test)),
+        ),
+        (MINIMAL + '[nat]\ndetect = ["private-via", "private-via"]', "nat.detect: 'private-via' appears twice"),
+        (MINIMAL + "[nat]\nping_interval = 2.0", "nat.ping_timeout: 3 must be less than ping_interval = 2"),
+        (
+            MINIMAL + '[nat]\nping_method = "udp"\nremove_unreachable = true',
+            'nat.remove_unreachable: nobody answers pings of ping_method = "udp"; write "OPTIONS"',
+        ),
         # texts with a syntax of their own
+        (
+            MINIMAL + '[nat]\nping_from = "ping"',
+            "nat.ping_from: 'ping' is not a SIP URI; write one such as \"sip:ping@sipha.test\"",
+        ),
         (
             MINIMAL + '[virtual_address]\naddresses = ["sipha"]',
             "virtual_address.addresses[0]: 'sipha' is not an IP address",

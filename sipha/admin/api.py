@@ -154,7 +154,7 @@ class Api:
     @_app.route("/v1/nodes", methods=["GET"])
     def _get_nodes(self, request: Request) -> bytes:
         read_query(request)
-        return reply(request, views.Nodes(tuple(self._node.nodes())))
+        return reply(request, views.Nodes(tuple(self._node.nodes()), self._node.successor()))
 
     @_app.route("/v1/nodes", methods=["POST"])
     async def _post_nodes(self, request: Request) -> bytes:
@@ -176,6 +176,34 @@ class Api:
             return await self._forward(request, f"/v1/nodes/{segment(name)}")
         await self._node.remove_node(name)
         return reply(request, views.Removed(1))
+
+    @_app.route("/v1/nodes/<name>/standby", methods=["POST"])
+    async def _post_standby(self, request: Request, name: str) -> bytes:
+        read_query(request)
+        wanted = decode(request, views.Standby)
+        if not self._node.leads_log():
+            return await self._forward(request, f"/v1/nodes/{segment(name)}/standby", wanted)
+        leader = await self._node.put_in_standby(name, force=wanted.force)
+        return reply(request, views.Duty(name, standby=True, leader=leader))
+
+    @_app.route("/v1/nodes/<name>/online", methods=["POST"])
+    async def _post_online(self, request: Request, name: str) -> bytes:
+        read_query(request)
+        wanted = decode(request, views.Online)
+        # A leader that serves no phones can be brought back only by itself.
+        if not self._node.leads_log():
+            return await self._forward(request, f"/v1/nodes/{segment(name)}/online", wanted)
+        await self._node.bring_online(name)
+        return reply(request, views.Duty(name, standby=False, leader=self._node.status().leader))
+
+    @_app.route("/v1/prefer", methods=["PUT"])
+    async def _put_prefer(self, request: Request) -> bytes:
+        read_query(request)
+        wanted = decode(request, views.Prefer)
+        if not self._node.leads_log():
+            return await self._forward(request, "/v1/prefer", wanted)
+        await self._node.prefer(wanted.node)
+        return reply(request, wanted)
 
     @_app.route("/v1/transfer", methods=["POST"])
     async def _post_transfer(self, request: Request) -> bytes:
@@ -225,7 +253,7 @@ class Api:
                 allow = ", ".join(sorted(error.valid_methods or ()))
                 return refuse(request, Refusal(405, f"this resource has {allow} only", allow=allow))
             case _:
-                routes = "/v1/status, bindings, accounts, nodes, transfer, pings and backup"
+                routes = "/v1/status, bindings, accounts, nodes, transfer, prefer, pings and backup"
                 return refuse(request, Refusal(404, f"there is no such resource; there are {routes}"))
 
     def _locate(self, text: str) -> tuple[Domain, str]:

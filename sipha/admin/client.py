@@ -20,14 +20,18 @@ from sipha.admin.views import (
     Accounts,
     AccountView,
     Bindings,
+    Duty,
     FaultReply,
     Leader,
     NewAccount,
     NewNode,
     Nodes,
+    Online,
     Pings,
+    Prefer,
     Removed,
     Secret,
+    Standby,
     Status,
     Transfer,
 )
@@ -130,6 +134,18 @@ class AdminClient:
     async def pings(self, *, on: bool) -> Pings:
         """Turn the pings of the cluster on or off."""
         return await self._request("PUT", "/v1/pings", Pings, body=Pings(on))
+
+    async def put_in_standby(self, name: str, *, force: bool = False) -> Duty:
+        """Let a node lead no more; Refused with 409 if no other could lead."""
+        return await self._request("POST", f"/v1/nodes/{segment(name)}/standby", Duty, body=Standby(force))
+
+    async def bring_online(self, name: str) -> Duty:
+        """Let a node lead again."""
+        return await self._request("POST", f"/v1/nodes/{segment(name)}/online", Duty, body=Online())
+
+    async def prefer(self, name: str | None) -> Prefer:
+        """Let a node lead whenever it can, or any."""
+        return await self._request("PUT", "/v1/prefer", Prefer, body=Prefer(name))
 
     async def backup(self, take: Callable[[bytes], object]) -> int:
         """Give the pieces of a backup to `take`, and return the index at which it was made."""

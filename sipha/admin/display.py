@@ -27,18 +27,18 @@ def alarms(nodes: Iterable[Status]) -> None:
     """Print what an operator must know, a line for each."""
     for node in nodes:
         for alarm in node.alarms:
-            click.echo(f"ALARM {node.node}: {_printable(alarm)}")
+            click.secho(f"ALARM {node.node}: {_printable(alarm)}", fg="red")
 
 
 def nodes(found: Iterable[tuple[str, Status | str]]) -> None:
     """Print a table of nodes; for one that didn't answer, why."""
     heads = ("node", "role", "term", "applied", "hash", "lease", "holds", "pings", "bindings", "accounts", "up")
-    _table(heads, (_node(name, status) for name, status in found))
+    table(heads, (_node(name, status) for name, status in found))
 
 
 def members(found: Iterable[NodeView]) -> None:
     """Print a table of the members of a cluster; how far behind they are, only the leader knows."""
-    heads = ("node", "address", "role", "leads", "connected", "behind")
+    heads = ("node", "address", "role", "leads", "connected", "behind", "standby", "preferred")
     rows = (
         (
             one.name,
@@ -47,10 +47,12 @@ def members(found: Iterable[NodeView]) -> None:
             "yes" if one.leads else "",
             "yes" if one.connected else "no",
             "" if one.behind is None else str(one.behind),
+            "yes" if one.standby else "",
+            "yes" if one.preferred else "",
         )
         for one in found
     )
-    _table(heads, rows)
+    table(heads, rows)
 
 
 def bindings(page: Iterable[BindingView], *, header: bool = True) -> None:
@@ -69,13 +71,13 @@ def bindings(page: Iterable[BindingView], *, header: bool = True) -> None:
         )
         for one in page
     )
-    _table(heads, rows, header=header)
+    table(heads, rows, header=header)
 
 
 def accounts(page: Iterable[AccountView], *, header: bool = True) -> None:
     """Print a table of accounts."""
     heads = ("account", "authenticates as", "realm", "algorithms")
-    _table(heads, ((one.identity, one.auth_name, one.realm, ",".join(one.algorithms)) for one in page), header=header)
+    table(heads, ((one.identity, one.auth_name, one.realm, ",".join(one.algorithms)) for one in page), header=header)
 
 
 def details(found: Sequence[BindingView]) -> None:
@@ -106,6 +108,18 @@ def details(found: Sequence[BindingView]) -> None:
                 click.echo(f"    {name}: {_printable(value)}")
 
 
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, header: bool = True) -> None:
+    """Print a table of texts, whole and without what could move the cursor of who reads it."""
+    # As wide as it needs to be: what is cut off or folded into a cell can't be copied.
+    console = Console(width=_UNBOUNDED, markup=False, highlight=False, emoji=False)
+    drawn = Table(*heads, box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0))
+    for row in rows:
+        drawn.add_row(*map(_printable, row))
+    with console.capture() as lines:
+        console.print(drawn)
+    click.echo("\n".join(line.rstrip() for line in lines.get().splitlines()))
+
+
 async def pages(name: str, source: AsyncIterable[Sequence[ItemT]], show: Callable[..., None], *, json: bool) -> None:
     """Print pages as they come: as tables, by `show`, or as one JSON object with an array called `name`."""
     first = True
@@ -128,7 +142,7 @@ def _node(name: str, status: Status | str) -> Sequence[str]:
         return (name, status, *("" for _ in range(9)))
     return (
         name,
-        status.role if status.memory == "whole" else f"{status.role}, {status.memory}",
+        _role(status),
         str(status.term),
         str(status.applied_index),
         status.hash[:12],
@@ -141,6 +155,16 @@ def _node(name: str, status: Status | str) -> Sequence[str]:
     )
 
 
+def _role(status: Status) -> str:
+    return ", ".join(
+        (
+            status.role,
+            *((status.memory,) if status.memory != "whole" else ()),
+            *(("standby",) if status.standby else ()),
+        )
+    )
+
+
 def _lease(status: Status) -> str:
     if not status.leading:
         return ""
@@ -149,17 +173,6 @@ def _lease(status: Status) -> str:
 
 def _q(binding: BindingView) -> str:
     return "" if binding.q is None else f"{binding.q:g}"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, header: bool = True) -> None:
-    # As wide as it needs to be: what is cut off or folded into a cell can't be copied.
-    console = Console(width=_UNBOUNDED, markup=False, highlight=False, emoji=False)
-    table = Table(*heads, box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0))
-    for row in rows:
-        table.add_row(*map(_printable, row))
-    with console.capture() as lines:
-        console.print(table)
-    click.echo("\n".join(line.rstrip() for line in lines.get().splitlines()))
 
 
 def _printable(text: str) -> str:

@@ -28,6 +28,9 @@ class INode(Interface):
     def leading() -> bool:
         """Return True if the node leads and its lease is valid."""
 
+    def leads_log() -> bool:
+        """Return True if the node leads, even if it serves no phones: a witness, or a node in standby."""
+
     def leader_admin() -> str | None:
         """Return the admin URL of the node that leads, or None if it is this one or unknown."""
 
@@ -69,6 +72,21 @@ class INode(Interface):
 
     def transfer(to: str | None) -> Deferred[str]:
         """As the leader, hand leadership to a voter; fires with the leader's name, or fails with SiphaError."""
+
+    def successor() -> str | None:
+        """Who would lead if leadership were handed on now, as the leader knows it."""
+
+    def put_in_standby(name: str, *, force: bool) -> Deferred[str | None]:
+        """As the leader, let a node lead no more, and fire with who leads then.
+
+        Raises SiphaError if no other could lead and it isn't forced, as the Deferred does.
+        """
+
+    def bring_online(name: str) -> Deferred[None]:
+        """As the leader, let a node lead again; raises SiphaError."""
+
+    def prefer(name: str | None) -> Deferred[None]:
+        """As the leader, let a node lead whenever it can, or any; raises SiphaError."""
 
     def backup() -> Frozen:
         """The table as it is now, to be iterated, and then given to `free`; raises SiphaError."""

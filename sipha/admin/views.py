@@ -37,7 +37,9 @@ class Status(msgspec.Struct, frozen=True):
     `alarms` are what an operator must know. `role` is leader, follower, learner or failed; `memory` is whole, amnesiac
     (it has lost what it held) or blank (it was never in a cluster). `hash` is that of the table at `applied_index`: two
     nodes with the same index have the same hash. `leading` is true while the node may answer phones; `lease` is how
-    long it may without hearing from a majority, None without end (a cluster of one). `time` is the cluster time.
+    long it may without hearing from a majority, None without end (a cluster of one). In `standby` it leads only to hand
+    leadership on. `time` is the cluster time. `connections` are those of phones over streams, `stream_calls` the calls
+    being set up over them: a failover ends both.
     `durability` says what an acknowledged binding survives on this node; the log is on its disk up to `durable_index`.
     `pings` is on, off, or on the leader suspended, and why.
     """
@@ -49,6 +51,7 @@ class Status(msgspec.Struct, frozen=True):
     cluster_id: str
     role: str
     memory: str
+    standby: bool
     leading: bool
     leader: str | None
     term: int
@@ -67,6 +70,8 @@ class Status(msgspec.Struct, frozen=True):
     journal_bytes: int
     virtual_addresses: tuple[str, ...]
     holds_virtual_addresses: bool
+    connections: int
+    stream_calls: int
     aors: int
     bindings: int
     accounts: int
@@ -79,7 +84,8 @@ class NodeView(msgspec.Struct, frozen=True):
     """A member of the cluster, as the node that is asked knows it.
 
     `role` is voter, witness or learner. `behind` is how many committed entries the leader doesn't know it to have on
-    disk, None where that isn't known: another node than the leader was asked.
+    disk, and `obstacle` why it could not lead now, empty if it could; both None where that isn't known: another node
+    than the leader was asked. `standby` and `preferred` are what operators have said.
     """
 
     name: str
@@ -88,12 +94,16 @@ class NodeView(msgspec.Struct, frozen=True):
     leads: bool
     connected: bool
     behind: int | None
+    standby: bool = False
+    preferred: bool = False
+    obstacle: str | None = None
 
 
 class Nodes(msgspec.Struct, frozen=True):
-    """The members of the cluster, by name."""
+    """The members of the cluster, by name, and who would lead if leadership were handed on, as the leader knows it."""
 
     nodes: tuple[NodeView, ...]
+    successor: str | None = None
 
 
 class NewNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,6 +117,30 @@ class Transfer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which voter is to lead; any that is up to date if it is None."""
 
     to: str | None = None
+
+
+class Standby(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A node is to lead no more; with `force` even if no other could."""
+
+    force: bool = False
+
+
+class Online(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A node may lead again."""
+
+
+class Prefer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which node is to lead whenever it can; any if it is None."""
+
+    node: str | None
+
+
+class Duty(msgspec.Struct, frozen=True):
+    """Whether a node is in standby now, and who leads."""
+
+    name: str
+    standby: bool
+    leader: str | None
 
 
 class Leader(msgspec.Struct, frozen=True):

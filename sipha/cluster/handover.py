@@ -26,7 +26,13 @@ RETRY = 2.0
 """Seconds after which a node that must not lead tries again to hand leadership on."""
 
 HOLD_DOWN = 30.0
-"""Seconds for which a node with a higher priority must have been up to date before it is given leadership."""
+"""Seconds for which a node that wishes more to lead must have been up to date before it is given leadership."""
+
+REST = 60.0
+"""Seconds after leadership was handed on before the same node does so again for another's wish."""
+
+UNWELL = 1
+"""The wish to lead of a node that should not if another can; 0 is that of one which must not."""
 
 
 class HandoverFailed(SiphaError):
@@ -64,6 +70,7 @@ class Handover:
         self._since: dict[str, float] = {}  # when nodes of a higher priority were first seen up to date in this term
         self._since_term = 0
         self._failed_at: float | None = None
+        self._handed_at: float | None = None
         self._log = Logger(namespace="sipha.cluster")
 
     @property
@@ -133,6 +140,7 @@ class Handover:
         self._proposals.resume()
         self._failed_at = None if leader == self._to else now
         if leader == self._to:
+            self._handed_at = now
             self._done.callback(leader)
             return
         if leader is None:
@@ -142,18 +150,22 @@ class Handover:
         self._log.warn("leadership is not handed on: {reason}", reason=reason)
         self._done.errback(HandoverFailed(reason))
 
-    def preferred(self, priorities: dict[str, int], own: int, now: float) -> str | None:
+    def preferred(self, wishes: dict[str, int], own: int, now: float) -> str | None:
         """The node that should lead in our place, None if we should.
 
-        `priorities` are those of the voters that are up to date. Leadership is sticky: only one of a higher priority,
-        for as long as HOLD_DOWN, takes it; a node that must not lead (`own` 0) hands it on at once.
+        `wishes` are those of the voters that are up to date. Leadership is sticky: only one that wishes more, for as
+        long as HOLD_DOWN, takes it, and not soon again; a node that should not lead (`own` UNWELL or less) hands it on
+        at once.
         """
         if self._since_term != self._voter.raft.term:
             self._since_term, self._since = self._voter.raft.term, {}
-        better = {name: priority for name, priority in priorities.items() if priority > own}
+        better = {name: wish for name, wish in wishes.items() if wish > own}
         self._since = {name: self._since.get(name, now) for name in better}
-        if self._failed_at is not None and now - self._failed_at < (HOLD_DOWN if own else RETRY):
+        sticks = own > UNWELL
+        if self._failed_at is not None and now - self._failed_at < (HOLD_DOWN if sticks else RETRY):
             return None
-        wait = HOLD_DOWN if own else 0.0
+        if sticks and self._handed_at is not None and now - self._handed_at < REST:
+            return None
+        wait = HOLD_DOWN if sticks else 0.0
         ready = [(better[name], name) for name, since in self._since.items() if now - since >= wait]
         return max(ready)[1] if ready else None

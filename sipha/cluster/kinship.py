@@ -11,7 +11,7 @@ from sipha.cluster.membership import Membership, address_of
 from sipha.cluster.peers import INetwork
 from sipha.cluster.status import PeerStatus
 from sipha.cluster.storage import Identity, Storage
-from sipha.cluster.wire import PROTOCOL, Hello
+from sipha.cluster.wire import PROTOCOL, Condition, Hello
 from sipha.errors import ConfigError
 from sipha.sip.flow import Address
 from sipha.state.entries import SCHEMA
@@ -21,21 +21,23 @@ from sipha.state.machine import Machine
 class Kinship:
     """What node `node` of the cluster named `cluster` says of itself, and what the others say.
 
-    `seeds` are the nodes that one without a log looks for; `priority` is its wish to lead, 0 for a witness.
+    `seeds` are the nodes that one without a log looks for; `own_priority` is its wish to lead, 0 for a witness.
     """
 
     def __init__(  # noqa: PLR0917  one caller
         self,
         node: str,
         cluster: str,
-        priority: int,
+        own_priority: int,
         seeds: Mapping[str, Address],
         storage: Storage,
         network: INetwork,
         membership: Membership,
         machine: Machine,
     ) -> None:
-        self.priority = priority
+        self.own_priority = own_priority
+        self.condition = Condition("")
+        """What we say of ourselves beyond what is so from the start."""
         self.kin: set[str] = set()
         """The members that are connected and of our cluster."""
         self.guests: set[str] = set()
@@ -47,6 +49,8 @@ class Kinship:
         self._network = network
         self._membership = membership
         self._machine = machine
+        self._spoke_of_trouble = False  # in a hello
+        self._conditions: dict[str, Condition] = {}  # what the others have said since their hello
         self._unusable = ""  # why a member can't be talked to
         self._log = Logger(namespace="sipha.cluster")
 
@@ -57,6 +61,7 @@ class Kinship:
 
     def introduce(self) -> Hello:
         """What to say about ourselves."""
+        self._spoke_of_trouble = self._spoke_of_trouble or bool(self.condition.trouble)
         identity = self._storage.identity or Identity("", self._node, "", amnesiac=False)
         return Hello(
             PROTOCOL,
@@ -65,9 +70,9 @@ class Kinship:
             identity.cluster_id,
             identity.incarnation,
             SCHEMA,
-            self.priority,
+            self.own_priority,
             identity.amnesiac,
-            shares=True,
+            self.condition.trouble,
         )
 
     def objection(self, peer: str, hello: Hello, *, led: bool) -> str | None:
@@ -84,12 +89,18 @@ class Kinship:
         """A peer can be sent to."""
         hello = self._network.hello(peer)
         if hello is not None and self.cluster_id and hello.cluster_id == self.cluster_id:
-            (self.kin if self._knows(peer) else self.guests).add(peer)
+            if self._knows(peer) and peer not in self.kin:
+                self.kin.add(peer)
+                if self.condition.trouble or self._spoke_of_trouble:
+                    self._tell(peer)  # it may have changed since we said hello
+            elif peer not in self.kin:
+                self.guests.add(peer)
 
     def disconnected(self, peer: str) -> None:
         """The connection to a peer is gone."""
         self.kin.discard(peer)
         self.guests.discard(peer)
+        self._conditions.pop(peer, None)
 
     def _knows(self, peer: str) -> bool:
         members = (*self._machine.members, *self._membership.members)
@@ -99,6 +110,36 @@ class Kinship:
         """What a peer of our cluster has said of itself; one that isn't connected knows nothing and wants nothing."""
         hello = self._network.hello(peer) if peer in self.kin else None
         return hello or Hello(PROTOCOL, self._cluster, peer, "", "", 0, 0)
+
+    def priority(self, name: str) -> int:
+        """The wish to lead that a node's configuration states; 0 for one that isn't connected."""
+        return self.own_priority if name == self._node else self.hello(name).priority
+
+    def is_witness(self, name: str) -> bool:
+        """True if a node is known never to serve phones."""
+        return (name == self._node or name in self.kin) and not self.priority(name)
+
+    def declare(self, condition: Condition) -> None:
+        """Say what has become of us to all who understand it."""
+        if condition != self.condition:
+            self.condition = condition
+            for peer in sorted(self.kin):
+                self._tell(peer)
+
+    def _tell(self, peer: str) -> None:
+        if self.hello(peer).trouble is not None:
+            self._network.send(peer, self.condition)
+
+    def heard(self, peer: str, condition: Condition) -> None:
+        """A peer says what has become of it."""
+        self._conditions[peer] = condition
+
+    def trouble(self, name: str) -> str:
+        """What keeps a node from serving phones well, as far as it has told us; empty if nothing does."""
+        if name == self._node:
+            return self.condition.trouble
+        condition = self._conditions.get(name)
+        return (self.hello(name).trouble or "") if condition is None else condition.trouble
 
     def join(self, leader: str) -> None:
         """A leader counts us among its members: be of its cluster from now on; raises OSError."""

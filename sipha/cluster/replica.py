@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from sipha.cluster.candidacy import Candidacy
 from sipha.cluster.catchup import LOG_LIMIT, Catchup
 from sipha.cluster.checkpoint import Checkpoints
 from sipha.cluster.disk import Disk
@@ -32,13 +33,16 @@ from sipha.cluster.sharing import Sharing
 from sipha.cluster.snapshots import Snapshots
 from sipha.cluster.status import ReplicaStatus
 from sipha.cluster.storage import Progress, Storage
+from sipha.cluster.succession import Succession
 from sipha.cluster.tenure import Tenure
 from sipha.cluster.voter import Voter
 from sipha.cluster.watch import LeaseWatch
 from sipha.cluster.wire import (
+    MAX_REASON,
     AppendEntries,
     AppendReply,
     Checkpoint,
+    Condition,
     Hello,
     LastWord,
     LeaseAck,
@@ -174,12 +178,22 @@ class Replica:
         self._handover = Handover(
             self._voter, self._proposals, network.send, self.leadership, self._watch_role, timing.election_max
         )
+        self.candidacy = Candidacy(
+            node,
+            self.machine,
+            self._voter,
+            self.membership,
+            self._kinship,
+            self._checkpoints,
+            self._handover,
+            self._propose_own,
+        )
         self._tenure = Tenure(
             self.machine,
             self._voter,
             self._proposals,
             self.membership,
-            self._checkpoints,
+            self.candidacy,
             self._kinship,
             self._handover,
             self._kick,
@@ -309,6 +323,11 @@ class Replica:
         return self._raft.term
 
     @property
+    def succession(self) -> Succession:
+        """Who tells the log how this node came to lead."""
+        return self._voter.succession
+
+    @property
     def leader(self) -> str | None:
         """The node that leads as far as this one knows."""
         return None if self._state == "failed" else self._voter.leader
@@ -338,12 +357,23 @@ class Replica:
             self._lease.begin()
             self._kick()
 
-    def transfer(self, to: str | None = None) -> Deferred[str]:
+    @property
+    def leads_log(self) -> bool:
+        """True if this node leads, even if it serves no phones: a witness, or a node in standby."""
+        return self._state == "running" and self._raft.leads
+
+    def transfer(self, to: str | None = None, reason: str = "an operator has asked for it") -> Deferred[str]:
         """Hand leadership to the voter `to`, or to the one that wishes most to lead.
 
         The Deferred fires with the leader's name, or fails with HandoverFailed.
         """
-        return self._tenure.transfer(to, self._clock())
+        return self._tenure.transfer(to, self._clock(), reason)
+
+    def report(self, trouble: str) -> None:
+        """Say in a few words what keeps this node from serving phones well; empty if nothing does any more."""
+        short = trouble.encode("ascii", "replace").decode("ascii")[:MAX_REASON]  # it must fit into a Hello
+        self._kinship.declare(Condition(short, self._kinship.condition.yields))
+        self._kick()
 
     def backup(self) -> Frozen:
         """A snapshot of the table as it is now, to be iterated and then closed."""
@@ -394,7 +424,10 @@ class Replica:
     def _alarms(self) -> Iterator[str]:
         if self._reason:
             yield f"this node has left the cluster: {self._reason}"
+        if self._voter.disk_hangs:
+            yield "the disk of this node hangs: it has taken nothing for long, and says nothing"
         yield from self._kinship.alarms()
+        yield from self.candidacy.alarms()
         yield from self._checkpoints.alarms()
 
     # INetworkUser
@@ -457,6 +490,9 @@ class Replica:
             self.sharing.received(message)
         elif isinstance(message, Checkpoint):
             self._checkpoints.received(peer, message)
+        elif isinstance(message, Condition):
+            self._kinship.heard(peer, message)
+            self._voter.succession.yielded(peer, message.yields)
         elif isinstance(message, SnapshotChunk | SnapshotReply):
             self._catchup.received(peer, message)
         else:
@@ -555,6 +591,7 @@ class Replica:
         self._scrub.step(now)
         if self._checkpoints.diverged and not self._raft.leads:
             self._catchup.refetch(now)
+        self._voter.gives_precedence = self.candidacy.gives_precedence
         self._tenure.step(now)
         if now - self._noted >= PROGRESS or self._voter.time_term != self._noted_term:
             self._note_progress()
@@ -584,6 +621,11 @@ class Replica:
     def _encode(self, records: tuple[Record, ...]) -> bytes:
         schema = max([self.machine.schema, *(record.schema for record in records if isinstance(record, RaiseSchema))])
         return encode(Batch(schema, self._time.now(self._clock()), self.policy, records))
+
+    def _propose_own(self, record: Record, done: Done) -> None:
+        """Queue a record that the leader has decided on; `done` may never be called."""
+        self._proposals.add_internal(record, done)
+        self._kick()
 
     def _propose_members(self, record: Record, done: Callable[[Any], None]) -> None:
         """Append a membership entry; `done` may never be called."""

@@ -54,7 +54,7 @@ class Sharing:
 
     def _is_interested(self, peer: str) -> bool:
         hello = self._kinship.hello(peer)
-        return hello.shares and hello.priority > 0
+        return hello.trouble is not None and hello.priority > 0
 
 
 def _batches(data: Sequence[bytes]) -> Iterator[list[bytes]]:

@@ -9,12 +9,13 @@ from typing import Any, Literal
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
-from sipha.cluster.checkpoint import Checkpoints
+from sipha.cluster.candidacy import Candidacy
 from sipha.cluster.handover import Handover, HandoverFailed
 from sipha.cluster.kinship import Kinship
 from sipha.cluster.membership import Membership
 from sipha.cluster.proposals import Proposals
 from sipha.cluster.voter import Voter
+from sipha.cluster.wire import MAX_REASON, Condition
 from sipha.errors import Unavailable
 from sipha.state.entries import SCHEMA, Barrier, PutKey, RaiseSchema
 from sipha.state.machine import Machine
@@ -35,13 +36,14 @@ class Tenure:
         voter: Voter,
         proposals: Proposals,
         membership: Membership,
-        checkpoints: Checkpoints,
+        candidacy: Candidacy,
         kinship: Kinship,
         handover: Handover,
         kick: Callable[[], None],
     ) -> None:
         self.term = 0
         self._whole_term = 0  # the term whose barrier is applied
+        self._served_term = 0  # the last term in which this node had the address
         self._raising = False  # the schema
         self._adding = False  # an entry for who has lost what it held
         self._machine = machine
@@ -49,7 +51,7 @@ class Tenure:
         self._raft = voter.raft
         self._proposals = proposals
         self._membership = membership
-        self._checkpoints = checkpoints
+        self._candidacy = candidacy
         self._kinship = kinship
         self._handover = handover
         self._kick = kick
@@ -58,7 +60,7 @@ class Tenure:
     def begin(self) -> None:
         """Put a barrier behind all that earlier leaders have left; when it is applied, so is that."""
         self.term = self._raft.term
-        self._log.info("{node} is elected in term {term}", node=self._voter.name, term=self.term)
+        self._voter.succession.elected(self.term)
         self._add_barrier(self._barrier_applied)
 
     def end(self) -> None:
@@ -69,16 +71,14 @@ class Tenure:
     def usable(self) -> bool:
         """True if the lease, as long as it lasts, lets this node act: its state is whole, and it may have the address.
 
-        A witness and a node whose table is odd lead only until they have handed leadership on.
+        A witness, a node in standby and one whose table is odd lead only until they have handed leadership on.
         """
-        return self._voter.lease.held and self._whole and self._may_claim()
+        serves = self._served_term == self.term
+        return self._voter.lease.held and self._whole and self._candidacy.may_claim(serves=serves)
 
     @property
     def _whole(self) -> bool:
         return self._raft.leads and self._whole_term == self._raft.term
-
-    def _may_claim(self) -> bool:
-        return self._kinship.priority > 0 and not self._checkpoints.diverged
 
     def _add_barrier(self, done: Callable[[Outcome | Unavailable], None]) -> None:
         self._proposals.add_internal(Barrier(self.term, self._voter.name), done)
@@ -103,36 +103,41 @@ class Tenure:
         """See to members, schema, and who should lead."""
         if not self._whole or self._handover.under_way:
             return
+        if self._voter.lease.usable:
+            self._served_term = self.term
         self._membership.promote(self._wanted_role)
         self._raise_schema()
         self._membership.record()
         if not self._adding and any(barrier > self._raft.last_index for barrier in self._voter.forgetful.values()):
             self._adding = True
             self._add_barrier(self._added)
-        better = self._handover.preferred(self._priorities(), self._kinship.priority if self._may_claim() else 0, now)
+        better = self._handover.preferred(self._candidacy.wishes(), self._candidacy.own_wish, now)
         if better is not None:
-            self.transfer(better, now).addErrback(lambda _: None)  # logged there
+            self._hand_on(better, now, self._candidacy.reason(better)).addErrback(lambda _: None)  # logged there
 
-    def transfer(self, to: str | None, now: float) -> Deferred[str]:
-        """Hand leadership to the voter `to`, or to the one that is most up to date."""
+    def transfer(self, to: str | None, now: float, reason: str) -> Deferred[str]:
+        """Hand leadership to the voter `to`, or to the one that wishes most to lead; `reason` is for the logs."""
         if not self._raft.leads:
             return fail(HandoverFailed(f"{self._voter.name} doesn't lead"))
         if to is None:
-            ready = [(priority, peer) for peer, priority in self._priorities().items() if priority]
-            if not ready:
-                return fail(HandoverFailed("no other voter is connected and up to date"))
-            to = max(ready)[1]
-        handed = self._handover.begin(to, now)
-        self._kick()
-        return handed
+            to = self._candidacy.successor
+            if to is None:
+                return fail(HandoverFailed("no other voter is connected, up to date and well"))
+        elif unfit := self._candidacy.unfit(to):
+            return fail(HandoverFailed(f"{to} {unfit}"))
+        return self._hand_on(to, now, reason)
 
-    def _priorities(self) -> dict[str, int]:
-        """The wish to lead of the other voters that are up to date."""
-        return {
-            peer: self._kinship.hello(peer).priority
-            for peer in sorted(self._kinship.kin & self._voter.others)
-            if self._voter.is_ready(peer) and not self._checkpoints.is_odd(peer)
-        }
+    def _hand_on(self, to: str, now: float, reason: str) -> Deferred[str]:
+        handed = self._handover.begin(to, now)
+        if handed.called:
+            return handed  # it can't be
+        self._kinship.declare(Condition(self._kinship.condition.trouble, reason[:MAX_REASON]))
+        self._kick()
+        return handed.addBoth(self._handed_on)
+
+    def _handed_on(self, result: Any) -> Any:
+        self._kinship.declare(Condition(self._kinship.condition.trouble))
+        return result
 
     def _wanted_role(self, peer: str) -> Literal["voter", "witness"] | None:
         if peer not in self._kinship.kin:

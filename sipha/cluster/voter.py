@@ -17,6 +17,7 @@ from sipha.cluster.disk import Disk
 from sipha.cluster.journal import Journal
 from sipha.cluster.lease import Lease, Promise
 from sipha.cluster.raft import Raft, Timing
+from sipha.cluster.succession import Succession
 from sipha.cluster.wire import (
     AppendEntries,
     AppendReply,
@@ -68,9 +69,13 @@ class Voter:
         self.name = name
         self.counters: Counter[str] = Counter()
         self.lease = Lease(timing.lease)
+        self.succession = Succession(name, clock)
         self.may_vote = False
+        self.gives_precedence = False
+        """True to stand later than the others do, who should rather be elected."""
         self._is_voter = False
-        self._disk_hangs = False
+        self.disk_hangs = False
+        """True while the disk takes nothing, or less than comes."""
         self._written = (0, -math.inf)  # how long the log was when the disk last had all of it, and when
         self.others: frozenset[str] = frozenset()
         """The other voters."""
@@ -129,7 +134,8 @@ class Voter:
     def tick(self) -> None:
         """Stand if it is time, let the library do what is due, and have the disk write what came."""
         now = self._clock()
-        if self.raft.election_due(now):
+        patience = self._timing.election_max - self._timing.election_min if self.gives_precedence else 0.0
+        if self.raft.election_due(now - patience):
             self._ask_for_pre_votes(now)
         self.lease.lapse(now)
         self._watch_disk(now)
@@ -143,8 +149,9 @@ class Voter:
         """Lead no more if the disk takes nothing, or less than comes: others have one that does."""
         if self._journal.durable >= min(self._written[0], self.raft.last_index):  # it may have been cut off
             self._written = (self.raft.last_index, now)
-        self._disk_hangs = now - self._written[1] > 2 * self._timing.election_max
-        if self._disk_hangs and self.raft.leads and self.others:
+        self.disk_hangs = now - self._written[1] > 2 * self._timing.election_max
+        if self.disk_hangs and self.raft.leads and self.others:
+            self.succession.noticed(self.name, "gave up because its disk hangs")
             self.counters["leaderships given up as the disk hangs"] += 1
             self.raft.resign()
 
@@ -163,13 +170,14 @@ class Voter:
         """The connection to the peer is gone; if it led, it has probably died, and we stand as soon as we may."""
         self.raft.disconnected(peer)
         if not self.raft.leads and peer == self.raft.leader and not self._promise.secret:
+            self.succession.noticed(peer, "closed its connection", self._clock() - self._heard)
             self._stand_in_turn(peer)
 
     # Elections
 
     @property
     def _may_stand(self) -> bool:
-        return self.may_vote and self._is_voter and not self._disk_hangs
+        return self.may_vote and self._is_voter and not self.disk_hangs
 
     def stand(self, secret: bytes) -> None:
         """Begin a term and ask for votes at once: the claim with this secret has ended, a leader's or our own."""
@@ -185,6 +193,7 @@ class Voter:
 
     def _ask_for_pre_votes(self, now: float) -> None:
         """Ask whether an election could be won before beginning one, which would depose a leader (thesis §9.6)."""
+        self.succession.noticed(self.raft.leader, "fell silent", now - self._heard)
         self.raft.put_election(max(now, self._promise.until) + self.raft.election_timeout())
         if self.raft.stands:
             self.raft.resign()  # no vote may come after an election, from a node that has forgotten it meanwhile
@@ -260,6 +269,7 @@ class Voter:
         if message.term != raft.term or peer != raft.leader or not self._may_stand:
             self.counters["transfers refused"] += 1
         elif self._promise.release(message.secret):
+            self.succession.noticed(peer, "hands leadership on")
             self.stand(message.secret)
         else:
             self.counters["transfers refused"] += 1
@@ -269,6 +279,7 @@ class Voter:
         raft = self.raft
         if word.term == raft.term and word.leader == raft.leader and self._promise.release(word.secret):
             self.counters["last words"] += 1
+            self.succession.noticed(word.leader, "died, as its guard says", self._clock() - self._heard)
             self._stand_in_turn(word.leader)
 
     # Entries, as a follower
@@ -285,6 +296,7 @@ class Voter:
         claim = (message.term, message.claim)
         promised = self._promise.give(message.lease / 1000, now, claim, message.commitment)
         self._heard = now
+        self.succession.followed()
         self._asked_term = 0  # we have promised not to stand
         if message.term == self.time_term:
             self._time.follow(message.time, now)
@@ -428,4 +440,5 @@ class Voter:
             self.time_term = self.raft.term
             self.lease.begin()
         else:
+            self.succession.noticed(self.name, "had no majority")
             self.lease.end()

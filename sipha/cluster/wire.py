@@ -28,6 +28,9 @@ MAX_LEASE = 10_000
 MAX_NAME = 64
 """Characters in the name of a node or a cluster."""
 
+MAX_REASON = 160
+"""Characters of what a node says for people."""
+
 MAX_CHUNK = 64 * 1024
 """Bytes of a snapshot in one message."""
 
@@ -40,6 +43,7 @@ Time = Annotated[int, Meta(ge=0, lt=1 << 50)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{0,32}\Z")]
 Secret = Annotated[bytes, Meta(max_length=SECRET)]
+Reason = Annotated[str, Meta(max_length=MAX_REASON)]
 Entry = tuple[bytes, Count, Count]
 """An entry of the log: command, index, term."""
 
@@ -49,8 +53,9 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
 
     `cluster_id` is empty if the node has never been in a cluster: its disk is blank. `incarnation` names the contents
     of its data directory, `schema` is the latest that its release knows, `priority` its wish to lead, 0 for a witness.
-    An amnesiac has lost what it held, and doesn't vote until it has all again. `shares` says that the release knows
-    Shared; one that doesn't says nothing of it.
+    An amnesiac has lost what it held, and doesn't vote until it has all again. `trouble` is what keeps it from serving
+    phones well, empty if nothing does; it is None from a release that knows neither Condition nor Shared, nor may be
+    sent them.
     """
 
     protocol: int
@@ -61,7 +66,14 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     schema: Count
     priority: Annotated[int, Meta(ge=0, le=1000)]
     amnesiac: bool = False
-    shares: bool = False
+    trouble: Reason | None = None
+
+
+class Condition(msgspec.Struct, frozen=True, array_like=True, tag="cond"):
+    """What has become of the sender since its Hello: its `trouble` as there, and why it `yields` leadership, if so."""
+
+    trouble: Reason
+    yields: Reason = ""
 
 
 class Ping(msgspec.Struct, frozen=True, array_like=True, tag="ping"):
@@ -228,6 +240,7 @@ RaftMessage = (
     | SnapshotChunk
     | SnapshotReply
     | Checkpoint
+    | Condition
     | Propose
     | ProposalOutcome
     | Shared

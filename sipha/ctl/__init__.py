@@ -15,7 +15,8 @@ from sipha.ctl.accounts import user
 from sipha.ctl.backup import backup
 from sipha.ctl.bindings import rm, show
 from sipha.ctl.ca import ca
-from sipha.ctl.nodes import node, transfer
+from sipha.ctl.drill import drill
+from sipha.ctl.nodes import node, online, prefer, standby, transfer
 from sipha.ctl.offline import cluster, disk, recover, restore
 from sipha.ctl.pings import pings
 from sipha.ctl.status import status
@@ -30,7 +31,25 @@ def cli(context: click.Context) -> None:
     context.ensure_object(session.Session)
 
 
-for command in (status, show, rm, user, node, transfer, pings, backup, cluster, restore, recover, disk, ca):
+for command in (
+    status,
+    show,
+    rm,
+    user,
+    node,
+    transfer,
+    standby,
+    online,
+    prefer,
+    drill,
+    pings,
+    backup,
+    cluster,
+    restore,
+    recover,
+    disk,
+    ca,
+):
     cli.add_command(command)
 
 

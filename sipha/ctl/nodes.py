@@ -1,4 +1,4 @@
-"""`siphactl node` and `transfer`: who the members of the cluster are, and which of them leads."""
+"""`siphactl node`, `transfer`, `standby`, `online`, `prefer`: who the members of the cluster are, and which leads."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def node_add(session: Session, name: str, address: str, no_wait: bool) -> None:
     """
 
     async def command(client: AdminClient) -> None:
-        leader = await _leader(client)
+        leader = await leader_of(client)
         added = await leader.add_node(NewNode(name, address))
         if no_wait:
             session.answer(added, f"{added.name} is a member, and will vote when it has caught up")
@@ -89,7 +89,60 @@ def transfer(session: Session, name: str | None) -> None:
     session.ask(command)
 
 
-async def _leader(client: AdminClient) -> AdminClient:
+@click.command()
+@click.argument("name", metavar="NODE")
+@click.option("--force", is_flag=True, help="Even if no other node could lead.")
+@options
+@click.pass_obj
+def standby(session: Session, name: str, force: bool) -> None:
+    """Let NODE lead no more until it is brought online again; if it leads, it hands leadership on first.
+
+    It still votes and stores the log. This outlives restarts.
+    """
+
+    async def command(client: AdminClient) -> None:
+        duty = await client.put_in_standby(name, force=force)
+        if duty.leader == name:
+            leads = "nobody takes over from it now"
+        else:
+            leads = f"{duty.leader} leads" if duty.leader else "no node leads"
+        session.answer(duty, f"{name} is in standby; {leads}")
+
+    session.ask(command)
+
+
+@click.command()
+@click.argument("name", metavar="NODE")
+@options
+@click.pass_obj
+def online(session: Session, name: str) -> None:
+    """Let NODE lead again; leadership stays where it is."""
+
+    async def command(client: AdminClient) -> None:
+        duty = await client.bring_online(name)
+        session.answer(duty, f"{name} is online")
+
+    session.ask(command)
+
+
+@click.command()
+@click.argument("name", metavar="[NODE]", required=False)
+@click.option("--nobody", is_flag=True, help="Prefer none: leadership stays where it is.")
+@options
+@click.pass_obj
+def prefer(session: Session, name: str | None, nobody: bool) -> None:
+    """Let NODE lead whenever it can: it is given leadership once it has been up to date for 30 s."""
+    if nobody == bool(name):
+        raise click.UsageError("name a node, or write --nobody")
+
+    async def command(client: AdminClient) -> None:
+        preferred = await client.prefer(name)
+        session.answer(preferred, f"{name} is preferred" if name else "no node is preferred")
+
+    session.ask(command)
+
+
+async def leader_of(client: AdminClient) -> AdminClient:
     """The leader, who alone knows how far the others are, if it is known where its admin is."""
     own = await client.status()
     return next((client.at(peer.admin) for peer in own.peers if peer.name == own.leader and peer.admin), client)

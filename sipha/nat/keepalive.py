@@ -260,7 +260,8 @@ class Keepalive(Service):
             via = f"SIP/2.0/{flow.transport} {transport.sent_by(flow)}"
             data = options(binding.request_uri, via, path, self._settings.sender, token)
             if self._send(data, flow, transport):
-                self._answers.await_(sent, binding.contact_id, Awaited(binding.aor, binding.version, bool(path)))
+                ping = Awaited(sent, binding.aor, binding.contact_id, binding.version, bool(path))
+                self._answers.await_(token, ping)
         elif not path:
             self._send(DOUBLE_CRLF if flow.reliable else ZEROS, flow, transport)
 
@@ -310,15 +311,14 @@ class Keepalive(Service):
         return answer is not None and self._answered(*answer)
 
     def _answered(self, token: str, status: int) -> bool:
-        tokens = self._tokens()
-        ping = None if tokens is None else tokens.read_ping(token)
+        ping = self._answers.awaited(token)
         if ping is None:
-            return False
-        awaited = self._answers.awaited(ping.slot, ping.contact_id)
+            tokens = self._tokens()
+            return tokens is not None and tokens.is_ping(token)  # late, a copy, or to an earlier leader's
         # Whatever a phone says, it is there; what an edge says may be its own word.
-        if awaited is not None and not (awaited.to_edge and _tells_nothing(status)):
+        if not (ping.to_edge and _tells_nothing(status)):
             self.counters.answered += 1
-            self._answers.came(ping.slot, ping.contact_id)
+            self._answers.came(token)
         return True
 
     def _count_lost(self, slot: int) -> None:
@@ -327,25 +327,23 @@ class Keepalive(Service):
             self._forgets_at = slot + self._schedule.slots * 3 // 2
             self._answers.forget_recovered()
         counts = self._settings.remove and self._machine.schema >= SCHEMA and self._well()
-        for sent, contact_id, awaited in self._answers.overdue(slot):
+        for ping in self._answers.overdue(slot):
             self.counters.lost += 1
-            if counts and sent >= self._counts_from:
-                missed = self._answers.miss(contact_id, awaited.version)
-                if missed >= self._settings.max_lost:
-                    self._remove(contact_id, awaited)
+            if counts and ping.sent >= self._counts_from and self._answers.miss(ping) >= self._settings.max_lost:
+                self._remove(ping)
 
-    def _remove(self, contact_id: int, awaited: Awaited) -> None:
+    def _remove(self, ping: Awaited) -> None:
         """Have the log remove a binding, if it is still what was pinged."""
 
         def done(outcome: Outcome | Unavailable) -> None:
             if isinstance(outcome, Done) and outcome.count:
                 self.log.info(
                     "a binding of {aor} is removed, reason ping-timeout: no answer to {lost} pings",
-                    aor=awaited.aor,
+                    aor=ping.aor,
                     lost=self._settings.max_lost,
                 )
 
-        self._log.propose(RemoveUnreachable(awaited.aor, contact_id, awaited.version), done)
+        self._log.propose(RemoveUnreachable(ping.aor, ping.contact_id, ping.version), done)
 
 
 def _tells_nothing(status: int) -> bool:

@@ -149,7 +149,7 @@ class Branches:
             self.timed_out(transaction, now)
             branch.fork.transaction = None
         elif isinstance(branch, ProxiedRequest):
-            self._lift_shadow(branch)
+            self._lift_shadow(branch, now)
         transaction.context = None
 
     def _perform(self, proxied: ProxiedRequest, actions: list[Action], now: float) -> None:
@@ -237,7 +237,7 @@ class Branches:
         if context.answered and context.ended:
             # The callee retransmits a 2xx until it has the ACK (§13.3.1.4). Any other final response is ours to
             # retransmit: the shadow lasts as long as the server transaction.
-            self._lift_shadow(proxied)
+            self._lift_shadow(proxied, now)
             if server.state is State.PROCEEDING:  # the 2xx was forwarded by another node
                 self._layer.terminate(server)
         elif proxied.key is not None:
@@ -245,23 +245,23 @@ class Branches:
             if shadow != (before := proxied.shadow):
                 proxied.shadow = shadow
                 urgent = before is None or _decisive(*shadow) != _decisive(*before)
-                self._shadows.publish(Advanced(proxied.key, *shadow), urgent=urgent)
+                self._shadows.publish(Advanced(proxied.key, *shadow), now, urgent=urgent)
         elif passage is not None and not context.concluded and server.request.method == "INVITE":
             proxied.key = key_of(server.request.via)
             if proxied.key is not None:
                 proxied.shadow = self._shadow(context, now)
                 data, groups = passage.request.render(), tuple(map(tuple, proxied.groups))
                 call = Call(data, passage.incoming, passage.now, passage.loop, passage.users, proxied.breadth, groups)
-                self._shadows.publish(Opened(proxied.key, call, *proxied.shadow), urgent=True)
+                self._shadows.publish(Opened(proxied.key, call, *proxied.shadow), now, urgent=True)
 
     def _shadow(self, context: ResponseContext, now: float) -> tuple[tuple[ForkShadow, ...], bool]:
         offset = self._cluster_time() - now
         return tuple([_shadow_of(fork, offset) for fork in context.forks]), context.cancelled
 
-    def _lift_shadow(self, proxied: ProxiedRequest) -> None:
+    def _lift_shadow(self, proxied: ProxiedRequest, now: float) -> None:
         """Tell the other nodes that nothing is left to be done for a call."""
         if proxied.key is not None:
-            self._shadows.publish(Closed(proxied.key), urgent=False)
+            self._shadows.publish(Closed(proxied.key), now, urgent=False)
             proxied.key = None
 
     def _terminate(self, fork: Fork) -> None:
@@ -276,8 +276,8 @@ class Branches:
 
 
 def _decisive(forks: tuple[ForkShadow, ...], cancelled: bool) -> tuple[object, ...]:
-    """What nobody could find out any more, if the leader died before the others know of it."""
-    return cancelled, [(fork.reasons, fork.status) for fork in forks]
+    """What the others have to know at once: all but how far Timer C was put off."""
+    return cancelled, [(fork.state, fork.reasons, fork.status) for fork in forks]
 
 
 def _shadow_of(fork: Fork, offset: float) -> ForkShadow:

@@ -89,7 +89,7 @@ _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 
 @dataclass(slots=True)
 class Shadow:
-    """A call of another node, as it was when we last heard of it."""
+    """A call as it was when we last heard of it, or told of it."""
 
     call: Call
     forks: tuple[ForkShadow, ...]
@@ -124,16 +124,16 @@ class Shadows:
         self._max_count = max_count
         self._max_bytes = max_bytes
         self._unshared: list[bytes] = []
+        self._ours: dict[Key, Shadow] = {}
         self._shadows: dict[Key, Shadow] = {}  # by falling age
         self._bytes = 0
 
     # Our own calls
 
-    def publish(self, record: Record, *, urgent: bool) -> None:
+    def publish(self, record: Record, now: float, *, urgent: bool) -> None:
         """Tell the others of a call of ours, with the next `take_records`.
 
-        Urgent is what has to be elsewhere before anything else is sent. The rest can be lost: who doesn't know of it
-        sends or asks once more than needed.
+        Urgent is what has to be elsewhere before anything else is sent; the rest goes with what comes next.
         """
         try:
             data = _encoder.encode(record)
@@ -143,6 +143,9 @@ class Shadows:
             self._unshared.append(data)
             self.urgent |= urgent
             self.counters.shared += 1
+            shadow = self._shadow(record, self._ours.pop(record.key, None), len(data), now)
+            if shadow is not None:
+                self._ours[record.key] = shadow
         else:
             self.counters.unshareable += 1
 
@@ -156,6 +159,13 @@ class Shadows:
         """True if there is something to be shared."""
         return bool(self._unshared)
 
+    def inherit(self, now: float) -> None:
+        """Have shadows of our own calls, too: we lead anew, and nothing else is left of them."""
+        ours, self._ours = self._ours, {}
+        for key, shadow in ours.items():
+            self._keep(key, shadow)
+        self._expire(now)
+
     # The calls of others
 
     def received(self, records: Iterable[bytes], now: float) -> None:
@@ -167,11 +177,14 @@ class Shadows:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 self.counters.undecodable += 1
             else:
-                self._take(record, len(data), now)
+                self._ours.pop(record.key, None)  # the call has been taken over
+                shadow = self._shadow(record, self.take(record.key), len(data), now)
+                if shadow is not None:
+                    self._keep(record.key, shadow)
         self._expire(now)
 
     def take(self, key: Key) -> Shadow | None:
-        """Return the shadow of a call and keep it no longer: the call is ours now."""
+        """Return the shadow of a call and keep it no longer."""
         shadow = self._shadows.pop(key, None)
         if shadow is not None:
             self._bytes -= shadow.size
@@ -186,16 +199,17 @@ class Shadows:
         """Return how many shadows there are."""
         return len(self._shadows)
 
-    def _take(self, record: Record, size: int, now: float) -> None:
-        before = self.take(record.key)
+    def _shadow(self, record: Record, before: Shadow | None, size: int, now: float) -> Shadow | None:
+        """The shadow of a call after a record; None if there is none."""
         if isinstance(record, Opened):
-            shadow = Shadow(record.call, record.forks, record.cancelled, size, now + self._lifetime)
-        elif isinstance(record, Advanced) and before is not None:
+            return Shadow(record.call, record.forks, record.cancelled, size, now + self._lifetime)
+        if isinstance(record, Advanced) and before is not None:
             size += len(before.call.request)
-            shadow = Shadow(before.call, record.forks, record.cancelled, size, now + self._lifetime)
-        else:
-            return
-        self._shadows[record.key] = shadow
+            return Shadow(before.call, record.forks, record.cancelled, size, now + self._lifetime)
+        return None
+
+    def _keep(self, key: Key, shadow: Shadow) -> None:
+        self._shadows[key] = shadow
         self._bytes += shadow.size
 
     def _expire(self, now: float) -> None:

@@ -83,6 +83,7 @@ class Takeover:
     def begin(self, now: float) -> None:
         """Take over what there is, little by little, and for a while what comes."""
         self._until = now + self._reach
+        self._shadows.inherit(now)
         self._layer.set_timer(now, self)
 
     def event_received(self, event: Event, now: float) -> bool:

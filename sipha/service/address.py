@@ -16,9 +16,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sipha import config
-from sipha.cluster.handover import HandoverFailed
 from sipha.cluster.replica import Replica
 from sipha.errors import ConfigError, MalformedMessage
+from sipha.service.health import Health
 from sipha.service.settings import make_listeners
 from sipha.sip.flow import Address, Flow
 from sipha.sip.uri import SipUri, parse_uri
@@ -40,6 +40,8 @@ PAUSE = 0.005
 
 AORS = 100
 """Addresses-of-record that are looked at in one turn of it."""
+
+_KIND = "address"
 
 
 def make_address(reactor: Any, settings: config.VirtualAddress, path: Path, lost: Lost) -> IVirtualAddress:
@@ -98,23 +100,25 @@ class AddressService(Service):
         return bound_socket(kind, address) if self._sockets is None else self._sockets.bind(kind, address)
 
     def _lost(self, reason: str) -> None:
-        """The addresses are gone and the claim with them."""
+        """The addresses are gone and the claim with them; another one may bring them back."""
         self.log.warn("the virtual addresses are lost: {reason}", reason=reason)  # noqa: G010  Twisted's
-        pass_on(self._replica)
+        self._replica.claim_ended()
 
 
 class AddressHolder(MultiService):
     """Holds the addresses while this node leads: a child of LeaderServices, whose own run while the addresses are here.
 
-    What is told the other nodes when a claim has ended without us lies with the claim from its beginning.
+    What is told the other nodes when a claim has ended without us lies with the claim from its beginning. A node that
+    can't claim is unwell, so that another one leads.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, address: IVirtualAddress, replica: Replica) -> None:
+    def __init__(self, reactor: Any, address: IVirtualAddress, replica: Replica, health: Health) -> None:
         super().__init__()
         self._address = address
         self._replica = replica
+        self._health = health
         self._renewing = LoopingCall(self._renew)
         self._renewing.clock = reactor
         self._wanted = False
@@ -145,25 +149,16 @@ class AddressHolder(MultiService):
 
     def _claimed(self, _: None) -> None:
         if self._wanted:
+            self._health.passed(_KIND)
             super().startService()
 
     def _not_claimed(self, failure: Failure) -> None:
         if self._wanted:
-            self.log.error("the virtual addresses can't be claimed: {reason}", reason=failure.value)
-            pass_on(self._replica)
+            self._health.fault(_KIND, f"the virtual addresses can't be claimed: {failure.value}")
+            self._replica.claim_ended()
 
     def _failed(self, failure: Failure) -> None:
         self.log.failure("holding the virtual addresses failed", failure)
-
-
-def pass_on(replica: Replica) -> None:
-    """Let another node have the addresses, which this one can't have (pitfalls-log-vip 10); if none can, try again."""
-
-    def not_passed_on(failure: Failure) -> None:
-        failure.trap(HandoverFailed)
-        replica.claim_ended()
-
-    replica.transfer().addErrback(not_passed_on)
 
 
 class Tickling(Service):

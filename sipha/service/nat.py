@@ -46,8 +46,9 @@ def make_keepalive(
     *,
     transport: Callable[[], IPingTransport | None],
     tokens: Callable[[], Tokens | None],
+    well: Callable[[], bool],
 ) -> Keepalive:
-    """The pinger, a child of LeaderServices."""
+    """The pinger, which runs while the node has the virtual addresses."""
     settings = configuration.nat
     return Keepalive(
         reactor,
@@ -65,4 +66,5 @@ def make_keepalive(
         transport=transport,
         tokens=tokens,
         served_until=lambda: replica.served_until,
+        well=well,
     )

@@ -14,22 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from sipha import config
 from sipha.cluster.expirer import Expirer
 from sipha.cluster.leadership import LeaderServices
+from sipha.cluster.raft import clock as boottime
 from sipha.errors import ConfigError
 from sipha.garbage import GarbageCollection
 from sipha.service.address import AddressHolder, AddressService, Tickling
 from sipha.service.admin import AdminService
+from sipha.service.health import Health
 from sipha.service.nat import make_keepalive
+from sipha.service.probe import SelfProbe
 from sipha.service.replication import Replication
 from sipha.service.settings import make_domains
 from sipha.service.sip import KeyRing, SipService
 from sipha.service.view import Parts, View
+
+PARTING = 2.0
+"""Seconds that a leader which is stopped has to hand leadership on."""
 
 LINGER = 60.0
 """Seconds for which the admin of a node that has left the cluster still says why."""
@@ -51,16 +57,24 @@ class Node(MultiService):
         self.replication = Replication(reactor, configuration, self._replica_failed)
         replica = self.replication.replica
         GarbageCollection(reactor).setServiceParent(self)
+        interfaces = [placement.interface for placement in configuration.virtual_address.placements]
+        self.health = Health(reactor, boottime, replica.report, [name for name in interfaces if name])
+        self.health.setServiceParent(self)
         self.address = AddressService(reactor, configuration, path, replica)
         self.address.setServiceParent(self)
         on_leader = LeaderServices(replica.leadership)
         on_leader.setServiceParent(self)
         Expirer(reactor, replica).setServiceParent(on_leader)
-        with_address = AddressHolder(reactor, self.address.address, replica)
+        with_address = AddressHolder(reactor, self.address.address, replica, self.health)
         with_address.setServiceParent(on_leader)
         keys = KeyRing(replica.machine)
         self.keepalive = make_keepalive(
-            reactor, configuration, replica, transport=lambda: self.sip.transport, tokens=keys.tokens
+            reactor,
+            configuration,
+            replica,
+            transport=lambda: self.sip.transport,
+            tokens=keys.tokens,
+            well=self.health.well,
         )
         self.sip = SipService(
             reactor,
@@ -69,12 +83,16 @@ class Node(MultiService):
             self.address.bind,
             self._sip_failed,
             keys=keys,
-            askers=(self.keepalive.response_received,),
             answers=self.keepalive.datagram_received,
         )
-        self.sip.setServiceParent(with_address)
-        self.keepalive.setServiceParent(with_address)
-        Tickling(reactor, self.address.address, replica).setServiceParent(with_address)
+        self.sip.askers.append(self.keepalive.response_received)
+        for service in (
+            self.sip,
+            self.keepalive,
+            SelfProbe(reactor, self.sip, self.health),
+            Tickling(reactor, self.address.address, replica),
+        ):
+            service.setServiceParent(with_address)
         self.parts = Parts(self.replication, self.address.address, self.sip, self.keepalive)
         self.view = View(reactor, configuration, self.parts)
         admin = AdminService(reactor, configuration.admin, self.view, make_domains(configuration))
@@ -89,11 +107,19 @@ class Node(MultiService):
             raise SystemExit(f"sipha: {error}") from error
 
     def stopService(self) -> Deferred[Any]:
-        """Stop what phones see first, then leave the cluster."""
+        """Hand leadership on if another node can have it, stop what phones see, then leave the cluster."""
         if self._leaving is not None and self._leaving.active():
             self._leaving.cancel()
-        stopped: Deferred[Any] = super().stopService()
+        stopped = self._hand_on()
+        stopped.addCallback(lambda _: MultiService.stopService(self))
         return stopped.addCallback(lambda _: self.replication.stopService())
+
+    def _hand_on(self) -> Deferred[Any]:
+        replica = self.replication.replica
+        if not replica.leads_log:
+            return succeed(None)
+        handed = replica.transfer(None, "it is being stopped").addTimeout(PARTING, self._reactor)
+        return handed.addErrback(lambda _: None)  # nobody can have it, or not in time: it stops in any case
 
     def _sip_failed(self, reason: str) -> None:
         """Another node may be able to serve phones."""

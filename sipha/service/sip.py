@@ -37,7 +37,7 @@ from sipha.sip.message import Request, Response
 from sipha.sip.token import Tokens
 from sipha.state.machine import Machine
 from sipha.transport.address import Bind
-from sipha.transport.endpoint import Endpoint, ITransactionUser
+from sipha.transport.endpoint import Endpoint, ITransactionUser, Listener
 
 SHADOWS = "shadows"
 """The topic under which the nodes share the shadows of calls."""
@@ -73,7 +73,8 @@ class TransactionUser:
     """Hands each event to the registrar or the proxy, and none once the lease has ended (RFC 3261 §5).
 
     A response that belongs to no transaction is offered to `askers` first: those who send requests without keeping
-    anything of them. Each returns True if the response is its own.
+    anything of them. Each returns True if the response is its own. `served` hears of the first request that was, of
+    those that come from elsewhere.
     """
 
     def __init__(
@@ -81,12 +82,14 @@ class TransactionUser:
         registrar: Registrar,
         proxy: Proxy,
         leading: Callable[[], bool],
-        askers: Sequence[Callable[[Response, Flow], bool]] = (),
+        askers: Sequence[Callable[[Response, Flow], bool]],
+        served: Callable[[str], None],
     ) -> None:
         self._registrar = registrar
         self._proxy = proxy
         self._leading = leading
         self._askers = askers
+        self._served: Callable[[str], None] | None = served
 
     def event_received(self, event: Event, now: float) -> None:
         """Act on an event."""
@@ -96,6 +99,9 @@ class TransactionUser:
             self._registrar.request_received(event.request, event.flow)
         elif not (isinstance(event, StrayResponse) and self._is_asked_for(event)):
             self._proxy.event_received(event, now)
+        if self._served is not None and isinstance(event, RequestReceived) and event.flow.remote != event.flow.local:
+            self._served(event.request.method)
+            self._served = None
 
     def _is_asked_for(self, event: StrayResponse) -> bool:
         return any(asker(event.response, event.flow) for asker in self._askers)
@@ -104,7 +110,8 @@ class TransactionUser:
 class SipService(Service):
     """What phones see of a leader: registrar and proxy behind the listeners of the virtual addresses.
 
-    `bind` gives the listeners their sockets; `failed` is told why they can't be opened.
+    `bind` gives the listeners their sockets; `failed` is told why they can't be opened. `answers` is offered each
+    datagram that looks like a response, `askers` each response that belongs to no transaction, as TransactionUser says.
     """
 
     log = Logger()
@@ -118,7 +125,6 @@ class SipService(Service):
         failed: Callable[[str], None],
         *,
         keys: KeyRing,
-        askers: Sequence[Callable[[Response, Flow], bool]] = (),
         answers: Callable[[bytes, Flow], bool] = lambda _data, _flow: False,
     ) -> None:
         self._reactor = reactor
@@ -126,10 +132,11 @@ class SipService(Service):
         self._replica = replica
         self._bind = bind
         self._failed = failed
+        self.askers: list[Callable[[Response, Flow], bool]] = []
         self._keys = keys
-        self._askers = askers
         self._answers = answers
         self._endpoint: ProxyEndpoint | None = None
+        self._layer: TransactionLayer | None = None
         self._counters: dict[str, Any] = {}
         self._sharing: Any = None
         self._timers = make_timers(configuration.sip)
@@ -139,7 +146,26 @@ class SipService(Service):
     @property
     def listening(self) -> bool:
         """True while phones are heard."""
-        return self._endpoint is not None and bool(self._endpoint.addresses)
+        return bool(self.addresses)
+
+    @property
+    def addresses(self) -> Sequence[Listener]:
+        """Where we listen; nowhere before all listeners are open."""
+        return () if self._endpoint is None else self._endpoint.addresses
+
+    @property
+    def connections(self) -> int:
+        """How many connections of streams would be closed if leadership ended now."""
+        return 0 if self._endpoint is None else self._endpoint.connections
+
+    @property
+    def stream_calls(self) -> int:
+        """How many calls are being set up whose callers use streams: they would fail if leadership ended now."""
+        return 0 if self._layer is None else self._layer.stream_calls
+
+    def send(self, data: bytes, flow: Flow) -> bool:
+        """Send a message outside of a transaction; False if that isn't possible."""
+        return self._endpoint is not None and self._endpoint.send(data, flow)
 
     @property
     def transport(self) -> IPingTransport | None:
@@ -154,7 +180,7 @@ class SipService(Service):
         authenticator = Authenticator(
             replica, self._keys.tokens, domains, nonce_lifetime=settings.registrar.nonce_lifetime
         )
-        layer = TransactionLayer(self._timers, force_rport=make_force_rport(settings))
+        layer = self._layer = TransactionLayer(self._timers, force_rport=make_force_rport(settings))
         endpoint = self._endpoint = ProxyEndpoint(
             self._reactor,
             layer,
@@ -199,13 +225,13 @@ class SipService(Service):
             "shadow": self._shadows.counters,
             "transaction": layer.counters,
         }
-        user = TransactionUser(registrar, proxy, replica.leading, self._askers)
+        user = TransactionUser(registrar, proxy, replica.leading, self.askers, replica.succession.served)
         endpoint.start(user).addCallbacks(self._opened, self._not_opened)
 
     def stopService(self) -> Deferred[None] | None:
         """Close the listeners; what is under way ends without an answer."""
         super().stopService()
-        endpoint, self._endpoint = self._endpoint, None
+        endpoint, self._endpoint, self._layer = self._endpoint, None, None
         if endpoint is None:
             return None
         self.log.info("the virtual addresses are served no more")
@@ -253,7 +279,7 @@ class SipService(Service):
     def _opened(self, opened: bool) -> None:
         if opened:
             addresses = ", ".join(self._config.virtual_address.hosts)
-            self.log.info("the virtual addresses are served: {addresses}", addresses=addresses)
+            self._replica.succession.claimed(addresses)
 
     def _not_opened(self, failure: Failure) -> None:
         self._failed(f"can't listen on the virtual addresses: {failure.value}; see [virtual_address] and [sip]")

@@ -7,11 +7,13 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from sipha import __version__, config
 from sipha.admin.interfaces import INode
 from sipha.admin.views import NodeView, PeerStatus, Status
+from sipha.cluster.handover import HandoverFailed
 from sipha.config.texts import NodeName, SocketAddress
 from sipha.errors import ConfigError, Unavailable, UnknownOutcome
 from sipha.nat.keepalive import OFF, SETTING, Keepalive
@@ -25,7 +27,7 @@ from sipha.state.snapshot import Frozen
 from sipha.vip.address import IVirtualAddress
 
 DEADLINE = 4.0
-"""Seconds that a majority has for a change of the members; less than who forwarded it waits for."""
+"""Seconds that a majority has for a change of who is a member or may lead; less than who forwarded it waits for."""
 
 
 class Parts(NamedTuple):
@@ -65,6 +67,7 @@ class View:
             cluster_id=replica.cluster_id,
             role=replica.role,
             memory=replica.memory,
+            standby=self._replica.candidacy.in_standby(replica.node),
             leading=replica.leading and self._sip.listening,
             leader=replica.leader,
             term=replica.term,
@@ -83,6 +86,8 @@ class View:
             journal_bytes=replica.journal_bytes,
             virtual_addresses=self._config.virtual_address.hosts,
             holds_virtual_addresses=self._address.held,
+            connections=self._sip.connections,
+            stream_calls=self._sip.stream_calls,
             aors=len(machine.location),
             bindings=machine.location.count,
             accounts=len(machine.accounts),
@@ -105,6 +110,10 @@ class View:
     def leading(self) -> bool:
         """Return True if the node leads and its lease is valid."""
         return self._replica.leading()
+
+    def leads_log(self) -> bool:
+        """Return True if the node leads, even if it serves no phones."""
+        return self._replica.leads_log
 
     def leader_admin(self) -> str | None:
         """Return the admin URL of the node that leads, or None if it is this one or unknown."""
@@ -145,7 +154,7 @@ class View:
 
     def nodes(self) -> Sequence[NodeView]:
         """The members of the cluster, by name."""
-        status = self._replica.status()
+        status, candidacy = self._replica.status(), self._replica.candidacy
         peers = {peer.name: peer for peer in status.peers}
         leads = status.role == "leader"
         views = []
@@ -156,9 +165,23 @@ class View:
                 behind = max(status.commit_index - (status.durable_index if own else peers[member.name].match), 0)
             connected = own or peers[member.name].connected
             views.append(
-                NodeView(member.name, member.address, member.role, member.name == status.leader, connected, behind)
+                NodeView(
+                    member.name,
+                    member.address,
+                    member.role,
+                    member.name == status.leader,
+                    connected,
+                    behind,
+                    candidacy.in_standby(member.name),
+                    candidacy.preferred == member.name,
+                    candidacy.obstacle(member.name) if leads else None,
+                )
             )
         return views
+
+    def successor(self) -> str | None:
+        """Who would lead if leadership were handed on now, as the leader knows it."""
+        return self._replica.candidacy.successor
 
     def add_node(self, name: str, address: str) -> Deferred[None]:
         """Make a node a member; raises ValueError and SiphaError."""
@@ -177,6 +200,19 @@ class View:
         """Make a node no member any more; raises SiphaError."""
         return self._change(lambda done: self._replica.membership.remove(name, done))
 
+    def put_in_standby(self, name: str, *, force: bool) -> Deferred[str | None]:
+        """Let a node lead no more, and fire with who leads then; raises SiphaError."""
+        changed = self._change(lambda done: self._replica.candidacy.put_in_standby(name, done, force=force))
+        return changed.addCallback(lambda _: self._relieve(name))
+
+    def bring_online(self, name: str) -> Deferred[None]:
+        """Let a node lead again; raises SiphaError."""
+        return self._change(lambda done: self._replica.candidacy.bring_online(name, done))
+
+    def prefer(self, name: str | None) -> Deferred[None]:
+        """Let a node lead whenever it can, or any; raises SiphaError."""
+        return self._change(lambda done: self._replica.candidacy.prefer(name or "", done))
+
     def transfer(self, to: str | None) -> Deferred[str]:
         """Hand leadership on; to this node, there is nothing to do."""
         return succeed(to) if to == self._replica.node else self._replica.transfer(to)
@@ -189,8 +225,19 @@ class View:
         """Give back what a backup holds."""
         self._replica.free(frozen)
 
+    def _relieve(self, name: str) -> Deferred[str | None]:
+        """Hand leadership on if the node of this name is this one and leads; fires with who leads then."""
+        if name != self._replica.node or not self._replica.leads_log:
+            return succeed(self._replica.leader)
+
+        def still(failure: Failure) -> str | None:
+            failure.trap(HandoverFailed)  # it tries again by itself
+            return self._replica.leader
+
+        return self._replica.transfer(None, "it is in standby").addErrback(still)
+
     def _change(self, change: Callable[[Callable[[Outcome | Unavailable], None]], None]) -> Deferred[None]:
-        """Change the members; the log may never say what became of it."""
+        """Change who is a member or may lead; the log may never say what became of it."""
         changed: Deferred[None] = Deferred()
 
         def done(outcome: Outcome | Unavailable) -> None:

@@ -98,6 +98,14 @@ class TransactionLayer:
         self._outgoing: list[tuple[bytes, Flow]] = []
         self._perform = self._actions()
 
+    @property
+    def stream_calls(self) -> int:
+        """How many INVITEs that came over streams have no final response yet."""
+        return sum(
+            server.flow.reliable and server.request.method == "INVITE" and server.state is State.PROCEEDING
+            for server in self._servers.values()
+        )
+
     # What the holder of the sockets calls
 
     def receive(self, message: Request | Response, flow: Flow, now: float) -> None:

@@ -51,13 +51,6 @@ class BranchToken(NamedTuple):
     loop: str
 
 
-class PingToken(NamedTuple):
-    """What the branch of a ping says: which binding it is for, and in which slot of the schedule it was sent."""
-
-    contact_id: int
-    slot: int
-
-
 class Hop(NamedTuple):
     """Where one side of a dialog is reached: a transport, and the address that the flow had; `user` tells whose."""
 
@@ -160,19 +153,17 @@ class Tokens:
         return _hex_mac(self._current.branch, _join(fields))[:16]
 
     def ping(self, contact_id: int, slot: int) -> str:
-        """Make the token of a ping, of which nothing is kept: the binding's id, and the slot that it is sent in."""
+        """Make the token of a ping for a binding, named by its id, in the slot in which it is sent."""
         # Hexadecimal, as nonces are: thousands are made and read each second.
         head = f"{self._current_id:02x}{contact_id:016x}{slot & 0xFFFFFFFF:08x}"
         return head + _hex_mac(self._current.ping, head.encode())
 
-    def read_ping(self, token: str) -> PingToken | None:
-        """Return what the token of a ping says, or None if it isn't ours."""
+    def is_ping(self, token: str) -> bool:
+        """Return True if this is the token of a ping, under any key still held."""
         keys = self._keys_by_hex.get(token[:2])
         if keys is None or not token.isascii():
-            return None
-        if not hmac.compare_digest(_hex_mac(keys.ping, token[:_PING_HEAD].encode()), token[_PING_HEAD:]):
-            return None
-        return PingToken(int(token[2:18], 16), int(token[18:_PING_HEAD], 16))
+            return False
+        return hmac.compare_digest(_hex_mac(keys.ping, token[:_PING_HEAD].encode()), token[_PING_HEAD:])
 
     def user(self, aor: str) -> bytes:
         """Make the mark of a user of ours in a token, from the AOR."""

@@ -15,6 +15,17 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[str, str]).decode
 
 
+PREFERRED = "preferred"
+"""The setting that names the node which is to lead whenever it can."""
+
+_ON = "on"
+
+
+def standby(node: str, *, on: bool) -> PutSetting:
+    """The setting that says whether a node is in standby: it leads only to hand leadership on."""
+    return PutSetting(_standby(node), _ON if on else "")
+
+
 class Settings:
     """The settings by name."""
 
@@ -25,6 +36,15 @@ class Settings:
     def get(self, name: str, default: str = "") -> str:
         """The value of a setting, or `default` while it isn't set."""
         return self._values.get(name, default)
+
+    @property
+    def preferred(self) -> str:
+        """The node that is to lead whenever it can; empty if it may be any."""
+        return self.get(PREFERRED)
+
+    def in_standby(self, node: str) -> bool:
+        """True if an operator has put the node in standby."""
+        return self.get(_standby(node)) == _ON
 
     def items(self) -> list[tuple[str, str]]:
         """All settings, by name."""
@@ -53,6 +73,10 @@ class Settings:
         """Add what a snapshot holds; raises one of UNDECODABLE."""
         self._values |= map(_decode, records)
         self.hash = sum(map(_digest, self._values.items()))
+
+
+def _standby(node: str) -> str:
+    return f"standby/{node}"
 
 
 def _digest(item: tuple[str, str]) -> int:

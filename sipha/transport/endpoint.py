@@ -30,6 +30,9 @@ from sipha.transport.udp import TRANSIENT, UdpSocket
 RETRY_IN_USE = 0.05
 """Seconds between attempts at an address that another process still has."""
 
+ATTEMPTS_IN_USE = 20
+"""After how many attempts the log says so: a process that has just lost an address needs a moment to close it."""
+
 _KEEPALIVE_CHARACTERS = b"\r\n\0 "
 _LONGEST_KEEPALIVE = 8
 
@@ -129,6 +132,11 @@ class Endpoint:
         """Where we listen, with the ports that the kernel chose; nowhere before all listeners are open."""
         return () if self._starting is not None else tuple(self._addresses)
 
+    @property
+    def connections(self) -> int:
+        """How many connections of streams there are, those being opened included."""
+        return sum(streams.connections for streams in self._streams.values())
+
     # -- ways out ---------------------------------------------------------------------------------------------------
 
     def flow(self, transport: str, remote: Address) -> Flow | None:
@@ -189,9 +197,9 @@ class Endpoint:
                 self._open_one(remaining[0])
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
-                    if self.counters["in-use"] == 0:
-                        self.log.warn("{address} is still in use; trying again", address=remaining[0])  # noqa: G010
                     self.counters["in-use"] += 1
+                    if self.counters["in-use"] == ATTEMPTS_IN_USE:
+                        self.log.warn("{address} is still in use; trying again", address=remaining[0])  # noqa: G010
                     self._retry = self._reactor.callLater(RETRY_IN_USE, self._open, remaining)
                     return
                 starting, self._starting = self._starting, None

@@ -38,6 +38,7 @@ class FakeNode:
         self.name = name
         self.machine = Machine()
         self.leads = True
+        self.leads_without_phones = False
         self.leader: FakeNode | None = None
         self.leader_url: str | None = None
         self.trouble: Unavailable | None = None
@@ -45,6 +46,8 @@ class FakeNode:
         self.alarms: tuple[str, ...] = ()
         self.memory = "whole"
         self.members = {name: NodeView(name, f"{name}.test:7000", "voter", False, True, 0)}
+        self.yields = False
+        self.next_leader: str | None = None
         self.freed = 0
         self.records: list[Record] = []
         self.held: list[Callable[[], None]] | None = None
@@ -59,6 +62,7 @@ class FakeNode:
             cluster_id="0123456789abcdef" * 2,
             role="leader" if self.leads else "follower",
             memory=self.memory,
+            standby=self.members[self.name].standby,
             leading=self.leads,
             leader=self.name if self.leads else None if self.leader is None else self.leader.name,
             term=3,
@@ -77,6 +81,8 @@ class FakeNode:
             journal_bytes=1000,
             virtual_addresses=("127.0.0.10",),
             holds_virtual_addresses=self.leads,
+            connections=12,
+            stream_calls=1,
             aors=len(self.machine.location),
             bindings=self.machine.location.count,
             accounts=len(self.machine.accounts),
@@ -87,6 +93,9 @@ class FakeNode:
 
     def leading(self) -> bool:
         return self.leads
+
+    def leads_log(self) -> bool:
+        return self.leads or self.leads_without_phones
 
     def leader_admin(self) -> str | None:
         return self.leader_url
@@ -147,7 +156,33 @@ class FakeNode:
         return succeed(None)
 
     def transfer(self, to: str | None) -> Deferred[str]:
-        return fail(self.refusal) if self.refusal else succeed(to or "z")
+        if self.refusal:
+            return fail(self.refusal)
+        if self.yields:
+            self.leads, self.leader = False, FakeNode(to or "z")
+        return succeed(to or "z")
+
+    def successor(self) -> str | None:
+        return self.next_leader
+
+    def put_in_standby(self, name: str, *, force: bool) -> Deferred[str | None]:
+        if self.refusal is not None and not force:
+            raise self.refusal
+        self.members[name] = msgspec.structs.replace(self.members[name], standby=True)
+        return succeed(self.next_leader if name == self.name else self.name)
+
+    def bring_online(self, name: str) -> Deferred[None]:
+        if self.refusal is not None:
+            raise self.refusal
+        self.members[name] = msgspec.structs.replace(self.members[name], standby=False)
+        return succeed(None)
+
+    def prefer(self, name: str | None) -> Deferred[None]:
+        if self.refusal is not None:
+            raise self.refusal
+        for one, view in self.members.items():
+            self.members[one] = msgspec.structs.replace(view, preferred=one == name)
+        return succeed(None)
 
     def backup(self) -> Frozen:
         return self.machine.freeze(3, "0123456789abcdef" * 2)

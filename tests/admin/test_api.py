@@ -454,9 +454,15 @@ class TestNodes:
         reply = console.ask("POST", "/v1/nodes", N4)
         assert (reply.status, reply.json) == (201, N4)
         assert console.ask("GET", "/v1/nodes").json["nodes"] == [
-            {"name": "a", "address": "a.test:7000", "role": "voter", "leads": False, "connected": True, "behind": 0},
-            {**N4, "role": "learner", "leads": False, "connected": False, "behind": None},
-        ]
+            {
+                "name": "a", "address": "a.test:7000", "role": "voter", "leads": False, "connected": True, "behind": 0,
+                "standby": False, "preferred": False, "obstacle": None,
+            },
+            {
+                **N4, "role": "learner", "leads": False, "connected": False, "behind": None,
+                "standby": False, "preferred": False, "obstacle": None,
+            },
+        ]  # fmt: skip
         assert console.ask("DELETE", "/v1/nodes/n4").json == {"removed": 1}
         assert [node["name"] for node in console.ask("GET", "/v1/nodes").json["nodes"]] == ["a"]
 
@@ -475,9 +481,39 @@ class TestNodes:
         console.node.trouble = UnknownOutcome("nobody knows")
         assert console.ask("PUT", "/v1/pings", {"on": False}).status == 503
 
+    def test_operator_puts_a_node_in_standby_and_back(self, console: Console) -> None:
+        console.ask("POST", "/v1/nodes", N4)
+        console.node.next_leader = "b"
+        assert console.ask("POST", "/v1/nodes/n4/standby", {}).json == {"name": "n4", "standby": True, "leader": "a"}
+        assert console.ask("POST", "/v1/nodes/a/standby", {"force": True}).json["leader"] == "b"
+        nodes = console.ask("GET", "/v1/nodes").json
+        assert [node["standby"] for node in nodes["nodes"]] == [True, True]
+        assert nodes["successor"] == "b"
+        assert console.ask("GET", "/v1/status").json["standby"]
+        assert console.ask("POST", "/v1/nodes/n4/online", {}).json == {"name": "n4", "standby": False, "leader": "a"}
+        assert [node["standby"] for node in console.ask("GET", "/v1/nodes").json["nodes"]] == [True, False]
+
+    def test_leader_that_serves_nobody_is_brought_online(self, console: Console) -> None:
+        console.ask("POST", "/v1/nodes/a/standby", {"force": True})
+        console.node.leads, console.node.leads_without_phones = False, True
+        assert console.ask("POST", "/v1/nodes/a/online", {}).status == 200
+
+    def test_operator_prefers_a_node(self, console: Console) -> None:
+        assert console.ask("PUT", "/v1/prefer", {"node": "a"}).json == {"node": "a"}
+        assert console.ask("GET", "/v1/nodes").json["nodes"][0]["preferred"]
+        assert console.ask("PUT", "/v1/prefer", {"node": None}).json == {"node": None}
+        assert not console.ask("GET", "/v1/nodes").json["nodes"][0]["preferred"]
+
     @pytest.mark.parametrize(
         ("method", "path", "body"),
-        [("POST", "/v1/nodes", N4), ("DELETE", "/v1/nodes/n4", None), ("POST", "/v1/transfer", {})],
+        [
+            ("POST", "/v1/nodes", N4),
+            ("DELETE", "/v1/nodes/n4", None),
+            ("POST", "/v1/transfer", {}),
+            ("POST", "/v1/nodes/a/standby", {}),
+            ("POST", "/v1/nodes/a/online", {}),
+            ("PUT", "/v1/prefer", {"node": "a"}),
+        ],
     )
     def test_what_the_cluster_refuses_is_a_conflict(
         self, console: Console, method: str, path: str, body: object
@@ -499,6 +535,8 @@ class TestNodes:
             ("/v1/nodes", {**N4, "address": "nowhere"}, "'nowhere' is no address"),
             ("/v1/transfer", {"to": 3}, "Expected `str | null`"),
             ("/v1/transfer", {"node": "b"}, "unknown field `node`"),
+            ("/v1/nodes/a/standby", {"force": "yes"}, "Expected `bool`"),
+            ("/v1/nodes/a/online", {"force": True}, "unknown field `force`"),
         ],
     )
     def test_wrong_body_is_refused(self, console: Console, path: str, body: object, detail: str) -> None:
@@ -512,6 +550,11 @@ class TestNodes:
         assert follower.ask("POST", "/v1/nodes", N4).status == 201
         assert set(leader.members) == {"b", "n4"}
         assert follower.ask("POST", "/v1/transfer", {"to": "a"}).json == {"leader": "a"}
+        assert follower.ask("POST", "/v1/nodes/n4/standby", {"force": True}).json["leader"] == "b"
+        assert leader.members["n4"].standby
+        assert follower.ask("POST", "/v1/nodes/n4/online", {}).json["leader"] == "b"
+        assert follower.ask("PUT", "/v1/prefer", {"node": "n4"}).json == {"node": "n4"}
+        assert leader.members["n4"].preferred
         assert follower.ask("DELETE", "/v1/nodes/n4").json == {"removed": 1}
         assert set(follower.node.members) == {"a"}
         assert set(spy.forwarded_by) == {"a"}

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from sipha.cluster.handover import DRAIN, HOLD_DOWN, Handover, HandoverFailed
+from sipha.cluster.handover import DRAIN, HOLD_DOWN, UNWELL, Handover, HandoverFailed
 from sipha.cluster.leadership import ILeader, Leadership
 from sipha.cluster.proposals import Proposals
 from sipha.cluster.replica import Replica
@@ -372,7 +372,7 @@ def test_follower_hands_nothing_on(assembly: Assembly) -> None:
 def test_nobody_is_there_to_be_handed_leadership(assembly: Assembly) -> None:
     for name in "bc":
         assembly.crash(name)
-    assert hand_on(assembly, None) == ["no other voter is connected and up to date"]
+    assert hand_on(assembly, None) == ["no other voter is connected, up to date and well"]
 
 
 # Who should lead
@@ -421,6 +421,15 @@ def test_highest_of_those_that_have_been_there_for_long_leads(handover: Handover
 def test_node_that_must_not_lead_hands_on_at_once(handover: Handover) -> None:
     assert handover.preferred({"b": 0, "c": 0}, 0, 0.0) is None
     assert handover.preferred({"b": 50, "c": 100}, 0, 0.0) == "c"
+
+
+def test_unwell_leader_hands_on_at_once_to_who_is_well(handover: Handover) -> None:
+    assert handover.preferred({"b": UNWELL, "c": 0}, UNWELL, 0.0) is None
+    assert handover.preferred({"b": UNWELL, "c": 100}, UNWELL, 0.0) == "c"
+
+
+def test_node_that_must_not_lead_hands_on_even_to_an_unwell_one(handover: Handover) -> None:
+    assert handover.preferred({"b": UNWELL, "c": 0}, 0, 0.0) == "b"
 
 
 def test_leader_hands_on_to_a_higher_priority_once_only(assemble: Assemble) -> None:

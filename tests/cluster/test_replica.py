@@ -565,6 +565,13 @@ def test_data_of_another_node_are_refused(assemble: Assemble) -> None:
         assembly.start("a")
 
 
+def test_leader_whose_disk_hangs_says_so_and_another_leads(assembly: Assembly) -> None:
+    assembly.seats["a"].disk.delay = (60.0, 60.0)
+    assembly.propose("a", register("sip:alice@example.com"))
+    assembly.until(lambda: assembly.leader() in {"b", "c"})
+    assert "the disk of this node hangs" in str(assembly.replica("a").status().alarms)
+
+
 def test_disk_that_cant_be_read_is_said(assemble: Assemble) -> None:
     assembly = assemble("a")
     assembly.seats["a"].disk.failing = {"sync"}

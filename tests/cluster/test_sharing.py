@@ -59,7 +59,7 @@ def test_release_that_does_not_know_of_sharing_and_a_witness_are_sent_nothing(as
     cluster, leader, others = cluster_of(assemble, priority=0)
     older = next(name for name in others if name != "c")
     hellos = cluster.seats[leader].line.hellos
-    hellos[older] = msgspec.structs.replace(hellos[older], shares=False)
+    hellos[older] = msgspec.structs.replace(hellos[older], trouble=None)
     cluster.replica(leader).sharing.share("calls", [b"one"])
     assert not cluster.said(Shared)
 
@@ -94,8 +94,8 @@ class EarlierHello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
 
 
 def test_releases_understand_each_others_hello() -> None:
-    ours = Hello(2, "sipha", "a", "", "", 2, 100, shares=True)
+    ours = Hello(2, "sipha", "a", "", "", 2, 100, trouble="")
     earlier = EarlierHello(2, "sipha", "a", "", "", 2, 100)
     encode = msgspec.msgpack.encode
     assert msgspec.msgpack.decode(encode(ours), type=EarlierHello) == earlier
-    assert msgspec.msgpack.decode(encode(earlier), type=Hello) == msgspec.structs.replace(ours, shares=False)
+    assert msgspec.msgpack.decode(encode(earlier), type=Hello) == msgspec.structs.replace(ours, trouble=None)

@@ -54,7 +54,10 @@ class Events:
         return self.now
 
     def callLater(self, delay: float, function: Callable[..., Any], *args: Any) -> Timer:
-        timer = Timer(self.now + delay, function, args)
+        return self.callAt(self.now + delay, function, *args)
+
+    def callAt(self, at: float, function: Callable[..., Any], *args: Any) -> Timer:
+        timer = Timer(at, function, args)
         self._asked += 1
         if self._asked > self._flood:
             raise Flood(f"{FLOOD} events within a second, at {self.now:.3f}")

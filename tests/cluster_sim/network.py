@@ -284,7 +284,7 @@ class Net:
             self.events.callLater(late, self.world.nodes[to].receive, connection.lives[to], Link.take, sender, data)
         if data is not None and regular and self.strays and self.dice.random() < self.strays:
             self._stray[sender, to].append((connection.lives, data))
-        self.events.callLater(arrival - self.events.now, self._arrive, connection, to, data)
+        self.events.callAt(arrival, self._arrive, connection, to, data)  # exactly then: the order hangs on it
 
     def _arrive(self, connection: Connection, to: str, data: bytes | None) -> None:
         node, life = self.world.nodes[to], connection.lives[to]

@@ -11,6 +11,7 @@ from treq.client import HTTPClient
 from treq.testing import _SynchronousProducer
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionRefusedError as Refusal
+from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web.iweb import IAgent
@@ -43,23 +44,62 @@ class _Network:
             console.clock.advance(0.1)
 
 
+class _Socket:
+    """A UDP socket of the terminal's machine; who is asked answers at once, or not at all."""
+
+    def __init__(self, operator: Operator, protocol: DatagramProtocol) -> None:
+        self.operator = operator
+        self.protocol = protocol
+        self.open = True
+        protocol.transport = self  # type: ignore[assignment]
+
+    def write(self, request: bytes, server: tuple[str, int]) -> None:
+        assert self.open
+        if server not in self.operator.answers:
+            raise OSError(101, "Network is unreachable")
+        head, _, rest = request.partition(b"\r\n")
+        assert head == b"OPTIONS sip:%s:%d SIP/2.0" % (server[0].encode(), server[1])
+        self.protocol.datagramReceived(b"SIP/2.0 200 OK\r\n" + rest, server)
+
+    def stopListening(self) -> None:
+        self.open = False
+
+
+class _Reactor(Clock):
+    """The time of a command, and the terminal's machine."""
+
+    def __init__(self, operator: Operator) -> None:
+        super().__init__()
+        self.operator = operator
+
+    def listenUDP(self, port: int, protocol: DatagramProtocol, interface: str = "") -> _Socket:
+        assert (port, interface) == (0, "")
+        self.operator.sockets.append(_Socket(self.operator, protocol))
+        return self.operator.sockets[-1]
+
+
 class Operator:
-    """Types siphactl's command lines; `meanwhile` is what goes on while a command waits."""
+    """Types siphactl's command lines; `meanwhile` is what goes on while a command waits.
+
+    `answers` are the SIP servers that answer, and `sockets` those that were opened to ask them.
+    """
 
     def __init__(self, nodes: dict[str, FakeNode]) -> None:
         self.network = _Network(nodes)
+        self.answers = {("127.0.0.10", 5060)}
+        self.sockets: list[_Socket] = []
         self.meanwhile: Callable[[], None] = lambda: None
 
     def types(self, *words: str, stdin: str | None = None, env: dict[str, str] | None = None) -> Result:
         def run(main: Main) -> None:
             results: list[Any] = []
-            clock = Clock()
+            clock = _Reactor(self)
             http = HTTPClient(self.network, data_to_body_producer=_SynchronousProducer)
             Deferred.fromCoroutine(main(http, clock)).addBoth(results.append)
             for _ in range(200):
                 if not results:
                     self.network.flush()
-                    clock.advance(0.1)
+                    clock.pump([0.02] * 5)
                     self.meanwhile()
             (result,) = results
             if isinstance(result, Failure):

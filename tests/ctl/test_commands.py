@@ -5,6 +5,7 @@ from click.testing import CliRunner
 
 from sipha.admin.views import PeerStatus, Secret
 from sipha.ctl import cli
+from sipha.state.binding import BEHIND_NAT
 from tests.admin.fakes import FakeNode
 from tests.ctl.operator import Operator
 
@@ -154,6 +155,15 @@ class TestShow:
         assert AGENT in alice
         assert bob.startswith("sip:bob@sipha.test ")
 
+    def test_operator_sees_which_phone_is_behind_nat(self, node: FakeNode, operator: Operator) -> None:
+        node.register("sip:alice@sipha.test", cflags=BEHIND_NAT)
+        node.register("sip:bob@sipha.test")
+        head, alice, bob = operator.types("show").stdout.splitlines()
+        place = head.index("NAT")
+        assert (alice[place : place + 3], bob[place : place + 3].strip()) == ("yes", "")
+        assert "Received: sip:127.0.0.1:5070, behind NAT" in operator.types("show", "alice@sipha.test").stdout
+        assert [one["behind_nat"] for one in operator.reads("show")["bindings"]] == [True, False]
+
     def test_operator_sees_all_of_one_aor(self, node: FakeNode, operator: Operator) -> None:
         node.register(
             "sip:alice@sipha.test",
@@ -252,6 +262,10 @@ def test_help_names_every_command() -> None:
         "node",
         "transfer",
         "pings",
+        "standby",
+        "online",
+        "prefer",
+        "drill",
         "backup",
         "cluster",
         "restore",

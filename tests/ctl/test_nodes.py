@@ -54,7 +54,7 @@ def test_operator_lists_members(node: FakeNode, operator: Operator) -> None:
     node.members["n4"] = NodeView("n4", "192.0.2.4:7000", "learner", True, False, None)
     lines = operator.types("node", "list").stdout.splitlines()
     assert [line.split() for line in lines] == [
-        ["node", "address", "role", "leads", "connected", "behind"],
+        ["node", "address", "role", "leads", "connected", "behind", "standby", "preferred"],
         ["a", "a.test:7000", "voter", "yes", "0"],
         ["n4", "192.0.2.4:7000", "learner", "yes", "no"],
     ]
@@ -81,8 +81,42 @@ def test_operator_turns_pings_off_and_on(node: FakeNode, operator: Operator) -> 
     assert node.machine.settings.items() == []
 
 
+def test_operator_puts_a_node_in_standby_and_brings_it_back(node: FakeNode, operator: Operator) -> None:
+    node.next_leader = "b"
+    assert operator.types("standby", "a").stdout == "a is in standby; b leads\n"
+    assert operator.types("node", "list").stdout.splitlines()[1].split()[-1] == "yes"
+    assert " leader, standby " in operator.types("status").stdout
+    assert operator.types("online", "a").stdout == "a is online\n"
+    assert operator.reads("standby", "a") == {"name": "a", "standby": True, "leader": "b"}
+
+
+@pytest.mark.parametrize(("leader", "says"), [("a", "nobody takes over from it now"), (None, "no node leads")])
+def test_operator_hears_that_nobody_takes_over(
+    node: FakeNode, operator: Operator, leader: str | None, says: str
+) -> None:
+    node.refusal, node.next_leader = SiphaError("no node could lead"), leader
+    assert operator.types("standby", "a").exit_code == 1
+    assert operator.types("standby", "a", "--force").stdout == f"a is in standby; {says}\n"
+
+
+def test_operator_prefers_a_node_or_none(node: FakeNode, operator: Operator) -> None:
+    assert operator.types("prefer", "a").stdout == "a is preferred\n"
+    assert node.members["a"].preferred
+    assert operator.types("prefer", "--nobody").stdout == "no node is preferred\n"
+    assert not node.members["a"].preferred
+
+
 @pytest.mark.parametrize(
-    "words", [("node", "add", "n4", "192.0.2.4:7000"), ("node", "rm", "a"), ("transfer",), ("transfer", "b")]
+    "words",
+    [
+        ("node", "add", "n4", "192.0.2.4:7000"),
+        ("node", "rm", "a"),
+        ("transfer",),
+        ("transfer", "b"),
+        ("standby", "a"),
+        ("online", "a"),
+        ("prefer", "a"),
+    ],
 )
 def test_refusal_is_status_1(node: FakeNode, operator: Operator, words: tuple[str, ...]) -> None:
     node.refusal = SiphaError("the others could not go on without it")
@@ -91,6 +125,18 @@ def test_refusal_is_status_1(node: FakeNode, operator: Operator, words: tuple[st
     assert refused.stderr == "siphactl: the others could not go on without it\n"
 
 
-@pytest.mark.parametrize("words", [("node",), ("node", "add", "n4"), ("node", "rm"), ("node", "add", "n4", "x", "y")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("node",),
+        ("node", "add", "n4"),
+        ("node", "rm"),
+        ("node", "add", "n4", "x", "y"),
+        ("standby",),
+        ("online",),
+        ("prefer",),
+        ("prefer", "a", "--nobody"),
+    ],
+)
 def test_wrong_command_line_is_status_2(operator: Operator, words: tuple[str, ...]) -> None:
     assert operator.types(*words).exit_code == 2

@@ -108,7 +108,7 @@ class House:
         self, *, peers: Sequence[str] = (), allow_inbound: bool = False, timers: Timers | None = None, breadth: int = 60
     ) -> None:
         self.now = 0.0
-        self.term = TERM
+        self.term = TERM - 1
         self.wires = Wires()
         self.state = State()
         self.timers = timers or Timers()
@@ -121,7 +121,7 @@ class House:
             addresses=(VIP[0], f"[{VIP6[0]}]"),
         )
         self.settings = ProxySettings(tuple(map(ip_network, peers)), allow_inbound, breadth)
-        self.standby = self._shadows()
+        self.shadows, self.standby = self._shadows(), self._shadows()
         self._lead()
         self.inbox: dict[tuple[str, Address], list[Request | Response]] = defaultdict(list)
         self.raw: list[tuple[bytes, Flow]] = []
@@ -134,7 +134,8 @@ class House:
 
     def _lead(self) -> None:
         """A node begins to lead, with the shadows that it has heard of."""
-        self.shadows, self.standby = self.standby, self._shadows()
+        self.fuse = None
+        self.term += 1
         self.layer = TransactionLayer(self.timers)
         self.proxy = Proxy(
             self.layer,
@@ -158,11 +159,16 @@ class House:
 
     def begin_to_lead(self) -> None:
         """Another node leads, and is about to take over what it has shadows of."""
-        self.fuse = None
-        self.term += 1
         self.wires.connections.clear()
+        self.shadows, self.standby = self.standby, self._shadows()
         self._lead()
         self.proxy.take_over(self.now)
+
+    def lead_anew(self) -> None:
+        """The node has lost the lead, and wins it again."""
+        self._lead()
+        self.proxy.take_over(self.now)
+        self.advance(0)
 
     def phone(
         self, user: str, host: str, port: int = 5060, transport: str = "UDP", domain: str = "sipha.test"

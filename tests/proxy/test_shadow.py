@@ -25,7 +25,7 @@ def tell(shadows: Shadows, *records: Record, now: float = 0.0) -> None:
     """Have another node publish these."""
     node = Shadows(100)
     for record in records:
-        node.publish(record, urgent=True)
+        node.publish(record, now, urgent=True)
     shadows.received(node.take_records(), now)
 
 
@@ -75,18 +75,33 @@ def test_oldest_shadows_give_way_when_they_are_too_large() -> None:
 
 def test_call_that_is_too_long_or_no_text_is_not_shared() -> None:
     shadows = Shadows(100)
-    shadows.publish(opened(1, bytes(MAX_RECORD)), urgent=True)
-    shadows.publish(Closed(("z9hG4bK\udcff", "198.51.100.1:5060")), urgent=True)
+    shadows.publish(opened(1, bytes(MAX_RECORD)), 0.0, urgent=True)
+    shadows.publish(Closed(("z9hG4bK\udcff", "198.51.100.1:5060")), 0.0, urgent=True)
     assert not shadows.waiting
     assert shadows.counters.unshareable == 2
 
 
+def test_node_that_leads_anew_inherits_its_own_calls() -> None:
+    shadows = Shadows(100)
+    for number in range(4):
+        shadows.publish(opened(number), 30.0 * number, urgent=True)
+    shadows.publish(Advanced(opened(3).key, RINGING, cancelled=True), 100.0, urgent=False)
+    shadows.publish(Closed(opened(2).key), 100.0, urgent=False)
+    tell(shadows, opened(1), Closed(opened(1).key), now=110)  # by the node that led meanwhile
+    assert not shadows
+    shadows.inherit(120)
+    assert len(shadows) == 1
+    shadow = shadows.take(opened(3).key)
+    assert shadow is not None
+    assert (shadow.forks, shadow.cancelled) == (RINGING, True)
+
+
 def test_what_is_not_urgent_waits_for_what_is() -> None:
     shadows = Shadows(100)
-    shadows.publish(Closed(opened(1).key), urgent=False)
+    shadows.publish(Closed(opened(1).key), 0.0, urgent=False)
     assert shadows.waiting
     assert not shadows.urgent
-    shadows.publish(opened(2), urgent=True)
+    shadows.publish(opened(2), 0.0, urgent=True)
     assert shadows.urgent
     assert len(shadows.take_records()) == 2
     assert not shadows.urgent

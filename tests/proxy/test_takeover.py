@@ -191,6 +191,15 @@ class TestShadow:
             assert (ack.uri, str(ack.via)) == (invite.uri, str(invite.via))
         alice.expect(487)
 
+    def test_node_that_loses_the_lead_and_wins_it_again_goes_on(self) -> None:
+        house, alice, ((desk, invite),) = setup()
+        house.lead_anew()
+        alice.expect(100)
+        desk.answer(invite, 200)
+        alice.expect(200)
+        house.lead_anew()
+        assert alice.silent()
+
     def test_retransmitted_invite_forks_nothing_again(self) -> None:
         house, alice, ((desk, _),) = setup()
         house.fail_over()

@@ -12,11 +12,11 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from sipha.cluster.handover import HandoverFailed
 from sipha.cluster.replica import Replica
 from sipha.config.texts import VirtualIp
 from sipha.errors import ConfigError, NotClaimed
 from sipha.service.address import RENEWAL, AddressHolder, AddressService, Tickling, stream
+from sipha.service.health import Health
 from sipha.sip.flow import Address, Flow
 from sipha.state.binding import Binding
 from sipha.vip.address import IVirtualAddress
@@ -91,17 +91,12 @@ class Leader:
         self.lease_until = 10.0
         self.leads = True
         self.ended = 0
-        self.transfers: list[Deferred[str]] = []
 
     def leading(self) -> bool:
         return self.leads
 
     def claim_ended(self) -> None:
         self.ended += 1
-
-    def transfer(self) -> Deferred[str]:
-        self.transfers.append(Deferred())
-        return self.transfers[-1]
 
 
 class Child(Service):
@@ -122,7 +117,9 @@ class Child(Service):
 class Held:
     def __init__(self) -> None:
         self.clock, self.addresses, self.leader = Clock(), Addresses(), Leader()
-        self.holder = AddressHolder(self.clock, self.addresses, cast("Replica", self.leader))
+        self.faults: list[str] = []
+        self.health = Health(self.clock, self.clock.seconds, self.faults.append)
+        self.holder = AddressHolder(self.clock, self.addresses, cast("Replica", self.leader), self.health)
         Child(self.addresses.asked).setServiceParent(self.holder)
         self.holder.startService()
 
@@ -167,25 +164,16 @@ def test_children_dont_run_when_the_addresses_come_too_late(held: Held) -> None:
     assert "child starts" not in held.addresses.asked
 
 
-def test_leadership_is_handed_on_when_the_addresses_cant_be_claimed(held: Held) -> None:
-    held.addresses.claimed.errback(NotClaimed("the guard doesn't answer"))
-    (handed,) = held.leader.transfers
-    handed.callback("n2")
-    assert held.leader.ended == 0
-    assert "child starts" not in held.addresses.asked
-
-
-def test_another_claim_begins_when_nobody_else_can_lead(held: Held) -> None:
+def test_claim_that_cant_be_had_is_ended(held: Held) -> None:
     held.addresses.claimed.errback(NotClaimed("another host has it"))
-    (handed,) = held.leader.transfers
-    handed.errback(HandoverFailed("no other voter is connected and up to date"))
     assert held.leader.ended == 1
+    assert held.faults == ["the virtual addresses can't be claimed: another host has it"]
+    assert "child starts" not in held.addresses.asked
 
 
 def test_claim_that_was_released_meanwhile_is_no_failure(held: Held) -> None:
     held.stop()
     held.addresses.claimed.errback(NotClaimed("it was released"))
-    assert not held.leader.transfers
     assert held.leader.ended == 0
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from sipha.cluster import authority, founding
 from sipha.errors import ConfigError
@@ -92,6 +93,27 @@ def test_node_says_that_its_certificate_ends_soon(world: World, tmp_path: Path, 
     alone.end()
     assert len(shown) == alarms
     assert all("the certificate of this node expires at" in alarm for alarm in shown)
+
+
+def test_leader_that_is_stopped_asks_another_to_lead_but_not_for_long(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "PARTING", 0.5)
+    settings = configuration(tmp_path)
+    found(settings)
+    alone = Alone(world, settings)
+    world.until(lambda: alone.node.view.status().leading)
+    asked: list[tuple[object, ...]] = []
+
+    def transfer(*how: object) -> Deferred[str]:
+        asked.append((*how, alone.node.view.status().leading))
+        return Deferred()
+
+    monkeypatch.setattr(alone.node.replication.replica, "transfer", transfer)
+    began = world.reactor.seconds()
+    alone.end()
+    assert world.reactor.seconds() - began > 0.4
+    assert asked == [(None, "it is being stopped", True)]
 
 
 def test_threads_of_the_disk_get_the_interpreter_soon(alone: Alone) -> None:

@@ -122,3 +122,31 @@ def test_view_backs_the_table_up(alone: Alone) -> None:
     loaded = loader.finish()
     assert loaded.header.cluster_id == alone.node.view.status().cluster_id
     assert len(loaded.tables.accounts) == 1
+
+
+def test_view_puts_its_node_in_standby_and_brings_it_back(alone: Alone) -> None:
+    view = alone.node.view
+    with pytest.raises(SiphaError, match="without n1 no node could lead: it is the only node; --force does it"):
+        view.put_in_standby("n1", force=False)
+    assert outcome(alone, view.put_in_standby("n1", force=True)) == "n1"
+    alone.world.until(lambda: not view.leading())
+    status = view.status()
+    assert (status.standby, status.leading, view.leads_log()) == (True, False, True)
+    assert status.alarms == (
+        "no node may serve phones: n1 is in standby; siphactl online brings one back from standby",
+    )
+    outcome(alone, view.bring_online("n1"))
+    alone.world.until(lambda: view.status().leading)
+    assert not view.status().alarms
+
+
+def test_view_shows_who_is_preferred_and_who_could_lead(alone: Alone) -> None:
+    view = alone.node.view
+    outcome(alone, view.prefer("n1"))
+    (n1,) = view.nodes()
+    assert (n1.preferred, n1.standby, n1.obstacle) == (True, False, "")
+    outcome(alone, view.add_node("n2", "127.0.0.52:7000"))
+    assert view.nodes()[1].obstacle == "doesn't vote yet"
+    assert view.successor() is None
+    outcome(alone, view.prefer(None))
+    assert not view.nodes()[0].preferred

@@ -472,6 +472,19 @@ class TestServer:
         assert kinds(events(layer)) == [CancelReceived]
 
 
+def test_calls_being_set_up_over_streams_are_counted() -> None:
+    layer = TransactionLayer()
+    over_udp = layer.accept(request(), IN, 0.0)
+    ringing = layer.accept(request(branch="z9hG4bK2"), OUT_TCP, 0.0)
+    layer.accept(request("OPTIONS", branch="z9hG4bK3"), OUT_TCP, 0.0)
+    assert layer.stream_calls == 1
+    layer.respond(over_udp, response_to(over_udp.request, 180, to_tag="b"), 1.0)
+    layer.respond(ringing, response_to(ringing.request, 180, to_tag="b"), 1.0)
+    assert layer.stream_calls == 1
+    layer.respond(ringing, response_to(ringing.request, 200, to_tag="b"), 2.0)
+    assert layer.stream_calls == 0
+
+
 class TestNonInviteServer:
     """RFC 4320 §4."""
 

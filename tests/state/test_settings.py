@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sipha.state.entries import PutSetting
 from sipha.state.outcomes import Done
-from sipha.state.settings import Settings
+from sipha.state.settings import PREFERRED, Settings, standby
 
 
 def test_setting_is_set_replaced_and_removed() -> None:
@@ -20,3 +20,15 @@ def test_setting_is_set_replaced_and_removed() -> None:
     assert settings.put(PutSetting("nat_ping", "")) == Done(0)
     assert settings.put(PutSetting("standby", "")) == Done(1)
     assert settings.hash == 0
+
+
+def test_nodes_are_put_in_standby_and_one_is_preferred() -> None:
+    settings = Settings()
+    settings.put(standby("n1", on=True))
+    settings.put(PutSetting(PREFERRED, "n2"))
+    assert [settings.in_standby(node) for node in ("n1", "n2")] == [True, False]
+    assert settings.preferred == "n2"
+    settings.put(standby("n1", on=False))
+    settings.put(PutSetting(PREFERRED, ""))
+    assert settings.items() == []
+    assert settings.preferred == ""

@@ -9,6 +9,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -19,7 +20,7 @@ from sipha.sip.flow import Flow
 from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, response_to
 from sipha.transport.connection import Connection
-from sipha.transport.endpoint import RETRY_IN_USE, Endpoint, ITransactionUser, Listener
+from sipha.transport.endpoint import ATTEMPTS_IN_USE, RETRY_IN_USE, Endpoint, ITransactionUser, Listener
 from tests.transport.test_stream import Wire
 
 HOST = "127.0.0.1"
@@ -49,6 +50,21 @@ class User:
     def answer(self, event: Event, now: float) -> None:
         if isinstance(event, RequestReceived):
             self.layer.reply(response_to(event.request, 200, to_tag="t"), event.flow)
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """What is logged at level warn."""
+    found: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        if event.get("log_level") is LogLevel.warn:
+            found.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield found
+    globalLogPublisher.removeObserver(observe)
 
 
 class Node:
@@ -262,6 +278,20 @@ def test_start_waits_until_all_addresses_are_free() -> None:
     reactor.advance(RETRY_IN_USE)
     assert started.called
     assert len(endpoint.addresses) == 2
+    endpoint.stop()
+
+
+def test_log_says_that_an_address_stays_in_use_but_not_that_it_is_for_a_moment(warnings: list[str]) -> None:
+    reactor = MemoryReactorClock()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind((HOST, 0))
+        endpoint = Endpoint(reactor, TransactionLayer(), [Listener("UDP", *other.getsockname())])
+        endpoint.start(User(TransactionLayer()))
+        reactor.pump([RETRY_IN_USE] * (ATTEMPTS_IN_USE - 2))
+        assert warnings == []
+        reactor.pump([RETRY_IN_USE] * ATTEMPTS_IN_USE)
+        assert len(warnings) == 1
+        assert "is still in use; trying again" in warnings[0]
     endpoint.stop()
 
 
