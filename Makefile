@@ -9,11 +9,12 @@ BUILD_PACKAGES := python3-venv
 LOAD_PACKAGES := gcc libc6-dev libssl-dev
 TEST_PACKAGES := sip-tester sipsak baresip-core iproute2 nftables $(LOAD_PACKAGES)
 BENCH_PACKAGES := util-linux $(LOAD_PACKAGES)
+FAILOVER_PACKAGES := iproute2 nftables kamailio keepalived $(LOAD_PACKAGES)
 
 SEEDS := 1000
 FIRST := 1
 
-.PHONY: run test test-long sim check format bench bench-log clean
+.PHONY: run test test-long sim check format bench bench-log failover clean
 
 # Three nodes on this machine, until Ctrl-C. FRESH=1 starts empty, TLS=1 has them talk under TLS.
 run: $(STAMP)
@@ -49,6 +50,11 @@ bench: $(STAMP)
 # The log beside the library as it is delivered; QUICK=1 for a shorter run.
 bench-log: $(STAMP)
 	$(BIN)/python -m bench.log $(if $(QUICK),--quick)
+
+# How long phones are unserved when a leader fails, beside keepalived with Kamailio; as root. ROUNDS=3 for a shorter run.
+failover: $(STAMP)
+	@.ci/packages $(FAILOVER_PACKAGES)
+	$(BIN)/python -m bench.failover $(if $(ROUNDS),--rounds $(ROUNDS))
 
 $(STAMP): setup.cfg setup.py pyproject.toml
 	@.ci/packages $(BUILD_PACKAGES)

@@ -97,16 +97,7 @@ class Bench:
     def load_accounts(self) -> float:
         """Create the accounts u00000000 and up; return how many a second."""
         began = time.monotonic()
-        for first in range(0, self.plan.accounts, ACCOUNTS_AT_ONCE):
-            numbers = range(first, min(first + ACCOUNTS_AT_ONCE, self.plan.accounts))
-            accounts = [
-                {"username": f"u{number:08}", "domain": self.sandbox.domain, "password": PASSWORD} for number in numbers
-            ]
-            while accounts:  # 503: the machine was held up, and the leader could not be sure of a majority
-                results = self.sandbox.request(self.leader, "POST", "/v1/accounts", accounts)["results"]
-                accounts = [one for one, result in zip(accounts, results, strict=True) if result["status"] == 503]
-                if any(result["status"] not in {201, 409, 503} for result in results):
-                    raise SandboxError(f"accounts can't be created: {results}")
+        create_accounts(self.sandbox, self.leader, self.plan.accounts)
         return self.plan.accounts / (time.monotonic() - began)
 
     def register(self, name: str, *options: str, users: int | None = None, reuse: bool = True) -> Row:
@@ -173,6 +164,20 @@ class Bench:
         if row.failed:
             print(f"    {output.strip()}", file=sys.stderr, flush=True)
         return row
+
+
+def create_accounts(sandbox: Sandbox, leader: SandboxNode, number: int) -> None:
+    """Create the accounts u00000000 and up, as far as they don't exist."""
+    for first in range(0, number, ACCOUNTS_AT_ONCE):
+        accounts = [
+            {"username": f"u{each:08}", "domain": sandbox.domain, "password": PASSWORD}
+            for each in range(first, min(first + ACCOUNTS_AT_ONCE, number))
+        ]
+        while accounts:  # 503: the machine was held up, and the leader could not be sure of a majority
+            results = sandbox.request(leader, "POST", "/v1/accounts", accounts)["results"]
+            accounts = [one for one, result in zip(accounts, results, strict=True) if result["status"] == 503]
+            if any(result["status"] not in {201, 409, 503} for result in results):
+                raise SandboxError(f"accounts can't be created: {results}")
 
 
 def measure(bench: Bench, result: Result) -> None:

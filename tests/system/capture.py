@@ -7,6 +7,7 @@ neighbour solicitation, for each virtual address. A question reaches the node ev
 from __future__ import annotations
 
 import enum
+import errno
 import multiprocessing
 import os
 import socket
@@ -121,13 +122,16 @@ class _Port:
                 self.socket.send(question)
 
     def frames(self) -> Iterator[Frame]:
-        with suppress(BlockingIOError):
+        try:
             while True:
                 data, control, _, address = self.socket.recvmsg(_SNAP, 64)
                 if address[0] != self.node:  # taken before the socket was bound
                     continue
                 seconds, nanoseconds = _TIMESPEC.unpack(control[0][2])
                 yield parse(data, seconds + nanoseconds / 1e9, self.node)
+        except OSError as error:
+            if error.errno not in {errno.EAGAIN, errno.ENETDOWN}:  # that is all, or the cable has been pulled
+                raise
 
     def dropped(self) -> int:
         _, dropped = _STATISTICS.unpack(self.socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size))
@@ -160,7 +164,7 @@ def _watch(pipe: Connection, nodes: Sequence[str], addresses: Sequence[str]) -> 
                 port.ask()
     for port in ports:
         frames += port.frames()
-    frames.sort()
+    frames.sort(key=lambda frame: frame.time)
     pipe.send((frames, blind, sum(port.dropped() for port in ports)))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sipha.sandbox import USERS, Sandbox, SandboxNode
+from tests.system.hosts import Hosts, run_hosts
 from tests.system.network import Network, obstacle
 from tests.system.phones import PATIENCE, BaresipPhone, Line, Phone, Pjsua2Phone
 from tests.system.ua import UserAgent
@@ -110,6 +111,21 @@ def network(built_network: Network) -> Iterator[Network]:
     yield built_network
     built_network.heal()
     built_network.admit_all()
+
+
+@pytest.fixture(scope="module")
+def running_hosts(can_build_networks: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with run_hosts(tmp_path_factory.mktemp("hosts")) as hosts:
+        hosts.add_accounts({user: f"{user}-secret" for user in USERS})
+        yield hosts
+
+
+@pytest.fixture
+def hosts(running_hosts: Hosts) -> Iterator[Hosts]:
+    """Three nodes in a network that are well, and are made well again."""
+    running_hosts.restore()
+    yield running_hosts
+    running_hosts.restore()
 
 
 def bindings(sandbox: Sandbox, node: SandboxNode, user: str) -> list[dict[str, Any]]:

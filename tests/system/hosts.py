@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sipha.sandbox import Sandbox, SandboxNode
+from sipha.sandbox import START_DEADLINE, Sandbox, SandboxError, SandboxNode
 from tests.system.network import PREFIX, PREFIX6, Network
 
 VIRTUAL = (f"{PREFIX}.10", f"{PREFIX6}10")
@@ -61,10 +63,12 @@ class Hosts(Sandbox):
 
     def leader(self) -> SandboxNode | None:
         """Return the node that holds the virtual addresses, of those that answer at once, or None."""
-        for node in self.nodes:
-            if node.running and (status := self.quick_status(node)) and status["leading"]:
-                return node
-        return None
+        return next((node for node in self.nodes if self.leads(node)), None)
+
+    def leads(self, node: SandboxNode) -> bool:
+        """Return True if a node answers at once that it holds the virtual addresses."""
+        status = self.quick_status(node) if node.running else None
+        return status is not None and bool(status["leading"])
 
     def quick_status(self, node: SandboxNode) -> dict[str, Any] | None:
         """Return a node's status, or None if it doesn't answer at once."""
@@ -73,6 +77,19 @@ class Hosts(Sandbox):
                 status: dict[str, Any] = json.load(response)
             return status
         return None
+
+    def wait_until_whole(self) -> SandboxNode:
+        """Wait until all nodes run and have applied as much as the leader, and return it."""
+        deadline = time.monotonic() + START_DEADLINE
+        while True:
+            seen = [status for node in self.nodes if (status := self.quick_status(node)) is not None]
+            leaders = [status["node"] for status in seen if status["leading"]]
+            indices = {status["applied_index"] for status in seen}
+            if len(seen) == len(self.nodes) and len(leaders) == 1 and len(indices) == 1:
+                return next(node for node in self.nodes if node.name == leaders[0])
+            if time.monotonic() > deadline:
+                raise SandboxError(f"the nodes don't come to agree; the logs are in {self.directory}")
+            time.sleep(0.05)
 
     # -- processes --------------------------------------------------------------------------------------------------
 
@@ -91,10 +108,32 @@ class Hosts(Sandbox):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def thaw(self) -> None:
-        """Let everything go on that was stopped."""
+    def restore(self) -> SandboxNode:
+        """Undo all faults, let everything go on and start what doesn't run; return the leader when all agree."""
+        self.network.heal()
         for node in self.nodes:
             self.signal([*self.daemon(node), *self.guard(node)], signal.SIGCONT)
+            if not node.running:
+                self.start_node(node)
+        return self.wait_until_whole()
+
+    def stop(self) -> None:
+        """See Sandbox."""
+        for node in self.nodes:
+            self.signal(self.daemon(node), signal.SIGCONT)
+        super().stop()
+
+
+@contextmanager
+def run_hosts(directory: Path, *, extra: str = "") -> Iterator[Hosts]:
+    """Run three nodes in a network of their own, with more configuration at the end of the file."""
+    with Network() as network:
+        hosts = Hosts(directory, network=network, extra=extra)
+        try:
+            hosts.start()
+            yield hosts
+        finally:
+            hosts.stop()
 
 
 def _command(pid: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import combinations, groupby
+from itertools import combinations
 from typing import NamedTuple
 
 from tests.system.capture import Capture, Frame
@@ -32,7 +32,7 @@ def tenures(frames: Iterable[Frame], addresses: Sequence[str]) -> list[Tenure]:
     """Who has used one of the addresses, and when, in the order of their beginnings."""
     current: dict[str, Tenure] = {}
     ended: list[Tenure] = []
-    for frame in sorted(frame for frame in frames if frame.uses(addresses)):
+    for frame in sorted((frame for frame in frames if frame.uses(addresses)), key=lambda frame: frame.time):
         tenure = current.get(frame.node)
         if tenure is None or frame.time - tenure.end > PAUSE:
             if tenure is not None:
@@ -48,23 +48,25 @@ def overlaps(tenures: Iterable[Tenure]) -> list[tuple[Tenure, Tenure]]:
     return [(one, other) for one, other in combinations(tenures, 2) if one.node != other.node and one.overlaps(other)]
 
 
-def uses_after(frames: Iterable[Frame], addresses: Sequence[str], node: str, when: float) -> list[Frame]:
-    """What a node has sent from one of the addresses after a time."""
-    return [frame for frame in frames if frame.node == node and frame.time > when and frame.uses(addresses)]
+def uses_between(capture: Capture, node: str, begin: float, end: float) -> list[Frame]:
+    """What a node has sent from one of the addresses in this time."""
+    return [
+        frame
+        for frame in capture.frames
+        if frame.node == node and begin < frame.time < end and frame.uses(capture.addresses)
+    ]
 
 
-def check_one_holder(capture: Capture, holders: Sequence[str]) -> list[Tenure]:
-    """Check that these nodes, in this order, had the addresses, and never two at once; return and print the tenures.
+def check_one_holder(capture: Capture) -> list[Tenure]:
+    """Check that never two nodes had the addresses at once; return and print who had them, one tenure after the other.
 
-    A node that had them twice in a row is named once. A capture that may have missed something proves nothing.
+    A capture that may have missed something proves nothing.
     """
     assert capture.dropped == 0, f"the capture lost {capture.dropped} frames"
     assert capture.blind < BLIND, f"the capture asked nobody for {capture.blind:.3f} s"
     found = tenures(capture.frames, capture.addresses)
-    print(describe(found), f"blind for {capture.blind * 1000:.0f} ms at most", sep="\n")
+    print(describe(found), f"asked at least every {capture.blind * 1000:.0f} ms", sep="\n")
     assert not overlaps(found), f"two nodes have the virtual addresses at once:\n{describe(found)}"
-    order = [node for node, _ in groupby(found, key=lambda tenure: tenure.node)]
-    assert order == list(holders), f"{holders} were to have the addresses:\n{describe(found)}"
     return found
 
 

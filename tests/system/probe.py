@@ -15,6 +15,7 @@ from select import select
 from typing import NamedTuple, Self
 
 from sipha.sip.flow import Address
+from tests.system.network import OUTSIDE, Network
 
 INTERVAL = 0.02
 """Seconds from one request to the next."""
@@ -55,7 +56,10 @@ class Outage(NamedTuple):
 
 
 class Probe:
-    """Asks a server through a UDP socket, from `with` to the end of its block; then `outages` says what it was like."""
+    """Asks a server through a UDP socket, from `with` to the end of its block; then `outages` says what it was like.
+
+    The socket is closed in the end.
+    """
 
     def __init__(self, sock: socket.socket, server: Address) -> None:
         self.questions: list[Question] = []
@@ -72,6 +76,7 @@ class Probe:
     def __exit__(self, *error: object) -> None:
         self._ended.set()
         self._thread.join()
+        self._socket.close()
 
     @property
     def outages(self) -> list[Outage]:
@@ -155,6 +160,14 @@ class Probe:
             "\r\n",
         )
         return "\r\n".join(lines).encode()
+
+
+def make_probe(network: Network, server: Address) -> Probe:
+    """Make a probe in the network's place outside."""
+    with network.inside(OUTSIDE):
+        sock = socket.socket(socket.AF_INET6 if ":" in server[0] else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((network.host6(OUTSIDE) if ":" in server[0] else network.host(OUTSIDE), 0))
+    return Probe(sock, server)
 
 
 def describe(outages: Sequence[Outage], start: float) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.system.network import OUTSIDE, Network
-from tests.system.probe import INTERVAL, Probe
+from tests.system.network import Network
+from tests.system.probe import INTERVAL, Probe, make_probe
 
 pytestmark = pytest.mark.system
 
@@ -56,12 +56,8 @@ def server(network: Network) -> Iterator[Responder]:
 
 
 @pytest.fixture
-def probe(network: Network) -> Iterator[Probe]:
-    with network.inside(OUTSIDE):
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with sock:
-        sock.bind((network.host(OUTSIDE), 0))
-        yield Probe(sock, (network.host("n1"), 5060))
+def probe(network: Network) -> Probe:
+    return make_probe(network, (network.host("n1"), 5060))
 
 
 def test_probe_sees_no_outage_where_there_is_none(server: Responder, probe: Probe) -> None:

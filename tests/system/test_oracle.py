@@ -1,0 +1,145 @@
+"""Never do two nodes have the virtual addresses, whatever befalls daemon, guard, link or network: as captured."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from sipha.sandbox import SandboxNode
+from tests.system.capture import Capture
+from tests.system.conftest import wait_until
+from tests.system.faults import (
+    Fault,
+    cut_it_off,
+    cut_it_off_with_the_caller,
+    cut_what_it_hears,
+    cut_what_it_sends,
+    kill_both,
+    kill_daemon,
+    kill_guard,
+    lose_half,
+    stop_both,
+    stop_daemon,
+    stop_guard,
+    unplug,
+)
+from tests.system.hosts import LEASE, VIRTUAL, Hosts
+from tests.system.oracle import check_one_holder, uses_between
+
+pytestmark = pytest.mark.system
+
+GONE = LEASE + 0.3 + 0.05
+"""A leader that is cut off, stopped or dead uses the addresses for so many seconds at most, by promise 3."""
+
+ROUNDS = 50
+BETWEEN = 0.5
+"""For how long the capture looks on when all is well, in seconds."""
+
+
+MOVING: list[Fault] = [
+    kill_daemon,
+    kill_both,
+    stop_daemon,
+    stop_guard,
+    stop_both,
+    unplug,
+    cut_what_it_sends,
+    cut_what_it_hears,
+    cut_it_off,
+    cut_it_off_with_the_caller,
+]
+"""After these another node must have the addresses, and the leader stays without them until it is well again."""
+
+
+def named(fault: Fault) -> str:
+    return fault.__name__
+
+
+def befall(hosts: Hosts, fault: Fault, leader: SandboxNode) -> tuple[float, float]:
+    """Let it befall the leader until another leads, and mend it; return when it had befallen and when it is mended."""
+    fault(hosts, leader)
+    befallen = time.time()
+    others = [node for node in hosts.nodes if node is not leader]
+    wait_until(lambda: any(hosts.leads(node) for node in others), f"another to lead after {fault.__name__}")
+    time.sleep(BETWEEN)
+    mended = time.time()
+    hosts.restore()
+    return befallen, mended
+
+
+@pytest.mark.parametrize("fault", MOVING, ids=named)
+def test_addresses_move_and_are_never_at_two_nodes(hosts: Hosts, fault: Fault) -> None:
+    leader = hosts.wait_for_leader()
+    with Capture(hosts.network, VIRTUAL) as capture:
+        time.sleep(BETWEEN)
+        befallen, mended = befall(hosts, fault, leader)
+        time.sleep(BETWEEN)
+    found = check_one_holder(capture)
+    assert found[0].node == leader.name
+    assert found[-1].node == hosts.wait_for_leader().name
+    assert any(tenure.node != leader.name for tenure in found)
+    assert not uses_between(capture, leader.name, befallen + GONE, mended)
+
+
+def test_guard_is_killed(hosts: Hosts) -> None:
+    leader = hosts.wait_for_leader()
+    with Capture(hosts.network, VIRTUAL) as capture:
+        time.sleep(BETWEEN)
+        kill_guard(hosts, leader)
+        time.sleep(2.0)
+        hosts.restore()
+        time.sleep(BETWEEN)
+    found = check_one_holder(capture)
+    assert found[0].node == leader.name
+    assert found[0].end < capture.frames[-1].time - BETWEEN, "nothing has ended what the guard had held"
+    assert found[-1].node == hosts.wait_for_leader().name
+
+
+def test_nobody_has_the_addresses_when_all_are_cut_off(hosts: Hosts) -> None:
+    leader = hosts.wait_for_leader()
+    with Capture(hosts.network, VIRTUAL) as capture:
+        time.sleep(BETWEEN)
+        hosts.network.partition({"n1"}, {"n2"}, {"n3"})
+        befallen = time.time()
+        time.sleep(2.0)
+        mended = time.time()
+        hosts.restore()
+        time.sleep(BETWEEN)
+    found = check_one_holder(capture)
+    assert found[0].node == leader.name
+    assert found[-1].node == hosts.wait_for_leader().name
+    for node in hosts.nodes:
+        assert not uses_between(capture, node.name, befallen + GONE, mended)
+
+
+def test_addresses_stay_when_a_follower_fails(hosts: Hosts) -> None:
+    leader = hosts.wait_for_leader()
+    follower = next(node for node in hosts.nodes if node is not leader)
+    with Capture(hosts.network, VIRTUAL) as capture:
+        for fault in (cut_it_off, stop_daemon, kill_both):
+            fault(hosts, follower)
+            time.sleep(1.0)
+            hosts.restore()
+    assert [tenure.node for tenure in check_one_holder(capture)] == [leader.name]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_addresses_are_never_at_two_nodes_in_many_rounds(hosts: Hosts) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for number in range(ROUNDS):
+        fault = chance.choice([*MOVING, kill_guard, lose_half])
+        leader = hosts.wait_for_leader()
+        print(f"round {number}: {fault.__name__} befalls {leader.name}", flush=True)
+        with Capture(hosts.network, VIRTUAL) as capture:
+            time.sleep(chance.random())
+            fault(hosts, leader)
+            time.sleep(chance.uniform(0.05, 3.0))  # often it is mended while the others are about to take over
+            hosts.restore()
+            time.sleep(BETWEEN)
+        found = check_one_holder(capture)
+        assert found[-1].node == hosts.wait_for_leader().name
