@@ -406,6 +406,7 @@ def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Removes one guard after the other and looks for a seed that fails.")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="how many to try for each")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="how many guards are tried side by side")
     parser.add_argument("guards", nargs="*", help="parts of the names of the guards to try; all without any")
     arguments = parser.parse_args()
     chosen = [
@@ -414,7 +415,7 @@ def main() -> int:
         if not arguments.guards or any(part in mutation.guard for part in arguments.guards)
     ]
     unmissed = 0
-    with ProcessPoolExecutor(PROCESSES, initializer=hush) as pool:
+    with ProcessPoolExecutor(arguments.processes, initializer=hush) as pool:
         results = pool.map(missed, chosen, [arguments.seeds] * len(chosen))
         for mutation, result in zip(chosen, results, strict=True):
             unmissed += result is None

@@ -83,8 +83,8 @@ class Link:
         self.counters: Counter[str] = Counter()
         self.connections: dict[str, Connection] = {}
         self.user: INetworkUser | None = None
-        self.sends_left: int | None = None
-        """After how many more messages the node dies; None if it doesn't."""
+        self.sends_left: tuple[int, type] | None = None
+        """After how many more messages of a kind the node dies; None if it doesn't."""
         self._full: set[str] = set()
         self._heard: dict[str, float] = {}
 
@@ -130,12 +130,13 @@ class Link:
                 self._full.add(peer)
                 node.reactor().callLater(net.dice.uniform(0.001, 0.03), self._has_room, peer)
                 return False
-        if self.sends_left is not None:
-            self.sends_left -= 1
-            if self.sends_left < 0:
-                raise node.death("while it sends")
         node.world.invariants.sent(node, peer, message)
         net.transmit(connection, peer, self._frame(message), regular=True)
+        if self.sends_left is not None and isinstance(message, self.sends_left[1]):
+            left, kind = self.sends_left
+            if not left:
+                raise node.death("while it sends")
+            self.sends_left = left - 1, kind
         return True
 
     def _frame(self, message: Message) -> bytes:
@@ -175,18 +176,25 @@ class Link:
             return
         message = wire._decoder.decode(data[4:])
         assert not isinstance(message, Hello | Ping)
+        self._hand(peer, message)
+
+    def _hand(self, peer: str, message: RaftMessage) -> None:
+        assert self.user is not None
+        node = self.node
+        node.world.invariants.hears(node, message)
         try:
             self.user.received(peer, message)
         except ProtocolError as error:
             self.counters[str(error)] += 1
             self._end(peer)
+        node.world.invariants.heard(node, peer, message)
 
     def hear(self, leader: str, word: bytes) -> None:
         """A peer's guard has the last word; it has a way of its own."""
         if self.user is not None:
             message = wire._decoder.decode(word[4:])
             assert isinstance(message, LastWord)
-            self.user.received(leader, message)
+            self._hand(leader, message)
 
     def ended(self, connection: Connection) -> None:
         """This end notices that the connection is gone."""
@@ -210,6 +218,8 @@ class Link:
         connection.hello[self.node.name] = hello
         self.connections[peer] = connection
         self._heard[peer] = self.net.events.now
+        self.node.greeted[peer] = self.net.events.now
+        self.node.seen_match.pop(peer, None)
         self._full.discard(peer)
         self.net.bring_strays(peer, self.node)
         user.connected(peer)
@@ -229,6 +239,9 @@ class Net:
         self.dice = world.dice
         self.cuts: set[tuple[str, str]] = set()  # from, to
         self.delay = FAST
+        self.lags: dict[tuple[str, str], tuple[float, float]] = {}
+        """How long a message takes on the ways that are slow: from, to."""
+        self.retry = RETRY
         self.congestion = 0.0
         self.strays = 0.0
         """How likely a message that a connection leaves behind still comes."""
@@ -253,7 +266,7 @@ class Net:
                 connection.arrival[end] = self.events.now + delay
                 self.events.callLater(delay, nodes[end].receive, connection.lives[end], Link.made, connection)
         else:
-            self.events.callLater(RETRY * self.dice.uniform(0.5, 1.0), self._connect, one, other)
+            self.events.callLater(self.retry * self.dice.uniform(0.5, 1.0), self._connect, one, other)
 
     def _may_connect(self, one: str, other: str) -> bool:
         """Return True if both are up and one calls: the later-named does at once, the other after some time apart."""
@@ -279,7 +292,8 @@ class Net:
             connection.held[to].append(data)
             return
         left = self.events.now + self.world.nodes[sender].ahead
-        arrival = max(left + self.dice.uniform(*self.delay), connection.arrival[to])
+        delay = self.lags.get((sender, to), self.delay)
+        arrival = max(left + self.dice.uniform(*delay), connection.arrival[to])
         connection.arrival[to] = arrival
         if data is not None and regular and self.repeats and self.dice.random() < self.repeats:
             late = arrival - self.events.now + self.dice.uniform(0, REPEAT) * self.dice.random()
@@ -308,7 +322,7 @@ class Net:
             self.transmit(connection, other, None)
             self.events.callLater(SILENCE, self._silence, connection, other)
         if self._connections.get(frozenset(connection.ends)) is connection:
-            self.events.callLater(RETRY * self.dice.uniform(0.5, 1.0), self._connect, *connection.ends)
+            self.events.callLater(self.retry * self.dice.uniform(0.5, 1.0), self._connect, *connection.ends)
 
     def abandon(self, name: str) -> None:
         """A node has died: end what it was connected by, or was about to be."""
@@ -327,11 +341,18 @@ class Net:
     def heal(self) -> None:
         """Let everything pass; what was held arrives, late, as TCP would repeat it."""
         self.cuts.clear()
+        self.lags.clear()
         for connection in self._connections.values():
             for to, held in connection.held.items():
                 connection.held[to] = []
                 for data in held:
                     self.transmit(connection, to, data)
+
+    def reset(self, one: str, other: str) -> None:
+        """End the connection between two."""
+        connection = self._connections.get(frozenset((one, other)))
+        if connection is not None and connection.open:
+            self._break(connection, one)
 
     def falls_silent(self, name: str) -> None:
         """A node does nothing for long: its peers give up."""
@@ -343,5 +364,9 @@ class Net:
         one, other = connection.ends
         peer = self.world.nodes[connection.peer(end)]
         if {(one, other), (other, one)} & self.cuts or not connection.open or peer.frozen:
-            self.close(connection, end)
-            self.world.nodes[end].receive(connection.lives[end], Link.ended, connection)
+            self._break(connection, end)
+
+    def _break(self, connection: Connection, end: str) -> None:
+        """End a connection from one of its ends."""
+        self.close(connection, end)
+        self.world.nodes[end].receive(connection.lives[end], Link.ended, connection)

@@ -18,9 +18,10 @@ from sipha.cluster import catchup, checkpoint, handover, journal, raft, snapshot
 from sipha.state import snapshot
 from tests.cluster_sim.events import Events
 from tests.cluster_sim.history import History
-from tests.cluster_sim.invariants import Invariants, Violation
+from tests.cluster_sim.invariants import Invariants
 from tests.cluster_sim.network import Net
 from tests.cluster_sim.node import Node, Options
+from tests.cluster_sim.violation import Violation
 
 
 class World:
