@@ -43,7 +43,8 @@ def commit_to(secret: bytes) -> bytes:
 class Lease:
     """The leader's side. Times are seconds of one clock that never goes back.
 
-    `until` is its end as far as it is known, `claim` the number of the present claim, `usable` is for the owner to set
+    `until` is its end as far as it is known, `claim` the number of the present claim, which no other has in any term;
+    `usable` is for the owner to set
     once the state holds all that was committed before the term.
     """
 

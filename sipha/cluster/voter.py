@@ -290,7 +290,7 @@ class Voter:
         if promised and (claim != self._acked[0] or now - self._acked[1] >= self._timing.append_period * _ACK_PAUSE):
             # The term is written down by now: nobody of an earlier one can be promised anything after a crash.
             self._acked = (claim, now)
-            self._send(peer, LeaseAck(message.term, message.claim, message.sent))
+            self._send(peer, LeaseAck(message.claim, message.sent))
 
     def append_reply(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
         """Acknowledge what really matched, as far as it is on disk."""
@@ -327,7 +327,7 @@ class Voter:
 
     def _receive_lease_ack(self, peer: str, message: LeaseAck) -> None:
         sent = message.sent / _MICROSECONDS
-        if message.term == self.raft.term and self.raft.leads and sent <= self._clock():
+        if self.raft.leads and sent <= self._clock():
             self.raft.touch(peer)
             if peer in self.others and peer not in self.forgetful:
                 self.lease.acknowledge(peer, message.claim, sent, self._clock())

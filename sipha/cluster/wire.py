@@ -71,7 +71,7 @@ class AppendEntries(msgspec.Struct, frozen=True, array_like=True, tag="ae"):
 
     `prev_index` is None if the leader's log begins after what the follower needs. `sent` is the leader's own clock in
     microseconds, and comes back in both answers; `lease` is in milliseconds, `time` the cluster time in milliseconds.
-    `claim` numbers the leader's claims to the lease within the term, `commitment` is the hash of the claim's secret,
+    `claim` numbers the leader's claims to the lease since its start, `commitment` is the hash of the claim's secret,
     empty while there is none. To a follower that has lost what it held, `unaided` says that what is committed was
     committed without counting it.
     """
@@ -92,7 +92,6 @@ class AppendEntries(msgspec.Struct, frozen=True, array_like=True, tag="ae"):
 class LeaseAck(msgspec.Struct, frozen=True, array_like=True, tag="lease"):
     """The follower has given its promise for the heartbeat that was sent at `sent` under this claim."""
 
-    term: Term
     claim: Count
     sent: Count
 

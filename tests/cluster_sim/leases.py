@@ -24,6 +24,7 @@ DRIFT = 0.01
 class Heartbeat(NamedTuple):
     """What a leader has told of its claim; a lease that counts from then lasts `seconds`, until `ends` of true time."""
 
+    term: int
     commitment: bytes
     seconds: float
     ends: float
@@ -52,19 +53,19 @@ class Leases:
         """A leader sends a heartbeat."""
         seconds = message.lease / 1000
         ends = self.now(node) + seconds * (1 - DRIFT)
-        self._heartbeats[node.name, message.sent] = Heartbeat(message.commitment, seconds, ends)
+        self._heartbeats[node.name, message.sent] = Heartbeat(message.term, message.commitment, seconds, ends)
 
     def acknowledged(self, node: Node, leader: str, message: LeaseAck) -> None:
         """A follower promises what a heartbeat asks: durably, for a claim that it doesn't know to have ended."""
         heartbeat = self._heartbeats[leader, message.sent]
-        claim, (last, _) = (message.term, message.claim), self._promises.get(node.name, ((0, 0), None))
+        claim, (last, _) = (heartbeat.term, message.claim), self._promises.get(node.name, ((0, 0), None))
         if not heartbeat.commitment or heartbeat.commitment in self._shown[node.name, node.life]:
             raise Violation(f"{node.name} promises {leader} something for a claim that has ended")
         if claim < last:
             raise Violation(f"{node.name} promises something for claim {claim}, and has done so for {last}")
         ballot, promised = node.ballot(), node.promised()
-        if ballot is None or ballot[0] < message.term:
-            raise Violation(f"{node.name} promises something in term {message.term}, and its disk says {ballot}")
+        if ballot is None or ballot[0] < heartbeat.term:
+            raise Violation(f"{node.name} promises something in term {heartbeat.term}, and its disk says {ballot}")
         if promised < heartbeat.seconds:
             raise Violation(f"{node.name} promises {heartbeat.seconds} s, and its disk says {promised}")
         self._promises[node.name] = claim, heartbeat
@@ -77,8 +78,10 @@ class Leases:
         self._ended.add(commit_to(secret))
 
     def shown(self, node: Node, secret: bytes) -> None:
-        """A node hears the secret of a claim."""
-        self._shown[node.name, node.life].add(commit_to(secret))
+        """A node hears the secret of a claim, and knows that it has ended if it is the last that it has heard of."""
+        claim = self._promises.get(node.name)
+        if claim is not None and claim[1].commitment == commit_to(secret):
+            self._shown[node.name, node.life].add(commit_to(secret))
 
     def voted(self, node: Node) -> None:
         """A node gives its vote, perhaps to itself, and must not break its promise."""

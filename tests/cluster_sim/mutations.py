@@ -183,12 +183,6 @@ MUTATIONS = [
         "needed = 0",
     ),
     Mutation(
-        "a lease acknowledgement counts for its own term only",
-        VOTER + "_receive_lease_ack",
-        "message.term == self.raft.term and ",
-        "",
-    ),
-    Mutation(
         "a lease acknowledgement counts for its own claim only",
         LEASE + "Lease.acknowledge",
         "claim == self.claim and ",
@@ -222,7 +216,7 @@ MUTATIONS = [
         "the term is written down before a lease is acknowledged",
         VOTER + "_receive_append",
         "raft.receive_append(peer, append)\n",
-        "self._send(peer, LeaseAck(message.term, message.claim, message.sent))\n"
+        "self._send(peer, LeaseAck(message.claim, message.sent))\n"
         "    raft.receive_append(peer, append)\n",
     ),
     Mutation(
