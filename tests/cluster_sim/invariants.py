@@ -181,10 +181,12 @@ class Invariants:
             case TimeoutNow():
                 self._leases.ended(message.secret)
 
-    def hears(self, node: Node, message: RaftMessage) -> None:
+    def hears(self, node: Node, peer: str, message: RaftMessage) -> None:
         """A node is about to take a message."""
         match message:
-            case PreVote() | RequestVote() | TimeoutNow() | LastWord() if message.secret:
+            case PreVote() | RequestVote() if node.is_kin(peer):
+                self._leases.shown(node, message.secret)
+            case LastWord() if node.is_kin(peer) and node.follows(message.leader, message.term):
                 self._leases.shown(node, message.secret)
             case PreVoteGranted():
                 self._times.granted(node, message)

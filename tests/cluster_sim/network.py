@@ -181,7 +181,7 @@ class Link:
     def _hand(self, peer: str, message: RaftMessage) -> None:
         assert self.user is not None
         node = self.node
-        node.world.invariants.hears(node, message)
+        node.world.invariants.hears(node, peer, message)
         try:
             self.user.received(peer, message)
         except ProtocolError as error:

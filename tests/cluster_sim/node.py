@@ -241,7 +241,7 @@ class Node:
         """Tell the guard how long we may lead; told that it has spoken, give up the claim."""
         replica = self._replica
         assert replica is not None
-        if not self.options.guarded or not self.leads(guarded=False):
+        if not self.options.guarded or not replica.leadership.held or not self.leads(guarded=False):
             return
         lease = replica._lease
         if not self.guard.renew(Claim(replica.term, lease.secret), lease.until):
@@ -550,6 +550,10 @@ class Node:
     def cluster_time(self) -> float:
         """The cluster time in seconds, as it knows it now."""
         return self.time_at(self.time()) / 1000
+
+    def is_kin(self, peer: str) -> bool:
+        """True if it talks to this peer as to a member of its cluster."""
+        return peer in self.replica._kinship.kin
 
     def follows(self, leader: str, term: int) -> bool:
         """True if it follows this leader of this term."""

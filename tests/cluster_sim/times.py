@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from sipha.cluster.wire import AppendEntries, PreVoteGranted
@@ -42,6 +43,7 @@ class Times:
         self._elections = elections
         self._readings: dict[str, list[Reading]] = {}  # by candidate: its own, and what voters have told it
         self._begun = 0  # the latest term whose leader has told the time
+        self._terms: defaultdict[str, int] = defaultdict(int)  # whose time each node has heard last
         self._powerless: set[str] = set()
         """Those that have lost power, and with it the time, until a leader tells it again."""
         self._offsets = (0.0, 0.0)  # cluster time less true time at lease holders: least, greatest
@@ -80,9 +82,13 @@ class Times:
 
     def heard(self, node: Node, message: AppendEntries) -> None:
         """A follower has taken a heartbeat, and knows the time."""
-        self._powerless.discard(node.name)
+        self._knows(node, message.term)
         if node.time_at(node.now()) < message.time - _ROUNDED:
             raise Violation(f"{node.name} is behind the time that it has just heard")
+
+    def _knows(self, node: Node, term: int) -> None:
+        self._terms[node.name] = term
+        self._powerless.discard(node.name)
 
     # What lease holders do with it
 
@@ -91,8 +97,10 @@ class Times:
         self._powerless.add(node.name)
 
     def led(self, node: Node, term: int) -> None:
-        """A node is elected: if it and all its voters have lost the time, that has stood still meanwhile."""
-        if self._elections.voters(node, term) <= self._powerless:
+        """A node is elected: time has stood still if all its voters that knew the latest leader's have lost it."""
+        voters = self._elections.voters(node, term)
+        latest = max(self._terms[voter] for voter in voters)
+        if {voter for voter in voters if self._terms[voter] == latest} <= self._powerless:
             self._still += self._world.events.now - self._led
 
     def held(self, node: Node) -> None:
@@ -104,7 +112,7 @@ class Times:
         offset = node.time_at(node.time()) / 1000 - now
         least, greatest = self._offsets if self._led_ever else (offset, offset)
         self._led_ever = True
-        self._powerless.discard(node.name)
+        self._knows(node, node.raft.term)
         self._offsets = min(least, offset), max(greatest, offset)
         if offset - least > LATE + DRIFT * now:
             raise Violation(f"the time at {node.name} is {offset - least:.3f} s ahead of what it was")

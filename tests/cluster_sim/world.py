@@ -138,7 +138,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 SMALL: dict[ModuleType, dict[str, object]] = {
     journal: {"SEGMENT": 3000, "WINDOW": 1500, "_SLICE": 800, "_GROUP": 2000},
-    raft: {"_MAX_APPEND": 1500},
+    raft: {"_MAX_APPEND": 600},
     window: {"_COUNT": 16},
     checkpoint: {"STEP": 8},
     catchup: {"MAX_CHUNK": 300, "WINDOW": 1200},
