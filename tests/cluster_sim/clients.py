@@ -164,9 +164,9 @@ def bound(bindings: object) -> Bindings:
 
 
 class Registering:
-    """A phone that registers for some seconds, each time anew, at whoever leads; what time does to it is checked.
+    """A phone that registers two contacts for some seconds, at whoever leads; what time does to them is checked.
 
-    Sometimes it has two contacts, and refreshes only one of them, about when both run out.
+    About when both run out it refreshes one of them, which may cross the leader's word that it has run out.
     """
 
     def __init__(self, world: World, name: str, pause: float) -> None:
@@ -179,14 +179,11 @@ class Registering:
         world.events.callLater(0.1, self._register)
 
     def _register(self) -> None:
-        if self.stopped:
-            return
-        world, dice = self.world, self._dice
-        world.events.callLater(dice.expovariate(1 / self.pause), self._register)
-        contacts, expires = dice.sample(CONTACTS, dice.choice([1, 2])), dice.choice([2, 3, 4, 6])
+        dice, events = self._dice, self.world.events
+        contacts, expires = dice.sample(CONTACTS, 2), dice.choice([1, 2, 3])
         self._ask(contacts, expires)
-        if len(contacts) > 1:
-            world.events.callLater(expires - dice.uniform(0.0, 0.3), self._ask, contacts[:1], expires)
+        events.callLater(expires - dice.uniform(0.0, 0.3), self._ask, contacts[:1], expires)
+        events.callLater(expires + dice.expovariate(1 / self.pause), self._register)
 
     def _ask(self, contacts: list[str], expires: int) -> None:
         world, leader = self.world, self.world.leader()

@@ -16,7 +16,7 @@ class Elections:
 
     def __init__(self) -> None:
         self._votes: dict[tuple[str, int], str] = {}  # by voter and term; the candidate
-        self._given: defaultdict[tuple[str, int], set[str]] = defaultdict(set)  # by candidate and term; the voters
+        self._received: defaultdict[tuple[str, int], set[str]] = defaultdict(set)  # by candidate and term; the voters
         self._leaders: dict[int, str] = {}
 
     def voted(self, node: Node, term: int, candidate: str) -> None:
@@ -28,7 +28,10 @@ class Elections:
             raise Violation(f"{node.name} votes for {candidate} in term {term}, and has voted for {known}")
         if node.ballot() != (term, candidate):
             raise Violation(f"{node.name} votes for {candidate} in term {term}, and its disk says {node.ballot()}")
-        self._given[candidate, term].add(node.name)
+
+    def received(self, node: Node, term: int, voter: str) -> None:
+        """A candidate hears of a vote for it."""
+        self._received[node.name, term].add(voter)
 
     def wiped(self, node: Node) -> None:
         """A node knows no more whom it voted for."""
@@ -43,11 +46,11 @@ class Elections:
             raise Violation(f"{node.name} and {other} both lead term {term}")
         voters = self.voters(node, term)
         if not node.is_majority(voters):
-            raise Violation(f"{node.name} leads term {term}, and only {sorted(voters)} have voted for it")
+            raise Violation(f"{node.name} leads term {term}, and has the votes of {sorted(voters)}")
 
     def voters(self, node: Node, term: int) -> set[str]:
-        """Those that have voted for a candidate."""
-        return self._given[node.name, term] | {node.name}
+        """Those whose votes a candidate has."""
+        return self._received[node.name, term] | {node.name}
 
     def leader(self, term: int) -> str | None:
         """Who has led a term."""

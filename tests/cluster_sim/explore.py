@@ -25,6 +25,7 @@ from tests.cluster_sim.faults import Faults
 from tests.cluster_sim.network import RETRY
 from tests.cluster_sim.node import Options
 from tests.cluster_sim.violation import Violation
+from tests.cluster_sim.weather import WEATHERS, Weather
 from tests.cluster_sim.world import World, seeded, small
 
 AORS = ("sip:alice@example.com", "sip:bob@example.com")
@@ -72,8 +73,9 @@ def explore(seed: int, nodes: int | None = None) -> Result:
     try:
         with seeded(seed), small():
             try:
-                world = make(seed, nodes)
-                _run(world)
+                weather = random.Random(f"{seed} weather").choice(WEATHERS)
+                world = make(seed, weather, nodes)
+                _run(world, Faults(world, weather))
             except (AssertionError, Violation, Flood) as error:
                 last = traceback.extract_tb(error.__traceback__)[-1]
                 failure = f"{error} ({last.name}, line {last.lineno})"
@@ -90,12 +92,12 @@ def explore(seed: int, nodes: int | None = None) -> Result:
     return Result(seed, world.trace, world.invariants.commits, len(world.history.operations), failure)
 
 
-def make(seed: int, nodes: int | None = None) -> World:
+def make(seed: int, weather: Weather, nodes: int | None = None) -> World:
     """The cluster of a seed."""
     dice = random.Random(f"{seed} world")
-    count = nodes or dice.choice([3, 3, 3, 3, 5])
+    count = nodes or dice.choice(weather.nodes)
     names = "abcde"[:count]
-    minimum = dice.choice([(0.25,), (0.25,), (0.4,), (0.25, 0.5, 0.8)])
+    minimum = dice.choice(weather.elections)
     guarded = dice.random() < 0.7
     options = {
         name: Options(
@@ -110,13 +112,12 @@ def make(seed: int, nodes: int | None = None) -> World:
     return world
 
 
-def _run(world: World) -> None:
+def _run(world: World, faults: Faults) -> None:
     """Faults under load, then peace, then all must agree."""
-    faults = Faults(world)
     dice = faults.dice
     pause, loyalty = dice.choice([0.03, 0.1, 0.3]), dice.choice([0.95, 0.95, 0.3])
     clients = [Client(world, f"c{number}", AORS, pause, loyalty) for number in range(dice.choice([2, 4]))]
-    phones = [Registering(world, f"p{number}", 0.5) for number in range(2)]
+    phones = [Registering(world, f"p{number}", 0.5) for number in range(3)]
     world.advance(dice.choice([0.0, 0.5, 2.0]))
     for _ in range(dice.choice([10, 20, 30])):
         world.advance(dice.expovariate(1 / faults.pace))

@@ -1,7 +1,6 @@
 """What goes wrong: one fault after the other, drawn from a seed.
 
-Each seed draws its own mix of faults, so that some runs are all about one of them, and its weather: which faults it
-draws from. At any time no more than a minority
+Each seed draws its own mix of faults, drawn from its weather, so that some runs are all about one of them. At any time no more than a minority
 has lost what its disk had: more than that no replicated log survives.
 """
 
@@ -11,11 +10,12 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sipha.cluster.wire import LeaseAck, PreVoteGranted, RequestVote, VoteGranted
+from sipha.cluster.wire import LeaseAck, RequestVote, VoteGranted
 from tests.cluster_sim.network import FAST
 
 if TYPE_CHECKING:
     from tests.cluster_sim.node import Node
+    from tests.cluster_sim.weather import Weather
     from tests.cluster_sim.world import World
 
 DELAYS = (FAST, (0.001, 0.02), (0.0002, 0.15), (0.02, 0.03))
@@ -27,47 +27,10 @@ STALLS = (0.03, 0.2, 0.5, 1.5)
 """Seconds for which a process is held up in the midst of what it does."""
 
 
-WEATHERS = {
-    "any": (),
-    "elections": (
-        "kill",
-        "kill_leader",
-        "freeze_leader",
-        "stall",
-        "die_saying",
-        "cut_leader_one_way",
-        "isolate_leader",
-        "lag",
-        "lag_leader",
-        "reset",
-        "reset_leader",
-        "slow_network",
-        "transfer",
-        "change_rate",
-    ),
-    "disks": (
-        "kill",
-        "kill_all",
-        "lose_power",
-        "lose_power_everywhere",
-        "die_in_disk",
-        "wipe",
-        "flip",
-        "fill_disk",
-        "fail_sync",
-        "slow_disk",
-        "isolate_leader",
-        "lag",
-        "reset",
-    ),
-}
-"""The faults of each kind of weather; in any weather all of them."""
-
-
 class Faults:
     """The faults of one run; each is a method that may do nothing if it isn't possible now."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, weather: Weather) -> None:
         self.world = world
         self.dice = random.Random(f"{world.seed} faults")
         kinds: list[Callable[[], None]] = [
@@ -92,6 +55,7 @@ class Faults:
             self.cut_leader_one_way,
             self.isolate,
             self.isolate_leader,
+            self.maroon_leader,
             self.split,
             self.reset,
             self.reset_leader,
@@ -103,14 +67,13 @@ class Faults:
             self.change_members,
             self.change_rate,
         ]
-        weather = WEATHERS[self.dice.choice(["any", "any", "elections", "disks"])]
-        kinds = [kind for kind in kinds if not weather or kind.__name__ in weather]
-        chosen = self.dice.sample(kinds, self.dice.randint(3, 12))
+        kinds = [kind for kind in kinds if not weather.faults or kind.__name__ in weather.faults]
+        chosen = self.dice.sample(kinds, self.dice.randint(3, min(12, len(kinds))))
         self._kinds = {kind: self.dice.choice([1, 1, 2, 5]) for kind in chosen}
         self._mending = self.dice.choice([0.2, 0.4, 0.6])
-        self.world.net.strays = self.dice.choice([0.0, 0.0, 0.02, 0.2])
-        self.world.net.repeats = self.dice.choice([0.0, 0.0, 0.02, 0.2])
-        self.pace = self.dice.choice([0.15, 0.4])
+        self.world.net.strays = self.dice.choice(weather.strays)
+        self.world.net.repeats = self.dice.choice(weather.repeats)
+        self.pace = self.dice.choice(weather.paces)
         """Seconds between two strikes, on average."""
         self.quick = self.dice.random() < 0.5
         """Whether what is down is started again at once."""
@@ -200,7 +163,8 @@ class Faults:
 
     def die_saying(self) -> None:
         """Die as soon as something is said that must not be forgotten."""
-        self._any().die_sending(self.dice.randrange(2), self.dice.choice([VoteGranted, VoteGranted, RequestVote, PreVoteGranted, LeaseAck]))
+        kind = self.dice.choice([VoteGranted, VoteGranted, RequestVote, LeaseAck])
+        self._any().die_sending(self.dice.randrange(2), kind)
 
     # Disks
 
@@ -243,6 +207,16 @@ class Faults:
 
     def isolate_leader(self) -> None:
         self._isolate(self._leader())
+
+    def maroon_leader(self) -> None:
+        """Cut the leader off, start it anew, and let it come back."""
+        node, events = self._leader(), self.world.events
+        if node.up:
+            self._isolate(node)
+            late = self.dice.uniform(0.02, 0.3)
+            events.callLater(late, node.crash)
+            events.callLater(late + 0.02, node.start)
+            events.callLater(late + self.dice.uniform(0.1, 1.5), self.heal)
 
     def split(self) -> None:
         names = list(self.world.nodes)

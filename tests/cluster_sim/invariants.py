@@ -124,11 +124,15 @@ class Invariants:
     def _count(self, node: Node) -> None:
         """What a leader counts as held by another, that has on disk."""
         raft = node.raft
-        for name in node.voters() - {node.name}:
+        for name in node.other_voters():
             match, other = raft.match(name), self.world.nodes[name]
-            if match and node.seen_match.get(name) != match:
+            if not match or node.seen_match.get(name) == match:
+                continue
+            if match > node.noted_match(name):
+                raise Violation(f"{node.name} counts entry {match} as held by {name}, which has not said so")
+            if other.term() == raft.term:
                 node.seen_match[name] = match
-                if other.term() == raft.term and not other.keeps(match, raft.term_at(match), node):
+                if not other.keeps(match, raft.term_at(match), node):
                     raise Violation(f"{node.name} counts entry {match} as held by {name}, which has it not on disk")
 
     def _index(self, node: Node) -> None:
@@ -190,6 +194,10 @@ class Invariants:
                 self._leases.shown(node, message.secret)
             case PreVoteGranted():
                 self._times.granted(node, message)
+            case VoteGranted():
+                self._elections.received(node, message.term, peer)
+            case AppendReply() if message.success:
+                node.note_match(peer, message.term, message.next_index - 1)
 
     def heard(self, node: Node, peer: str, message: RaftMessage) -> None:
         """A node has taken a message."""

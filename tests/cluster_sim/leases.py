@@ -41,6 +41,7 @@ class Leases:
         self._acknowledged: defaultdict[tuple[str, int, int], dict[str, int]] = defaultdict(dict)
         self._ended: set[bytes] = set()  # the commitments of claims whose secrets were told
         self._shown: defaultdict[tuple[str, int], set[bytes]] = defaultdict(set)  # the same, by who has heard: its life
+        self._checked: dict[str, tuple[float, frozenset[str]]] = {}  # each leader's lease and other voters
         self._seen: dict[str, tuple[bytes, float]] = {}  # each leader's claim at its last step: secret, end
 
     def now(self, node: Node) -> float:
@@ -108,11 +109,12 @@ class Leases:
         """A node holds a usable lease: under a claim whose secret nobody knows, as long as a majority's promises."""
         if commit_to(node.claim_secret()) in self._ended:
             raise Violation(f"{node.name} leads under a claim that has ended")
-        acknowledged = self._acknowledged[node.name, *node.claim()]
-        others = node.voters() - {node.name}
+        others, until = node.other_voters(), node.lease_until()
         needed = (len(others) + 1) // 2
-        if needed:
+        if needed and self._checked.get(node.name) != (until, others):
+            self._checked[node.name] = until, others
+            acknowledged = self._acknowledged[node.name, *node.claim()]
             sent = sorted((acknowledged.get(other, 0) for other in others), reverse=True)[needed - 1]
-            surplus = node.lease_until() - (sent / 1_000_000 + node.timing.lease)
+            surplus = until - (sent / 1_000_000 + node.timing.lease)
             if surplus > 0.0001:
                 raise Violation(f"{node.name} holds its lease {surplus:.3f} s longer than a majority has promised")

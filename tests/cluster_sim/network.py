@@ -47,7 +47,7 @@ FAST = (0.0002, 0.002)
 STRAY = 3.0
 """Seconds, at most, by which a message comes late that an earlier connection has left behind."""
 
-REPEAT = 1.0
+REPEATS = (0.003, 0.1, 2.0)
 """Seconds, at most, between a message and its repetition."""
 
 
@@ -218,8 +218,7 @@ class Link:
         connection.hello[self.node.name] = hello
         self.connections[peer] = connection
         self._heard[peer] = self.net.events.now
-        self.node.greeted[peer] = self.net.events.now
-        self.node.seen_match.pop(peer, None)
+        self.node.greets(peer)
         self._full.discard(peer)
         self.net.bring_strays(peer, self.node)
         user.connected(peer)
@@ -296,7 +295,7 @@ class Net:
         arrival = max(left + self.dice.uniform(*delay), connection.arrival[to])
         connection.arrival[to] = arrival
         if data is not None and regular and self.repeats and self.dice.random() < self.repeats:
-            late = arrival - self.events.now + self.dice.uniform(0, REPEAT) * self.dice.random()
+            late = arrival - self.events.now + self.dice.choice(REPEATS) * self.dice.random()
             self.events.callLater(late, self.world.nodes[to].receive, connection.lives[to], Link.take, sender, data)
         if data is not None and regular and self.strays and self.dice.random() < self.strays:
             self._stray[sender, to].append((connection.lives, data))
