@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 from sipha.cluster import guards
@@ -31,6 +32,7 @@ from sipha.cluster.wire import (
     TimeoutNow,
     VoteGranted,
 )
+from sipha.state.entries import UNDECODABLE, UnknownSchema, decode
 from sipha.state.time import ClusterTime
 
 _MICROSECONDS = 1_000_000
@@ -92,8 +94,9 @@ class Voter:
         self._verified: tuple[int, int, int] = (0, 0, 0)  # up to where our log is the leader's: term, index, sent
         self._acknowledged: dict[str, int] = {}  # what followers have on disk, in this term of ours
         self.raft = Raft(name, journal, applied, timing, self, apply)
-        self.time_term = self.raft.last_term
+        self.time_term, told = _last_told(journal)
         """Of the leader whose cluster time is ours."""
+        time.advance(told, clock())
         self._receive: dict[type, Callable[[str, Any], None]] = {
             AppendEntries: self._receive_append,
             LeaseAck: self._receive_lease_ack,
@@ -429,3 +432,17 @@ class Voter:
             self.lease.begin()
         else:
             self.lease.end()
+
+
+def _last_told(journal: Journal) -> tuple[int, int]:
+    """The last entry that tells a cluster time: its term, and the time in ms; of the base that is in its snapshot.
+
+    Who has just begun a term, and was killed, has the library's no-op of that term and knows no more than before.
+    """
+    for index in range(journal.last_index, journal.first_index, -1):
+        ((command, _, term),) = journal.entries(index, index)
+        if command[0] != guards.NO_OP:
+            with suppress(UnknownSchema, *UNDECODABLE):
+                return term, decode(command[1:]).time
+            return term, 0
+    return journal.term_at(journal.first_index) or 0, 0
