@@ -1,7 +1,7 @@
 """What goes wrong: one fault after the other, drawn from a seed.
 
-Each seed draws its own mix of faults, drawn from its weather, so that some runs are all about one of them. At any time no more than a minority
-has lost what its disk had: more than that no replicated log survives.
+Each seed draws its own mix of faults from those of its weather, so that some runs are all about one of them. At any
+time no more than a minority has lost what its disk had: more than that no replicated log survives.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ SEEDS = 3000
 """Within how many seeds each removed guard must be missed."""
 
 _HANG = 20
-"""Seconds after which a seed counts as failed: without the guard something goes round in circles."""
+"""Seconds of computing after which a seed counts as failed: without the guard something goes round in circles."""
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,7 @@ MUTATIONS = [
         "the term is written down before a lease is acknowledged",
         VOTER + "_receive_append",
         "raft.receive_append(peer, append)\n",
-        "self._send(peer, LeaseAck(message.claim, message.sent))\n"
-        "    raft.receive_append(peer, append)\n",
+        "self._send(peer, LeaseAck(message.claim, message.sent))\n    raft.receive_append(peer, append)\n",
     ),
     Mutation(
         "a claim ends before its secret is told to the next leader",
@@ -385,15 +384,15 @@ def _explore(seed: int) -> Result:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(_HANG)
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, _HANG)
     try:
         return explore(seed)
     except KeyboardInterrupt:
         return Result(seed, 0, 0, 0, "it does not end")
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def main() -> int:

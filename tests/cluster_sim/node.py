@@ -17,10 +17,10 @@ from sipha.cluster.handover import HandoverFailed
 from sipha.cluster.journal import Journal
 from sipha.cluster.leadership import ILeader, LeaderServices
 from sipha.cluster.lease import MARGIN
-from sipha.cluster.seal import unseal
 from sipha.cluster.membership import MembershipRefused
 from sipha.cluster.raft import Raft, Timing
 from sipha.cluster.replica import Replica
+from sipha.cluster.seal import unseal
 from sipha.cluster.wire import MAX_LEASE
 from sipha.errors import ConfigError, Unavailable, UnknownOutcome
 from sipha.state.entries import Policy, Record, Register
