@@ -53,7 +53,7 @@ class Leases:
     def claimed(self, node: Node, message: AppendEntries) -> None:
         """A leader sends a heartbeat."""
         seconds = message.lease / 1000
-        ends = self.now(node) + seconds * (1 - DRIFT)
+        ends = self._world.events.now + node.until(message.sent / 1_000_000 + seconds * (1 - DRIFT))
         self._heartbeats[node.name, message.sent] = Heartbeat(message.term, message.commitment, seconds, ends)
 
     def acknowledged(self, node: Node, leader: str, message: LeaseAck) -> None:

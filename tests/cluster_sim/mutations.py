@@ -331,6 +331,12 @@ MUTATIONS = [
     ),
     Mutation(
         "a new leader goes on from the latest time that a voter knows",
+        VOTER + "_receive_grant",
+        "self._learn_time(message.time, message.time_term)\n",
+        "pass\n",
+    ),
+    Mutation(
+        "a later leader's time counts more than an earlier one's",
         VOTER + "_learn_time",
         "self._time.begin(time, self._clock())",
         "pass",

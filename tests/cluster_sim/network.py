@@ -20,13 +20,18 @@ from sipha.cluster.peers import APART, INetwork, INetworkUser
 from sipha.cluster.wire import (
     MAX_FRAME,
     AppendEntries,
+    AppendReply,
+    Checkpoint,
     Hello,
     LastWord,
+    LeaseAck,
     Message,
     Ping,
+    Propose,
     ProtocolError,
     RaftMessage,
     SnapshotChunk,
+    SnapshotReply,
     frame,
 )
 from sipha.sip.flow import Address
@@ -40,6 +45,11 @@ RETRY = 0.3
 
 SILENCE = 2.0
 """Seconds after which an end notices that nothing comes any more."""
+
+TRAFFIC = (AppendEntries, AppendReply, LeaseAck, Checkpoint, SnapshotChunk, SnapshotReply)
+"""What is said all the time; what isn't goes astray and is repeated `RARE` times as often."""
+
+RARE = 4
 
 FAST = (0.0002, 0.002)
 """Seconds that a message takes, at least and at most."""
@@ -131,7 +141,9 @@ class Link:
                 node.reactor().callLater(net.dice.uniform(0.001, 0.03), self._has_room, peer)
                 return False
         node.world.invariants.sent(node, peer, message)
-        net.transmit(connection, peer, self._frame(message), regular=True)
+        # Who hands a record to the leader relies on its connection, which brings it once or never.
+        chance = 0 if isinstance(message, Propose) else 1 if isinstance(message, TRAFFIC) else RARE
+        net.transmit(connection, peer, self._frame(message), chance)
         if self.sends_left is not None and isinstance(message, self.sends_left[1]):
             left, kind = self.sends_left
             if not left:
@@ -284,8 +296,11 @@ class Net:
                 late = self.dice.uniform(0, STRAY) * self.dice.random()
                 self.events.callLater(late, node.receive, node.life, Link.take, sender, data)
 
-    def transmit(self, connection: Connection, to: str, data: bytes | None, *, regular: bool = False) -> None:
-        """Bring a message, or the connection's end, to the other end in order; it waits while the way is cut."""
+    def transmit(self, connection: Connection, to: str, data: bytes | None, chance: int = 0) -> None:
+        """Bring a message, or the connection's end, to the other end in order; it waits while the way is cut.
+
+        `chance` is how many times as likely as others it goes astray, and comes twice.
+        """
         sender = connection.peer(to)
         if (sender, to) in self.cuts:
             connection.held[to].append(data)
@@ -294,10 +309,10 @@ class Net:
         delay = self.lags.get((sender, to), self.delay)
         arrival = max(left + self.dice.uniform(*delay), connection.arrival[to])
         connection.arrival[to] = arrival
-        if data is not None and regular and self.repeats and self.dice.random() < self.repeats:
+        if data is not None and chance and self.repeats and self.dice.random() < chance * self.repeats:
             late = arrival - self.events.now + self.dice.choice(REPEATS) * self.dice.random()
             self.events.callLater(late, self.world.nodes[to].receive, connection.lives[to], Link.take, sender, data)
-        if data is not None and regular and self.strays and self.dice.random() < self.strays:
+        if data is not None and chance and self.strays and self.dice.random() < chance * self.strays:
             self._stray[sender, to].append((connection.lives, data))
         self.events.callLater(arrival - self.events.now, self._arrive, connection, to, data)
 

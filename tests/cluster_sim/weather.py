@@ -41,7 +41,7 @@ ELECTIONS = Weather(
         "change_rate",
     ),
     nodes=(3, 5),
-    elections=((0.25,), (0.25, 0.8)),
+    elections=((0.25,), (0.25, 0.8), (0.25, 0.8)),
     paces=(0.1, 0.25),
     repeats=(0.0, 0.2),
     strays=(0.0, 0.2),

@@ -145,7 +145,7 @@ SMALL: dict[ModuleType, dict[str, object]] = {
     snapshots: {"_PIECE": 700, "_SYNC": 2000},
     snapshot: {"CHUNK": 256},
     storage: {"_PROGRESS_LIMIT": 600},
-    handover: {"HOLD_DOWN": 3.0},
+    handover: {"HOLD_DOWN": 1.0},
 }
 """What makes files, slices and patience so small that in some seconds everything happens often."""
 
