@@ -71,6 +71,7 @@ class Faults:
         chosen = self.dice.sample(kinds, self.dice.randint(3, min(12, len(kinds))))
         self._kinds = {kind: self.dice.choice([1, 1, 2, 5]) for kind in chosen}
         self._mending = self.dice.choice([0.2, 0.4, 0.6])
+        self.world.net.delay = self.dice.choice(weather.delays)
         self.world.net.strays = self.dice.choice(weather.strays)
         self.world.net.repeats = self.dice.choice(weather.repeats)
         self.pace = self.dice.choice(weather.paces)

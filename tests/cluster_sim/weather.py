@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tests.cluster_sim.network import FAST
+
 
 @dataclass(frozen=True)
 class Weather:
@@ -17,6 +19,8 @@ class Weather:
     """Seconds between two faults, on average."""
     repeats: tuple[float, ...] = (0.0, 0.0, 0.02, 0.2)
     strays: tuple[float, ...] = (0.0, 0.0, 0.02, 0.2)
+    delays: tuple[tuple[float, float], ...] = (FAST,)
+    """Seconds that messages take at first."""
 
 
 MIXED = Weather()
@@ -45,6 +49,7 @@ ELECTIONS = Weather(
     paces=(0.1, 0.25),
     repeats=(0.0, 0.2),
     strays=(0.0, 0.2),
+    delays=(FAST, FAST, (0.0002, 0.15), (0.0002, 0.4)),
 )
 """Votes, promises and last words that are late, repeated and forgotten."""
 
