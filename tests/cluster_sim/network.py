@@ -93,6 +93,7 @@ class Link:
         self.counters: Counter[str] = Counter()
         self.connections: dict[str, Connection] = {}
         self.user: INetworkUser | None = None
+        self._strangers: dict[Connection, None] = {}  # that were made, and have yet to say hello
         self.sends_left: tuple[int, type] | None = None
         """After how many more messages of a kind the node dies; None if it doesn't."""
         self._full: set[str] = set()
@@ -118,6 +119,9 @@ class Link:
         self.peers = set(peers)
         for peer in [peer for peer in self.connections if peer not in self.peers]:
             self._end(peer)
+        for connection in list(self._strangers):
+            if connection.peer(self.node.name) not in self.peers:
+                self.net.close(connection, self.node.name)
 
     def heard(self, peer: str) -> float | None:
         return self.net.events.now - self._heard[peer] if peer in self.connections else None
@@ -166,6 +170,7 @@ class Link:
         if self.user is None:
             self.net.close(connection, self.node.name)
         else:
+            self._strangers[connection] = None
             self.net.transmit(connection, connection.peer(self.node.name), self._frame(self.user.introduce()))
 
     def received(self, connection: Connection, data: bytes) -> None:
@@ -218,6 +223,7 @@ class Link:
         """Take a new connection in the old one's place, if we go on with whoever says this."""
         hello = wire._decoder.decode(data[4:])
         assert isinstance(hello, Hello)
+        self._strangers.pop(connection, None)
         user = self.user
         unknown = user is None or (peer not in self.peers and not hello.cluster_id)
         refused = "unknown node" if user is None or unknown else user.greeted(peer, hello)
