@@ -75,7 +75,7 @@ def explore(seed: int, nodes: int | None = None) -> Result:
             try:
                 weather = random.Random(f"{seed} weather").choice(WEATHERS)
                 world = make(seed, weather, nodes)
-                _run(world, Faults(world, weather))
+                _run(world, weather)
             except (AssertionError, Violation, Flood) as error:
                 last = traceback.extract_tb(error.__traceback__)[-1]
                 failure = f"{error} ({last.name}, line {last.lineno})"
@@ -112,12 +112,13 @@ def make(seed: int, weather: Weather, nodes: int | None = None) -> World:
     return world
 
 
-def _run(world: World, faults: Faults) -> None:
+def _run(world: World, weather: Weather) -> None:
     """Faults under load, then peace, then all must agree."""
+    faults = Faults(world, weather)
     dice = faults.dice
-    pause, loyalty = dice.choice([0.03, 0.1, 0.3]), dice.choice([0.95, 0.95, 0.3])
+    pause, loyalty = dice.choice(weather.pauses), dice.choice([0.95, 0.95, 0.3])
     clients = [Client(world, f"c{number}", AORS, pause, loyalty) for number in range(dice.choice([2, 4]))]
-    phones = [Registering(world, f"p{number}", 0.5) for number in range(3)]
+    phones = [Registering(world, f"p{number}", 0.5) for number in range(weather.phones)]
     world.advance(dice.choice([0.0, 0.5, 2.0]))
     for _ in range(dice.choice([10, 20, 30])):
         world.advance(dice.expovariate(1 / faults.pace))

@@ -21,6 +21,10 @@ class Weather:
     strays: tuple[float, ...] = (0.0, 0.0, 0.02, 0.2)
     delays: tuple[tuple[float, float], ...] = (FAST,)
     """Seconds that messages take at first."""
+    pauses: tuple[float, ...] = (0.03, 0.1, 0.3)
+    """Seconds that a client waits before it asks again, on average."""
+    phones: int = 3
+    """Those whose bindings run out."""
 
 
 MIXED = Weather()
@@ -50,8 +54,10 @@ ELECTIONS = Weather(
     repeats=(0.0, 0.2),
     strays=(0.0, 0.2),
     delays=(FAST, FAST, (0.0002, 0.15), (0.0002, 0.4)),
+    pauses=(0.1, 0.3, 2.0, 2.0),
+    phones=1,
 )
-"""Votes, promises and last words that are late, repeated and forgotten."""
+"""Votes, promises and last words that are late, repeated and forgotten, and logs that seldom stand in their way."""
 
 DISKS = Weather(
     faults=(
