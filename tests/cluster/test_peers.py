@@ -340,6 +340,7 @@ def test_caller_that_has_heard_what_we_were_must_call_again(
     node.network.set_peers({})
     node.network.set_peers({"b": addresses["b"]})
     world.until(lambda: closed(client))
+    assert not node.network.counters["silent"]
     again = call(world, addresses["a"], hello())
     world.until(lambda: node.user.events == ["+b"])
     again.close()
