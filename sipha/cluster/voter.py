@@ -241,6 +241,9 @@ class Voter:
         voters = self._votes[1]
         if peer not in voters:
             voters.add(peer)
+            if not self.raft.leads:
+                # Others than those who elect us may have let us stand, and known less.
+                self._learn_time(message.time, message.time_term)
             self.raft.receive_vote(peer, message.term)
 
     def _receive_stale(self, _peer: str, message: StaleTerm) -> None:
@@ -421,7 +424,7 @@ class Voter:
 
     def grant_vote(self, peer: str, term: int) -> None:
         """Give our vote."""
-        self._send(peer, VoteGranted(term))
+        self._send(peer, VoteGranted(term, self._time.now(self._clock()), self.time_term))
 
     def role_changed(self, *, leading: bool) -> None:
         """Begin a claim that nobody has acknowledged yet, or end it."""

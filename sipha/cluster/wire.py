@@ -136,9 +136,11 @@ class RequestVote(msgspec.Struct, frozen=True, array_like=True, tag="vote"):
 
 
 class VoteGranted(msgspec.Struct, frozen=True, array_like=True, tag="vote+"):
-    """You have my vote in `term`."""
+    """You have my vote in `term`; `time` and `time_term` as in PreVoteGranted."""
 
     term: Term
+    time: Time
+    time_term: Term
 
 
 class StaleTerm(msgspec.Struct, frozen=True, array_like=True, tag="stale"):

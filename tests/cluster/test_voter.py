@@ -93,7 +93,7 @@ def test_voter_keeps_still_as_long_as_the_heartbeat_stated(ballot: Ballot, state
     follower.receive("c", PreVote(6, 99, 5, b""))
     follower.receive("c", RequestVote(6, 99, 5, b""))
     assert isinstance(ballot.queues["b", "c"].popleft(), PreVoteGranted)
-    assert ballot.queues["b", "c"].pop() == VoteGranted(6)
+    assert [vote.term for vote in ballot.under_way("b", "c", VoteGranted)] == [6]
 
 
 def test_voter_doesnt_stand_unasked_when_its_election_falls_due_while_it_ticks(ballot: Ballot) -> None:
@@ -120,7 +120,7 @@ def test_voter_keeps_still_after_a_start(ballot: Ballot) -> None:
     assert not ballot.queues["b", "c"]
     ballot.now += 0.71
     follower.receive("c", RequestVote(6, 99, 5, b""))
-    assert ballot.queues["b", "c"].pop() == VoteGranted(6)
+    assert [vote.term for vote in ballot.under_way("b", "c", VoteGranted)] == [6]
 
 
 def test_leader_doesnt_grant_a_pre_vote_while_its_claim_lasts(ballot: Ballot) -> None:
@@ -169,9 +169,9 @@ def test_candidate_counts_voters_and_not_votes(convene: Convene) -> None:
         candidate.receive(peer, PreVoteGranted(1, 0, 0))
     assert candidate.raft.term == 1
     for _ in range(3):
-        candidate.receive("b", VoteGranted(1))
+        candidate.receive("b", VoteGranted(1, 0, 0))
     assert not candidate.raft.leads
-    candidate.receive("c", VoteGranted(1))
+    candidate.receive("c", VoteGranted(1, 0, 0))
     assert candidate.raft.leads
 
 
@@ -181,9 +181,9 @@ def test_vote_of_an_earlier_term_doesnt_let_another_count_twice(convene: Convene
     for _ in range(2):
         candidate.stand(b"")
     assert candidate.raft.term == 2
-    candidate.receive("b", VoteGranted(2))
-    candidate.receive("c", VoteGranted(1))
-    candidate.receive("b", VoteGranted(2))
+    candidate.receive("b", VoteGranted(2, 0, 0))
+    candidate.receive("c", VoteGranted(1, 0, 0))
+    candidate.receive("b", VoteGranted(2, 0, 0))
     assert not candidate.raft.leads
 
 
@@ -197,10 +197,10 @@ def test_candidate_counts_voters_only(convene: Convene) -> None:
     assert candidate.raft.term == 0
     candidate.receive("b", PreVoteGranted(1, 0, 0))
     assert candidate.raft.term == 1
-    candidate.receive("d", VoteGranted(1))
-    candidate.receive("e", VoteGranted(1))
+    candidate.receive("d", VoteGranted(1, 0, 0))
+    candidate.receive("e", VoteGranted(1, 0, 0))
     assert not candidate.raft.leads
-    candidate.receive("b", VoteGranted(1))
+    candidate.receive("b", VoteGranted(1, 0, 0))
     assert candidate.raft.leads
 
 
@@ -232,20 +232,20 @@ def test_election_ends_and_votes_that_come_later_dont_count(ballot: Ballot) -> N
     candidate.raft.put_election(ballot.now - 0.01)
     candidate.tick()
     assert not candidate.raft.stands
-    candidate.receive("b", VoteGranted(candidate.raft.term))
+    candidate.receive("b", VoteGranted(candidate.raft.term, 0, 0))
     assert not candidate.raft.leads
 
 
 def test_vote_is_given_once_in_a_term_whatever_happens(ballot: Ballot) -> None:
     voter = ballot.voters["b"]
     voter.receive("a", RequestVote(3, 1, 0, b""))
-    assert ballot.queues["b", "a"].pop() == VoteGranted(3)
+    assert [vote.term for vote in ballot.under_way("b", "a", VoteGranted)] == [3]
     ballot.crash("b", power_lost=True)
     voter = ballot.boot("b")
     voter.receive("c", RequestVote(3, 9, 2, b""))
     assert not ballot.under_way("b", "c", VoteGranted)
     voter.receive("c", RequestVote(4, 9, 2, b""))
-    assert ballot.queues["b", "c"].pop() == VoteGranted(4)
+    assert [vote.term for vote in ballot.under_way("b", "c", VoteGranted)] == [4]
 
 
 def test_learner_votes_and_doesnt_stand(convene: Convene) -> None:
@@ -306,7 +306,7 @@ def test_voter_stands_at_once_when_it_is_handed_leadership(promising: Ballot) ->
     assert voter.raft.term == 6
     assert promising.queues["b", "c"].pop() == RequestVote(6, 1, 0, SECRET)
     other.receive("b", RequestVote(6, 1, 0, SECRET))
-    assert promising.queues["c", "b"].pop() == VoteGranted(6)
+    assert [vote.term for vote in promising.under_way("c", "b", VoteGranted)] == [6]
 
 
 @pytest.mark.parametrize(
@@ -1115,6 +1115,19 @@ def test_node_knows_after_a_start_the_last_time_that_its_log_tells(ballot: Ballo
     voter = ballot.boot("b")
     assert voter.time_term == term
     assert voter._time.now(ballot.now) == {2: 50_000, 3: 70_000}[term]
+
+
+def test_candidate_goes_on_from_the_time_that_a_vote_tells(convene: Convene) -> None:
+    """Others may have let it stand, who know less."""
+    candidate = convene("abcde").voters["a"]
+    candidate.stand(b"")
+    candidate.receive("b", VoteGranted(1, 70_000, 0))
+    now = candidate._clock()
+    assert candidate._time.now(now) == 70_000
+    candidate.receive("c", VoteGranted(1, 60_000, 0))
+    assert candidate.raft.leads
+    candidate.receive("d", VoteGranted(1, 80_000, 0))
+    assert candidate._time.now(now) == 70_000
 
 
 def test_voter_says_whose_time_it_knows(ballot: Ballot) -> None:

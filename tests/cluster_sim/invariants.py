@@ -196,6 +196,7 @@ class Invariants:
                 self._times.granted(node, message)
             case VoteGranted():
                 self._elections.received(node, message.term, peer)
+                self._times.elected(node, message)
             case AppendReply() if message.success:
                 node.note_match(peer, message.term, message.next_index - 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from sipha.cluster.wire import AppendEntries, PreVoteGranted
+from sipha.cluster.wire import AppendEntries, PreVoteGranted, VoteGranted
 from tests.cluster_sim.violation import Violation
 
 if TYPE_CHECKING:
@@ -62,6 +62,12 @@ class Times:
         """A node hears that it could be elected, and what the voter knows of the time."""
         readings = self._readings.get(node.name)
         if readings is not None and message.term == node.raft.term + 1 and not node.raft.leads:
+            readings.append(Reading(message.time_term, message.time, node.now()))
+
+    def elected(self, node: Node, message: VoteGranted) -> None:
+        """A node hears that it has a vote, and what the voter knows of the time."""
+        readings = self._readings.get(node.name)
+        if readings is not None and message.term == node.raft.term and not node.raft.leads:
             readings.append(Reading(message.time_term, message.time, node.now()))
 
     def distracted(self, node: Node) -> None:
