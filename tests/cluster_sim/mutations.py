@@ -336,6 +336,12 @@ MUTATIONS = [
         "pass\n",
     ),
     Mutation(
+        "votes, too, tell a new leader the time",
+        VOTER + "_receive_vote",
+        "self._learn_time(message.time, message.time_term)\n",
+        "pass\n",
+    ),
+    Mutation(
         "a later leader's time counts more than an earlier one's",
         VOTER + "_learn_time",
         "self._time.begin(time, self._clock())",
