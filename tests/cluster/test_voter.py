@@ -14,7 +14,9 @@ from sipha.cluster.wire import (
     ProtocolError,
     RequestVote,
     StaleTerm,
+    VoteGranted,
 )
+from sipha.state.entries import Batch, Policy, encode
 from tests.cluster.ballot import Ballot, Convene, append
 
 
@@ -360,6 +362,35 @@ def test_candidate_goes_on_from_the_time_of_the_latest_leader_that_a_voter_knows
     candidate.receive("b", PreVoteGranted(6, time if term != 4 else 90_000, term))
     expected = own if term == 4 else time
     assert candidate._time.now(ballot.now) == pytest.approx(expected, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("last", "term"), [(b"\1", 2), (b"\0" + encode(Batch(1, 70_000, Policy(), ())), 3)], ids=["no-op", "batch"]
+)
+def test_node_knows_after_a_start_the_last_time_that_its_log_tells(ballot: Ballot, last: bytes, term: int) -> None:
+    """A node that was killed when it began to lead has the no-op of that term, and the time of an earlier leader."""
+    journal = ballot.journals["b"]
+    journal.add(b"\0" + encode(Batch(1, 50_000, Policy(), ())), 2, 2)
+    journal.add(last, 3, 3)
+    journal.setCurrentTerm(3, None)
+    journal.sync_now()
+    ballot.crash("b")
+    voter = ballot.boot("b")
+    assert voter.time_term == term
+    assert voter._time.now(ballot.now) == {2: 50_000, 3: 70_000}[term]
+
+
+def test_candidate_goes_on_from_the_time_that_a_vote_tells(convene: Convene) -> None:
+    """Others may have let it stand, who know less."""
+    candidate = convene("abcde").voters["a"]
+    candidate.stand(b"")
+    candidate.receive("b", VoteGranted(1, 70_000, 0))
+    now = candidate._clock()
+    assert candidate._time.now(now) == 70_000
+    candidate.receive("c", VoteGranted(1, 60_000, 0))
+    assert candidate.raft.leads
+    candidate.receive("d", VoteGranted(1, 80_000, 0))
+    assert candidate._time.now(now) == 70_000
 
 
 def test_voter_says_whose_time_it_knows(ballot: Ballot) -> None:
