@@ -134,6 +134,7 @@ class Guard:
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
+        self._read()  # the one before may have hung up just now
         try:
             daemon = Daemon(connection)
         except OSError:

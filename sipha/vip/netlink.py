@@ -45,6 +45,9 @@ RETRY = 0.1
 RESPAWN = 1.0
 """Seconds between two starts of a guard."""
 
+ABSENT = 3.0
+"""Seconds for which a claim waits for a guard that isn't there: another node's may be."""
+
 LATE = 0.05
 """Seconds after a deadline at which the kernel has surely shut the gate: its clock ticks."""
 
@@ -134,6 +137,7 @@ class _Claim:
 
     def __init__(self, order: Claim) -> None:
         self.order = order
+        self.abandoned = order.deadline + ABSENT  # unless a guard has come
         self.claimed: Deferred[None] = Deferred()
         self.releases: list[Deferred[None]] = []
         self.told = False  # the guard has been
@@ -214,7 +218,7 @@ class NetlinkAddress:
             return
         claim.wanted = max(claim.wanted, deadline)
         if not claim.told:
-            claim.sent = claim.wanted
+            claim.sent = min(claim.wanted, claim.abandoned)
         elif not claim.renewing and claim.wanted > claim.sent and self._guard is not None:
             claim.renewing = True
             claim.sent = claim.wanted

@@ -176,6 +176,21 @@ def test_claim_that_nobody_hears_of_fails_at_its_deadline(tmp_path: Path) -> Non
     rig.close()
 
 
+def test_claim_is_given_up_when_no_guard_comes(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "guard")
+    claimed = rig.claim()
+    for _ in range(int(netlink.ABSENT / 0.05)):
+        rig.address.renew(rig.now + LEASE)
+        rig.reactor.advance(0.05)
+    assert claimed == []
+    for _ in range(10):
+        rig.address.renew(rig.now + LEASE)
+        rig.reactor.advance(0.05)
+    assert "no guard at" in str(claimed[0])
+    assert not rig.lost
+    rig.close()
+
+
 def test_one_renewal_is_under_way_at_a_time(rig: Rig) -> None:
     rig.hold()
     begun = rig.now
