@@ -68,7 +68,7 @@ class Voter:
         self.may_vote = False
         self._is_voter = False
         self._disk_hangs = False
-        self._written = (0, 0, -math.inf)  # the log when the disk last had what it was to have, and when that was
+        self._written = (0, -math.inf)  # up to where the log is on disk, and when that was last as it should
         self.others: frozenset[str] = frozenset()
         """The other voters."""
         self.forgetful: dict[str, int] = {}
@@ -138,12 +138,11 @@ class Voter:
         self._journal.flush()
 
     def _watch_disk(self, now: float) -> None:
-        """Lead no more if the disk takes nothing, or less than comes: others have one that does."""
-        journal = self._journal
-        generation, end, _ = self._written
-        if journal.generation != generation or journal.durable >= min(end, journal.last_index):
-            self._written = (journal.generation, journal.last_index, now)
-        self._disk_hangs = now - self._written[2] > 2 * self._timing.election_max
+        """Lead no more if the disk takes nothing and says nothing: others have one that does."""
+        durable = self._journal.durable
+        if durable >= self.raft.last_index or durable != self._written[0]:
+            self._written = (durable, now)
+        self._disk_hangs = now - self._written[1] > 2 * self._timing.election_max
         if self._disk_hangs and self.raft.leads and self.others:
             self.counters["leaderships given up as the disk hangs"] += 1
             self.raft.resign()

@@ -225,41 +225,6 @@ def test_leader_whose_disk_hangs_lets_another_lead(ballot: Ballot, seconds: floa
     assert leader.counters["leaderships given up as the disk hangs"] == (not leads)
 
 
-@pytest.mark.parametrize("written", [False, True])
-def test_disk_of_a_voter_whose_log_was_cut_doesnt_hang(ballot: Ballot, *, written: bool) -> None:
-    """It never gets what the voter waited for before."""
-    ballot.elect("a")
-    follower, last = ballot.voters["b"], ballot.voters["b"].raft.last_index
-    term = follower.raft.term
-    entries = [(b"\0%d" % index, index, term) for index in range(last + 1, last + 9)]
-    ballot.disks["b"].delay = (0.0, 0.0) if written else (0.2, 0.2)
-    follower.receive("a", append(term, last, term, entries))
-    follower.tick()
-    if written:
-        ballot.now += 0.001
-    follower.receive("c", append(term + 1, last, term, [(b"\0another", last + 1, term + 1)]))
-    ballot.disks["b"].delay = (0.0, 0.0)
-    for _ in range(100):
-        follower.tick()
-        ballot.now += 0.05
-    assert ballot.journals["b"].durable == follower.raft.last_index == last + 1
-    assert not follower._disk_hangs
-
-
-def test_leader_whose_disk_falls_behind_lets_another_lead(ballot: Ballot) -> None:
-    """What waits for it is in memory, and the others' disks let more and more come."""
-    leader = ballot.elect("a")
-    ballot.disks["a"].delay = (0.2, 0.2)
-    for _ in range(60):
-        ballot.append("a", *[bytes(100_000)] * 20)
-        ballot.settle(rounds=3)
-        ballot.now += 0.05
-        if not leader.raft.leads:
-            break
-    assert not leader.raft.leads
-    assert leader.raft.last_index - ballot.journals["a"].durable < 1000
-
-
 def test_what_a_follower_acknowledged_survives_a_power_cut(ballot: Ballot) -> None:
     leader = ballot.elect("a")
     for number in range(20):
