@@ -209,7 +209,7 @@ class Node:
             refilling = False
             elapsed = time.monotonic() - began
             if elapsed < seconds and good < entries:
-                while waiting < window:
+                while waiting < window and not refilling:  # an answer at once is a refusal
                     waiting += 1
                     self._propose(done)
             elif not waiting:

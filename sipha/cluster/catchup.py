@@ -387,6 +387,7 @@ class Catchup:
         sender = received.sender
         self._membership.rebase(index, self._members)
         if raft.term_at(index) != term:  # else what follows in our log is applied again
+            self._kept = 0
             self._journal.reset(index, term, lambda error: self._reset(error, sender, index))
         raft.install(index)
         self._installed()

@@ -119,6 +119,15 @@ class Journal:
         return self._writer.durable
 
     @property
+    def backlog(self) -> int:
+        """Bytes of the entries that are not on disk yet."""
+        first = self.durable + 1
+        if first > self.last_index:
+            return 0
+        segment = self._segment(first)
+        return sum(each.size for each in self._segments if each.first >= segment.first) - segment.offset(first)
+
+    @property
     def size(self) -> int:
         """Bytes in the log's files."""
         return sum(segment.size for segment in self._segments)

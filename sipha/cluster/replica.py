@@ -48,6 +48,9 @@ from sipha.state.interfaces import ICredentials, ILocation, ILog
 from sipha.state.outcomes import Outcome
 from sipha.state.snapshot import Frozen
 
+_BACKLOG = 16 << 20
+"""Bytes of log that wait for the leader's own disk at most, about; beyond, records wait for an entry."""
+
 
 @implementer(ILog, ILocation, ICredentials)
 class Replica:
@@ -361,7 +364,8 @@ class Replica:
 
     def _advance(self) -> None:
         if self._raft.leads or self._handover.under_way:
-            self._proposals.flush()
+            if self._journal.backlog < _BACKLOG:  # else the others' disks would let it grow without end
+                self._proposals.flush()
             self._step_handover()
         self._voter.tick()
         if self.machine.index > self._checkpoints.index:

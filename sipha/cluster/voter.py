@@ -77,8 +77,8 @@ class Voter:
         """True to stand later than the others do, who should rather be elected."""
         self._is_voter = False
         self.disk_hangs = False
-        """True while the disk takes nothing, or less than comes."""
-        self._written = (0, -math.inf)  # how long the log was when the disk last had all of it, and when
+        """True while the disk takes nothing and says nothing."""
+        self._written = (0, -math.inf)  # up to where the log is on disk, and when that was last as it should
         self.others: frozenset[str] = frozenset()
         """The other voters."""
         self.forgetful: dict[str, int] = {}
@@ -149,9 +149,10 @@ class Voter:
         self._journal.flush()
 
     def _watch_disk(self, now: float) -> None:
-        """Lead no more if the disk takes nothing, or less than comes: others have one that does."""
-        if self._journal.durable >= min(self._written[0], self.raft.last_index):  # it may have been cut off
-            self._written = (self.raft.last_index, now)
+        """Lead no more if the disk takes nothing and says nothing: others have one that does."""
+        durable = self._journal.durable
+        if durable >= self.raft.last_index or durable != self._written[0]:
+            self._written = (durable, now)
         self.disk_hangs = now - self._written[1] > 2 * self._timing.election_max
         if self.disk_hangs and self.raft.leads and self.others:
             self.succession.noticed(self.name, "gave up because its disk hangs")

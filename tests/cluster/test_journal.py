@@ -188,6 +188,28 @@ def test_group_has_a_limit(disk: Watched) -> None:
     assert told == [11, 21, 31, 41, 51]
 
 
+def test_backlog_is_what_is_not_on_disk_yet(disk: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEGMENT", 1000)
+    journal = Journal.open(disk, None, sync=True, commit=0)
+    assert journal.backlog == 0
+    disk.delay = (0.1, 0.1)
+    for index in range(2, 12):
+        journal.add(bytes([0]) * 300, index, 1)
+    record = 300 + OVERHEAD
+    before = journal.backlog
+    assert 10 * record <= before <= 10 * record + 5 * HEADER
+    journal.flush()
+    disk.clock.pump([0.01] * 15)
+    assert 2 < journal.durable < 11
+    assert (11 - journal.durable) * record <= journal.backlog < before
+    disk.clock.pump([0.01] * 300)
+    assert (journal.durable, journal.backlog) == (11, 0)
+    journal.add(bytes([0]) * 300, 12, 1)
+    assert record <= journal.backlog <= record + HEADER
+    journal.deleteEntriesFrom(11)
+    assert journal.backlog == 0
+
+
 def test_sync_now_waits_for_what_is_under_way_and_does_the_rest(disk: Watched) -> None:
     journal = filled(disk, 1)
     told: list[int] = []

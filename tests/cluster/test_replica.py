@@ -15,6 +15,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from sipha.cluster import founding, journal, memory, segment
+from sipha.cluster import replica as module
 from sipha.cluster.disk import FileDisk
 from sipha.cluster.guards import REGULAR
 from sipha.cluster.leadership import ILeader
@@ -368,6 +369,25 @@ def test_node_whose_disk_refuses_leaves_and_the_others_go_on(assembly: Assembly,
     status = assembly.replica(name).status()
     assert (status.role, status.leading, status.leader) == ("failed", False, None)
     assembly.register(leader, ["sip:next@example.com"])
+
+
+def test_no_more_waits_for_the_leaders_own_disk_than_memory_should_hold(
+    assembly: Assembly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others' disks are quicker, and would commit whatever comes; the leader goes on at its own disk's pace."""
+    monkeypatch.setattr(module, "_BACKLOG", 20_000)
+    monkeypatch.setattr(journal, "_GROUP", 10_000)
+    assembly.seats["a"].disk.delay = (0.1, 0.1)
+    replica = assembly.replica("a")
+    outcomes, most = [], 0
+    for number in range(150):
+        outcomes.append(assembly.propose("a", register(f"sip:{number}@example.com", user_agent="x" * 1000)))
+        assembly.run(0.005)
+        most = max(most, replica._journal.backlog)
+    assembly.until(lambda: all(outcomes))
+    assert 20_000 < most < 80_000
+    assert replica.leading()
+    assert {type(outcome[0]) for outcome in outcomes} == {Registered}
 
 
 def test_node_that_cant_write_its_term_down_leaves(assembly: Assembly) -> None:

@@ -238,20 +238,6 @@ def test_disk_of_a_node_whose_log_was_cut_off_doesnt_count_as_hung(ballot: Ballo
     ballot.elect("a")
 
 
-def test_leader_whose_disk_falls_behind_lets_another_lead(ballot: Ballot) -> None:
-    """What waits for it is in memory, and the others' disks let more and more come."""
-    leader = ballot.elect("a")
-    ballot.disks["a"].delay = (0.2, 0.2)
-    for _ in range(60):
-        ballot.append("a", *[bytes(100_000)] * 20)
-        ballot.settle(rounds=3)
-        ballot.now += 0.05
-        if not leader.raft.leads:
-            break
-    assert not leader.raft.leads
-    assert leader.raft.last_index - ballot.journals["a"].durable < 1000
-
-
 def test_what_a_follower_acknowledged_survives_a_power_cut(ballot: Ballot) -> None:
     leader = ballot.elect("a")
     for number in range(20):
