@@ -205,7 +205,7 @@ class Invariants:
         if isinstance(message, AppendEntries) and node.follows(peer, message.term):
             self._times.distracted(node)
             self._times.heard(node, message)
-        elif isinstance(message, PreVoteGranted) and node.ahead:
+        elif isinstance(message, PreVoteGranted | VoteGranted) and node.ahead:
             self._times.distracted(node)
 
     def ended(self, secret: bytes) -> None:
