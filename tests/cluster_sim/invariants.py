@@ -22,6 +22,7 @@ from sipha.state.entries import Expire, Register, decode
 from sipha.state.outcomes import Invalid, Outcome
 from tests.cluster_sim.elections import Elections
 from tests.cluster_sim.expiry import Expiry
+from tests.cluster_sim.holdings import Holdings
 from tests.cluster_sim.leases import Leases
 from tests.cluster_sim.times import Times
 from tests.cluster_sim.violation import Violation
@@ -41,6 +42,7 @@ class Invariants:
         self.commits = 0
         self._elections = Elections()
         self._leases = Leases(world)
+        self._holdings = Holdings(world)
         self._times = Times(world, self._elections)
         self._expiry = Expiry()
         self._committed: dict[int, int] = {}  # index: term
@@ -56,6 +58,7 @@ class Invariants:
     def started(self, node: Node, before: Journal | None, after: Journal) -> None:
         """A node has read its disk, which has all that was durable; or it knows that something is missing."""
         self._times.distracted(node)
+        self._holdings.started(node)
         if before is None:
             return
         if node.forgetful():
@@ -78,7 +81,7 @@ class Invariants:
         if raft.leads:
             if raft.term != node.seen_term:
                 self._lead(node)
-            self._count(node)
+            self._holdings.counted(node)
             self._leases.stepped(node)
         machine = node.replica.machine
         if machine.index != node.seen_index:
@@ -107,7 +110,9 @@ class Invariants:
         self.commits += 1
         self._last_of[node.raft.term] = index
         leader = self.world.nodes[self._elections.leader(node.raft.term) or node.name]
-        holders = [other.name for other in self.world.nodes.values() if other.keeps(index, term, leader)]
+        holders = [
+            other.name for other in self.world.nodes.values() if self._holdings.holds(other, index, term, leader)
+        ]
         if not node.is_majority(holders):
             raise Violation(f"{node.name} commits {index} of term {term}, which only {holders} have on disk")
 
@@ -120,20 +125,6 @@ class Invariants:
         for earlier, index in self._last_of.items():
             if earlier < term and index >= raft.first_index and raft.term_at(index) != self._committed[index]:
                 raise Violation(f"{node.name} leads term {term} without entry {index}, committed in term {earlier}")
-
-    def _count(self, node: Node) -> None:
-        """What a leader counts as held by another, that has on disk."""
-        raft = node.raft
-        for name in node.other_voters():
-            match, other = raft.match(name), self.world.nodes[name]
-            if not match or node.seen_match.get(name) == match:
-                continue
-            if match > node.noted_match(name):
-                raise Violation(f"{node.name} counts entry {match} as held by {name}, which has not said so")
-            if other.term() == raft.term:
-                node.seen_match[name] = match
-                if not other.keeps(match, raft.term_at(match), node):
-                    raise Violation(f"{node.name} counts entry {match} as held by {name}, which has it not on disk")
 
     def _index(self, node: Node) -> None:
         """Tables are equal at equal index, and time only goes on."""
@@ -163,6 +154,10 @@ class Invariants:
         self._times.held(node)
 
     # What is said
+
+    def greeted(self, node: Node, peer: str) -> None:
+        """A node has a new connection with a peer."""
+        self._holdings.greeted(node, peer)
 
     def sent(self, node: Node, peer: str, message: RaftMessage) -> None:
         """A node says something to a peer."""
@@ -196,7 +191,7 @@ class Invariants:
                 self._elections.received(node, message.term, peer)
                 self._times.elected(node, message)
             case AppendReply() if message.success:
-                node.note_match(peer, message.term, message.next_index - 1)
+                self._holdings.said(node, peer, message.term, message.next_index - 1)
 
     def hears_last_word(self, node: Node, word: LastWord) -> None:
         """A node is about to take a guard's last word."""
@@ -208,7 +203,7 @@ class Invariants:
         if isinstance(message, AppendEntries) and node.follows(peer, message.term):
             self._times.distracted(node)
             self._times.heard(node, message)
-        elif isinstance(message, PreVoteGranted) and node.ahead:
+        elif isinstance(message, PreVoteGranted | VoteGranted) and node.ahead:
             self._times.distracted(node)
 
     def ended(self, secret: bytes) -> None:

@@ -236,7 +236,7 @@ class Link:
         connection.hello[self.node.name] = hello
         self.connections[peer] = connection
         self._heard[peer] = self.net.events.now
-        self.node.greets(peer)
+        self.node.world.invariants.greeted(self.node, peer)
         self._full.discard(peer)
         self.net.bring_strays(peer, self.node)
         user.connected(peer)

@@ -138,11 +138,7 @@ class Node:
         """Whether the daemon should run."""
         self.whole = False
         """False while its disk may lack a vote or an entry that it had, as far as it has looked."""
-        self.greeted: dict[str, float] = {}
-        """When a connection with each peer began last."""
         self.seen_commit = self.seen_index = self.seen_time = self.seen_term = 0
-        self.seen_match: dict[str, int] = {}
-        self._noted_match: dict[str, tuple[int, int]] = {}  # what its peers have said that they hold, in which term
         self._mended = -math.inf
         self._dying = False
         self._replica: Replica | None = None
@@ -487,7 +483,6 @@ class Node:
         self._journal = replica._journal
         self.seen_commit = replica._raft.commit_index
         self.seen_index, self.seen_time, self.seen_term = replica.machine.index, replica.machine.time, 0
-        self.seen_match, self._noted_match = {}, {}
 
     @property
     def replica(self) -> Replica:
@@ -637,11 +632,11 @@ class Node:
         """Up to which index its log is on disk."""
         return self.replica._journal.durable
 
-    def keeps(self, index: int, term: int | None, leader: Node) -> bool:
-        """True if its disk has this entry and lacks no other, or had it and the leader can't know of the loss yet."""
+    def keeps(self, index: int, term: int | None, since: float) -> bool:
+        """True if its disk has this entry and lacks no other, or had it and has lost it since."""
         journals = [self._journal] if self.whole else []
         when, lost = self._lost
-        if leader.greeted.get(self.name, -math.inf) < when:
+        if since < when:
             journals.append(lost)
         return any(
             journal is not None
@@ -677,23 +672,6 @@ class Node:
     def other_voters(self) -> frozenset[str]:
         """Those that vote, as it sees them, without itself."""
         return self.replica._voter.others
-
-    def greets(self, peer: str) -> None:
-        """It has a new connection with a peer, whose disk may be another than it was."""
-        self.greeted[peer] = self.world.events.now
-        self.seen_match.pop(peer, None)
-        self._noted_match.pop(peer, None)
-
-    def note_match(self, peer: str, term: int, index: int) -> None:
-        """It hears that a peer holds the entries up to an index that the leader of `term` has."""
-        noted, most = self._noted_match.get(peer, (0, 0))
-        if term >= noted:
-            self._noted_match[peer] = (term, index if term > noted else max(index, most))
-
-    def noted_match(self, peer: str) -> int:
-        """What it has heard that a peer holds, in its present term."""
-        term, index = self._noted_match.get(peer, (0, 0))
-        return index if term == self.raft.term else 0
 
     def settled_voters(self) -> frozenset[str]:
         """Those that vote by the latest entry that it knows to be committed; none if it has that no more."""

@@ -80,7 +80,7 @@ class Times:
             return
         self._begun, clock = message.term, message.sent / 1_000_000
         readings = self._readings.pop(node.name, None)
-        if readings:
+        if readings and not node.ahead:
             latest = max(reading.term for reading in readings)
             time = max(reading.then(clock) for reading in readings if reading.term == latest)
             if abs(message.time - time) > _ROUNDED:
