@@ -246,7 +246,7 @@ class Branches:
                 proxied.shadow = shadow
                 urgent = before is None or _decisive(*shadow) != _decisive(*before)
                 self._shadows.publish(Advanced(proxied.key, *shadow), now, urgent=urgent)
-        elif passage is not None and not context.concluded and server.request.method == "INVITE":
+        elif passage is not None and server.request.method == "INVITE":
             proxied.key = key_of(server.request.via)
             if proxied.key is not None:
                 proxied.shadow = self._shadow(context, now)

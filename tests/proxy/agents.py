@@ -194,12 +194,24 @@ class Callee(Agent):
 
 
 class Network:
-    """A caller, callees and the proxy, which dies once its fuse has burnt down."""
+    """A caller, callees and the proxy, which dies once its fuse has burnt down.
 
-    def __init__(self, house: House, caller: Caller, callees: Sequence[Callee], *, shadows: bool = True) -> None:
+    `next_fuse` is that of the leader after it, which lives on without one; `shadows` is whether it has any.
+    """
+
+    def __init__(
+        self,
+        house: House,
+        caller: Caller,
+        callees: Sequence[Callee],
+        *,
+        next_fuse: int | None = None,
+        shadows: bool = True,
+    ) -> None:
         self.house = house
         self.caller = caller
         self.callees = callees
+        self.next_fuse = next_fuse
         self.shadows = shadows
         self.failed_over = False
         self._back_at = 0.0
@@ -225,7 +237,8 @@ class Network:
             if self._back_at and house.now >= self._back_at:
                 self._back_at = 0.0
                 self.failed_over = True
-                house.fail_over(shadows=self.shadows)
+                house.begin_to_lead(shadows=self.shadows)
+                house.fuse, self.next_fuse = self.next_fuse, None
             house.advance(0)
             for agent in agents:
                 agent.layer.handle_timer(house.now)

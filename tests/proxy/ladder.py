@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from ipaddress import ip_network
 from itertools import count
 from typing import overload
@@ -152,15 +153,15 @@ class House:
 
     def fail_over(self, *, shadows: bool = True) -> None:
         """The leader is gone, and another node leads: with the shadows of its calls, or without."""
-        if not shadows:
-            self.standby = self._shadows()
-        self.begin_to_lead()
+        self.begin_to_lead(shadows=shadows)
         self.advance(0)
 
-    def begin_to_lead(self) -> None:
+    def begin_to_lead(self, *, shadows: bool = True) -> None:
         """Another node leads, and is about to take over what it has shadows of."""
+        if not shadows:
+            self.standby = self._shadows()
         self.wires.connections.clear()
-        self.shadows, self.standby = self.standby, self._shadows()
+        self.shadows, self.standby = self.standby, deepcopy(self.standby)  # the third node has heard the same
         self._lead()
         self.proxy.take_over(self.now)
 

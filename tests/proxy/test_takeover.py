@@ -28,7 +28,12 @@ Fork = tuple[int | None, Sequence[Step]]
 
 
 def network(
-    *forks: Fork, fuse: int = LIVES, cancels_after: float | None = None, shadows: bool = True, seconds: float = 300
+    *forks: Fork,
+    fuse: int = LIVES,
+    next_fuse: int | None = None,
+    cancels_after: float | None = None,
+    shadows: bool = True,
+    seconds: float = 300,
 ) -> Network:
     """Alice calls bob, who has a phone for each q and script; the leader dies when it has sent `fuse` messages."""
     house = House(peers=[f"{ALICE}/32"])
@@ -38,7 +43,7 @@ def network(
         for number, (q, script) in enumerate(forks)
     ]
     house.fuse = fuse
-    made = Network(house, caller, callees, shadows=shadows)
+    made = Network(house, caller, callees, next_fuse=next_fuse, shadows=shadows)
     caller.call("sip:bob@sipha.test", house.now)
     made.run(seconds)
     return made
@@ -127,11 +132,13 @@ STEPS = st.lists(
 
 
 @settings(deadline=None, max_examples=150)
-@given(STEPS, st.integers(0, 40), st.one_of(st.none(), st.sampled_from([0.3, 1.0, 2.5])))
+@given(
+    STEPS, st.integers(0, 40), st.none() | st.integers(0, 20), st.one_of(st.none(), st.sampled_from([0.3, 1.0, 2.5]))
+)
 def test_caller_hears_one_final_response_and_no_phone_rings_for_ever(
-    forks: list[Fork], fuse: int, cancels_after: float | None
+    forks: list[Fork], fuse: int, next_fuse: int | None, cancels_after: float | None
 ) -> None:
-    made = network(*forks, fuse=fuse, cancels_after=cancels_after, seconds=900)
+    made = network(*forks, fuse=fuse, next_fuse=next_fuse, cancels_after=cancels_after, seconds=900)
     logs = [(agent.phone.address, agent.log) for agent in (made.caller, *made.callees)]
     finals = made.caller.finals
     assert finals, logs
@@ -199,6 +206,19 @@ class TestShadow:
         alice.expect(200)
         house.lead_anew()
         assert alice.silent()
+
+    def test_call_that_was_answered_before_one_leader_died_is_known_when_the_next_dies(self) -> None:
+        house, alice, ((desk, at_desk), (mobile, at_mobile)) = setup(None, None)
+        mobile.answer(at_mobile, 200)
+        alice.expect(200)
+        desk.expect("CANCEL")
+        house.fail_over()
+        desk.answer(desk.expect("CANCEL"), 200)
+        desk.answer(at_desk, 487)
+        desk.expect("ACK")
+        house.advance(SOON)
+        house.fail_over()
+        assert quiet(alice, desk, mobile)
 
     def test_retransmitted_invite_forks_nothing_again(self) -> None:
         house, alice, ((desk, _),) = setup()
