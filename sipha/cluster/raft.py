@@ -6,7 +6,9 @@ correct message would lose entries.
 
 from __future__ import annotations
 
+import _socket
 import math
+import socket
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -40,6 +42,8 @@ def use_clock(now: Callable[[], float]) -> None:
 
 
 use_clock(clock)
+
+socket.inet_ntop = _socket.inet_ntop  # the library puts one for Windows in its place, and for the whole process
 
 _create_journal = pysyncobj.syncobj.createJournal
 

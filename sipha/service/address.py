@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,16 +43,22 @@ AORS = 100
 """Addresses-of-record that are looked at in one turn of it."""
 
 _KIND = "address"
+_PLACE = "place of the addresses"
 
 
-def make_address(reactor: Any, settings: config.VirtualAddress, path: Path, lost: Lost) -> IVirtualAddress:
-    """The addresses in the way that the configuration, which is in the file `path`, says."""
+def make_address(
+    reactor: Any, settings: config.VirtualAddress, path: Path, lost: Lost, moved: Callable[[str], None]
+) -> IVirtualAddress:
+    """The addresses in the way that the configuration, which is in the file `path`, says.
+
+    `moved` is told which of those that another tool moves isn't here; empty if all are.
+    """
     match settings.mode:
         case "netlink":
             command = guard_command(path) if os.geteuid() == 0 else ()
             return NetlinkAddress(reactor, settings.placements, settings.guard.path, lost, command=command)
         case "external":
-            return ExternalAddress(reactor, settings.placements, lost, Addresses())
+            return ExternalAddress(reactor, settings.placements, lost, Addresses(), moved)
         case "hook":
             return HookAddress(reactor, settings.placements, str(settings.hook), settings.hook_deadline)
         case "loopback":
@@ -66,9 +73,12 @@ class AddressService(Service):
 
     log = Logger()
 
-    def __init__(self, reactor: Any, configuration: config.Config, path: Path, replica: Replica) -> None:
-        self.address = make_address(reactor, configuration.virtual_address, path, self._lost)
+    def __init__(
+        self, reactor: Any, configuration: config.Config, path: Path, replica: Replica, health: Health
+    ) -> None:
+        self.address = make_address(reactor, configuration.virtual_address, path, self._lost, self._moved)
         self._replica = replica
+        self._health = health
         self._mode = configuration.virtual_address.mode
         self._listeners = make_listeners(configuration)
         self._sockets: StandingSockets | None = None
@@ -103,6 +113,13 @@ class AddressService(Service):
         """The addresses are gone and the claim with them; another one may bring them back."""
         self.log.warn("the virtual addresses are lost: {reason}", reason=reason)  # noqa: G010  Twisted's
         self._replica.claim_ended()
+
+    def _moved(self, missing: str) -> None:
+        """Another tool decides which node has the addresses: that one is to lead."""
+        if missing:
+            self._health.fault(_PLACE, f"{missing} isn't here", math.inf)
+        else:
+            self._health.over(_PLACE)
 
 
 class AddressHolder(MultiService):

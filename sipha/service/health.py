@@ -76,6 +76,11 @@ class Health(Service):
             problem, until = self._faults[kind]
             self._faults[kind] = (problem, min(until, self._clock() + RECOVERY))
 
+    def over(self, kind: str) -> None:
+        """Nothing of this kind is wrong any more, for certain: it counts no longer."""
+        if self._faults.pop(kind, None) is not None:
+            self._tell()
+
     def _look_later(self) -> None:
         self._due = self._clock() + TICK
         self._looking = self._reactor.callLater(TICK, self._look)

@@ -60,7 +60,7 @@ class Node(MultiService):
         interfaces = [placement.interface for placement in configuration.virtual_address.placements]
         self.health = Health(reactor, boottime, replica.report, [name for name in interfaces if name])
         self.health.setServiceParent(self)
-        self.address = AddressService(reactor, configuration, path, replica)
+        self.address = AddressService(reactor, configuration, path, replica, self.health)
         self.address.setServiceParent(self)
         on_leader = LeaderServices(replica.leadership)
         on_leader.setServiceParent(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -19,13 +19,24 @@ from sipha.vip.placement import Placement
 
 @implementer(IVirtualAddress, IReadDescriptor)
 class ExternalAddress:
-    """Addresses that are ours while they are here: a claim waits for them, a release only forgets them."""
+    """Addresses that are ours while they are here: a claim waits for them, a release only forgets them.
 
-    def __init__(self, reactor: Any, placements: Sequence[Placement], lost: Lost, addresses: Addresses) -> None:
+    `moved` is told, from the start on and with each change, which address isn't here; empty if all are.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        placements: Sequence[Placement],
+        lost: Lost,
+        addresses: Addresses,
+        moved: Callable[[str], None],
+    ) -> None:
         self.held = False
         self._reactor = reactor
         self._placements = tuple(placements)
         self._lost = lost
+        self._moved = moved
         self._addresses = addresses
         self._watch = open_watch()
         self._claimed: Deferred[None] | None = None
@@ -33,6 +44,7 @@ class ExternalAddress:
     def start(self) -> None:
         """Watch the machine's addresses."""
         self._reactor.addReader(self)
+        self._look()
 
     def stop(self) -> Deferred[None]:
         """Watch no more."""
@@ -71,7 +83,7 @@ class ExternalAddress:
         """What a claim waits for."""
         if self._claimed is not None:
             missing = ", ".join(placement.address for placement in self._addresses.missing(self._placements))
-            yield f"this node leads, but {missing} isn't here; the tool that moves it must prefer the leader"
+            yield f"this node leads, but {missing} isn't here, nor at any node that could lead in its place"
 
     def fileno(self) -> int:
         """See IReadDescriptor."""
@@ -99,3 +111,4 @@ class ExternalAddress:
         elif self.held and missing:
             self.held = False
             self._lost(f"{missing[0].address} was taken away")
+        self._moved(missing[0].address if missing else "")

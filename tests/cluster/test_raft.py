@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
+import socket
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -188,6 +189,11 @@ def test_library_says_what_we_know(source: ast.Module) -> None:
         if isinstance(key, ast.Constant) and key.value == "type" and isinstance(value, ast.Constant)
     }
     assert sent == MESSAGES, "the library sends other messages" + HELP
+
+
+def test_library_leaves_the_sockets_of_others_alone() -> None:
+    """Its win_inet_pton replaces a function of the standard library, on every system."""
+    assert socket.inet_ntop(socket.AF_INET, bytes((192, 0, 2, 10))) == "192.0.2.10"
 
 
 def test_library_reads_our_clock(ballot: Ballot) -> None:

@@ -186,19 +186,24 @@ def test_addresses_that_are_lost_end_the_claim(alone: Alone) -> None:
     assert replica.last_word != secret
 
 
-def test_sockets_stand_before_the_node_leads(alone: Alone) -> None:
+def test_sockets_stand_whether_the_node_has_the_addresses_or_not(alone: Alone) -> None:
     hosts = msgspec.structs.replace(
         alone.config.virtual_address, mode="external", addresses=(VirtualIp.parse("192.0.2.10"),)
     )
     settings = msgspec.structs.replace(alone.config, virtual_address=hosts)
     replica = alone.node.replication.replica
-    service = AddressService(alone.world.reactor, settings, Path("sipha.toml"), replica)
+    service = AddressService(alone.world.reactor, settings, Path("sipha.toml"), replica, alone.node.health)
     service.startService()
-    other = AddressService(alone.world.reactor, settings, Path("sipha.toml"), replica)
+    other = AddressService(alone.world.reactor, settings, Path("sipha.toml"), replica, alone.node.health)
     with pytest.raises(ConfigError, match=r"sip\.port: can't bind it on the virtual addresses: Address already in use"):
         other.startService()
     with service.bind(socket.SOCK_DGRAM, ("192.0.2.10", 5060)) as taken:
         assert taken.getsockname() == ("192.0.2.10", 5060)
+    assert alone.node.view.status().alarms == (
+        "this node is unwell, and leads only if no other can: 192.0.2.10 isn't here",
+    )
+    service._moved("")
+    assert not alone.node.view.status().alarms
     service.stopService()
 
 

@@ -113,3 +113,13 @@ def test_fault_that_is_shown_to_be_gone_counts_no_longer_than_the_others(node: N
 def test_node_that_is_stopped_looks_no_more(node: Node) -> None:
     node.health.stopService()
     assert not node.reactor.getDelayedCalls()
+
+
+def test_fault_that_is_over_counts_no_longer(node: Node) -> None:
+    node.health.fault("place", "the address isn't here", float("inf"))
+    node.run(2 * RECOVERY)
+    assert not node.health.well()
+    node.health.over("place")
+    node.health.over("place")
+    assert node.health.well()
+    assert node.told == ["the address isn't here", ""]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from tests.vip.test_netlink import outcome
 IPV4, IPV6 = Placement("192.0.2.10", "", 32), Placement("2001:db8::10", "", 128)
 
 
-def external(kernel: FakeKernel) -> tuple[ExternalAddress, list[str], Any]:
+def external(
+    kernel: FakeKernel, moved: Callable[[str], None] = lambda _: None
+) -> tuple[ExternalAddress, list[str], Any]:
     lost: list[str] = []
     memory: Any = MemoryReactorClock()
-    address = ExternalAddress(memory, (IPV4, IPV6), lost.append, kernel.addresses)
+    address = ExternalAddress(memory, (IPV4, IPV6), lost.append, kernel.addresses, moved)
     address.start()
     return address, lost, memory
 
@@ -63,7 +66,7 @@ def test_external_claim_waits_until_all_addresses_are_here() -> None:
     address.doRead()
     assert claimed == []
     assert list(address.alarms()) == [
-        "this node leads, but 2001:db8::10 isn't here; the tool that moves it must prefer the leader"
+        "this node leads, but 2001:db8::10 isn't here, nor at any node that could lead in its place"
     ]
     kernel.addresses.here.add(IPV6)
     address.doRead()
@@ -75,6 +78,17 @@ def test_external_claim_waits_until_all_addresses_are_here() -> None:
     assert lost == ["192.0.2.10 was taken away"]
     assert not address.held
     assert not kernel.done
+
+
+def test_external_says_where_the_addresses_are_not_whether_they_are_claimed_or_not() -> None:
+    kernel, moved = FakeKernel(), list[str]()
+    address, _, _ = external(kernel, moved.append)
+    kernel.addresses.here |= {IPV4, IPV6}
+    address.doRead()
+    address.claim(b"", (), 0.0)
+    kernel.addresses.here.discard(IPV6)
+    address.doRead()
+    assert list(dict.fromkeys(moved)) == ["192.0.2.10", "", "2001:db8::10"]
 
 
 def test_external_release_leaves_the_addresses() -> None:
