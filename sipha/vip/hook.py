@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock, fail, inlineCallbacks
-from twisted.internet.error import ProcessDone
+from twisted.internet.error import ProcessDone, ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
@@ -66,8 +66,10 @@ class _Run(ProcessProtocol):
 
     def _kill(self) -> None:
         self._late = True
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):  # it has no group of its own yet
             os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(ProcessExitedAlready):
+            self._process.signalProcess("KILL")
 
 
 @implementer(IVirtualAddress)
