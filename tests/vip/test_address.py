@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.task import deferLater
+from twisted.internet.process import reapAllProcesses
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 from zope.interface.verify import verifyObject
@@ -93,12 +94,16 @@ def test_external_release_leaves_the_addresses() -> None:
 
 
 class TestHook(unittest.TestCase):
-    """A real command on the real reactor, which must run to hear that a command has ended: each test waits for that."""
+    """A real command on the real reactor."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp())
         self.directory.mkdir()
         self.said = self.directory / "said"
+        # A reactor that is started and stopped for each test misses a SIGCHLD now and then.
+        reaping = LoopingCall(reapAllProcesses)
+        reaping.start(0.05)
+        self.addCleanup(reaping.stop)
 
     def hook(self, script: str, deadline: float = 10.0) -> HookAddress:
         command = self.directory / "hook"
@@ -108,7 +113,6 @@ class TestHook(unittest.TestCase):
 
     @inlineCallbacks
     def test_hook_is_run_with_the_addresses(self) -> Any:
-        yield deferLater(reactor, 0)
         address = self.hook("echo done")
         yield address.claim(b"", (), 0.0)
         assert address.held
@@ -120,7 +124,6 @@ class TestHook(unittest.TestCase):
 
     @inlineCallbacks
     def test_hook_that_fails_fails_the_claim(self) -> Any:
-        yield deferLater(reactor, 0)
         address = self.hook("exit 3")
         with pytest.raises(NotClaimed, match="exit code 3"):
             yield address.claim(b"", (), 0.0)
@@ -131,7 +134,6 @@ class TestHook(unittest.TestCase):
 
     @inlineCallbacks
     def test_hook_is_killed_at_its_deadline_with_all_that_it_started(self) -> Any:
-        yield deferLater(reactor, 0)
         address = self.hook(f"(sleep 2; echo late >>{self.said.absolute()}) & sleep 30", deadline=0.5)
         begun = time.monotonic()
         with pytest.raises(NotClaimed, match=r"killed after 0\.5 s"):
@@ -142,7 +144,6 @@ class TestHook(unittest.TestCase):
 
     @inlineCallbacks
     def test_release_waits_for_the_claim_and_is_tried_again(self) -> Any:
-        yield deferLater(reactor, 0)
         address = self.hook('test "$1" = claim || test $(wc -l <$(dirname "$0")/said) -ge 3')
         claimed = address.claim(b"", (), 0.0)
         released: Deferred[None] = address.release()
