@@ -42,9 +42,10 @@ class _Run(ProcessProtocol):
         self._log = Logger(namespace="sipha.vip")
         self._late = False
         self._deadline = deadline
+        # Before the command is started: it may have ended when spawnProcess returns.
+        self._timer: IDelayedCall = reactor.callLater(deadline, self._kill)
         # A session of its own makes it a group that can be killed; our environment is its.
         self._process = reactor.spawnProcess(self, "setsid", ("setsid", *arguments), env=None)
-        self._timer: IDelayedCall = reactor.callLater(deadline, self._kill)
 
     def outReceived(self, data: bytes) -> None:
         """Log what it says."""

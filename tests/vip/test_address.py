@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.process import reapAllProcesses
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 from zope.interface.verify import verifyObject
@@ -100,10 +99,6 @@ class TestHook(unittest.TestCase):
         self.directory = Path(self.mktemp())
         self.directory.mkdir()
         self.said = self.directory / "said"
-        # A reactor that is started and stopped for each test misses a SIGCHLD now and then.
-        reaping = LoopingCall(reapAllProcesses)
-        reaping.start(0.05)
-        self.addCleanup(reaping.stop)
 
     def hook(self, script: str, deadline: float = 10.0) -> HookAddress:
         command = self.directory / "hook"
