@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock, fail, inlineCallbacks
-from twisted.internet.error import ProcessDone
+from twisted.internet.error import ProcessDone, ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
@@ -42,9 +42,10 @@ class _Run(ProcessProtocol):
         self._log = Logger(namespace="sipha.vip")
         self._late = False
         self._deadline = deadline
+        # Before the command is started: it may have ended when spawnProcess returns.
+        self._timer: IDelayedCall = reactor.callLater(deadline, self._kill)
         # A session of its own makes it a group that can be killed; our environment is its.
         self._process = reactor.spawnProcess(self, "setsid", ("setsid", *arguments), env=None)
-        self._timer: IDelayedCall = reactor.callLater(deadline, self._kill)
 
     def outReceived(self, data: bytes) -> None:
         """Log what it says."""
@@ -66,8 +67,10 @@ class _Run(ProcessProtocol):
 
     def _kill(self) -> None:
         self._late = True
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):  # it has no group of its own yet
             os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(ProcessExitedAlready):
+            self._process.signalProcess("KILL")
 
 
 @implementer(IVirtualAddress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -110,8 +111,9 @@ class TestHook(unittest.TestCase):
     """A real command on the real reactor."""
 
     def setUp(self) -> None:
-        self.directory = Path(self.mktemp())
-        self.directory.mkdir()
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.directory = Path(temporary.name)
         self.said = self.directory / "said"
 
     def hook(self, script: str, deadline: float = 10.0) -> HookAddress:
@@ -153,7 +155,7 @@ class TestHook(unittest.TestCase):
 
     @inlineCallbacks
     def test_release_waits_for_the_claim_and_is_tried_again(self) -> Any:
-        address = self.hook('test "$1" = claim || test $(wc -l <$(dirname "$0")/said) -ge 3')
+        address = self.hook('test "$1" = claim && exec sleep 0.3; test $(wc -l <$(dirname "$0")/said) -ge 3')
         claimed = address.claim(b"", (), 0.0)
         released: Deferred[None] = address.release()
         with pytest.raises(NotClaimed, match="it was released"):
