@@ -56,6 +56,15 @@ class _Forwarded(NamedTuple):
     deadline: float
 
 
+class _Handed:
+    """What a peer has handed over on its present connection: `last` is the id of the latest record, and they rise."""
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        self.last = 0
+
+
 class Forwarding:
     """Both ends of the way: who hands a record over, and who is handed one.
 
@@ -74,7 +83,7 @@ class Forwarding:
         self._propose = propose
         self._last_id = 0
         self._forwarded: dict[int, _Forwarded] = {}  # by falling age
-        self._accepted: defaultdict[str, set[int]] = defaultdict(set)  # of each peer's present connection
+        self._handed: defaultdict[str, _Handed] = defaultdict(_Handed)
         self._log = Logger(namespace="sipha.cluster")
 
     @property
@@ -113,7 +122,7 @@ class Forwarding:
 
     def disconnected(self, peer: str) -> None:
         """No answer comes from the peer any more, and it waits for none."""
-        self._accepted.pop(peer, None)
+        self._handed.pop(peer, None)
         lost = [number for number, forwarded in self._forwarded.items() if forwarded.leader == peer]
         for number in lost:
             self._give_up(number, f"the connection with {peer} ended before it said what became of the record")
@@ -135,19 +144,18 @@ class Forwarding:
     # As the leader
 
     def _receive_record(self, peer: str, message: Propose) -> None:
-        accepted = self._accepted[peer]
-        if message.id in accepted:
-            return
+        handed = self._handed[peer]
+        if message.id <= handed.last:
+            return  # a repeat, whose proposer may have heard that the record is refused
+        handed.last = message.id
         try:
             record = _record_decoder.decode(message.record)
         except UNDECODABLE as error:  # of a later release, perhaps: no reason to part with the peer
             self._send(peer, ProposalOutcome(message.id, _encode_answer(Invalid(f"not a record: {error}"))))
             return
-        accepted.add(message.id)
 
         def done(answer: Outcome | Unavailable) -> None:
-            accepted.discard(message.id)
-            if self._accepted.get(peer) is accepted:  # else its id may mean another record on the new connection
+            if self._handed.get(peer) is handed:  # else its id may mean another record on the new connection
                 self._send(peer, ProposalOutcome(message.id, _encode_answer(answer)))
 
         self._propose(record, done)

@@ -363,12 +363,15 @@ class Peers:
             self._dialling[peer] = self._reactor.callLater(RETRY, self._dial, peer)
 
     def _hang_up(self, peer: str) -> None:
-        """End what there is between us; what we dialled is dialled again if it is still a peer."""
+        """End what there is between us; what we dialled is dialled again if it is still a peer.
+
+        A caller who has yet to say who it is may be the peer, and knows by our hello what we were until now.
+        """
         waiting = self._dialling.pop(peer, None)
         if waiting is not None:
             waiting.cancel()
         for connection in [*self._connections.values(), *self._strangers]:
-            if peer in {connection.peer, connection.dialled}:
+            if peer in {connection.peer, connection.dialled} or connection.peer is connection.dialled is None:
                 connection.end()
         if peer in self._connections:
             self._unbind(peer)

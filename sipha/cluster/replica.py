@@ -18,85 +18,45 @@ from sipha.cluster.candidacy import Candidacy
 from sipha.cluster.catchup import LOG_LIMIT, Catchup
 from sipha.cluster.checkpoint import Checkpoints
 from sipha.cluster.disk import Disk
+from sipha.cluster.driver import Driver
 from sipha.cluster.forwarding import Forwarding
-from sipha.cluster.guards import MEMBERSHIP, DivergedError
+from sipha.cluster.guards import MEMBERSHIP
 from sipha.cluster.handover import Handover
+from sipha.cluster.inbox import Inbox
 from sipha.cluster.kinship import Kinship
 from sipha.cluster.leadership import Leadership
 from sipha.cluster.membership import Membership, address_of
-from sipha.cluster.peers import INetwork, INetworkUser
+from sipha.cluster.memory import Memory
+from sipha.cluster.peers import INetwork
 from sipha.cluster.proposals import Done, Proposals
 from sipha.cluster.raft import Timing
 from sipha.cluster.raft import clock as boottime
 from sipha.cluster.scrub import Scrub
 from sipha.cluster.sharing import Sharing
-from sipha.cluster.snapshots import Snapshots
 from sipha.cluster.status import ReplicaStatus
-from sipha.cluster.storage import Progress, Storage
 from sipha.cluster.succession import Succession
 from sipha.cluster.tenure import Tenure
 from sipha.cluster.voter import Voter
 from sipha.cluster.watch import LeaseWatch
-from sipha.cluster.wire import (
-    MAX_REASON,
-    AppendEntries,
-    AppendReply,
-    Checkpoint,
-    Condition,
-    Hello,
-    LastWord,
-    LeaseAck,
-    PreVote,
-    ProposalOutcome,
-    Propose,
-    ProtocolError,
-    RaftMessage,
-    RequestVote,
-    Shared,
-    SnapshotChunk,
-    SnapshotReply,
-    datagram,
-)
+from sipha.cluster.wire import MAX_REASON, Condition, LastWord, datagram
 from sipha.errors import ConfigError, NoQuorum, NotLeader, Unavailable, UnknownOutcome
 from sipha.sip.flow import Address
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
-from sipha.state.entries import (
-    Batch,
-    Policy,
-    RaiseSchema,
-    Record,
-    UnknownSchema,
-    encode,
-)
+from sipha.state.entries import Batch, Policy, RaiseSchema, Record, UnknownSchema, encode
 from sipha.state.interfaces import ICredentials, ILocation, ILog
-from sipha.state.machine import DamagedMemory, Machine
 from sipha.state.outcomes import Outcome
 from sipha.state.snapshot import Frozen
-from sipha.state.time import ClusterTime
-
-TICK = 0.02
-"""Seconds between two looks at the library's timers."""
-
-PROGRESS = 1.0
-"""Seconds between two notes of how far the node has come."""
-
-_FROM_GUESTS = (AppendEntries, SnapshotChunk, PreVote, RequestVote)
-"""What counts from who is no member as far as we know: it may be one (Raft thesis §4.1)."""
-
-_MAX_FAILURES = 5
-_FAILURES_WITHIN = 1.0
-_KEY_SIZE = 32
 
 
-@implementer(ILog, ILocation, ICredentials, INetworkUser)
+@implementer(ILog, ILocation, ICredentials)
 class Replica:
     """The node `node` of the cluster `cluster`, with its log on `disk`.
 
     `seeds` are the nodes that one without a log looks for; `policy` goes into the header of each batch that this node
     proposes; `priority` is its wish to lead, 0 for a witness. Without `sync` the disk is not awaited. `boot_id` names
     the present run of the machine, of whose clock `clock` is. `failed` is told in a sentence why the node has ceased to
-    take part. Raises ConfigError if the disk can't be used.
+    take part. `inbox` takes what the network tells. Raises ConfigError if the disk can't be used.
     """
 
     def __init__(  # noqa: PLR0917  who, where, with whom, from which data
@@ -119,27 +79,19 @@ class Replica:
     ) -> None:
         self.node = node
         self.policy = policy
-        self.machine = Machine()
-        self.leadership = Leadership(self._kick)
-        self.served_until = 0
-        """The cluster time in ms at which another node was last heard to serve phones; 0 before that."""
-        self._reactor = reactor
         self._clock = clock
-        self._boot_id = boot_id
         self._sync = sync
         self._failed = failed
         self._network = network
-        self._disk = disk
         self._log = Logger(namespace="sipha.cluster")
-        try:
-            self._snapshots = Snapshots(disk, reactor)
-            self._storage = self._open(disk)
-        except (UnknownSchema, OSError) as error:
-            raise ConfigError(f"can't use the data directory: {error}") from error
-        self._journal = self._storage.journal
-        self._journal.on_failed = self._give_up
-        self._journal.on_durable = self._durable
-        self._time = ClusterTime(clock(), self._resume_time())
+        self._driver = Driver(reactor, clock, self._advance, self._look_around, self._left)
+        self.leadership = Leadership(self._driver.kick)
+        self._memory = memory = Memory(reactor, node, disk, clock, boot_id, sync=sync)
+        self.machine = memory.machine
+        self._storage, self._journal = memory.storage, memory.journal
+        self._snapshots, self._time = memory.snapshots, memory.time
+        self._journal.on_failed = self._driver.give_up
+        self._journal.on_durable = lambda: self._driver.guard(self._voter.durable_risen)
         self._voter = Voter(
             node,
             disk,
@@ -152,8 +104,7 @@ class Replica:
             self._apply,
             lambda peer: self._catchup.lagging(peer),  # noqa: PLW0108  it is made below
         )
-        self._lease = self._voter.lease
-        self._raft = self._voter.raft
+        self._lease, self._raft = self._voter.lease, self._voter.raft
         self._proposals = Proposals(clock, self._encode, self._raft.append)
         self._forwarding = Forwarding(clock, network.send, self._propose_here)
         self.membership = Membership(
@@ -172,7 +123,7 @@ class Replica:
             self._checkpoints,
             network.send,
             self._installed,
-            self._give_up,
+            self._driver.give_up,
             log_limit,
         )
         self._handover = Handover(
@@ -196,67 +147,42 @@ class Replica:
             self.candidacy,
             self._kinship,
             self._handover,
-            self._kick,
+            self._driver.kick,
+        )
+        self.inbox = Inbox(
+            self._driver,
+            self.leadership,
+            self._kinship,
+            self._voter,
+            self._checkpoints,
+            self._forwarding,
+            self._catchup,
+            self.sharing,
         )
         self._scrub = Scrub(self.machine, clock())
-        self._watch = LeaseWatch(reactor, clock, self._lease, self._lease_ended)
-        self._ticking: Any = None
-        self._kicked: Any = None
-        self._noted, self._noted_term = 0.0, self._voter.time_term
-        self._failures: list[float] = []
-        self._state: Literal["new", "running", "stopped", "failed"] = "new"
-        self._reason = ""
+        self._watch = LeaseWatch(reactor, clock, self._lease, lambda: self._driver.guard(self._watch_role, kick=False))
         try:
             self.membership.rebase(self.machine.index, self.machine.members)
         except UnknownSchema as error:
             raise ConfigError(str(error)) from error
 
-    def _open(self, disk: Disk) -> Storage:
-        """Open what is on the disk; if what is needed of it can't be read, the node is an amnesiac."""
-        loaded, damaged = self._snapshots.load_newest()
-        base = None if loaded is None else (loaded.header.index, loaded.header.term)
-        storage = Storage.open(disk, self.node, sync=self._sync, snapshot=base, damaged=damaged)
-        if loaded is not None and storage.snapshot is not None:
-            for _ in self.machine.adopt(loaded):
-                pass
-        return storage
-
-    def _resume_time(self) -> int:
-        """The cluster time now: what has passed since the last note of it counts while the machine was up."""
-        progress = self._storage.progress
-        if progress is None:
-            return self.machine.time
-        elapsed = self._clock() - progress.boottime if progress.boot_id == self._boot_id else 0.0
-        return max(self.machine.time, progress.time + int(max(elapsed, 0.0) * 1000))
-
     # Life
 
     def start(self) -> None:
         """Begin to apply what the log is known to have committed, and join the others."""
-        self._state = "running"
-        self._network.start(self)
-        self._tick()
+        self._driver.start()
+        self._network.start(self.inbox)
 
     def stop(self) -> Deferred[None]:
         """Lead no more, leave the others, and close the log."""
-        was, self._state = self._state, "stopped"
+        failed = bool(self._driver.reason)
+        self._driver.stop()
         self._watch.stop()
-        for call in (self._ticking, self._kicked):
-            if call is not None and call.active():
-                call.cancel()
         stopped = self._network.stop()
-        if was != "failed":
-            self._withdraw()
-            self._handover.stop(self._clock())
-            self._proposals.withdraw()
-            self._forwarding.stop()
-            self._note_progress()
-        self._snapshots.close()
-        try:
-            self._journal.close()
-        except OSError as error:
-            self._log.error("the log can't be closed: {error}", error=error)
-        self._disk.close()
+        if not failed:
+            self._end()
+            self._memory.note_now(self._raft.commit_index)
+        self._memory.close()
         return stopped
 
     # ILog
@@ -267,21 +193,18 @@ class Replica:
         A node that doesn't lead hands the record to the one that does.
         """
         leader = self.leader
-        if leader is not None and leader != self.node and self._state == "running":
+        if leader is not None and leader != self.node and self._driver.running:
             self._forwarding.forward(leader, record, done)
         else:
             self._propose_here(record, done)
 
     def _propose_here(self, record: Record, done: Done) -> None:
-        if not self._takes_records() or self._watch.misses_majority():
+        ready = self.leading() or (self._handover.under_way and self._raft.leads)
+        if not ready or self._watch.misses_majority():
             done(self._refusal())
         else:
             self._proposals.add(record, done)
-            if self._kicked is None:
-                self._kick()
-
-    def _takes_records(self) -> bool:
-        return self.leading() or (self._handover.under_way and self._raft.leads)
+            self._driver.kick()
 
     def cluster_time(self) -> float:
         """The cluster time now, in seconds; it never goes back."""
@@ -314,7 +237,7 @@ class Replica:
         if self._lease.usable and self._clock() < self._lease.until:
             return True
         if self.leadership.held:
-            self._kick()
+            self._driver.kick()
         return False
 
     @property
@@ -330,7 +253,7 @@ class Replica:
     @property
     def leader(self) -> str | None:
         """The node that leads as far as this one knows."""
-        return None if self._state == "failed" else self._voter.leader
+        return None if self._driver.state == "failed" else self._voter.leader
 
     @property
     def lease_until(self) -> float:
@@ -355,12 +278,12 @@ class Replica:
         if self._lease.held:
             self.leadership.lose()
             self._lease.begin()
-            self._kick()
+            self._driver.kick()
 
     @property
     def leads_log(self) -> bool:
         """True if this node leads, even if it serves no phones: a witness, or a node in standby."""
-        return self._state == "running" and self._raft.leads
+        return self._driver.running and self._raft.leads
 
     def transfer(self, to: str | None = None, reason: str = "an operator has asked for it") -> Deferred[str]:
         """Hand leadership to the voter `to`, or to the one that wishes most to lead.
@@ -373,7 +296,7 @@ class Replica:
         """Say in a few words what keeps this node from serving phones well; empty if nothing does any more."""
         short = trouble.encode("ascii", "replace").decode("ascii")[:MAX_REASON]  # it must fit into a Hello
         self._kinship.declare(Condition(short, self._kinship.condition.yields))
-        self._kick()
+        self._driver.kick()
 
     def backup(self) -> Frozen:
         """A snapshot of the table as it is now, to be iterated and then closed."""
@@ -415,162 +338,39 @@ class Replica:
         )
 
     def _role(self) -> Literal["leader", "follower", "learner", "failed"]:
-        if self._state == "failed":
+        if self._driver.state == "failed":
             return "failed"
         if self._raft.leads:
             return "leader"
         return "follower" if self.node in self.membership.voters else "learner"
 
     def _alarms(self) -> Iterator[str]:
-        if self._reason:
-            yield f"this node has left the cluster: {self._reason}"
+        if self._driver.reason:
+            yield f"this node has left the cluster: {self._driver.reason}"
         if self._voter.disk_hangs:
             yield "the disk of this node hangs: it has taken nothing for long, and says nothing"
         yield from self._kinship.alarms()
         yield from self.candidacy.alarms()
         yield from self._checkpoints.alarms()
 
-    # INetworkUser
-
-    def introduce(self) -> Hello:
-        """What to say about ourselves."""
-        return self._kinship.introduce()
-
-    def greeted(self, peer: str, hello: Hello) -> str | None:
-        """Why a peer is refused, or None."""
-        objection = self._kinship.objection(peer, hello, led=self.leader is not None)
-        if objection is None:
-            self._voter.greeted(peer, forgetful=hello.amnesiac or not hello.cluster_id)
-            self._checkpoints.forget(peer)
-        return objection
-
-    def connected(self, peer: str) -> None:
-        """The peer can be sent to."""
-        self._guarded(lambda: self._connected(peer))
-
-    def disconnected(self, peer: str) -> None:
-        """The peer can't be sent to."""
-        self._guarded(lambda: self._disconnected(peer))
-
-    def received(self, peer: str, message: RaftMessage) -> None:
-        """Take a message, and do at the end of this turn what follows from it."""
-        self._guarded(lambda: self._receive(peer, message), kick=self._has_consequences(message))
-
-    def _has_consequences(self, message: RaftMessage) -> bool:
-        """Return False for what needs no other step of the log: most of what a leader hears."""
-        if isinstance(message, LeaseAck):
-            return not self.leadership.held
-        if isinstance(message, AppendReply):
-            return message.reset or self._raft.commit_index < self._raft.last_index
-        return not isinstance(message, Shared)
-
-    def _connected(self, peer: str) -> None:
-        self._kinship.connected(peer)
-        self._voter.connected(peer)
-
-    def _disconnected(self, peer: str) -> None:
-        self._kinship.disconnected(peer)
-        self._forwarding.disconnected(peer)
-        self._catchup.disconnected(peer)
-        self._voter.disconnected(peer)
-
-    def last_word_heard(self, word: LastWord) -> None:
-        """A guard says that its leader's claim has ended."""
-        self._guarded(lambda: self._voter.last_word_heard(word))
-
-    def _receive(self, peer: str, message: RaftMessage) -> None:
-        if peer not in self._kinship.kin:
-            if not self._kinship.cluster_id and isinstance(message, AppendEntries):
-                self._kinship.join(peer)
-            if peer not in self._kinship.guests or not isinstance(message, _FROM_GUESTS):
-                return
-        if isinstance(message, Propose | ProposalOutcome):
-            self._forwarding.received(peer, message)
-        elif isinstance(message, Shared):
-            self.sharing.received(message)
-        elif isinstance(message, Checkpoint):
-            self._checkpoints.received(peer, message)
-        elif isinstance(message, Condition):
-            self._kinship.heard(peer, message)
-            self._voter.succession.yielded(peer, message.yields)
-        elif isinstance(message, SnapshotChunk | SnapshotReply):
-            self._catchup.received(peer, message)
-        else:
-            self._voter.receive(peer, message)
-            if isinstance(message, AppendEntries):
-                self._note_service(peer, message)
-
-    def _note_service(self, peer: str, message: AppendEntries) -> None:
-        """A leader serves while it has a claim, once its barrier is committed, unless it is a witness."""
-        began = self._raft.term_at(message.commit_index) == message.term
-        if message.commitment and began and self._kinship.hello(peer).priority:
-            self.served_until = message.time
-
-    def _members_changed(self) -> None:
-        if self._state != "stopped":
-            self._kinship.call()
-
     # Driving
 
-    def _kick(self) -> None:
-        """Tick once more at the end of this turn of the reactor, for all that happens in it."""
-        if self._kicked is None and self._state == "running":
-            self._kicked = self._reactor.callLater(0, self._tick_kicked)
-
-    def _tick_kicked(self) -> None:
-        self._kicked = None
-        self._guarded(self._advance, kick=False)
-
-    def _tick(self) -> None:
-        self._ticking = self._reactor.callLater(TICK, self._tick)
-        self._guarded(self._advance, kick=False)
-        self._guarded(self._look_around, kick=False)
-
-    def _durable(self) -> None:
-        """More of the log is on disk."""
-        self._guarded(self._voter.durable_risen)
-
-    def _give_up(self, error: Exception) -> None:
-        """Leave the cluster: nothing more can be promised after this error."""
-        if self._state != "running":
-            return
-        if isinstance(error, OSError):  # what memory and file hold of the log may differ now
-            self._fail(f"the disk can't be written: {error}")
-        elif isinstance(error, MemoryError):  # an entry may have been applied in part
-            self._fail("the memory is full")
-        else:
-            self._fail(str(error))
-
-    def _guarded(self, step: Callable[[], None], *, kick: bool = True) -> None:
-        """Do one step; a failing one must not end the driving, but a node that goes on failing must not lead."""
-        if self._state != "running":
-            return
-        try:
-            step()
-        except ProtocolError:
-            raise
-        except (DivergedError, DamagedMemory, UnknownSchema, OSError, MemoryError) as error:
-            self._give_up(error)
-        except Exception:  # noqa: BLE001  whatever it is, it is counted
-            self._log.failure("a step of the log failed")
-            now = self._clock()
-            self._failures = [when for when in self._failures if now - when < _FAILURES_WITHIN] + [now]
-            if len(self._failures) >= _MAX_FAILURES:
-                self._fail("the log fails again and again")
-        if kick:
-            self._kick()
+    def _members_changed(self) -> None:
+        if self._driver.state != "stopped":
+            self._kinship.call()
 
     def _advance(self) -> None:
         if self._raft.leads or self._handover.under_way:
             self._proposals.flush()
             self._step_handover()
         self._voter.tick()
-        self._note_applied()
+        if self.machine.index > self._checkpoints.index:
+            self._checkpoints.applied(self.machine.index, self.machine.hash())
         self._watch_role()
         self._proposals.expire()
         self._forwarding.expire()
         if self._raft.applied_index < self._raft.commit_index:
-            self._kick()
+            self._driver.kick()
 
     def _step_handover(self) -> None:
         was_under_way = self._handover.under_way
@@ -593,28 +393,22 @@ class Replica:
             self._catchup.refetch(now)
         self._voter.gives_precedence = self.candidacy.gives_precedence
         self._tenure.step(now)
-        if now - self._noted >= PROGRESS or self._voter.time_term != self._noted_term:
-            self._note_progress()
+        self._memory.note(self._raft.commit_index, self._voter.time_term)
 
-    def _note_progress(self) -> None:
-        now = self._clock()
-        self._noted, self._noted_term = now, self._voter.time_term
-        if self._storage.identity is not None:
-            self._storage.save_progress(Progress(self._raft.commit_index, self._boot_id, now, self._time.now(now)))
-
-    def _fail(self, reason: str) -> None:
+    def _left(self, reason: str) -> None:
         """Cease to take part, so that the others elect another."""
-        self._state, self._reason = "failed", reason
         self._log.critical("{node} has left the cluster: {reason}", node=self.node, reason=reason)
-        if self._ticking.active():
-            self._ticking.cancel()
         self._network.stop()
+        self._end()
+        if self._failed is not None:
+            self._failed(reason)
+
+    def _end(self) -> None:
+        """Lead no more, and answer who waits."""
         self._withdraw()
         self._handover.stop(self._clock())
         self._proposals.withdraw()
         self._forwarding.stop()
-        if self._failed is not None:
-            self._failed(reason)
 
     # Proposals
 
@@ -625,7 +419,7 @@ class Replica:
     def _propose_own(self, record: Record, done: Done) -> None:
         """Queue a record that the leader has decided on; `done` may never be called."""
         self._proposals.add_internal(record, done)
-        self._kick()
+        self._driver.kick()
 
     def _propose_members(self, record: Record, done: Callable[[Any], None]) -> None:
         """Append a membership entry; `done` may never be called."""
@@ -634,31 +428,25 @@ class Replica:
             done(NotLeader("another node has taken over") if outcomes is None else outcomes[0])
 
         self._raft.append(self._encode((record,)), applied, MEMBERSHIP)
-        self._kick()
+        self._driver.kick()
 
     def _apply(self, index: int, entry: bytes) -> list[Outcome]:
         """Apply an entry that is committed."""
-        machine = self.machine
-        members = machine.members
+        machine, members = self.machine, self.machine.members
         outcomes = machine.apply(index, entry)
         if machine.members is not members:
             self._kinship.call()
+        if machine.time > self._time.heard:
+            self._time.advance(machine.time, self._clock())  # now: a moment later is time that has elapsed
         if self._checkpoints.remembers(index):
             self._checkpoints.applied(index, machine.hash())
             self._catchup.applied(index)
         return outcomes
 
-    def _note_applied(self) -> None:
-        """Take note of where the table is now, after a step in which entries may have been applied."""
-        machine = self.machine
-        if machine.index > self._checkpoints.index:
-            self._time.advance(machine.time, self._clock())
-            self._checkpoints.applied(machine.index, machine.hash())
-
     def _installed(self) -> None:
         """A snapshot has taken the place of the table."""
         self._time.advance(self.machine.time, self._clock())
-        self._kick()
+        self._driver.kick()
 
     def _refusal(self) -> Unavailable:
         """Why a proposal is not accepted now."""
@@ -697,9 +485,6 @@ class Replica:
             identity = self._storage.identity
             self._kinship.call_anew()
         self._voter.may_vote = identity is not None and not identity.amnesiac
-
-    def _lease_ended(self) -> None:
-        self._guarded(self._watch_role, kick=False)
 
     def _withdraw(self) -> None:
         """We lead no more: what is under way may be applied or not, what waits won't."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 from sipha.cluster import guards
@@ -33,6 +34,7 @@ from sipha.cluster.wire import (
     TimeoutNow,
     VoteGranted,
 )
+from sipha.state.entries import UNDECODABLE, UnknownSchema, decode
 from sipha.state.time import ClusterTime
 
 _MICROSECONDS = 1_000_000
@@ -102,8 +104,9 @@ class Voter:
         self._round = (-math.inf, 0)  # when it began, and what was committed then
         self._goal = 0  # what was committed when the round before began
         self.raft = Raft(name, journal, applied, timing, self, apply)
-        self.time_term = self.raft.last_term
+        self.time_term, told = _last_told(journal)
         """Of the leader whose cluster time is ours."""
+        time.advance(told, clock())
         self._receive: dict[type, Callable[[str, Any], None]] = {
             AppendEntries: self._receive_append,
             LeaseAck: self._receive_lease_ack,
@@ -256,6 +259,9 @@ class Voter:
         voters = self._votes[1]
         if peer not in voters:
             voters.add(peer)
+            if not self.raft.leads:
+                # Others than those who elect us may have let us stand, and known less.
+                self._learn_time(message.time, message.time_term)
             self.raft.receive_vote(peer, message.term)
 
     def _receive_stale(self, _peer: str, message: StaleTerm) -> None:
@@ -431,7 +437,7 @@ class Voter:
 
     def grant_vote(self, peer: str, term: int) -> None:
         """Give our vote."""
-        self._send(peer, VoteGranted(term))
+        self._send(peer, VoteGranted(term, self._time.now(self._clock()), self.time_term))
 
     def role_changed(self, *, leading: bool) -> None:
         """Begin a claim that nobody has acknowledged yet, or end it."""
@@ -442,3 +448,17 @@ class Voter:
         else:
             self.succession.noticed(self.name, "had no majority")
             self.lease.end()
+
+
+def _last_told(journal: Journal) -> tuple[int, int]:
+    """The last entry that tells a cluster time: its term, and the time in ms; of the base that is in its snapshot.
+
+    Who has just begun a term, and was killed, has the library's no-op of that term and knows no more than before.
+    """
+    for index in range(journal.last_index, journal.first_index, -1):
+        ((command, _, term),) = journal.entries(index, index)
+        if command[0] != guards.NO_OP:
+            with suppress(UnknownSchema, *UNDECODABLE):
+                return term, decode(command[1:]).time
+            return term, 0
+    return journal.term_at(journal.first_index) or 0, 0

@@ -151,9 +151,11 @@ class RequestVote(msgspec.Struct, frozen=True, array_like=True, tag="vote"):
 
 
 class VoteGranted(msgspec.Struct, frozen=True, array_like=True, tag="vote+"):
-    """You have my vote in `term`."""
+    """You have my vote in `term`; `time` and `time_term` as in PreVoteGranted, 0 from a release that doesn't tell."""
 
     term: Term
+    time: Time = 0
+    time_term: Term = 0
 
 
 class StaleTerm(msgspec.Struct, frozen=True, array_like=True, tag="stale"):

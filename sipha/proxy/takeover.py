@@ -37,7 +37,7 @@ from sipha.sip.uri import ip_literal
 PACE = 0.01
 """Seconds between two portions of calls that are taken over, each of `PORTION`."""
 
-PORTION = 50
+PORTION = 25
 
 _GONE = -1
 """The number of no connection: the caller's has ended with the other node."""

@@ -65,6 +65,6 @@ def make_keepalive(
         replica.machine,
         transport=transport,
         tokens=tokens,
-        served_until=lambda: replica.served_until,
+        served_until=lambda: replica.inbox.served_until,
         well=well,
     )

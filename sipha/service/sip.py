@@ -43,7 +43,7 @@ SHADOWS = "shadows"
 """The topic under which the nodes share the shadows of calls."""
 
 SOON = 0.02
-"""Seconds that what isn't urgent of a shadow may wait for more of it."""
+"""Seconds for which what isn't urgent of the shadows waits for what is."""
 
 
 class KeyRing:

@@ -14,10 +14,11 @@ class ClusterTime:
     elapsed (pitfalls-log-vip 12). `now` never goes back, whatever is heard, except when another leader `begin`s.
     """
 
-    __slots__ = ("_at", "_given", "_time")
+    __slots__ = ("_at", "_given", "heard")
 
     def __init__(self, boottime: float, time: int = 0) -> None:
-        self._time: float = time
+        self.heard: float = time
+        """The latest time heard of, without what has elapsed since."""
         self._at = boottime
         self._given = time
 
@@ -29,18 +30,18 @@ class ClusterTime:
     def advance(self, time: int, boottime: float) -> None:
         """Take note that the cluster time has reached `time`."""
         if time > self._elapsed(boottime, 1.0):
-            self._time, self._at = time, boottime
+            self.heard, self._at = time, boottime
 
     def begin(self, time: int, boottime: float) -> None:
         """Take over what a new leader says, even if it knows less: what it grants is granted by its time."""
-        self._time, self._at, self._given = time, boottime, time
+        self.heard, self._at, self._given = time, boottime, time
 
     def follow(self, time: int, boottime: float) -> None:
         """Take over what the leader said just now: ahead of our estimate, or behind it because our clock is fast.
 
         A word that was long on its way doesn't hold us back by more than the clocks' error.
         """
-        self._time, self._at = max(time, self._elapsed(boottime, 1.0 - _CLOCK_ERROR)), max(boottime, self._at)
+        self.heard, self._at = max(time, self._elapsed(boottime, 1.0 - _CLOCK_ERROR)), max(boottime, self._at)
 
     def _elapsed(self, boottime: float, rate: float) -> float:
-        return self._time + max(boottime - self._at, 0.0) * 1000.0 * rate
+        return self.heard + max(boottime - self._at, 0.0) * 1000.0 * rate

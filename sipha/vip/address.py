@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from twisted.internet.defer import Deferred, succeed
@@ -12,11 +11,6 @@ from sipha.sip.flow import Address, Flow
 
 Lost = Callable[[str], None]
 """Called with the reason when the addresses are gone although nobody asked: verified, or the kernel lets none pass."""
-
-
-def boottime() -> float:
-    """Seconds since the machine was booted, time asleep included (CLOCK_BOOTTIME)."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class IVirtualAddress(Interface):

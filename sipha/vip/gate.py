@@ -1,8 +1,8 @@
 """The kernel's gate: what comes from a virtual address leaves the machine only while its element of an nft set lives.
 
-That is ARP in which the address is the sender's, and every IPv4 or IPv6 packet whose source it is: neighbour
-advertisements, TCP's retransmissions and ICMP errors among them. The elements time out in the kernel, so that the gate
-shuts while every process stands still. Frames of AF_PACKET sockets pass beside it.
+That is ARP in which the address is the sender's, and every IPv4 or IPv6 packet of the machine's own whose source it is:
+neighbour advertisements, TCP's retransmissions and ICMP errors among them. The elements time out in the kernel, so that
+the gate shuts while every process stands still. Frames of AF_PACKET sockets pass beside it.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def ruleset(placements: Iterable[Placement]) -> str:
 
 
 # Adding a table that is there does nothing, and deleting one that isn't fails: so the three make it new in one step.
-# At priority 300 source NAT has been done.
+# What a node routes for others isn't its own, whoever it comes from: hence output, not postrouting.
 _RULESET = """\
 add table arp sipha
 delete table arp sipha
@@ -132,8 +132,8 @@ type filter hook output priority 0; policy accept;
 table inet sipha {{
 set lease {{ type ipv4_addr; flags timeout; }}
 set lease6 {{ type ipv6_addr; flags timeout; }}
-chain postrouting {{
-type filter hook postrouting priority 300; policy accept;
+chain output {{
+type filter hook output priority 0; policy accept;
 {inet}
 }}
 }}

@@ -15,26 +15,23 @@ import pwd
 import selectors
 import signal
 import socket
-import stat
 import struct
 import sys
 import time
-import tomllib
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 from sipha.errors import ConfigError
 from sipha.vip.addresses import Addresses, drain, open_watch
 from sipha.vip.claim import LAPSED, Claim, State
+from sipha.vip.clock import boottime
 from sipha.vip.gate import Gate, GateError, Nft
 from sipha.vip.link import Link
 from sipha.vip.messages import (
     MAX_MESSAGE,
-    SOCKET,
     Alarms,
     Claimed,
     Ended,
@@ -47,8 +44,8 @@ from sipha.vip.messages import (
     encode,
 )
 from sipha.vip.messages import Claim as ClaimOrder
-from sipha.vip.placement import Placement
 from sipha.vip.rights import hurry
+from sipha.vip.settings import Settings, read_settings
 from sipha.vip.words import LastWords
 
 EX_CONFIG = 78
@@ -63,46 +60,6 @@ MEMORY = 1000
 _UCRED = struct.Struct("3i")  # pid, uid, gid
 
 log = logging.getLogger("sipha-guard")
-
-
-def boottime() -> float:
-    """Seconds of CLOCK_BOOTTIME."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-class Settings(NamedTuple):
-    """Which addresses may be claimed, and the socket where."""
-
-    placements: tuple[Placement, ...]
-    socket: Path
-
-
-def read_settings(path: Path) -> Settings:
-    """Read the section [virtual_address] of the configuration; raises ConfigError."""
-    try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            section = tomllib.load(file).get("virtual_address", {})
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: can't be read: {error}") from None
-    if status.st_uid not in {0, os.geteuid()} or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigError(f"{path}: others than root can change it, and so get any address; chown root, chmod go-w")
-    if section.get("mode") != "netlink":
-        raise ConfigError(f'{path}: virtual_address.mode: is not "netlink"; the guard is for that mode alone')
-    try:
-        placements = tuple(Placement.parse(text) for text in section["addresses"])
-        settings = Settings(placements, Path(section.get("guard", SOCKET)))
-    except KeyError:
-        raise ConfigError(f"{path}: virtual_address.addresses: is missing") from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{path}: virtual_address: {error}") from None
-    for placement in placements:
-        if not placement.interface:
-            raise ConfigError(
-                f"{path}: virtual_address.addresses: {str(placement)!r} names no interface; "
-                f'write one such as "{placement}%eth0"'
-            )
-    return settings
 
 
 class Daemon:

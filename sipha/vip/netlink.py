@@ -19,7 +19,8 @@ from zope.interface import implementer
 
 from sipha.errors import NotClaimed
 from sipha.sip.flow import Address, Flow
-from sipha.vip.address import IVirtualAddress, Lost, boottime
+from sipha.vip.address import IVirtualAddress, Lost
+from sipha.vip.clock import boottime
 from sipha.vip.messages import (
     MAX_FLOWS,
     MAX_MESSAGE,

@@ -79,7 +79,7 @@ def test_log_stays_short_however_much_is_written(assemble: Assemble) -> None:
         longest = max(longest, *(replica.status().journal_bytes for replica in assembly.running))
     assert longest < 4 * LIMIT
     for replica in assembly.running:
-        status, names = replica.status(), replica._disk.names()
+        status, names = replica.status(), replica._memory._disk.names()
         older, newest = [int(name.removeprefix("snapshot-")) for name in names if name.startswith("snapshot-")]
         assert status.snapshot_index == newest > 800
         assert status.first_index == older > 600
@@ -483,7 +483,7 @@ def test_snapshot_that_the_log_covers_is_only_acknowledged(lagging: Assembly) ->
     index = leader._catchup.snapshot_index
     assert index < last
     lagging.sent.clear()
-    replica.received("a", SnapshotChunk(raft.term, index, leader._raft.term_at(index) or 0, 100_000, 0, b"piece"))
+    replica.inbox.received("a", SnapshotChunk(raft.term, index, leader._raft.term_at(index) or 0, 100_000, 0, b"piece"))
     (reply,) = lagging.said(AppendReply, "b", "a")
     assert (reply.success, reply.next_index) == (True, last + 1)
     assert not lagging.said(SnapshotReply, "b")
@@ -498,7 +498,7 @@ def test_snapshot_that_the_log_covers_commits_it(assembly: Assembly) -> None:
     assembly.until(lambda: outcomes)
     last, term = raft.last_index, raft.term
     assert raft.commit_index == last - 1
-    assembly.replica("b").received("a", SnapshotChunk(term, last, raft.term_at(last) or 0, 100_000, 0, b"piece"))
+    assembly.replica("b").inbox.received("a", SnapshotChunk(term, last, raft.term_at(last) or 0, 100_000, 0, b"piece"))
     assert raft.commit_index == last
 
 
@@ -585,9 +585,9 @@ def test_odd_follower_takes_no_snapshot_from_before_its_log(lagging: Assembly) -
     replica = lagging.replica("b")
     replica._catchup._refetching = True
     index, term = replica._raft.first_index, replica.term
-    replica.received("a", SnapshotChunk(term, index - 1, term, 100_000, 0, b"piece"))
+    replica.inbox.received("a", SnapshotChunk(term, index - 1, term, 100_000, 0, b"piece"))
     assert replica._catchup._staging is None
-    replica.received("a", SnapshotChunk(term, index, term, 100_000, 0, b"piece"))
+    replica.inbox.received("a", SnapshotChunk(term, index, term, 100_000, 0, b"piece"))
     assert replica._catchup._staging is not None
 
 
@@ -668,7 +668,7 @@ def test_answer_that_is_beyond_the_snapshot_ends_the_connection(sending: Assembl
     catchup_of_a = sending.replica("a")._catchup
     file, term = catchup_of_a._sending["c"].file, sending.replica("a").term
     with pytest.raises(ProtocolError, match="not our log"):
-        sending.replica("a").received("c", SnapshotReply(term, file.header.index, file.size + 1))
+        sending.replica("a").inbox.received("c", SnapshotReply(term, file.header.index, file.size + 1))
 
 
 @pytest.mark.parametrize("change", [{"term": -1}, {"term": 1}, {"index": 1}])
@@ -677,11 +677,11 @@ def test_answer_to_something_else_changes_nothing(sending: Assembly, change: dic
     state = catchup_of_a._sending["c"]
     before = state.acknowledged
     term, index = sending.replica("a").term, state.file.header.index
-    sending.replica("a").received(
+    sending.replica("a").inbox.received(
         "c", SnapshotReply(term + change.get("term", 0), index + change.get("index", 0), before + PIECE)
     )
     assert state.acknowledged == before
-    sending.replica("a").received("c", SnapshotReply(term, index, before + PIECE))
+    sending.replica("a").inbox.received("c", SnapshotReply(term, index, before + PIECE))
     assert state.acknowledged == before + PIECE
 
 
@@ -691,7 +691,7 @@ def test_piece_that_isnt_the_leaders_is_not_taken(sending: Assembly, peer: str, 
     staging = replica._catchup._staging
     assert staging is not None
     offset = staging[1].offset
-    replica.received(
+    replica.inbox.received(
         peer,
         SnapshotChunk(replica.term + later, staging[1].index, staging[1].term, staging[1].size, offset, bytes(10)),
     )

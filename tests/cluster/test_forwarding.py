@@ -228,11 +228,16 @@ def test_repeated_record_is_proposed_once(cluster: Cluster) -> None:
     assert len(cluster.leader.proposed) == 1
 
 
-def test_peer_that_has_its_answer_may_use_the_id_again(cluster: Cluster) -> None:
-    for number in range(2):
-        cluster.leader.forwarding.received("b", Propose(1, msgspec.msgpack.encode(REGISTER)))
-        cluster.leader.proposed[number][1](Done(number))
-    assert len(cluster.letters) == 2
+def test_record_that_was_refused_isnt_proposed_when_it_comes_again(cluster: Cluster) -> None:
+    cluster.leader.leads = False
+    cluster.other.forward()
+    again = cluster.letters.copy()
+    cluster.deliver()
+    cluster.leader.leads = True
+    cluster.letters += again
+    cluster.deliver()
+    assert cluster.other.kinds == [NotLeader]
+    assert not cluster.leader.proposed
 
 
 def test_repeated_answer_is_told_once(cluster: Cluster) -> None:

@@ -75,16 +75,16 @@ class Diary:
 def test_node_knows_until_when_the_one_before_has_served(assembly: Assembly) -> None:
     heartbeat = 0.1
     now = assembly.replica("a").cluster_time()
-    assert assembly.replica("a").served_until == 0
-    assert now - heartbeat <= assembly.replica("b").served_until / 1000 <= now
+    assert assembly.replica("a").inbox.served_until == 0
+    assert now - heartbeat <= assembly.replica("b").inbox.served_until / 1000 <= now
     lost: list[float] = []
     assembly.replica("a").leadership.observe(Note(lambda: lost.append(assembly.replica("a").cluster_time())))
     hand_on(assembly, "b")
     assembly.until(lambda: assembly.leader() == "b")
-    assert lost[0] - heartbeat <= assembly.replica("b").served_until / 1000 <= lost[0]
+    assert lost[0] - heartbeat <= assembly.replica("b").inbox.served_until / 1000 <= lost[0]
     assembly.run(1.0)
-    assert assembly.replica("b").served_until / 1000 <= lost[0]
-    assert assembly.replica("a").served_until / 1000 > lost[0]
+    assert assembly.replica("b").inbox.served_until / 1000 <= lost[0]
+    assert assembly.replica("a").inbox.served_until / 1000 > lost[0]
 
 
 def test_leadership_is_handed_on_without_an_elections_wait(assembly: Assembly) -> None:
@@ -275,9 +275,9 @@ def test_word_of_the_first_claim_that_comes_late_deposes_nobody(assembly: Assemb
     (word,) = words
     other = assembly.replica(heard)
     if heard == "b":
-        other.received("a", word)
+        other.inbox.received("a", word)
     else:
-        other.received("b", RequestVote(term + 1, 1 << 20, term, word.secret))
+        other.inbox.received("b", RequestVote(term + 1, 1 << 20, term, word.secret))
     for _ in range(200):
         assembly.run(0.005)
         assert replica.leading()
@@ -327,7 +327,7 @@ def test_another_that_is_elected_meanwhile_is_named(assembly: Assembly) -> None:
     assembly.loses = lambda _sender, _receiver, message: isinstance(message, TimeoutNow)
     assembly.until(lambda: assembly.said(TimeoutNow))
     (go,) = assembly.said(TimeoutNow)
-    assembly.replica("c").received("a", TimeoutNow(go.term, go.secret))
+    assembly.replica("c").inbox.received("a", TimeoutNow(go.term, go.secret))
     assembly.until(assembly.replica("c").leading)
     assembly.until(lambda: handed)
     assert handed == ["c was elected instead of b"]
@@ -511,7 +511,7 @@ def test_witness_leads_only_until_another_is_up_to_date(assemble: Assemble) -> N
 
     assembly.until(look)
     assert not any(claimed)
-    assert assembly.replica("b").served_until == 0  # a witness serves nobody
+    assert assembly.replica("b").inbox.served_until == 0  # a witness serves nobody
     assert assembly.said(TimeoutNow, "w", "b")
     assert assembly.replica("b").lookup("sip:alice@example.com")
 

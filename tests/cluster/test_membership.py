@@ -204,7 +204,7 @@ def test_node_that_hears_of_its_removal_doesnt_stand(assembly: Assembly) -> None
     command = bytes([MEMBERSHIP]) + encode(Batch(SCHEMA, 0, Policy(), (PutMembers(rest),)))
     raft = replica._raft
     entry = (command, raft.last_index + 1, raft.term)
-    node.received(
+    node.inbox.received(
         "a",
         AppendEntries(raft.term, 0, raft.last_index, raft.last_term, [entry], 0, 200, 0, 1, b"commitment", False),
     )

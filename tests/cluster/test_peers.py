@@ -347,6 +347,20 @@ def test_peer_that_is_removed_is_disconnected_and_not_taken_again(world: World, 
         node.network.stop()
 
 
+def test_caller_that_has_heard_what_we_were_must_call_again(
+    world: World, node: Node, addresses: dict[str, Address]
+) -> None:
+    """It would take us for that as long as the connection lasts."""
+    client = call(world, addresses["a"], b"")
+    node.network.set_peers({})
+    node.network.set_peers({"b": addresses["b"]})
+    world.until(lambda: closed(client))
+    assert not node.network.counters["silent"]
+    again = call(world, addresses["a"], hello())
+    world.until(lambda: node.user.events == ["+b"])
+    again.close()
+
+
 @pytest.mark.parametrize("dials", [True, False])
 def test_peer_that_is_added_is_talked_to(world: World, addresses: dict[str, Address], dials: bool) -> None:
     new, old = ("b", "a") if dials else ("a", "b")

@@ -14,12 +14,11 @@ from twisted.logger import LogEvent
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from sipha.cluster import founding, journal, segment
-from sipha.cluster import replica as module
+from sipha.cluster import founding, journal, memory, segment
 from sipha.cluster.disk import FileDisk
 from sipha.cluster.guards import REGULAR
 from sipha.cluster.leadership import ILeader
-from sipha.cluster.peers import INetworkUser, Peers
+from sipha.cluster.peers import Peers
 from sipha.cluster.raft import Timing
 from sipha.cluster.replica import Replica
 from sipha.cluster.wire import (
@@ -131,7 +130,7 @@ def lone(world: World, addresses: dict[str, Address], tmp_path: Path) -> Iterato
 
 
 def test_replica_is_what_the_rest_asks_for(lone: Replica) -> None:
-    for interface in (ILog, ILocation, ICredentials, INetworkUser):
+    for interface in (ILog, ILocation, ICredentials):
         assert verifyObject(interface, lone)
 
 
@@ -377,7 +376,7 @@ def test_node_that_cant_write_its_term_down_leaves(assembly: Assembly) -> None:
     assembly.seats["c"].disk.failing = {"rename"}
     assembly.sent.clear()
     replica._voter._promise.until = 0.0
-    replica.received("b", RequestVote(replica.term + 1, 1 << 20, replica.term, b""))
+    replica.inbox.received("b", RequestVote(replica.term + 1, 1 << 20, replica.term, b""))
     ((name, reason),) = assembly.failed
     assert name == "c"
     assert "the disk can't be written: " in reason
@@ -393,7 +392,7 @@ def test_entry_of_a_later_schema_is_not_skipped(assembly: Assembly) -> None:
         raft.term, index, raft.last_index, raft.last_term, [(bytes([REGULAR]) + command, index, raft.term)],
         0, 200, 0, 1, b"commitment", False,
     )  # fmt: skip
-    replica.received("a", message)
+    replica.inbox.received("a", message)
     assembly.until(lambda: assembly.failed)
     assert assembly.failed[0][0] == "c"
     assert f"the log is of schema {SCHEMA + 1}" in assembly.failed[0][1]
@@ -409,7 +408,7 @@ def test_leader_that_contradicts_what_is_committed_is_not_followed(assembly: Ass
     message = AppendEntries(
         raft.term + 1, last, last - 1, raft.term_at(last - 1), [entry], 0, 200, 0, 1, b"commitment", False
     )
-    replica.received("b", message)
+    replica.inbox.received("b", message)
     assert assembly.failed == [("c", f"entry {last} is committed here and different at the leader")]
     assembly.register("a", ["sip:bob@example.com"])
 
@@ -591,15 +590,15 @@ def test_log_that_is_durable_with_os_only_says_so(assemble: Assemble) -> None:
 
 
 def test_node_of_another_cluster_is_refused(assembly: Assembly) -> None:
-    hello = msgspec.structs.replace(assembly.replica("b").introduce(), cluster_id="f" * 32)
-    assert assembly.replica("a").greeted("b", hello) == "other cluster id"
+    hello = msgspec.structs.replace(assembly.replica("b").inbox.introduce(), cluster_id="f" * 32)
+    assert assembly.replica("a").inbox.greeted("b", hello) == "other cluster id"
 
 
 def test_node_of_an_earlier_release_is_refused_once_the_schema_is_raised(assembly: Assembly) -> None:
-    hello = msgspec.structs.replace(assembly.replica("b").introduce(), schema=SCHEMA - 1)
-    assert assembly.replica("a").greeted("b", hello) == "older release"
-    later = msgspec.structs.replace(assembly.replica("b").introduce(), schema=SCHEMA + 1)
-    assert assembly.replica("a").greeted("b", later) is None
+    hello = msgspec.structs.replace(assembly.replica("b").inbox.introduce(), schema=SCHEMA - 1)
+    assert assembly.replica("a").inbox.greeted("b", hello) == "older release"
+    later = msgspec.structs.replace(assembly.replica("b").inbox.introduce(), schema=SCHEMA + 1)
+    assert assembly.replica("a").inbox.greeted("b", later) is None
 
 
 def test_schema_is_raised_when_every_member_knows_it(assemble: Assemble, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -621,7 +620,7 @@ def test_schema_is_raised_when_every_member_knows_it(assemble: Assemble, monkeyp
 def test_record_that_comes_to_a_node_that_doesnt_lead_is_not_handed_on(assembly: Assembly) -> None:
     """Two that take each other for the leader would hand it to and fro."""
     record = msgspec.msgpack.encode(register("sip:alice@example.com"))
-    assembly.replica("c").received("b", Propose(1, record))
+    assembly.replica("c").inbox.received("b", Propose(1, record))
     assembly.run(0.1)
     (answer,) = assembly.said(ProposalOutcome, "c", "b")
     assert b"a leads the cluster" in answer.outcome
@@ -632,7 +631,7 @@ def test_stranger_is_not_heard(assembly: Assembly) -> None:
     """Only who has said hello as one of our cluster."""
     replica = assembly.replica("a")
     term = replica.term
-    replica.received("x", RequestVote(term + 9, 99, term + 8, b""))
+    replica.inbox.received("x", RequestVote(term + 9, 99, term + 8, b""))
     assert replica.term == term
 
 
@@ -671,7 +670,7 @@ def test_last_word_of_a_guard_lets_another_lead_at_once(assembly: Assembly) -> N
     assembly.crash("a")
     assembly.run(0.01)
     for name in "bc":
-        assembly.replica(name).last_word_heard(word)
+        assembly.replica(name).inbox.last_word_heard(word)
     assembly.until(lambda: assembly.leader() is not None, limit=0.1)
     assert assembly.clock.seconds() < until
 
@@ -729,6 +728,34 @@ def test_time_goes_on_over_a_stop_of_all_nodes_while_the_machine_is_up(
 # Backup
 
 
+def test_time_that_passes_after_an_entry_is_applied_counts(assemble: Assemble) -> None:
+    """A node that starts, and knows the time from that entry alone, is held up in the same step."""
+    assembly = assemble("a")
+    assembly.start("a")
+    assembly.elect("a")
+    assembly.run(2 * memory.PERIOD)
+    noted = assembly.replica("a")._memory._noted
+    assembly.until(lambda: assembly.replica("a")._memory._noted > noted)
+    assembly.run(0.8 * memory.PERIOD)
+    assembly.register("a", ["sip:alice@example.com"])
+    index, time = assembly.replica("a").machine.index, assembly.replica("a").machine.time / 1000
+    assembly.crash("a", power_lost=True)
+    assembly.start("a", boot_id="the next")
+    replica = assembly.replica("a")
+    assert replica.cluster_time() < time - 0.5
+    clock, tick, late = replica._clock, replica._voter.tick, [0.0]
+    replica._clock = lambda: clock() + late[0]
+
+    def be_late() -> None:
+        tick()
+        if replica.machine.index >= index:
+            late[0] = 3.0
+
+    vars(replica._voter)["tick"] = be_late
+    assembly.until(lambda: late[0])
+    assert replica.cluster_time() > time + 2.9
+
+
 def test_backup_is_of_the_table_at_one_index(assembly: Assembly) -> None:
     assembly.register("a", [f"sip:{number}@example.com" for number in range(50)])
     replica = assembly.replica("a")
@@ -745,7 +772,7 @@ def test_backup_is_of_the_table_at_one_index(assembly: Assembly) -> None:
 def test_progress_is_noted_each_second(assembly: Assembly) -> None:
     assembly.register("a", ["sip:alice@example.com"])
     commit = assembly.replica("a")._raft.commit_index
-    assembly.run(2 * module.PROGRESS)
+    assembly.run(2 * memory.PERIOD)
     for name in "abc":
         assembly.crash(name, power_lost=False)
     for name in Random(1).sample("abc", 3):

@@ -109,7 +109,7 @@ def test_last_word_of_the_guard_is_told(assembly: Assembly, lines: list[str]) ->
     replica = assembly.replica("a")
     word = read_datagram(replica.last_word)
     for name in "bc":
-        assembly.replica(name).last_word_heard(word)
+        assembly.replica(name).inbox.last_word_heard(word)
     assembly.crash("a")
     leader = tell(assembly)
     assert lines[0] == f"{leader}, +0.000 s: a led before, and died, as its guard says"

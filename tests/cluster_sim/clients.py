@@ -11,7 +11,6 @@ from sipha.state.outcomes import Outcome, Registered, Rejected
 from tests.cluster_sim.history import Bindings, Bound, Operation, Request, Result
 
 if TYPE_CHECKING:
-    from tests.cluster_sim.events import Timer
     from tests.cluster_sim.node import Node
     from tests.cluster_sim.world import World
 
@@ -22,17 +21,19 @@ CONTACTS = ("sip:1@192.0.2.1", "sip:2@192.0.2.2", "sip:3@192.0.2.3")
 
 
 class Client:
-    """Asks one thing after the other; several of them share an AOR."""
+    """Asks one thing after the other, most often (`loyalty`) who seems to lead; several of them share an AOR."""
 
-    def __init__(self, world: World, name: str, aors: tuple[str, ...], pause: float) -> None:
+    def __init__(self, world: World, name: str, aors: tuple[str, ...], pause: float, loyalty: float) -> None:
         self.world = world
         self.name = name
         self.aors = aors
         self.pause = pause
+        self.loyalty = loyalty
         self.stopped = False
         self._dice = random.Random(f"{world.seed} {name}")
         self._leader = ""
         self._cseq = 0
+        self._attempts = 0
         self._again: Operation | None = None  # worth asking once more
         self._under_way: Operation | None = None
         self._wait()
@@ -53,7 +54,7 @@ class Client:
     def _ask(self) -> None:
         dice, world = self._dice, self.world
         aor, request = self._choose()
-        name = self._leader if self._leader in world.nodes and dice.random() < 0.95 else ""
+        name = self._leader if self._leader in world.nodes and dice.random() < self.loyalty else ""
         node = world.nodes[name or dice.choice(sorted(world.nodes))]
         operation = world.history.call(self.name, aor, request, world.events.now)
         self._under_way = operation
@@ -100,7 +101,15 @@ class Client:
             return
         expires = 3600 if request.kind == "register" else 0
         contacts = tuple(Contact(contact, expires) for contact in request.contacts)
-        record = Register(operation.aor, request.call_id, request.cseq, contacts, wildcard=request.kind == "clear")
+        self._attempts += 1
+        record = Register(
+            operation.aor,
+            request.call_id,
+            request.cseq,
+            contacts,
+            wildcard=request.kind == "clear",
+            user_agent=f"{self.name}/{self._attempts}",
+        )
         node.propose(record, lambda outcome: self._proposed(operation, node, outcome))
 
     def _proposed(self, operation: Operation, node: Node, outcome: Outcome | Unavailable) -> None:
@@ -155,7 +164,10 @@ def bound(bindings: object) -> Bindings:
 
 
 class Registering:
-    """A phone that registers for some seconds, each time anew, at whoever leads; what time does to it is checked."""
+    """A phone that registers two contacts for some seconds, at whoever leads; what time does to them is checked.
+
+    About when both run out it refreshes one of them, which may cross the leader's word that it has run out.
+    """
 
     def __init__(self, world: World, name: str, pause: float) -> None:
         self.world = world
@@ -164,19 +176,27 @@ class Registering:
         self.stopped = False
         self._dice = random.Random(f"{world.seed} {name}")
         self._cseq = 0
-        self._timer: Timer = world.events.callLater(0.1, self._register)
+        world.events.callLater(0.1, self._register)
 
     def _register(self) -> None:
-        if self.stopped:
-            return
-        world, dice = self.world, self._dice
-        self._timer = world.events.callLater(dice.expovariate(1 / self.pause), self._register)
-        leader = world.leader()
-        if leader is None:
+        dice, events = self._dice, self.world.events
+        contacts, expires = dice.sample(CONTACTS, 2), dice.choice([1, 2, 3])
+        self._ask(contacts, expires)
+        events.callLater(expires - dice.uniform(0.0, 0.3), self._ask, contacts[:1], expires)
+        events.callLater(expires + dice.expovariate(1 / self.pause), self._register)
+
+    def _ask(self, contacts: list[str], expires: int) -> None:
+        world, leader = self.world, self.world.leader()
+        if self.stopped or leader is None:
             return
         self._cseq += 1
-        contact = Contact(dice.choice(CONTACTS), dice.choice([2, 3, 4, 6]))
-        record = Register(f"sip:{self.name}@example.com", self.name, self._cseq, (contact,))
+        record = Register(
+            f"sip:{self.name}@example.com",
+            self.name,
+            self._cseq,
+            tuple(Contact(contact, expires) for contact in contacts),
+            user_agent=f"{self.name}/{self._cseq}",
+        )
         node = world.nodes[leader]
         node.post(node.life, node.propose, record, self._heard)
 

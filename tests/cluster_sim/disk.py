@@ -163,6 +163,11 @@ class VirtualDisk:
         """All files as a process would read them."""
         return {name: bytes(file.content) for name, file in self._files.items()}
 
+    def durable(self, name: str) -> bytes | None:
+        """What a power cut would surely leave of a file."""
+        file = self._durable_files.get(name)
+        return None if file is None else bytes(file.durable)
+
     # Disk
 
     def names(self) -> list[str]:

@@ -22,8 +22,10 @@ from zope.interface import implementer
 from tests.cluster_sim.clients import Client, Registering
 from tests.cluster_sim.events import Flood
 from tests.cluster_sim.faults import Faults
-from tests.cluster_sim.invariants import Violation
+from tests.cluster_sim.network import RETRY
 from tests.cluster_sim.node import Options
+from tests.cluster_sim.violation import Violation
+from tests.cluster_sim.weather import WEATHERS, Weather
 from tests.cluster_sim.world import World, seeded, small
 
 AORS = ("sip:alice@example.com", "sip:bob@example.com")
@@ -71,8 +73,9 @@ def explore(seed: int, nodes: int | None = None) -> Result:
     try:
         with seeded(seed), small():
             try:
-                world = make(seed, nodes)
-                _run(world)
+                weather = random.Random(f"{seed} weather").choice(WEATHERS)
+                world = make(seed, weather, nodes)
+                _run(world, weather)
             except (AssertionError, Violation, Flood) as error:
                 last = traceback.extract_tb(error.__traceback__)[-1]
                 failure = f"{error} ({last.name}, line {last.lineno})"
@@ -89,12 +92,12 @@ def explore(seed: int, nodes: int | None = None) -> Result:
     return Result(seed, world.trace, world.invariants.commits, len(world.history.operations), failure)
 
 
-def make(seed: int, nodes: int | None = None) -> World:
+def make(seed: int, weather: Weather, nodes: int | None = None) -> World:
     """The cluster of a seed."""
     dice = random.Random(f"{seed} world")
-    count = nodes or dice.choice([3, 3, 3, 3, 5])
+    count = nodes or dice.choice(weather.nodes)
     names = "abcde"[:count]
-    minimum = dice.choice([(0.25,), (0.25,), (0.4,), (0.25, 0.5, 0.8)])
+    minimum = dice.choice(weather.elections)
     guarded = dice.random() < 0.7
     options = {
         name: Options(
@@ -104,19 +107,21 @@ def make(seed: int, nodes: int | None = None) -> World:
         )
         for name in names + "x"
     }
-    return World(seed, names, spare="x", options=options)
+    world = World(seed, names, spare="x", options=options)
+    world.net.retry = dice.choice([0.05, RETRY])
+    return world
 
 
-def _run(world: World) -> None:
+def _run(world: World, weather: Weather) -> None:
     """Faults under load, then peace, then all must agree."""
-    faults = Faults(world)
+    faults = Faults(world, weather)
     dice = faults.dice
-    pause = dice.choice([0.03, 0.1, 0.3])
-    clients = [Client(world, f"c{number}", AORS, pause) for number in range(dice.choice([2, 4]))]
-    phones = [Registering(world, f"p{number}", 0.5) for number in range(2)]
+    pause, loyalty = dice.choice(weather.pauses), dice.choice([0.95, 0.95, 0.3])
+    clients = [Client(world, f"c{number}", AORS, pause, loyalty) for number in range(dice.choice([2, 4]))]
+    phones = [Registering(world, f"p{number}", 0.5) for number in range(weather.phones)]
     world.advance(dice.choice([0.0, 0.5, 2.0]))
     for _ in range(dice.choice([10, 20, 30])):
-        world.advance(dice.expovariate(1 / 0.4))
+        world.advance(dice.expovariate(1 / faults.pace))
         faults.strike()
     faults.end()
     world.until(world.leader, world.patience + TO_LEAD, "no node leads")
@@ -160,10 +165,12 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1000, help="how many")
     parser.add_argument("--first", type=int, default=1, help="the first one")
     parser.add_argument("--nodes", type=int, choices=[3, 5], help="as many nodes, instead of what each seed draws")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="how many run side by side")
     parser.add_argument("--keep-on", action="store_true", help="run all, even if one fails")
     arguments = parser.parse_args()
     failed = commits = operations = count = 0
-    for result in run(iter(range(arguments.first, arguments.first + arguments.seeds)), arguments.nodes):
+    seeds = iter(range(arguments.first, arguments.first + arguments.seeds))
+    for result in run(seeds, arguments.nodes, arguments.processes):
         count, commits, operations = count + 1, commits + result.commits, operations + result.operations
         if result.failure:
             failed += 1

@@ -1,7 +1,7 @@
 """What goes wrong: one fault after the other, drawn from a seed.
 
-Each seed draws its own mix of faults, so that some runs are all about one of them. At any time no more than a minority
-has lost what its disk had: more than that no replicated log survives.
+Each seed draws its own mix of faults from those of its weather, so that some runs are all about one of them. At any
+time no more than a minority has lost what its disk had: more than that no replicated log survives.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sipha.cluster.wire import LeaseAck, RequestVote, VoteGranted
 from tests.cluster_sim.network import FAST
 
 if TYPE_CHECKING:
     from tests.cluster_sim.node import Node
+    from tests.cluster_sim.weather import Weather
     from tests.cluster_sim.world import World
 
 DELAYS = (FAST, (0.001, 0.02), (0.0002, 0.15), (0.02, 0.03))
+
+LAGS = ((0.05, 0.1), (0.1, 0.6), (0.3, 2.0))
+"""Seconds that messages take on a way that is slow in one direction."""
 
 STALLS = (0.03, 0.2, 0.5, 1.5)
 """Seconds for which a process is held up in the midst of what it does."""
@@ -25,11 +30,12 @@ STALLS = (0.03, 0.2, 0.5, 1.5)
 class Faults:
     """The faults of one run; each is a method that may do nothing if it isn't possible now."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, weather: Weather) -> None:
         self.world = world
         self.dice = random.Random(f"{world.seed} faults")
         kinds: list[Callable[[], None]] = [
             self.kill,
+            self.kill_majority,
             self.kill_leader,
             self.kill_all,
             self.lose_power,
@@ -39,6 +45,7 @@ class Faults:
             self.stall,
             self.die_in_disk,
             self.die_sending,
+            self.die_saying,
             self.wipe,
             self.flip,
             self.fill_disk,
@@ -48,18 +55,27 @@ class Faults:
             self.cut_leader_one_way,
             self.isolate,
             self.isolate_leader,
+            self.maroon_leader,
             self.split,
+            self.reset,
+            self.reset_leader,
+            self.lag,
+            self.lag_leader,
             self.slow_network,
             self.congest,
             self.transfer,
             self.change_members,
             self.change_rate,
         ]
-        chosen = self.dice.sample(kinds, self.dice.randint(3, 12))
+        kinds = [kind for kind in kinds if not weather.faults or kind.__name__ in weather.faults]
+        chosen = self.dice.sample(kinds, self.dice.randint(3, min(12, len(kinds))))
         self._kinds = {kind: self.dice.choice([1, 1, 2, 5]) for kind in chosen}
         self._mending = self.dice.choice([0.2, 0.4, 0.6])
-        self.world.net.strays = self.dice.choice([0.0, 0.0, 0.02])
-        self.world.net.repeats = self.dice.choice([0.0, 0.0, 0.02])
+        self.world.net.delay = self.dice.choice(weather.delays)
+        self.world.net.strays = self.dice.choice(weather.strays)
+        self.world.net.repeats = self.dice.choice(weather.repeats)
+        self.pace = self.dice.choice(weather.paces)
+        """Seconds between two strikes, on average."""
         self.quick = self.dice.random() < 0.5
         """Whether what is down is started again at once."""
 
@@ -96,7 +112,7 @@ class Faults:
         self.mend_disks()
         for node in world.nodes.values():
             node.reads_left = -1
-            node.die_sending(None)
+            node.live_sending()
             if not node.up and node.wanted:
                 node.boot()
 
@@ -107,6 +123,12 @@ class Faults:
 
     def kill_leader(self) -> None:
         self._down(self._leader(), power=False)
+
+    def kill_majority(self) -> None:
+        running = self._running()
+        self.dice.shuffle(running)
+        for node in running[: len(running) // 2 + 1]:
+            self._down(node, power=False)
 
     def kill_all(self) -> None:
         for node in self._running():
@@ -123,7 +145,9 @@ class Faults:
         self._any().freeze(self.dice.choice([0.05, 0.3, 0.6, 1.2, 3.0]) * self.dice.uniform(0.5, 1.5))
 
     def freeze_leader(self) -> None:
-        self._leader().freeze(self.dice.choice([0.1, 0.3, 0.6, 1.2]) * self.dice.uniform(0.5, 1.5))
+        """Most often about as long as its lease lasts."""
+        node = self._leader()
+        node.freeze(self.dice.choice([node.timing.lease, node.timing.lease, 0.6, 1.2]) * self.dice.uniform(0.5, 1.5))
 
     def stall(self) -> None:
         """Hold a process up after it has read its clock."""
@@ -137,6 +161,11 @@ class Faults:
 
     def die_sending(self) -> None:
         self._any().die_sending(self.dice.randrange(self.dice.choice([3, 10, 100])))
+
+    def die_saying(self) -> None:
+        """Die as soon as something is said that must not be forgotten."""
+        kind = self.dice.choice([VoteGranted, VoteGranted, RequestVote, LeaseAck])
+        self._any().die_sending(self.dice.randrange(2), kind)
 
     # Disks
 
@@ -180,11 +209,44 @@ class Faults:
     def isolate_leader(self) -> None:
         self._isolate(self._leader())
 
+    def maroon_leader(self) -> None:
+        """Cut the leader off, start it anew, and let it come back."""
+        node, events = self._leader(), self.world.events
+        if node.up:
+            self._isolate(node)
+            late = self.dice.uniform(0.02, 0.3)
+            events.callLater(late, node.crash)
+            events.callLater(late + 0.02, node.start)
+            events.callLater(late + self.dice.uniform(0.1, 1.5), self.heal)
+
     def split(self) -> None:
         names = list(self.world.nodes)
         self.dice.shuffle(names)
         place = self.dice.randrange(1, len(names))
         self.world.partition(names[:place], names[place:])
+
+    def reset(self) -> None:
+        """End a connection, as something between the two may do."""
+        self.world.net.reset(*self.dice.sample(list(self.world.nodes), 2))
+
+    def reset_leader(self) -> None:
+        """End all connections of the leader."""
+        leader = self._leader().name
+        for name in self.world.nodes:
+            if name != leader:
+                self.world.net.reset(leader, name)
+
+    def lag(self) -> None:
+        self._lag(*self.dice.sample(list(self.world.nodes), 2))
+
+    def lag_leader(self) -> None:
+        leader = self._leader().name
+        ends = [leader, self.dice.choice([name for name in self.world.nodes if name != leader])]
+        self.dice.shuffle(ends)
+        self._lag(*ends)
+
+    def _lag(self, sender: str, receiver: str) -> None:
+        self.world.net.lags[sender, receiver] = self.dice.choice(LAGS)
 
     def slow_network(self) -> None:
         self.world.net.delay = self.dice.choice(DELAYS)
@@ -200,9 +262,11 @@ class Faults:
             leader.transfer(self.dice.choice([*(name for name in self.world.nodes if name != leader.name), None]))
 
     def change_members(self) -> None:
+        """One thing after the other, and sometimes before the other is done."""
         leader = self._leader()
-        if leader.leads():
-            leader.change_members(self.dice)
+        for _ in range(self.dice.choice([1, 2])):
+            if leader.leads():
+                leader.change_members(self.dice)
 
     def change_rate(self) -> None:
         self._any().run_at(self.dice.uniform(0.995, 1.005))

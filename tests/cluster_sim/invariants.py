@@ -1,34 +1,34 @@
-"""What must hold at every moment, whatever fails: checked after each step of each node, and at each message sent."""
+"""What must hold at every moment, whatever fails: checked after each step of each node, and at each message."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from sipha.cluster.wire import AppendReply, RaftMessage, RequestVote, TimeoutNow, VoteGranted
+from sipha.cluster.guards import MEMBERSHIP, members_of
+from sipha.cluster.journal import Journal
+from sipha.cluster.wire import (
+    AppendEntries,
+    AppendReply,
+    LastWord,
+    LeaseAck,
+    PreVote,
+    PreVoteGranted,
+    RaftMessage,
+    RequestVote,
+    TimeoutNow,
+    VoteGranted,
+)
 from sipha.state.entries import Expire, Register, decode
 from sipha.state.outcomes import Invalid, Outcome
+from tests.cluster_sim.elections import Elections
+from tests.cluster_sim.expiry import Expiry
+from tests.cluster_sim.leases import Leases
+from tests.cluster_sim.times import Times
+from tests.cluster_sim.violation import Violation
 
 if TYPE_CHECKING:
     from tests.cluster_sim.node import Node
     from tests.cluster_sim.world import World
-
-LATE = 2.0
-"""Seconds by which a binding may expire early or late (design §1.5)."""
-
-DRIFT = 0.01
-"""By how much clocks may differ in rate."""
-
-
-class Violation(BaseException):
-    """Something that must never be is so; no `except Exception` on the way hides it."""
-
-
-class Grant(NamedTuple):
-    """A binding's version: since when, by true time, and for how many seconds."""
-
-    since: float
-    seconds: float
 
 
 class Invariants:
@@ -39,34 +39,47 @@ class Invariants:
         self.acknowledged = 0
         """The highest log index that anybody was told to be applied."""
         self.commits = 0
-        self._leaders: dict[int, str] = {}  # by term
-        self._votes: dict[tuple[str, int], str] = {}  # by voter and term
+        self._elections = Elections()
+        self._leases = Leases(world)
+        self._times = Times(world, self._elections)
+        self._expiry = Expiry()
         self._committed: dict[int, int] = {}  # index: term
         self._last_of: dict[int, int] = {}  # term in which it was committed: the last index committed
         self._entries: dict[int, bytes] = {}  # as first applied
         self._hashes: dict[int, int] = {}  # of the table, by index
-        self._ended: set[bytes] = set()  # secrets of claims
         self._stamped: dict[tuple[int, int], float] = {}  # index, term: when the entry was made
-        self._grants: dict[str, dict[tuple[int, int], Grant]] = defaultdict(dict)  # by AOR: contact id, version
-        self._time = 0  # the latest cluster time applied
-        self._offsets = (0.0, 0.0)  # cluster time less true time at lease holders: least, greatest
-        self._leaderless = 0.0  # seconds so far
-        self._led = 0.0  # when somebody was last seen to lead
-        self._led_ever = False
+        self._applied: set[str] = set()  # the tags of the records that were
+        self._refused: set[str] = set()  # the tags of those whose proposers have heard that they never will be
 
     # After a step
+
+    def started(self, node: Node, before: Journal | None, after: Journal) -> None:
+        """A node has read its disk, which has all that was durable; or it knows that something is missing."""
+        self._times.distracted(node)
+        if before is None:
+            return
+        if node.forgetful():
+            if node.whole and not node.harmed:
+                raise Violation(f"{node.name} takes itself for an amnesiac, and its disk has lost nothing")
+        elif before.durable > after.first_index and (
+            after.term_at(before.durable) != before.term_at(before.durable) or after.durable < before.durable
+        ):
+            raise Violation(f"{node.name} had entries up to {before.durable} on disk, and has lost some")
 
     def stepped(self, node: Node) -> None:
         """A node has done something."""
         raft = node.raft
         if node.failed:
             return
-        if node.harmed:
-            node.harmed = node.forgetful()
+        node.whole = not node.forgetful()
+        node.harmed = node.harmed and not node.whole
         if raft.commit_index != node.seen_commit:
             self._commit(node)
-        if raft.leads and raft.term != node.seen_term:
-            self._lead(node)
+        if raft.leads:
+            if raft.term != node.seen_term:
+                self._lead(node)
+            self._count(node)
+            self._leases.stepped(node)
         machine = node.replica.machine
         if machine.index != node.seen_index:
             self._index(node)
@@ -90,9 +103,11 @@ class Invariants:
         node.seen_commit = commit
 
     def _first_commit(self, node: Node, index: int, term: int) -> None:
+        """Entries count as committed once a majority has them on disk: of those that have forgotten nothing."""
         self.commits += 1
         self._last_of[node.raft.term] = index
-        holders = [other.name for other in self.world.nodes.values() if other.keeps(index, term)]
+        leader = self.world.nodes[self._elections.leader(node.raft.term) or node.name]
+        holders = [other.name for other in self.world.nodes.values() if other.keeps(index, term, leader)]
         if not node.is_majority(holders):
             raise Violation(f"{node.name} commits {index} of term {term}, which only {holders} have on disk")
 
@@ -100,12 +115,25 @@ class Invariants:
         """One leader in a term, and it has all that was committed before."""
         raft = node.raft
         term = node.seen_term = raft.term
-        other = self._leaders.setdefault(term, node.name)
-        if other != node.name:
-            raise Violation(f"{node.name} and {other} both lead term {term}")
+        self._elections.led(node, term)
+        self._times.led(node, term)
         for earlier, index in self._last_of.items():
             if earlier < term and index >= raft.first_index and raft.term_at(index) != self._committed[index]:
                 raise Violation(f"{node.name} leads term {term} without entry {index}, committed in term {earlier}")
+
+    def _count(self, node: Node) -> None:
+        """What a leader counts as held by another, that has on disk."""
+        raft = node.raft
+        for name in node.other_voters():
+            match, other = raft.match(name), self.world.nodes[name]
+            if not match or node.seen_match.get(name) == match:
+                continue
+            if match > node.noted_match(name):
+                raise Violation(f"{node.name} counts entry {match} as held by {name}, which has not said so")
+            if other.term() == raft.term:
+                node.seen_match[name] = match
+                if not other.keeps(match, raft.term_at(match), node):
+                    raise Violation(f"{node.name} counts entry {match} as held by {name}, which has it not on disk")
 
     def _index(self, node: Node) -> None:
         """Tables are equal at equal index, and time only goes on."""
@@ -121,9 +149,8 @@ class Invariants:
         node.seen_index, node.seen_time = index, machine.time
 
     def _hold(self, node: Node) -> None:
-        """Only one holds a usable lease, with all that was acknowledged, under a claim that lasts, and in time."""
-        world, now = self.world, self.world.events.now
-        for other in world.nodes.values():
+        """Only one holds a usable lease, with all that was acknowledged."""
+        for other in self.world.nodes.values():
             if other is not node and other.leads():
                 raise Violation(f"{node.name} and {other.name} both hold a usable lease")
             if other is not node and other.guard.passes() and node.guard.passes():
@@ -132,62 +159,91 @@ class Invariants:
             raise Violation(
                 f"{node.name} leads at {node.replica.machine.index}, and {self.acknowledged} is acknowledged"
             )
-        if node.claim_secret() in self._ended:
-            raise Violation(f"{node.name} leads under a claim that has ended")
-        self._leaderless += max(now - self._led - 0.1, 0.0) if self._led_ever else 0.0
-        self._led = now
-        if not node.frozen:  # else it knows the time at which it will go on
-            self._check_time(node, now)
+        self._leases.held(node)
+        self._times.held(node)
 
-    def _check_time(self, node: Node, now: float) -> None:
-        offset = node.cluster_time() - now
-        least, greatest = self._offsets
-        if not self._led_ever:
-            least = greatest = offset
-            self._led_ever = True
-        self._offsets = min(least, offset), max(greatest, offset)
-        if offset - least > LATE + DRIFT * now:
-            raise Violation(f"the time at {node.name} is {offset - least:.3f} s ahead of what it was")
-        if greatest - offset > LATE + DRIFT * now + self._leaderless:
-            raise Violation(f"the time at {node.name} is {greatest - offset:.3f} s behind what it was")
-
-    # What is sent
+    # What is said
 
     def sent(self, node: Node, peer: str, message: RaftMessage) -> None:
         """A node says something to a peer."""
-        if isinstance(message, AppendReply):
-            durable = node.durable()
-            if message.success and message.next_index - 1 > durable:
-                raise Violation(f"{node.name} acknowledges {message.next_index - 1}, and has {durable} on disk")
-        elif isinstance(message, VoteGranted):
-            self._vote(node, message.term, peer)
-        elif isinstance(message, RequestVote):
-            self._vote(node, message.term, node.name)
-        elif isinstance(message, TimeoutNow):
-            self.ended(message.secret)
+        match message:
+            case AppendEntries():
+                self._leases.claimed(node, message)
+                self._times.told(node, message)
+            case AppendReply():
+                durable = node.durable()
+                if message.success and message.next_index - 1 > durable:
+                    raise Violation(f"{node.name} acknowledges {message.next_index - 1}, and has {durable} on disk")
+            case LeaseAck():
+                self._leases.acknowledged(node, peer, message)
+            case VoteGranted():
+                self._voted(node, message.term, peer)
+            case RequestVote():
+                self._voted(node, message.term, node.name)
+            case PreVote():
+                self._times.asked(node)
+            case TimeoutNow():
+                self._leases.ended(message.secret)
+
+    def hears(self, node: Node, peer: str, message: RaftMessage) -> None:
+        """A node is about to take a message."""
+        match message:
+            case PreVote() | RequestVote() if node.is_kin(peer):
+                self._leases.shown(node, message.secret)
+            case PreVoteGranted():
+                self._times.granted(node, message)
+            case VoteGranted():
+                self._elections.received(node, message.term, peer)
+                self._times.elected(node, message)
+            case AppendReply() if message.success:
+                node.note_match(peer, message.term, message.next_index - 1)
+
+    def hears_last_word(self, node: Node, word: LastWord) -> None:
+        """A node is about to take a guard's last word."""
+        if node.follows(word.leader, word.term):
+            self._leases.shown(node, word.secret)
+
+    def heard(self, node: Node, peer: str, message: RaftMessage) -> None:
+        """A node has taken a message."""
+        if isinstance(message, AppendEntries) and node.follows(peer, message.term):
+            self._times.distracted(node)
+            self._times.heard(node, message)
+        elif isinstance(message, PreVoteGranted) and node.ahead:
+            self._times.distracted(node)
 
     def ended(self, secret: bytes) -> None:
-        """A claim's secret is told."""
-        self._ended.add(secret)
+        """A guard has ended the claim with this secret."""
+        self._leases.ended(secret)
 
     def wiped(self, node: Node) -> None:
-        """A node knows no more whom it voted for."""
-        for voter, term in list(self._votes):
-            if voter == node.name:
-                del self._votes[voter, term]
+        """A node knows no more what it said."""
+        self._elections.wiped(node)
+        self._leases.wiped(node)
 
-    def _vote(self, node: Node, term: int, candidate: str) -> None:
-        if node.forgetful():
-            raise Violation(f"{node.name} votes, and has forgotten what it promised before")
-        known = self._votes.setdefault((node.name, term), candidate)
-        if known != candidate:
-            raise Violation(f"{node.name} votes for {candidate} in term {term}, and has voted for {known}")
+    def powerless(self, node: Node) -> None:
+        """A node has lost power."""
+        self._times.powerless(node)
 
-    # What is added and applied
+    def _voted(self, node: Node, term: int, candidate: str) -> None:
+        self._elections.voted(node, term, candidate)
+        self._leases.voted(node)
 
-    def added(self, index: int, term: int) -> None:
+    # What is proposed, added and applied
+
+    def refused(self, tag: str) -> None:
+        """A proposer hears that its record will never be applied."""
+        self._refused.add(tag)
+        if tag in self._applied:
+            raise Violation(f"the record {tag} is applied, and its proposer hears that it won't be")
+
+    def added(self, node: Node, command: bytes, index: int, term: int) -> None:
         """A node has added an entry to its log: first of all its leader."""
         self._stamped.setdefault((index, term), self.world.events.now)
+        if command[0] == MEMBERSHIP:
+            voters = {member.name for member in members_of(command) if member.role != "learner"}
+            settled = node.settled_voters() if node.raft.leads else None
+            if settled and len(voters ^ settled) > 1:
+                raise Violation(f"{node.name} goes from the voters {sorted(settled)} to {sorted(voters)} at once")
 
     def cut(self, node: Node, first: int) -> None:
         """A node cuts its log off from an entry on: none of the committed ones, not even to add them again."""
@@ -211,28 +267,15 @@ class Invariants:
         term = node.raft.term_at(index)
         since = now if term is None else self._stamped.get((index, term), now)
         location = node.replica.machine.location
+        registered = {record.aor for record in batch.records if isinstance(record, Register)}
         for record in batch.records:
             if isinstance(record, Register):
-                grants = self._grants[record.aor]
-                present = {(each.contact_id, each.version): each for each in location.bindings(record.aor, 0)}
-                for key in grants.keys() - present.keys():
-                    del grants[key]  # replaced or removed by the phone
-                for key, binding in present.items():
-                    if key not in grants:
-                        seconds = (binding.expires_at - binding.last_modified) / 1000
-                        grants[key] = Grant(since, seconds)
+                self._expiry.registered(location, record.aor, since)
+                self._applied.add(record.user_agent)
+                if record.user_agent in self._refused:
+                    raise Violation(f"the record {record.user_agent} is applied, and its proposer heard that it won't")
             elif isinstance(record, Expire):
-                for aor, contact_id, version in record.bindings:
-                    grant = self._grants[aor].get((contact_id, version))
-                    left = {(each.contact_id, each.version) for each in location.bindings(aor, 0)}
-                    if grant is not None and (contact_id, version) not in left:
-                        del self._grants[aor][contact_id, version]
-                        self._gone(aor, grant, now)
-
-    def _gone(self, aor: str, grant: Grant, now: float) -> None:
-        early = grant.since + grant.seconds - now
-        if early > LATE + DRIFT * grant.seconds:
-            raise Violation(f"a binding of {aor} is removed {early:.3f} s early")
+                self._expiry.expired(location, record, registered, now)
 
     # In the end
 

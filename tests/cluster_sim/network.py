@@ -20,12 +20,17 @@ from sipha.cluster.peers import APART, INetwork, INetworkUser
 from sipha.cluster.wire import (
     MAX_FRAME,
     AppendEntries,
+    AppendReply,
+    Checkpoint,
     Hello,
+    LeaseAck,
     Message,
     Ping,
+    Propose,
     ProtocolError,
     RaftMessage,
     SnapshotChunk,
+    SnapshotReply,
     frame,
     read_datagram,
 )
@@ -41,13 +46,18 @@ RETRY = 0.3
 SILENCE = 2.0
 """Seconds after which an end notices that nothing comes any more."""
 
+TRAFFIC = (AppendEntries, AppendReply, LeaseAck, Checkpoint, SnapshotChunk, SnapshotReply)
+"""What is said all the time; what isn't goes astray and is repeated `RARE` times as often."""
+
+RARE = 4
+
 FAST = (0.0002, 0.002)
 """Seconds that a message takes, at least and at most."""
 
 STRAY = 3.0
 """Seconds, at most, by which a message comes late that an earlier connection has left behind."""
 
-REPEAT = 1.0
+REPEATS = (0.003, 0.1, 2.0)
 """Seconds, at most, between a message and its repetition."""
 
 
@@ -83,8 +93,9 @@ class Link:
         self.counters: Counter[str] = Counter()
         self.connections: dict[str, Connection] = {}
         self.user: INetworkUser | None = None
-        self.sends_left: int | None = None
-        """After how many more messages the node dies; None if it doesn't."""
+        self._strangers: dict[Connection, None] = {}  # that were made, and have yet to say hello
+        self.sends_left: tuple[int, type] | None = None
+        """After how many more messages of a kind the node dies; None if it doesn't."""
         self._full: set[str] = set()
         self._heard: dict[str, float] = {}
 
@@ -108,6 +119,9 @@ class Link:
         self.peers = set(peers)
         for peer in [peer for peer in self.connections if peer not in self.peers]:
             self._end(peer)
+        for connection in list(self._strangers):
+            if connection.peer(self.node.name) not in self.peers:
+                self.net.close(connection, self.node.name)
 
     def heard(self, peer: str) -> float | None:
         return self.net.events.now - self._heard[peer] if peer in self.connections else None
@@ -130,12 +144,15 @@ class Link:
                 self._full.add(peer)
                 node.reactor().callLater(net.dice.uniform(0.001, 0.03), self._has_room, peer)
                 return False
-        if self.sends_left is not None:
-            self.sends_left -= 1
-            if self.sends_left < 0:
-                raise node.death("while it sends")
         node.world.invariants.sent(node, peer, message)
-        net.transmit(connection, peer, self._frame(message), regular=True)
+        # Who hands a record to the leader relies on its connection, which brings it once or never.
+        chance = 0 if isinstance(message, Propose) else 1 if isinstance(message, TRAFFIC) else RARE
+        net.transmit(connection, peer, self._frame(message), chance)
+        if self.sends_left is not None and isinstance(message, self.sends_left[1]):
+            left, kind = self.sends_left
+            if not left:
+                raise node.death("while it sends")
+            self.sends_left = left - 1, kind
         return True
 
     def _frame(self, message: Message) -> bytes:
@@ -153,6 +170,7 @@ class Link:
         if self.user is None:
             self.net.close(connection, self.node.name)
         else:
+            self._strangers[connection] = None
             self.net.transmit(connection, connection.peer(self.node.name), self._frame(self.user.introduce()))
 
     def received(self, connection: Connection, data: bytes) -> None:
@@ -175,16 +193,25 @@ class Link:
             return
         message = wire._decoder.decode(data[4:])
         assert not isinstance(message, Hello | Ping)
+        self._hand(peer, message)
+
+    def _hand(self, peer: str, message: RaftMessage) -> None:
+        assert self.user is not None
+        node = self.node
+        node.world.invariants.hears(node, peer, message)
         try:
             self.user.received(peer, message)
         except ProtocolError as error:
             self.counters[str(error)] += 1
             self._end(peer)
+        node.world.invariants.heard(node, peer, message)
 
     def hear(self, word: bytes) -> None:
         """A peer's guard has the last word; it has a way of its own."""
         if self.user is not None:
-            self.user.last_word_heard(read_datagram(word))
+            last_word = read_datagram(word)
+            self.node.world.invariants.hears_last_word(self.node, last_word)
+            self.user.last_word_heard(last_word)
 
     def ended(self, connection: Connection) -> None:
         """This end notices that the connection is gone."""
@@ -196,6 +223,7 @@ class Link:
         """Take a new connection in the old one's place, if we go on with whoever says this."""
         hello = wire._decoder.decode(data[4:])
         assert isinstance(hello, Hello)
+        self._strangers.pop(connection, None)
         user = self.user
         unknown = user is None or (peer not in self.peers and not hello.cluster_id)
         refused = "unknown node" if user is None or unknown else user.greeted(peer, hello)
@@ -208,6 +236,7 @@ class Link:
         connection.hello[self.node.name] = hello
         self.connections[peer] = connection
         self._heard[peer] = self.net.events.now
+        self.node.greets(peer)
         self._full.discard(peer)
         self.net.bring_strays(peer, self.node)
         user.connected(peer)
@@ -227,6 +256,9 @@ class Net:
         self.dice = world.dice
         self.cuts: set[tuple[str, str]] = set()  # from, to
         self.delay = FAST
+        self.lags: dict[tuple[str, str], tuple[float, float]] = {}
+        """How long a message takes on the ways that are slow: from, to."""
+        self.retry = RETRY
         self.congestion = 0.0
         self.strays = 0.0
         """How likely a message that a connection leaves behind still comes."""
@@ -251,7 +283,7 @@ class Net:
                 connection.arrival[end] = self.events.now + delay
                 self.events.callLater(delay, nodes[end].receive, connection.lives[end], Link.made, connection)
         else:
-            self.events.callLater(RETRY * self.dice.uniform(0.5, 1.0), self._connect, one, other)
+            self.events.callLater(self.retry * self.dice.uniform(0.5, 1.0), self._connect, one, other)
 
     def _may_connect(self, one: str, other: str) -> bool:
         """Return True if both are up and one calls: the later-named does at once, the other after some time apart."""
@@ -270,19 +302,23 @@ class Net:
                 late = self.dice.uniform(0, STRAY) * self.dice.random()
                 self.events.callLater(late, node.receive, node.life, Link.take, sender, data)
 
-    def transmit(self, connection: Connection, to: str, data: bytes | None, *, regular: bool = False) -> None:
-        """Bring a message, or the connection's end, to the other end in order; it waits while the way is cut."""
+    def transmit(self, connection: Connection, to: str, data: bytes | None, chance: int = 0) -> None:
+        """Bring a message, or the connection's end, to the other end in order; it waits while the way is cut.
+
+        `chance` is how many times as likely as others it goes astray, and comes twice.
+        """
         sender = connection.peer(to)
         if (sender, to) in self.cuts:
             connection.held[to].append(data)
             return
         left = self.events.now + self.world.nodes[sender].ahead
-        arrival = max(left + self.dice.uniform(*self.delay), connection.arrival[to])
+        delay = self.lags.get((sender, to), self.delay)
+        arrival = max(left + self.dice.uniform(*delay), connection.arrival[to])
         connection.arrival[to] = arrival
-        if data is not None and regular and self.repeats and self.dice.random() < self.repeats:
-            late = arrival - self.events.now + self.dice.uniform(0, REPEAT) * self.dice.random()
+        if data is not None and chance and self.repeats and self.dice.random() < chance * self.repeats:
+            late = arrival - self.events.now + self.dice.choice(REPEATS) * self.dice.random()
             self.events.callLater(late, self.world.nodes[to].receive, connection.lives[to], Link.take, sender, data)
-        if data is not None and regular and self.strays and self.dice.random() < self.strays:
+        if data is not None and chance and self.strays and self.dice.random() < chance * self.strays:
             self._stray[sender, to].append((connection.lives, data))
         self.events.callAt(arrival, self._arrive, connection, to, data)  # exactly then: the order hangs on it
 
@@ -306,7 +342,7 @@ class Net:
             self.transmit(connection, other, None)
             self.events.callLater(SILENCE, self._silence, connection, other)
         if self._connections.get(frozenset(connection.ends)) is connection:
-            self.events.callLater(RETRY * self.dice.uniform(0.5, 1.0), self._connect, *connection.ends)
+            self.events.callLater(self.retry * self.dice.uniform(0.5, 1.0), self._connect, *connection.ends)
 
     def abandon(self, name: str) -> None:
         """A node has died: end what it was connected by, or was about to be."""
@@ -325,11 +361,18 @@ class Net:
     def heal(self) -> None:
         """Let everything pass; what was held arrives, late, as TCP would repeat it."""
         self.cuts.clear()
+        self.lags.clear()
         for connection in self._connections.values():
             for to, held in connection.held.items():
                 connection.held[to] = []
                 for data in held:
                     self.transmit(connection, to, data)
+
+    def reset(self, one: str, other: str) -> None:
+        """End the connection between two."""
+        connection = self._connections.get(frozenset((one, other)))
+        if connection is not None and connection.open:
+            self._break(connection, one)
 
     def falls_silent(self, name: str) -> None:
         """A node does nothing for long: its peers give up."""
@@ -341,5 +384,9 @@ class Net:
         one, other = connection.ends
         peer = self.world.nodes[connection.peer(end)]
         if {(one, other), (other, one)} & self.cuts or not connection.open or peer.frozen:
-            self.close(connection, end)
-            self.world.nodes[end].receive(connection.lives[end], Link.ended, connection)
+            self._break(connection, end)
+
+    def _break(self, connection: Connection, end: str) -> None:
+        """End a connection from one of its ends."""
+        self.close(connection, end)
+        self.world.nodes[end].receive(connection.lives[end], Link.ended, connection)

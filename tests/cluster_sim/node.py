@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
 
-from sipha.cluster import founding, raft, segment
+from sipha.cluster import founding, journal, lease, raft, segment
 from sipha.cluster.expirer import Expirer
+from sipha.cluster.guards import members_of
 from sipha.cluster.handover import HandoverFailed
 from sipha.cluster.journal import Journal
 from sipha.cluster.leadership import ILeader, LeaderServices
@@ -19,15 +20,16 @@ from sipha.cluster.lease import MARGIN
 from sipha.cluster.membership import MembershipRefused
 from sipha.cluster.raft import Raft, Timing
 from sipha.cluster.replica import Replica
+from sipha.cluster.seal import unseal
 from sipha.cluster.wire import MAX_LEASE
-from sipha.errors import ConfigError, Unavailable
-from sipha.state.entries import Policy, Record
+from sipha.errors import ConfigError, Unavailable, UnknownOutcome
+from sipha.state.entries import Policy, Record, Register
 from sipha.state.outcomes import Done, Outcome
 from tests.cluster_sim.disk import Crashed, VirtualDisk
 from tests.cluster_sim.events import Timer
 from tests.cluster_sim.guard import Claim, Guard
-from tests.cluster_sim.invariants import Violation
 from tests.cluster_sim.network import SILENCE, Link
+from tests.cluster_sim.violation import Violation
 
 if TYPE_CHECKING:
     from tests.cluster_sim.world import World
@@ -134,12 +136,18 @@ class Node:
         """True from when its disk lost something until it has it all again."""
         self.wanted = False
         """Whether the daemon should run."""
+        self.whole = False
+        """False while its disk may lack a vote or an entry that it had, as far as it has looked."""
+        self.greeted: dict[str, float] = {}
+        """When a connection with each peer began last."""
         self.seen_commit = self.seen_index = self.seen_time = self.seen_term = 0
+        self.seen_match: dict[str, int] = {}
+        self._noted_match: dict[str, tuple[int, int]] = {}  # what its peers have said that they hold, in which term
         self._mended = -math.inf
         self._dying = False
         self._replica: Replica | None = None
         self._journal: Journal | None = None  # of the latest life
-        self._lost: tuple[float, Journal | None] = (0.0, None)  # when its disk was lost, and what was on it
+        self._lost: tuple[float, Journal | None] = (-math.inf, None)  # when its disk was lost, and what was on it
         self._link: Link | None = None
         self._postponed: list[tuple[bool, int, Callable[..., Any], tuple[Any, ...]]] = []
 
@@ -149,9 +157,13 @@ class Node:
         """Its CLOCK_BOOTTIME at this moment, whatever its step believes."""
         return self.offset + self.world.events.now * self.rate
 
+    def now(self) -> float:
+        """Its CLOCK_BOOTTIME as its step knows it, which may have been held up."""
+        return self.offset + (self.world.events.now + self.ahead) * self.rate
+
     def clock(self) -> float:
         """What its processes read; between two readings the node may be held up."""
-        value = self.offset + (self.world.events.now + self.ahead) * self.rate
+        value = self.now()
         if self.reads_left >= 0:
             self.reads_left -= 1
             if self.reads_left < 0:
@@ -230,7 +242,7 @@ class Node:
         """Tell the guard how long we may lead; told that it has spoken, give up the claim."""
         replica = self._replica
         assert replica is not None
-        if not self.options.guarded or not self.leads(guarded=False):
+        if not self.options.guarded or not replica.leadership.held or not self.leads(guarded=False):
             return
         lease = replica._lease
         if not self.guard.renew(Claim(replica.term, lease.secret), lease.until):
@@ -291,6 +303,7 @@ class Node:
             self.disk.lose_power()
             self.offset = self.world.dice.uniform(2, 20) - self.world.events.now * self.rate
             self.boots += 1
+            self.world.invariants.powerless(self)
         else:
             self.guard.daemon_died()
             self.disk.kill()
@@ -300,10 +313,15 @@ class Node:
         if not self.up and self.wanted:
             self.boot()
 
-    def die_sending(self, messages: int | None) -> None:
-        """Die when so many more messages have been sent."""
+    def die_sending(self, messages: int, kind: type = object) -> None:
+        """Die as soon as so many more messages of a kind have been sent."""
         if self._link is not None:
-            self._link.sends_left = messages
+            self._link.sends_left = (messages, kind)
+
+    def live_sending(self) -> None:
+        """Die of no message."""
+        if self._link is not None:
+            self._link.sends_left = None
 
     def death(self, when: str) -> BaseException:
         """What ends a step, and the daemon."""
@@ -318,7 +336,7 @@ class Node:
     def wipe(self) -> None:
         """Put a blank disk in."""
         self.world.note(self.name, "is wiped")
-        self.harmed = True
+        self.harmed, self.whole = True, False
         self.disk.wipe()
         self._lost = (self.world.events.now, self._journal)
         self.world.invariants.wiped(self)
@@ -455,7 +473,7 @@ class Node:
 
         def added(command: bytes, index: int, term: int) -> None:
             add(command, index, term)
-            self.world.invariants.added(index, term)
+            self.world.invariants.added(self, command, index, term)
 
         def cut_off(position: int) -> None:
             self.world.invariants.cut(self, replica._journal.first_index + position)
@@ -465,9 +483,11 @@ class Node:
         vars(replica.machine)["apply"] = applied
         vars(replica._journal)["add"] = added
         replica.leadership.observe(Observer(self))
+        self.world.invariants.started(self, self._journal, replica._journal)
         self._journal = replica._journal
         self.seen_commit = replica._raft.commit_index
         self.seen_index, self.seen_time, self.seen_term = replica.machine.index, replica.machine.time, 0
+        self.seen_match, self._noted_match = {}, {}
 
     @property
     def replica(self) -> Replica:
@@ -478,7 +498,7 @@ class Node:
     @property
     def failed(self) -> bool:
         """True if it has left the cluster."""
-        return self.replica._state == "failed"
+        return self.replica._driver.state == "failed"
 
     @property
     def raft(self) -> Raft:
@@ -512,9 +532,34 @@ class Node:
         """The guard has ended the claim: only another one may go on."""
         self.replica.claim_ended()
 
+    def claim(self) -> tuple[int, int]:
+        """The term that it leads, and the number of its present claim."""
+        return self.replica.term, self.replica._lease.claim
+
+    def lease_until(self) -> float:
+        """When its lease ends, by its clock."""
+        return self.replica._lease.until
+
+    def time_at(self, clock: float) -> int:
+        """The cluster time in ms, as it knows it when its clock shows this."""
+        time = self.replica._time
+        return max(time._given, int(time._elapsed(clock, 1.0)))
+
+    def time_term(self) -> int:
+        """The term of the leader whose cluster time it knows."""
+        return self.replica._voter.time_term
+
     def cluster_time(self) -> float:
         """The cluster time in seconds, as it knows it now."""
-        return self.replica._time.now(self.time()) / 1000
+        return self.time_at(self.time()) / 1000
+
+    def is_kin(self, peer: str) -> bool:
+        """True if it talks to this peer as to a member of its cluster."""
+        return peer in self.replica._kinship.kin
+
+    def follows(self, leader: str, term: int) -> bool:
+        """True if it follows this leader of this term."""
+        return not self.failed and not self.raft.leads and self.raft.leader == leader and self.raft.term == term
 
     def leader_hint(self) -> str | None:
         """Who leads as far as it knows."""
@@ -575,7 +620,10 @@ class Node:
             assert not heard, f"{self.name} answers {record} twice"
             heard.append(outcome)
             invariants = self.world.invariants
-            if not isinstance(outcome, Unavailable) and self.raft.leads:
+            if isinstance(outcome, Unavailable) and not isinstance(outcome, UnknownOutcome):
+                if isinstance(record, Register) and record.user_agent:
+                    invariants.refused(record.user_agent)
+            elif not isinstance(outcome, Unavailable) and self.raft.leads:
                 invariants.acknowledged = max(invariants.acknowledged, self.replica.machine.index)
             done(outcome)
 
@@ -589,18 +637,70 @@ class Node:
         """Up to which index its log is on disk."""
         return self.replica._journal.durable
 
-    def keeps(self, index: int, term: int) -> bool:
-        """True if its disk has this entry, or had it so lately that what it said of that may be on its way."""
+    def keeps(self, index: int, term: int | None, leader: Node) -> bool:
+        """True if its disk has this entry and lacks no other, or had it and the leader can't know of the loss yet."""
+        journals = [self._journal] if self.whole else []
         when, lost = self._lost
-        journals = (self._journal, lost) if self.world.events.now < when + 1.0 else (self._journal,)
+        if leader.greeted.get(self.name, -math.inf) < when:
+            journals.append(lost)
         return any(
-            journal is not None and index <= journal.durable and journal.term_at(index) in {term, None}
+            journal is not None
+            and index <= max(journal.durable, journal.first_index)
+            and (term is None or journal.term_at(index) in {term, None})
             for journal in journals
         )
+
+    def term(self) -> int:
+        """Its term, now or when it was last up."""
+        return 0 if self._journal is None else self._journal.getCurrentTerm()
+
+    def ballot(self) -> tuple[int, str | None] | None:
+        """The term and the vote in it that no power cut takes away; None if there are none."""
+        data = self.disk.durable("term")
+        if data is None:
+            return None
+        ballot = unseal(data, journal._Ballot)
+        return ballot.term, ballot.vote
+
+    def promised(self) -> float:
+        """For how many seconds it will keep still after a start, whatever happens before."""
+        data = self.disk.durable("promise")
+        try:
+            return 0.0 if data is None else unseal(data, lease._Longest).duration
+        except ValueError:
+            return MAX_LEASE / 1000
 
     def voters(self) -> frozenset[str]:
         """Those that vote, as it sees them."""
         return frozenset(self.replica.membership.voters)
+
+    def other_voters(self) -> frozenset[str]:
+        """Those that vote, as it sees them, without itself."""
+        return self.replica._voter.others
+
+    def greets(self, peer: str) -> None:
+        """It has a new connection with a peer, whose disk may be another than it was."""
+        self.greeted[peer] = self.world.events.now
+        self.seen_match.pop(peer, None)
+        self._noted_match.pop(peer, None)
+
+    def note_match(self, peer: str, term: int, index: int) -> None:
+        """It hears that a peer holds the entries up to an index that the leader of `term` has."""
+        noted, most = self._noted_match.get(peer, (0, 0))
+        if term >= noted:
+            self._noted_match[peer] = (term, index if term > noted else max(index, most))
+
+    def noted_match(self, peer: str) -> int:
+        """What it has heard that a peer holds, in its present term."""
+        term, index = self._noted_match.get(peer, (0, 0))
+        return index if term == self.raft.term else 0
+
+    def settled_voters(self) -> frozenset[str]:
+        """Those that vote by the latest entry that it knows to be committed; none if it has that no more."""
+        commit = self.raft.commit_index
+        commands = [command for index, command in self.replica._journal._members if index <= commit]
+        members = members_of(commands[-1]) if commands else self.replica.membership._base[1]
+        return frozenset(member.name for member in members if member.role != "learner")
 
     def is_majority(self, holders: Collection[str]) -> bool:
         """True if these are more than half of the voters, as it sees them."""

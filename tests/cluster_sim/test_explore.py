@@ -7,8 +7,8 @@ from weakref import ref
 
 import pytest
 
-from tests.cluster_sim.explore import explore, make, run
-from tests.cluster_sim.world import seeded, small
+from tests.cluster_sim.explore import explore, run
+from tests.cluster_sim.world import World, seeded, small
 
 SEEDS = 400
 MANY = 3000
@@ -40,7 +40,7 @@ def test_seed_is_repeated_exactly() -> None:
 def test_what_a_dead_daemon_had_in_memory_is_not_freed_while_the_world_lasts() -> None:
     """It would tidy up behind itself, whenever the collector comes by, on the disk that its next life uses."""
     with seeded(1), small():
-        world = make(1)
+        world = World(1)
         node = world.nodes["a"]
         memory = ref(node.replica)
         node.crash()

@@ -18,9 +18,10 @@ from sipha.cluster import catchup, checkpoint, handover, journal, raft, snapshot
 from sipha.state import snapshot
 from tests.cluster_sim.events import Events
 from tests.cluster_sim.history import History
-from tests.cluster_sim.invariants import Invariants, Violation
+from tests.cluster_sim.invariants import Invariants
 from tests.cluster_sim.network import Net
 from tests.cluster_sim.node import Node, Options
+from tests.cluster_sim.violation import Violation
 
 
 class World:
@@ -139,14 +140,14 @@ def seeded(seed: int) -> Iterator[None]:
 
 SMALL: dict[ModuleType, dict[str, object]] = {
     journal: {"SEGMENT": 3000, "WINDOW": 1500, "_SLICE": 800, "_GROUP": 2000},
-    raft: {"_MAX_APPEND": 1500},
+    raft: {"_MAX_APPEND": 600},
     window: {"_COUNT": 16},
     checkpoint: {"STEP": 8},
     catchup: {"MAX_CHUNK": 300, "WINDOW": 1200},
     snapshots: {"_PIECE": 700, "_SYNC": 2000},
     snapshot: {"CHUNK": 256},
     storage: {"_PROGRESS_LIMIT": 600},
-    handover: {"HOLD_DOWN": 3.0},
+    handover: {"HOLD_DOWN": 1.0},
 }
 """What makes files, slices and patience so small that in some seconds everything happens often."""
 

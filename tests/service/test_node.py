@@ -145,7 +145,7 @@ class TestFailure:
             return call_later(0.3 if seconds == LINGER else seconds, *call)
 
         monkeypatch.setattr(alone.world.reactor, "callLater", call_earlier)
-        alone.node.replication.replica._give_up(OSError(28, "No space left on device"))
+        alone.node.replication.replica._driver.give_up(OSError(28, "No space left on device"))
         status = alone.node.view.status()
         assert (status.role, status.leading) == ("failed", False)
         assert "No space left on device" in status.alarms[0]

@@ -10,9 +10,9 @@ from typing import Any
 from twisted.internet import reactor as installed
 from twisted.internet.task import LoopingCall
 
-from sipha.vip.address import boottime
-from sipha.vip.guard import read_settings
+from sipha.vip.clock import boottime
 from sipha.vip.netlink import NetlinkAddress, guard_command
+from sipha.vip.settings import read_settings
 
 LEASE = 0.3
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.vip.lan import Frame, Host, Lan, lan, now, reason_to_skip, wait_for
+from sipha.vip.clock import boottime as now
+from tests.vip.lan import Frame, Host, Lan, lan, reason_to_skip, wait_for
 
 IPV4, IPV6 = "192.0.2.10", "2001:db8::10"
 PORT = 9999
@@ -99,6 +100,7 @@ class Site:
         self.configuration.write_text(
             f'[virtual_address]\nmode = "netlink"\naddresses = ["{IPV4}%e0", "{IPV6}%e0"]\nguard = "{self.socket}"\n'
         )
+        self.configuration.chmod(0o644)
         self.words: list[tuple[float, bytes]] = []
         self.begun = now()
         self.guard: subprocess.Popen[bytes] | None = None

@@ -11,17 +11,13 @@ import os
 import selectors
 import socket
 import sys
-import time
 
 import msgspec
 
+from sipha.vip.clock import boottime as now
 from sipha.vip.messages import Claim, Ended, Order, Release, Renew, Tickle, decode_report, encode
 
 INTERVAL = 0.04
-
-
-def now() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Daemon:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from sipha.vip.clock import boottime as now
+
 T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
@@ -178,10 +180,6 @@ class Lan:
         for host in self.hosts:
             host.close()
         subprocess.run(["ip", "netns", "delete", self.switch], check=False)
-
-
-def now() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def wait_for(condition: Callable[[], object], patience: float = 5.0) -> bool:

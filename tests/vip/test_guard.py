@@ -10,8 +10,9 @@ import time
 
 import pytest
 
+from sipha.vip.clock import boottime as now
 from tests.vip.conftest import IPV4, IPV6, Site
-from tests.vip.lan import Host, now, wait_for
+from tests.vip.lan import Host, wait_for
 
 pytestmark = pytest.mark.system
 

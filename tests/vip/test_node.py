@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from sipha.vip.clock import boottime as now
 from tests.vip.conftest import IPV4, IPV6, PORT, Site
-from tests.vip.lan import now, wait_for
+from tests.vip.lan import wait_for
 from tests.vip.test_guard import assert_silent_after
 
 pytestmark = pytest.mark.system
