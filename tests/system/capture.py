@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from selectors import EVENT_READ, DefaultSelector
 from typing import NamedTuple, Self
@@ -73,14 +74,13 @@ class Frame(NamedTuple):
 class Capture:
     """A process of its own that asks and listens, from `with` to the end of its block; then it has `frames`.
 
-    `blind` is the longest time during which no question was asked, in seconds; `dropped` says how many frames the
-    kernel had no room for.
+    `asked` says when all nodes were asked (wall clock), `dropped` how many frames the kernel had no room for.
     """
 
     def __init__(self, network: Network, addresses: Sequence[str]) -> None:
         self.addresses = tuple(addresses)
         self.frames: list[Frame] = []
-        self.blind = 0.0
+        self.asked: list[float] = []
         self.dropped = 0
         self._network = network
 
@@ -99,8 +99,13 @@ class Capture:
 
     def __exit__(self, *error: object) -> None:
         self._pipe.send(None)
-        self.frames, self.blind, self.dropped = self._pipe.recv()
+        self.frames, self.asked, self.dropped = self._pipe.recv()
         self._process.join()
+
+    @property
+    def blind(self) -> float:
+        """The longest time during which nobody was asked, in seconds: a machine that is busy enough holds all up."""
+        return max((after - before for before, after in pairwise(self.asked)), default=0.0)
 
 
 class _Port:
@@ -149,23 +154,22 @@ def _watch(pipe: Connection, nodes: Sequence[str], addresses: Sequence[str]) -> 
         selector.register(port.socket, EVENT_READ, port)
     selector.register(pipe, EVENT_READ)
     frames: list[Frame] = []
-    blind = 0.0
-    asked = time.monotonic()
+    asked: list[float] = []
+    due = time.monotonic()
     pipe.send(None)
     while not pipe.poll():
-        for key, _ in selector.select(max(0.0, asked + QUESTION_INTERVAL - time.monotonic())):
+        for key, _ in selector.select(max(0.0, due - time.monotonic())):
             if key.data is not None:
                 frames += key.data.frames()
-        now = time.monotonic()
-        if now >= asked + QUESTION_INTERVAL:
-            blind = max(blind, now - asked)
-            asked = now
+        if time.monotonic() >= due:
+            due = time.monotonic() + QUESTION_INTERVAL
+            asked.append(time.time())
             for port in ports:
                 port.ask()
     for port in ports:
         frames += port.frames()
     frames.sort(key=lambda frame: frame.time)
-    pipe.send((frames, blind, sum(port.dropped() for port in ports)))
+    pipe.send((frames, asked, sum(port.dropped() for port in ports)))
 
 
 def question(address: str) -> bytes:

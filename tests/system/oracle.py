@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 from tests.system.capture import Capture, Frame
 
-PAUSE = 0.05
-"""A node that is asked and doesn't use an address for so long has it no more, in seconds."""
+SILENT = 5
+"""A node that has been asked so often and hasn't used an address has it no more."""
 
-BLIND = 0.1
-"""For how long the capture may have asked nobody, in seconds."""
+_SHOWN, _CONTEXT = 40, 0.05
+
+BLIND = 1.0
+"""For how long the capture may have asked nobody, in seconds: meanwhile a node's silence says nothing."""
 
 
 class Tenure(NamedTuple):
@@ -28,13 +31,13 @@ class Tenure(NamedTuple):
         return self.begin <= other.end and other.begin <= self.end
 
 
-def tenures(frames: Iterable[Frame], addresses: Sequence[str]) -> list[Tenure]:
-    """Who has used one of the addresses, and when, in the order of their beginnings."""
+def tenures(frames: Iterable[Frame], addresses: Sequence[str], asked: Sequence[float]) -> list[Tenure]:
+    """Who has used one of the addresses, and when, in the order of their beginnings; `asked` is sorted."""
     current: dict[str, Tenure] = {}
     ended: list[Tenure] = []
     for frame in sorted((frame for frame in frames if frame.uses(addresses)), key=lambda frame: frame.time):
         tenure = current.get(frame.node)
-        if tenure is None or frame.time - tenure.end > PAUSE:
+        if tenure is None or bisect(asked, frame.time) - bisect(asked, tenure.end) > SILENT:
             if tenure is not None:
                 ended.append(tenure)
             current[frame.node] = Tenure(frame.node, frame.time, frame.time, 1)
@@ -64,9 +67,15 @@ def check_one_holder(capture: Capture) -> list[Tenure]:
     """
     assert capture.dropped == 0, f"the capture lost {capture.dropped} frames"
     assert capture.blind < BLIND, f"the capture asked nobody for {capture.blind:.3f} s"
-    found = tenures(capture.frames, capture.addresses)
+    found = tenures(capture.frames, capture.addresses, capture.asked)
     print(describe(found), f"asked at least every {capture.blind * 1000:.0f} ms", sep="\n")
-    assert not overlaps(found), f"two nodes have the virtual addresses at once:\n{describe(found)}"
+    if both := overlaps(found):
+        begin, end = max(tenure.begin for tenure in both[0]), min(tenure.end for tenure in both[0])
+        nodes = {tenure.node for tenure in both[0]}
+        frames = [frame for node in nodes for frame in uses_between(capture, node, begin - _CONTEXT, end + _CONTEXT)]
+        frames.sort(key=lambda frame: frame.time)
+        lines = "\n".join(f"{frame.time - found[0].begin:.4f} {frame}" for frame in frames[:_SHOWN])
+        raise AssertionError(f"two nodes have the virtual addresses at once:\n{describe(found)}\n{lines}")
     return found
 
 
