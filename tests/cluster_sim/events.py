@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
@@ -49,6 +50,10 @@ class Events:
     def _each_second(self) -> None:
         self._flood = self._asked + FLOOD
         self.callLater(1.0, self._each_second)
+
+    def end(self) -> None:
+        """Nothing more will happen, however much is asked for."""
+        self._flood = sys.maxsize
 
     def seconds(self) -> float:
         return self.now

@@ -217,7 +217,7 @@ class Faults:
             late = self.dice.uniform(0.02, 0.3)
             events.callLater(late, node.crash)
             events.callLater(late + 0.02, node.start)
-            events.callLater(late + self.dice.uniform(0.1, 1.5), self.heal)
+            events.callLater(late + self.dice.uniform(0.5, 1.5), self.heal)
 
     def split(self) -> None:
         names = list(self.world.nodes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from sipha.cluster.wire import AppendEntries
 from tests.cluster_sim.violation import Violation
 
 if TYPE_CHECKING:
@@ -20,9 +21,11 @@ class Holdings:
         self._greeted: dict[tuple[str, str], float] = {}  # when their connection began
         self._said: dict[tuple[str, str], tuple[int, int]] = {}  # of which leader's term, up to which index
         self._counted: dict[tuple[str, str], int] = {}  # what was last seen to be counted, and right
+        self._verified: dict[str, tuple[int, int]] = {}  # up to where a node's log is the leader's, of which term
 
     def started(self, node: Node) -> None:
         """A node begins anew, and has heard nothing."""
+        self._verified.pop(node.name, None)
         for heard in (self._said, self._counted):
             for between in [between for between in heard if between[0] == node.name]:
                 del heard[between]
@@ -38,6 +41,20 @@ class Holdings:
         before, most = self._said.get((node.name, peer), (0, 0))
         if term >= before:
             self._said[node.name, peer] = term, index if term > before else max(index, most)
+
+    def followed(self, node: Node, message: AppendEntries) -> None:
+        """A node has taken a leader's message: it commits no more than this or an earlier one has in common with it."""
+        raft = node.raft
+        term, verified = self._verified.get(node.name, (0, 0))
+        if term != message.term:
+            verified = 0
+        if message.prev_index is not None:
+            end = message.prev_index + len(message.entries)
+            if raft.term_at(end) == (message.entries[-1][2] if message.entries else message.prev_term):
+                verified = max(verified, end)
+        self._verified[node.name] = message.term, verified
+        if raft.commit_index > max(verified, node.seen_commit):
+            raise Violation(f"{node.name} commits {raft.commit_index}, and knows its leader's log up to {verified}")
 
     def counted(self, node: Node) -> None:
         """A node leads: what it counts as held by others these have said in its term, and have on disk."""

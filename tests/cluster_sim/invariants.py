@@ -203,6 +203,7 @@ class Invariants:
         if isinstance(message, AppendEntries) and node.follows(peer, message.term):
             self._times.distracted(node)
             self._times.heard(node, message)
+            self._holdings.followed(node, message)
         elif isinstance(message, PreVoteGranted | VoteGranted) and node.ahead:
             self._times.distracted(node)
 

@@ -72,12 +72,18 @@ DISKS = Weather(
         "fill_disk",
         "fail_sync",
         "slow_disk",
-        "maroon_leader",
         "lag",
         "reset",
     ),
 )
 """Disks that lose, fail and hang, and logs that must be mended after that."""
+
+LOGS = Weather(
+    faults=("maroon_leader", "isolate_leader", "split", "kill_leader", "lag", "slow_network", "congest", "transfer"),
+    paces=(0.4, 0.8),
+    pauses=(0.03, 0.1),
+)
+"""Leaders that go on alone, with much to do, and whose logs others must mend."""
 
 MEMBERS = Weather(
     faults=("change_members", "kill", "kill_leader", "isolate_leader", "lag_leader", "slow_network", "transfer"),
@@ -85,4 +91,4 @@ MEMBERS = Weather(
 )
 """Nodes that come and go while others fail."""
 
-WEATHERS = (MIXED, MIXED, MIXED, ELECTIONS, ELECTIONS, DISKS, MEMBERS)
+WEATHERS = (MIXED, MIXED, MIXED, ELECTIONS, ELECTIONS, DISKS, LOGS, MEMBERS)

@@ -116,6 +116,7 @@ class World:
 
     def close(self) -> None:
         """End all nodes."""
+        self.events.end()
         for node in self.nodes.values():
             if node.up:
                 node.crash()
@@ -140,7 +141,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 SMALL: dict[ModuleType, dict[str, object]] = {
     journal: {"SEGMENT": 3000, "WINDOW": 1500, "_SLICE": 800, "_GROUP": 2000},
-    raft: {"_MAX_APPEND": 600},
+    raft: {"_MAX_APPEND": 250},
     window: {"_COUNT": 16},
     checkpoint: {"STEP": 8},
     catchup: {"MAX_CHUNK": 300, "WINDOW": 1200},
