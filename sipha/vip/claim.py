@@ -117,9 +117,7 @@ class Claim:
 
     def heard(self, link: Link) -> None:
         """Someone may have claimed an address of ours."""
-        for sighting in link.sightings():
-            if sighting.address in self._placements:
-                self._attempt(partial(self._contradict, sighting, link.interface))
+        self._attempt(partial(self._hear, link))
 
     def changed(self) -> None:
         """The machine's addresses have changed: if ours aren't here any more, the claim ends."""
@@ -235,6 +233,11 @@ class Claim:
             if now >= self._contradicted + AFTERWARDS:
                 for address in self._placements:
                     self.alarms.pop(address, None)
+
+    def _hear(self, link: Link) -> None:
+        for sighting in link.sightings():
+            if sighting.address in self._placements:
+                self._contradict(sighting, link.interface)
 
     def _contradict(self, sighting: Sighting, interface: str) -> None:
         """Someone says that an address is his: before the claim that decides, now he is wrong."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Iterator
@@ -94,7 +95,9 @@ class Link:
             for _ in range(_MANY):
                 try:
                     sighting = read(each.recv(1500))
-                except BlockingIOError:
+                except OSError as error:
+                    if error.errno not in {errno.EAGAIN, errno.ENETDOWN}:  # that is all, or the interface is off
+                        raise
                     break
                 if sighting is not None and sighting.hardware != self._hardware:
                     yield sighting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
 import socket
@@ -157,7 +158,12 @@ class Host:
             tap.bind(("e0", _ETH_P_ALL))
             while not self._stop.is_set():
                 if select.select([tap], [], [], 0.05)[0]:
-                    data, where = tap.recvfrom(2000)
+                    try:
+                        data, where = tap.recvfrom(2000)
+                    except OSError as error:
+                        if error.errno != errno.ENETDOWN:
+                            raise
+                        continue
                     (self.sent_frames if where[2] == _OUTGOING else self.received).append(Frame(now(), data))
 
 

@@ -372,6 +372,23 @@ def test_claim_of_an_interface_that_is_not_there_fails(site: Site) -> None:
     assert site.gone()
 
 
+def test_claim_outlives_an_interface_that_is_switched_off_and_on(site: Site) -> None:
+    guard = site.start_guard()
+    daemon = site.start_daemon()
+    daemon.claim(IPV4)
+    try:
+        site.node.ip("link", "set", "e0", "down")
+        time.sleep(0.4)
+        assert guard.poll() is None
+    finally:
+        site.node.ip("link", "set", "e0", "up")
+        site.node.ip("addr", "replace", f"{site.node.ipv6}/64", "dev", "e0", "nodad")
+    assert site.node.has(IPV4)
+    assert wait_for(lambda: site.phone.resolves(IPV4))
+    daemon.say("release")
+    assert not daemon.hear("ended")["reason"]
+
+
 def test_second_interface_in_the_lan_does_not_answer(site: Site) -> None:
     site.start_guard()
     daemon = site.start_daemon()
