@@ -181,9 +181,13 @@ class Registering:
     def _register(self) -> None:
         dice, events = self._dice, self.world.events
         contacts, expires = dice.sample(CONTACTS, 2), dice.choice([1, 2, 3])
-        self._ask(contacts, expires)
-        events.callLater(expires - dice.uniform(0.0, 0.3), self._ask, contacts[:1], expires)
-        events.callLater(expires + dice.expovariate(1 / self.pause), self._register)
+        leader = self.world.leader()
+        if leader is not None:
+            # The leader looks for what has run out in each second but the present one: let that be late in it.
+            late = (dice.uniform(0.7, 1.0) - self.world.nodes[leader].cluster_time()) % 1.0
+            events.callLater(late, self._ask, contacts, expires)
+            events.callLater(late + expires - dice.uniform(0.0, 0.2), self._ask, contacts[:1], expires)
+        events.callLater(1.0 + expires + dice.expovariate(1 / self.pause), self._register)
 
     def _ask(self, contacts: list[str], expires: int) -> None:
         world, leader = self.world, self.world.leader()

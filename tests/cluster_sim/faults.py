@@ -190,7 +190,7 @@ class Faults:
         self._any().fail_sync()
 
     def slow_disk(self) -> None:
-        self._any().slow_disk(self.dice.choice([0.01, 0.1, 0.6]))
+        self.dice.choice([self._any(), self._leader()]).slow_disk(self.dice.choice([0.01, 0.1, 0.3, 0.6]))
 
     # Network
 

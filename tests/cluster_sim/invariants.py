@@ -247,6 +247,11 @@ class Invariants:
             if self._committed.get(index, -1) == node.raft.term_at(index):
                 raise Violation(f"{node.name} cuts off entry {index}, which is committed")
 
+    def shortened(self, node: Node) -> None:
+        """A node has cut its log off: what is gone is durable no more, nor is what comes in its place."""
+        if node.durable() > node.raft.last_index:
+            raise Violation(f"{node.name} has cut off entry {node.durable()}, and takes it for durable")
+
     def applied(self, node: Node, index: int, entry: bytes, outcomes: list[Outcome]) -> None:
         """A node has applied an entry."""
         invalid = [outcome for outcome in outcomes if isinstance(outcome, Invalid)]

@@ -474,6 +474,7 @@ class Node:
         def cut_off(position: int) -> None:
             self.world.invariants.cut(self, replica._journal.first_index + position)
             cut(position)
+            self.world.invariants.shortened(self)
 
         vars(replica._journal)["deleteEntriesFrom"] = cut_off
         vars(replica.machine)["apply"] = applied

@@ -75,6 +75,7 @@ DISKS = Weather(
         "lag",
         "reset",
     ),
+    phones=4,
 )
 """Disks that lose, fail and hang, and logs that must be mended after that."""
 
@@ -86,9 +87,19 @@ LOGS = Weather(
 """Leaders that go on alone, with much to do, and whose logs others must mend."""
 
 MEMBERS = Weather(
-    faults=("change_members", "kill", "kill_leader", "isolate_leader", "lag_leader", "slow_network", "transfer"),
+    faults=(
+        "change_members",
+        "kill",
+        "kill_leader",
+        "isolate_leader",
+        "lag_leader",
+        "slow_network",
+        "slow_disk",
+        "transfer",
+    ),
     nodes=(3, 5, 5),
+    phones=4,
 )
-"""Nodes that come and go while others fail."""
+"""Nodes that come and go while others fail, and are slow to agree."""
 
 WEATHERS = (MIXED, MIXED, MIXED, ELECTIONS, ELECTIONS, DISKS, LOGS, MEMBERS)

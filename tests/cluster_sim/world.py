@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from zlib import crc32
 
-from sipha.cluster import catchup, checkpoint, handover, journal, raft, snapshots, storage, window
+from sipha.cluster import catchup, checkpoint, handover, journal, raft, replica, snapshots, storage, window
 from sipha.state import snapshot
 from tests.cluster_sim.events import Events
 from tests.cluster_sim.history import History
@@ -141,7 +141,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 SMALL: dict[ModuleType, dict[str, object]] = {
     journal: {"SEGMENT": 3000, "WINDOW": 1500, "_SLICE": 800, "_GROUP": 2000},
-    raft: {"_MAX_APPEND": 250},
+    raft: {"_MAX_APPEND": 1500},
     window: {"_COUNT": 16},
     checkpoint: {"STEP": 8},
     catchup: {"MAX_CHUNK": 300, "WINDOW": 1200},
@@ -149,6 +149,7 @@ SMALL: dict[ModuleType, dict[str, object]] = {
     snapshot: {"CHUNK": 256},
     storage: {"_PROGRESS_LIMIT": 600},
     handover: {"HOLD_DOWN": 1.0},
+    replica: {"PROGRESS": 5.0},
 }
 """What makes files, slices and patience so small that in some seconds everything happens often."""
 
