@@ -102,6 +102,7 @@ class Sipha:
     def restore(self) -> None:
         """See Server."""
         self.hosts.restore()
+        self.hosts.wait_until_well()
 
     def _befall(self, fault: faults.Fault, name: str) -> None:
         fault(self.hosts, self._nodes[name])

@@ -8,7 +8,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,12 +80,19 @@ class Hosts(Sandbox):
 
     def wait_until_whole(self) -> SandboxNode:
         """Wait until all nodes run and have applied as much as the leader, and return it."""
+        return self._wait(lambda _: True)
+
+    def wait_until_well(self) -> SandboxNode:
+        """Wait until, besides, no node counts as unwell any more because of what befell it."""
+        return self._wait(lambda status: not any("unwell" in alarm for alarm in status["alarms"]))
+
+    def _wait(self, is_well: Callable[[dict[str, Any]], bool]) -> SandboxNode:
         deadline = time.monotonic() + START_DEADLINE
         while True:
             seen = [status for node in self.nodes if (status := self.quick_status(node)) is not None]
             leaders = [status["node"] for status in seen if status["leading"]]
-            indices = {status["applied_index"] for status in seen}
-            if len(seen) == len(self.nodes) and len(leaders) == 1 and len(indices) == 1:
+            whole = len(seen) == len(self.nodes) and len({status["applied_index"] for status in seen}) == 1
+            if whole and len(leaders) == 1 and all(is_well(status) for status in seen):
                 return next(node for node in self.nodes if node.name == leaders[0])
             if time.monotonic() > deadline:
                 raise SandboxError(f"the nodes don't come to agree; the logs are in {self.directory}")
