@@ -11,6 +11,8 @@ import time
 import pytest
 
 from sipha.vip.clock import boottime as now
+from sipha.vip.gate import OPENING, Gate, Lapsed, Nft
+from sipha.vip.placement import Placement
 from tests.vip.conftest import IPV4, IPV6, Site
 from tests.vip.lan import Host, wait_for
 
@@ -257,7 +259,7 @@ def test_guard_announces_on_schedule(site: Site) -> None:
             assert frame.data[:6] == b"\xff" * 6
             (requests if frame.data[21] == 1 else replies).append(frame.time - claimed)
     for frame in site.sent(IPV6):
-        if frame.data[54] == 136:
+        if frame.data[54] == 136 and frame.data[:2] == b"\x33\x33":  # the others answer who asks
             assert frame.data[21] == 255
             assert frame.data[58] & 0x20, "the override flag"
             advertisements.append(frame.time - claimed)
@@ -338,6 +340,27 @@ def test_kernel_drops_what_comes_from_an_absent_address(site: Site) -> None:
     assert not any(site.comes().values())
     site.node.inside(lambda: subprocess.run(["nft", "delete", "table", "inet", "sipha"], check=True))
     assert wait_for(lambda: site.comes()[IPV6], 1.0), "IPv6 lets it out where there is no gate"
+
+
+def test_kernel_opens_no_gate_that_is_opened_too_late(site: Site) -> None:
+    def open_late() -> None:
+        nft = Nft()
+
+        def run_late(commands: str) -> None:
+            if commands.startswith("delete element"):
+                time.sleep(OPENING + LATE)
+            nft.run(commands)
+
+        gate = Gate((Placement(IPV4, "e0", 32), Placement(IPV6, "e0", 128)), now, run_late)
+        gate.install()
+        with pytest.raises(Lapsed):
+            gate.open((IPV4, IPV6), now() + 5)
+
+    site.node.inside(open_late)
+    site.begun = now()
+    site.emit()
+    time.sleep(0.1)
+    assert site.comes() == {IPV4: [], IPV6: []}
 
 
 def test_guard_puts_a_gate_back_that_someone_has_removed(site: Site) -> None:
