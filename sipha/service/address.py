@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from sipha import config
 from sipha.cluster.replica import Replica
-from sipha.errors import ConfigError, MalformedMessage
+from sipha.errors import ConfigError, MalformedMessage, NotClaimed
 from sipha.service.health import Health
 from sipha.service.settings import make_listeners
 from sipha.sip.flow import Address, Flow
@@ -126,7 +126,7 @@ class AddressHolder(MultiService):
     """Holds the addresses while this node leads: a child of LeaderServices, whose own run while the addresses are here.
 
     What is told the other nodes when a claim has ended without us lies with the claim from its beginning. A node that
-    can't claim is unwell, so that another one leads.
+    can't claim, or whose children don't start, is unwell, so that another one leads.
     """
 
     log = Logger()
@@ -146,10 +146,10 @@ class AddressHolder(MultiService):
     def startService(self) -> None:
         """Claim the addresses."""
         self._wanted = True
+        self._renewing.start(RENEWAL, now=False).addErrback(self._failed)  # first: the claim may fail at once
         replica = self._replica
         claimed = self._address.claim(replica.last_word, replica.peers, replica.lease_until)
-        claimed.addCallbacks(self._claimed, self._not_claimed)
-        self._renewing.start(RENEWAL, now=False).addErrback(self._failed)
+        claimed.addCallback(self._claimed).addErrback(self._not_claimed)
 
     def stopService(self) -> Deferred[Any]:
         """Stop the children, and release the addresses; fires when both is done."""
@@ -171,7 +171,10 @@ class AddressHolder(MultiService):
 
     def _not_claimed(self, failure: Failure) -> None:
         if self._wanted:
-            self._health.fault(_KIND, f"the virtual addresses can't be claimed: {failure.value}")
+            if not failure.check(NotClaimed):
+                self._failed(failure)
+            verb = "served" if self.running else "claimed"
+            self._health.fault(_KIND, f"the virtual addresses can't be {verb}: {failure.value}")
             self._replica.claim_ended()
 
     def _failed(self, failure: Failure) -> None:

@@ -177,6 +177,35 @@ def test_claim_that_was_released_meanwhile_is_no_failure(held: Held) -> None:
     assert held.leader.ended == 0
 
 
+def test_children_that_cant_start_end_the_claim(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: Child) -> None:
+        raise OSError("no descriptors are left")
+
+    monkeypatch.setattr(Child, "startService", start)
+    held.addresses.claimed.callback(None)
+    assert held.leader.ended == 1
+    assert held.faults == ["the virtual addresses can't be served: no descriptors are left"]
+
+
+def test_claim_that_fails_at_once_can_be_made_again(held: Held) -> None:
+    held.addresses.released.callback(None)
+    held.stop()
+
+    def end() -> None:
+        held.stop()
+
+    held.leader.claim_ended = end  # type: ignore[method-assign]  what follows from the end of leadership
+    held.addresses.claimed = Deferred()
+    held.addresses.claimed.errback(NotClaimed("an earlier claim has not ended yet"))
+    held.holder.startService()
+    del held.addresses.asked[:]
+    held.clock.advance(1)
+    assert not held.addresses.asked, "nothing is renewed"
+    held.addresses.claimed = Deferred()
+    held.holder.startService()
+    assert len(held.addresses.asked) == 1
+
+
 def test_addresses_that_are_lost_end_the_claim(alone: Alone) -> None:
     replica = alone.node.replication.replica
     secret = replica.last_word
