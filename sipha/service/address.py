@@ -44,19 +44,26 @@ AORS = 100
 
 _KIND = "address"
 _PLACE = "place of the addresses"
+_GUARD = "guard"
 
 
-def make_address(
-    reactor: Any, settings: config.VirtualAddress, path: Path, lost: Lost, moved: Callable[[str], None]
+def make_address(  # noqa: PLR0917  one caller
+    reactor: Any,
+    settings: config.VirtualAddress,
+    path: Path,
+    lost: Lost,
+    moved: Callable[[str], None],
+    guarded: Callable[[str], None],
 ) -> IVirtualAddress:
     """The addresses in the way that the configuration, which is in the file `path`, says.
 
-    `moved` is told which of those that another tool moves isn't here; empty if all are.
+    `moved` is told which of those that another tool moves isn't here; empty if all are. `guarded` is told why the guard
+    that is needed doesn't serve us; empty if it does.
     """
     match settings.mode:
         case "netlink":
             command = guard_command(path) if os.geteuid() == 0 else ()
-            return NetlinkAddress(reactor, settings.placements, settings.guard.path, lost, command=command)
+            return NetlinkAddress(reactor, settings.placements, settings.guard.path, lost, guarded, command=command)
         case "external":
             return ExternalAddress(reactor, settings.placements, lost, Addresses(), moved)
         case "hook":
@@ -76,7 +83,7 @@ class AddressService(Service):
     def __init__(
         self, reactor: Any, configuration: config.Config, path: Path, replica: Replica, health: Health
     ) -> None:
-        self.address = make_address(reactor, configuration.virtual_address, path, self._lost, self._moved)
+        self.address = make_address(reactor, configuration.virtual_address, path, self._lost, self._moved, self._guarded)
         self._replica = replica
         self._health = health
         self._mode = configuration.virtual_address.mode
@@ -113,6 +120,13 @@ class AddressService(Service):
         """The addresses are gone and the claim with them; another one may bring them back."""
         self.log.warn("the virtual addresses are lost: {reason}", reason=reason)  # noqa: G010  Twisted's
         self._replica.claim_ended()
+
+    def _guarded(self, trouble: str) -> None:
+        """A node without a guard can't have the addresses: another one is to lead, now and not when a claim has failed."""
+        if trouble:
+            self._health.fault(_GUARD, trouble, math.inf)
+        else:
+            self._health.passed(_GUARD)
 
     def _moved(self, missing: str) -> None:
         """Another tool decides which node has the addresses: that one is to lead."""

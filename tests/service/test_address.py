@@ -215,6 +215,15 @@ def test_addresses_that_are_lost_end_the_claim(alone: Alone) -> None:
     assert replica.last_word != secret
 
 
+def test_node_without_a_guard_is_unwell_and_for_a_while_after(alone: Alone) -> None:
+    alone.node.address._guarded("the guard is gone")
+    assert alone.node.view.status().alarms == (
+        "this node is unwell, and leads only if no other can: the guard is gone",
+    )
+    alone.node.address._guarded("")
+    assert not alone.node.health.well()
+
+
 def test_sockets_stand_whether_the_node_has_the_addresses_or_not(alone: Alone) -> None:
     hosts = msgspec.structs.replace(
         alone.config.virtual_address, mode="external", addresses=(VirtualIp.parse("192.0.2.10"),)

@@ -45,7 +45,7 @@ def test_modes_are_what_the_service_asks_for() -> None:
         LoopbackAddress(),
         external(FakeKernel())[0],
         HookAddress(memory, (IPV4,), "/bin/true", 1.0),
-        NetlinkAddress(memory, (IPV4,), Path("/nowhere"), lost.append),
+        NetlinkAddress(memory, (IPV4,), Path("/nowhere"), lost.append, lost.append),
     ):
         assert verifyObject(IVirtualAddress, address)
         assert not address.held

@@ -12,6 +12,7 @@ import pytest
 
 from sipha.vip.clock import boottime as now
 from sipha.vip.gate import OPENING, Gate, Lapsed, Nft
+from sipha.vip.messages import Alarms, decode_report
 from sipha.vip.placement import Placement
 from tests.vip.conftest import IPV4, IPV6, Site
 from tests.vip.lan import Host, wait_for
@@ -243,6 +244,18 @@ print(guard.recv(100))
     assert site.start_daemon().process.wait(20) == 0
     daemon.say("release")
     assert not daemon.hear("ended")["reason"]
+
+
+def test_guard_says_at_once_whom_it_serves(site: Site) -> None:
+    site.start_guard()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as first:
+        first.connect(str(site.socket))
+        first.settimeout(5)
+        assert decode_report(first.recv(1000)) == Alarms(())
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as second:
+            second.connect(str(site.socket))
+            second.settimeout(5)
+            assert not second.recv(1000)
 
 
 def test_guard_announces_on_schedule(site: Site) -> None:
