@@ -83,7 +83,9 @@ class AddressService(Service):
     def __init__(
         self, reactor: Any, configuration: config.Config, path: Path, replica: Replica, health: Health
     ) -> None:
-        self.address = make_address(reactor, configuration.virtual_address, path, self._lost, self._moved, self._guarded)
+        self.address = make_address(
+            reactor, configuration.virtual_address, path, self._lost, self._moved, self._guarded
+        )
         self._replica = replica
         self._health = health
         self._mode = configuration.virtual_address.mode
@@ -122,7 +124,7 @@ class AddressService(Service):
         self._replica.claim_ended()
 
     def _guarded(self, trouble: str) -> None:
-        """A node without a guard can't have the addresses: another one is to lead, now and not when a claim has failed."""
+        """A node without a guard can't have the addresses: another one is to lead, before a claim fails."""
         if trouble:
             self._health.fault(_GUARD, trouble, math.inf)
         else:
