@@ -187,14 +187,10 @@ def test_children_that_cant_start_end_the_claim(held: Held, monkeypatch: pytest.
     assert held.faults == ["the virtual addresses can't be served: no descriptors are left"]
 
 
-def test_claim_that_fails_at_once_can_be_made_again(held: Held) -> None:
+def test_claim_that_fails_at_once_can_be_made_again(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
     held.addresses.released.callback(None)
     held.stop()
-
-    def end() -> None:
-        held.stop()
-
-    held.leader.claim_ended = end  # type: ignore[method-assign]  what follows from the end of leadership
+    monkeypatch.setattr(held.leader, "claim_ended", held.stop)  # what follows from the end of leadership
     held.addresses.claimed = Deferred()
     held.addresses.claimed.errback(NotClaimed("an earlier claim has not ended yet"))
     held.holder.startService()
