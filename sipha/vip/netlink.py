@@ -352,9 +352,13 @@ class NetlinkAddress:
             self._complain(f"the guard ended with status {self._child.returncode}; see its log")
         if self._clock() >= self._spawned + RESPAWN:
             self._spawned = self._clock()
-            self._child = subprocess.Popen(  # noqa: S603  the command is ours
-                (*self._command, "--parent", str(os.getpid())), stdin=subprocess.DEVNULL, start_new_session=True
-            )
+            command = (*self._command, "--parent", str(os.getpid()))
+            try:
+                self._child = subprocess.Popen(  # noqa: S603  it is ours
+                    command, stdin=subprocess.DEVNULL, start_new_session=True
+                )
+            except OSError as error:
+                self._complain(f"the guard can't be started: {error.strerror}")
 
     def _complain(self, trouble: str) -> None:
         if trouble != self._trouble:

@@ -361,6 +361,17 @@ def test_guard_that_is_late_at_first_is_no_trouble_to_who_starts_it(tmp_path: Pa
     rig.close()
 
 
+def test_guard_that_cant_be_started_is_tried_again(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "guard", str(tmp_path / "missing"))
+    assert list(rig.address.alarms()) == ["the guard can't be started: No such file or directory"]
+    (tmp_path / "missing").symlink_to("/bin/true")
+    rig.reactor.pump([netlink.RETRY] * 12)
+    child = rig.address._child
+    assert child is not None
+    child.wait(5)
+    rig.close()
+
+
 def test_guard_that_talks_nonsense_is_left(rig: Rig) -> None:
     assert rig.guard is not None
     rig.guard.send(msgspec.msgpack.encode(["claimed", "x"]))
