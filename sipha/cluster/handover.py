@@ -131,8 +131,8 @@ class Handover:
     def _release(self, now: float) -> None:
         """Tell the secret when the address is gone; when the lease would have run out, the kernel uses it no more."""
         if self._leadership.over or now >= self._deadline:
-            self._phase, self._deadline = "confirming", now + self._confirm
-            self._send(self._to, TimeoutNow(self._term, self._secret))
+            told = self._send(self._to, TimeoutNow(self._term, self._secret))  # or it is gone, and we go on
+            self._phase, self._deadline = "confirming", now + self._confirm if told else now
 
     def _settle(self, leader: str | None, now: float) -> None:
         """It has come to an end, good or bad."""

@@ -46,8 +46,10 @@ class Leadership:
             observer.gained()
 
     def forget(self, observer: ILeader) -> None:
-        """Tell `observer` no more."""
+        """Tell `observer` no more; if leadership is held, that it is lost is the last that it hears."""
         self._observers.remove(observer)
+        if self.held:
+            self._end(observer)
 
     def gain(self) -> None:
         """Leadership is held from now on."""
@@ -61,10 +63,13 @@ class Leadership:
         if self.held:
             self.held = False
             for observer in reversed(self._observers):
-                ending = self._tell(observer.lost)
-                if isinstance(ending, Deferred):
-                    self._ending += 1
-                    ending.addBoth(self._ended)
+                self._end(observer)
+
+    def _end(self, observer: ILeader) -> None:
+        ending = self._tell(observer.lost)
+        if isinstance(ending, Deferred):
+            self._ending += 1
+            ending.addBoth(self._ended)
 
     def _ended(self, result: Any) -> Any:
         self._ending -= 1
@@ -91,6 +96,7 @@ class LeaderServices(MultiService):
     def __init__(self, leadership: Leadership) -> None:
         super().__init__()
         self._leadership = leadership
+        self._waits = False
         self._stopping: Deferred[Any] = succeed(None)
 
     def privilegedStartService(self) -> None:
@@ -98,10 +104,12 @@ class LeaderServices(MultiService):
 
     def startService(self) -> None:
         """Wait for leadership."""
+        self._waits = True
         self._leadership.observe(self)
 
     def stopService(self) -> Deferred[Any]:
         """Wait no more, and stop the children."""
+        self._waits = False
         self._leadership.forget(self)
         return self.lost()
 
@@ -116,7 +124,7 @@ class LeaderServices(MultiService):
         return self._stopping
 
     def _start(self) -> None:
-        if self._leadership.held and not self.running:
+        if self._waits and self._leadership.held and not self.running:
             MultiService.startService(self)
 
     def _failed(self, failure: Any) -> None:

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from sipha import config
 from sipha.cluster.replica import Replica
-from sipha.errors import ConfigError, MalformedMessage
+from sipha.errors import ConfigError, MalformedMessage, NotClaimed
 from sipha.service.health import Health
 from sipha.service.settings import make_listeners
 from sipha.sip.flow import Address, Flow
@@ -44,19 +44,26 @@ AORS = 100
 
 _KIND = "address"
 _PLACE = "place of the addresses"
+_GUARD = "guard"
 
 
-def make_address(
-    reactor: Any, settings: config.VirtualAddress, path: Path, lost: Lost, moved: Callable[[str], None]
+def make_address(  # noqa: PLR0917  one caller
+    reactor: Any,
+    settings: config.VirtualAddress,
+    path: Path,
+    lost: Lost,
+    moved: Callable[[str], None],
+    guarded: Callable[[str], None],
 ) -> IVirtualAddress:
     """The addresses in the way that the configuration, which is in the file `path`, says.
 
-    `moved` is told which of those that another tool moves isn't here; empty if all are.
+    `moved` is told which of those that another tool moves isn't here; empty if all are. `guarded` is told why the guard
+    that is needed doesn't serve us; empty if it does.
     """
     match settings.mode:
         case "netlink":
             command = guard_command(path) if os.geteuid() == 0 else ()
-            return NetlinkAddress(reactor, settings.placements, settings.guard.path, lost, command=command)
+            return NetlinkAddress(reactor, settings.placements, settings.guard.path, lost, guarded, command=command)
         case "external":
             return ExternalAddress(reactor, settings.placements, lost, Addresses(), moved)
         case "hook":
@@ -76,7 +83,9 @@ class AddressService(Service):
     def __init__(
         self, reactor: Any, configuration: config.Config, path: Path, replica: Replica, health: Health
     ) -> None:
-        self.address = make_address(reactor, configuration.virtual_address, path, self._lost, self._moved)
+        self.address = make_address(
+            reactor, configuration.virtual_address, path, self._lost, self._moved, self._guarded
+        )
         self._replica = replica
         self._health = health
         self._mode = configuration.virtual_address.mode
@@ -114,6 +123,13 @@ class AddressService(Service):
         self.log.warn("the virtual addresses are lost: {reason}", reason=reason)  # noqa: G010  Twisted's
         self._replica.claim_ended()
 
+    def _guarded(self, trouble: str) -> None:
+        """A node without a guard can't have the addresses: another one is to lead, before a claim fails."""
+        if trouble:
+            self._health.fault(_GUARD, trouble, math.inf)
+        else:
+            self._health.passed(_GUARD)
+
     def _moved(self, missing: str) -> None:
         """Another tool decides which node has the addresses: that one is to lead."""
         if missing:
@@ -126,7 +142,7 @@ class AddressHolder(MultiService):
     """Holds the addresses while this node leads: a child of LeaderServices, whose own run while the addresses are here.
 
     What is told the other nodes when a claim has ended without us lies with the claim from its beginning. A node that
-    can't claim is unwell, so that another one leads.
+    can't claim, or whose children don't start, is unwell, so that another one leads.
     """
 
     log = Logger()
@@ -146,10 +162,10 @@ class AddressHolder(MultiService):
     def startService(self) -> None:
         """Claim the addresses."""
         self._wanted = True
+        self._renewing.start(RENEWAL, now=False).addErrback(self._failed)  # first: the claim may fail at once
         replica = self._replica
         claimed = self._address.claim(replica.last_word, replica.peers, replica.lease_until)
-        claimed.addCallbacks(self._claimed, self._not_claimed)
-        self._renewing.start(RENEWAL, now=False).addErrback(self._failed)
+        claimed.addCallback(self._claimed).addErrback(self._not_claimed)
 
     def stopService(self) -> Deferred[Any]:
         """Stop the children, and release the addresses; fires when both is done."""
@@ -171,7 +187,10 @@ class AddressHolder(MultiService):
 
     def _not_claimed(self, failure: Failure) -> None:
         if self._wanted:
-            self._health.fault(_KIND, f"the virtual addresses can't be claimed: {failure.value}")
+            if not failure.check(NotClaimed):
+                self._failed(failure)
+            verb = "served" if self.running else "claimed"
+            self._health.fault(_KIND, f"the virtual addresses can't be {verb}: {failure.value}")
             self._replica.claim_ended()
 
     def _failed(self, failure: Failure) -> None:

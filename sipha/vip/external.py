@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -15,6 +16,9 @@ from sipha.sip.flow import Address, Flow
 from sipha.vip.address import IVirtualAddress, Lost
 from sipha.vip.addresses import Addresses, drain, open_watch
 from sipha.vip.placement import Placement
+
+AGAIN = 0.1
+"""Seconds after which the kernel is asked again that has not said which addresses are here."""
 
 
 @implementer(IVirtualAddress, IReadDescriptor)
@@ -40,6 +44,8 @@ class ExternalAddress:
         self._addresses = addresses
         self._watch = open_watch()
         self._claimed: Deferred[None] | None = None
+        self._again: IDelayedCall | None = None
+        self._log = Logger(namespace="sipha.vip")
 
     def start(self) -> None:
         """Watch the machine's addresses."""
@@ -50,6 +56,8 @@ class ExternalAddress:
         """Watch no more."""
         self._reactor.removeReader(self)
         self._watch.close()
+        if self._again is not None and self._again.active():
+            self._again.cancel()
         return self.release()
 
     def claim(
@@ -103,7 +111,14 @@ class ExternalAddress:
         raise RuntimeError(f"the machine's addresses can't be watched: {reason.value}")
 
     def _look(self) -> None:
-        missing = self._addresses.missing(self._placements)
+        if self._again is not None and self._again.active():
+            self._again.cancel()
+        try:
+            missing = self._addresses.missing(self._placements)
+        except OSError as error:  # a watch that fails would end with it
+            self._log.warn("the machine's addresses can't be listed: {reason}", reason=error.strerror)
+            self._again = self._reactor.callLater(AGAIN, self._look)
+            return
         if self._claimed is not None and not missing:
             claimed, self._claimed = self._claimed, None
             self.held = True

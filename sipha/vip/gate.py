@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 from sipha.vip.placement import Placement
 
-AJAR = 0.05
-"""Seconds for which a gate is opened before it is renewed."""
+OPENING = 0.05
+"""Seconds within which a gate must be open that has begun to be opened."""
 
-_SETS = (("arp", "lease", 4), ("inet", "lease", 4), ("inet", "lease6", 6))
+_Sets = tuple[tuple[str, str, int], ...]
+
+_LEASE: _Sets = (("arp", "lease", 4), ("inet", "lease", 4), ("inet", "lease6", 6))
+_OPENING: _Sets = (("arp", "opening", 4), ("inet", "opening", 4), ("inet", "opening6", 6))
 
 
 class GateError(Exception):
@@ -63,21 +66,25 @@ class Gate:
         """Let pass what comes from these addresses until the deadline; raises Lapsed or GateError.
 
         The text holds the time that is left, not the deadline: one that is stopped before the kernel has got it would
-        open the gate too late. So it is only set ajar; the rest is a renewal, which can't open what has shut.
-        """
-        self._run(_elements("add", addresses, min(AJAR, self._left(deadline))))
-        self.renew(addresses, deadline)
-
-    def renew(self, addresses: Iterable[str], deadline: float) -> None:
-        """Keep the gate open until the deadline; raises Lapsed if it has shut meanwhile, and GateError.
-
-        The kernel finds no element to delete that has timed out, and then does none of it: a renewal that comes late,
-        however long ago it was begun, doesn't open the gate again.
+        open the gate too late. So the elements come first to sets that let nothing pass, and from there to the gate's.
         """
         addresses = tuple(addresses)
+        self._run(_elements("add", _OPENING, addresses, min(OPENING, self._left(deadline))))
+        self._replace(_OPENING, addresses, deadline)
+
+    def renew(self, addresses: Iterable[str], deadline: float) -> None:
+        """Keep the gate open until the deadline; raises Lapsed if it has shut meanwhile, and GateError."""
+        self._replace(_LEASE, tuple(addresses), deadline)
+
+    def _replace(self, sets: _Sets, addresses: Sequence[str], deadline: float) -> None:
+        """Have the addresses' elements of these sets make way for those that let pass until the deadline.
+
+        The kernel finds no element to delete that has timed out, and then does none of it: what comes late, however
+        long ago it was begun, doesn't open the gate.
+        """
         left = self._left(deadline)
         try:
-            self._run(_elements("delete", addresses) + _elements("add", addresses, left))
+            self._run(_elements("delete", sets, addresses) + _elements("add", _LEASE, addresses, left))
         except GateError as error:
             if "Could not process rule: No such file or directory" in str(error):
                 raise Lapsed from None
@@ -87,7 +94,7 @@ class Gate:
     def shut(self) -> None:
         """Let nothing pass; raises GateError."""
         try:
-            self._run("".join(f"flush set {family} sipha {name}\n" for family, name, _ in _SETS))
+            self._run("".join(f"flush set {family} sipha {name}\n" for family, name, _ in _LEASE + _OPENING))
         except GateError:
             self.install()  # someone has removed it
 
@@ -124,6 +131,7 @@ add table inet sipha
 delete table inet sipha
 table arp sipha {{
 set lease {{ type ipv4_addr; flags timeout; }}
+set opening {{ type ipv4_addr; flags timeout; }}
 chain output {{
 type filter hook output priority 0; policy accept;
 {arp}
@@ -131,7 +139,9 @@ type filter hook output priority 0; policy accept;
 }}
 table inet sipha {{
 set lease {{ type ipv4_addr; flags timeout; }}
+set opening {{ type ipv4_addr; flags timeout; }}
 set lease6 {{ type ipv6_addr; flags timeout; }}
+set opening6 {{ type ipv6_addr; flags timeout; }}
 chain output {{
 type filter hook output priority 0; policy accept;
 {inet}
@@ -140,12 +150,12 @@ type filter hook output priority 0; policy accept;
 """
 
 
-def _elements(verb: str, addresses: Iterable[str], left: float | None = None) -> str:
-    """The commands that add or delete the addresses' elements; `left` is their timeout in seconds."""
+def _elements(verb: str, sets: _Sets, addresses: Iterable[str], left: float | None = None) -> str:
+    """The commands that add or delete the addresses' elements of these sets; `left` is their timeout in seconds."""
     timeout = "" if left is None else f" timeout {int(left * 1000)}ms"
     return "".join(
         f"{verb} element {family} sipha {name} {{ {address}{timeout} }}\n"
-        for family, name, version in _SETS
+        for family, name, version in sets
         for address in addresses
         if (6 if ":" in address else 4) == version
     )

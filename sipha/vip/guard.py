@@ -107,7 +107,7 @@ class Guard:
         self._order: ClaimOrder | None = None
         self._words = LastWords()
         self._spoken: deque[bytes] = deque(maxlen=MEMORY)
-        self._told: tuple[str, ...] = ()
+        self._told: tuple[str, ...] | None = None
         self._leaving = False
 
     def run(self) -> None:
@@ -148,7 +148,7 @@ class Guard:
             daemon.close()
         else:
             self._daemon = daemon
-            self._told = ()
+            self._told = None
             self._watch(daemon.connection, self._read)
             self._watch(daemon.pidfd, self._died)
 

@@ -75,7 +75,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
 
 
 class Alarms(msgspec.Struct, frozen=True, array_like=True, tag="alarms"):
-    """What an operator must know, from now on."""
+    """What an operator must know, from now on. The first thing that a guard says to the daemon that it serves."""
 
     texts: tuple[str, ...]
 

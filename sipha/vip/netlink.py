@@ -154,7 +154,8 @@ class NetlinkAddress:
     """Claims addresses from the guard that listens at `path`.
 
     Where nobody listens, `command` is run if there is one: that of a guard of our own, which ends when we do. `lost` is
-    told when a claim has ended that was fulfilled and not released.
+    told when a claim has ended that was fulfilled and not released, `guarded` why no guard serves us; with nothing once
+    one does again.
     """
 
     def __init__(
@@ -163,6 +164,7 @@ class NetlinkAddress:
         placements: Sequence[Placement],
         path: Path,
         lost: Lost,
+        guarded: Callable[[str], None],
         *,
         command: Sequence[str] = (),
         clock: Callable[[], float] = boottime,
@@ -172,6 +174,7 @@ class NetlinkAddress:
         self._addresses = tuple(placement.address for placement in placements)
         self._path = path
         self._lost = lost
+        self._guarded = guarded
         self._command = tuple(command)
         self._clock = clock
         self._guard: _Connection | None = None
@@ -263,6 +266,9 @@ class NetlinkAddress:
 
     def _received(self, report: Report) -> None:
         claim = self._claim
+        if self._trouble:  # who merely listens may yet refuse us
+            self._trouble = ""
+            self._guarded("")
         if isinstance(report, Alarms):
             for text in set(report.texts) - set(self._alarms):
                 self._log.warn("the guard says: {text}", text=text)
@@ -322,7 +328,6 @@ class NetlinkAddress:
                 self._complain(f"no guard at {self._path} ({error.strerror}); start sipha-guard.service")
             self._reconnect()
             return
-        self._trouble = ""
         if self._claim is not None and not self._claim.told:
             self._tell(self._claim)
 
@@ -347,14 +352,19 @@ class NetlinkAddress:
             self._complain(f"the guard ended with status {self._child.returncode}; see its log")
         if self._clock() >= self._spawned + RESPAWN:
             self._spawned = self._clock()
-            self._child = subprocess.Popen(  # noqa: S603  the command is ours
-                (*self._command, "--parent", str(os.getpid())), stdin=subprocess.DEVNULL, start_new_session=True
-            )
+            command = (*self._command, "--parent", str(os.getpid()))
+            try:
+                self._child = subprocess.Popen(  # noqa: S603  it is ours
+                    command, stdin=subprocess.DEVNULL, start_new_session=True
+                )
+            except OSError as error:
+                self._complain(f"the guard can't be started: {error.strerror}")
 
     def _complain(self, trouble: str) -> None:
         if trouble != self._trouble:
             self._trouble = trouble
             self._log.warn("{trouble}", trouble=trouble)
+            self._guarded(trouble)
 
     def _leave(self) -> None:
         if self._retry is not None and self._retry.active():

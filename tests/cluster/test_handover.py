@@ -48,8 +48,8 @@ class Note:
     def gained(self) -> None:
         pass
 
-    def lost(self) -> None:
-        self.told()
+    def lost(self) -> Any:
+        return self.told()
 
 
 class Diary:
@@ -254,6 +254,18 @@ def test_another_claim_is_begun_when_the_other_doesnt_take_over(assembly: Assemb
     assert (replica.term, replica._lease.claim) == (term, claim + 1)
     assert replica._lease.secret not in {b"", secret}
     assembly.register("a", ["sip:alice@example.com"])
+
+
+def test_another_claim_is_begun_at_once_when_the_other_is_gone_before_it_is_told(assembly: Assembly) -> None:
+    replica, released = assembly.replica("a"), Deferred[None]()
+    replica.leadership.observe(Note(lambda: released))
+    handed = hand_on(assembly, "b")
+    assembly.until(lambda: not replica.leading())
+    assembly.hang_up("a", "b")
+    released.callback(None)
+    assert assembly.until(replica.leading) < CONFIRM / 2
+    assert "b did not take over in time" in handed[0]
+    assert not assembly.said(TimeoutNow)
 
 
 @pytest.mark.parametrize("heard", ["b", "c"])

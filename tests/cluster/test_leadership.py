@@ -64,7 +64,8 @@ def test_observer_that_comes_late_is_told_at_once_and_one_that_left_is_not() -> 
     leadership.observe(observer)
     leadership.forget(observer)
     leadership.lose()
-    assert diary == ["+a"]
+    leadership.gain()
+    assert diary == ["+a", "-a"], "the last that it hears"
 
 
 def test_observer_that_fails_harms_no_other(failures: list[LogEvent]) -> None:
@@ -151,3 +152,29 @@ def test_stopping_waits_for_the_children() -> None:
     assert not done
     stopping.callback(None)
     assert len(done) == 1
+
+
+def test_leadership_is_not_over_while_children_stop_that_wait_no_more() -> None:
+    leadership, stopping = Leadership(), Deferred[None]()
+    services = LeaderServices(leadership)
+    Child(stopping).setServiceParent(services)
+    services.startService()
+    leadership.gain()
+    services.stopService()
+    leadership.lose()
+    assert not leadership.over
+    stopping.callback(None)
+    assert leadership.over
+
+
+def test_child_that_is_still_stopping_doesnt_start_again_when_nobody_waits() -> None:
+    leadership, stopping = Leadership(), Deferred[None]()
+    services, child = LeaderServices(leadership), Child(stopping)
+    child.setServiceParent(services)
+    services.startService()
+    leadership.gain()
+    leadership.lose()
+    leadership.gain()
+    services.stopService()
+    stopping.callback(None)
+    assert child.diary == ["start", "stop"]

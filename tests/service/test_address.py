@@ -177,6 +177,31 @@ def test_claim_that_was_released_meanwhile_is_no_failure(held: Held) -> None:
     assert held.leader.ended == 0
 
 
+def test_children_that_cant_start_end_the_claim(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: Child) -> None:
+        raise OSError("no descriptors are left")
+
+    monkeypatch.setattr(Child, "startService", start)
+    held.addresses.claimed.callback(None)
+    assert held.leader.ended == 1
+    assert held.faults == ["the virtual addresses can't be served: no descriptors are left"]
+
+
+def test_claim_that_fails_at_once_can_be_made_again(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    held.addresses.released.callback(None)
+    held.stop()
+    monkeypatch.setattr(held.leader, "claim_ended", held.stop)  # what follows from the end of leadership
+    held.addresses.claimed = Deferred()
+    held.addresses.claimed.errback(NotClaimed("an earlier claim has not ended yet"))
+    held.holder.startService()
+    del held.addresses.asked[:]
+    held.clock.advance(1)
+    assert not held.addresses.asked, "nothing is renewed"
+    held.addresses.claimed = Deferred()
+    held.holder.startService()
+    assert len(held.addresses.asked) == 1
+
+
 def test_addresses_that_are_lost_end_the_claim(alone: Alone) -> None:
     replica = alone.node.replication.replica
     secret = replica.last_word
@@ -184,6 +209,15 @@ def test_addresses_that_are_lost_end_the_claim(alone: Alone) -> None:
     assert not replica.leading()
     alone.world.until(lambda: alone.node.view.status().leading)
     assert replica.last_word != secret
+
+
+def test_node_without_a_guard_is_unwell_and_for_a_while_after(alone: Alone) -> None:
+    alone.node.address._guarded("the guard is gone")
+    assert alone.node.view.status().alarms == (
+        "this node is unwell, and leads only if no other can: the guard is gone",
+    )
+    alone.node.address._guarded("")
+    assert not alone.node.health.well()
 
 
 def test_sockets_stand_whether_the_node_has_the_addresses_or_not(alone: Alone) -> None:

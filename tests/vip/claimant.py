@@ -37,7 +37,7 @@ def main(configuration: str, peer: str, port: str) -> None:
         reactor.callLater(0.1, claim)
 
     address = NetlinkAddress(
-        reactor, settings.placements, settings.socket, lost, command=guard_command(Path(configuration))
+        reactor, settings.placements, settings.socket, lost, lambda _: None, command=guard_command(Path(configuration))
     )
     address.start()
     reactor.addSystemEventTrigger("before", "shutdown", address.stop)

@@ -16,6 +16,7 @@ from sipha.vip.neighbours import Sighting
 from sipha.vip.placement import Placement
 
 _COMMAND = re.compile(r"(add|delete) element (\w+) sipha (\w+) \{ (\S+)(?: timeout (\d+)ms)? \}")
+_LEASES = ("lease", "lease6")
 _GONE = "Error: Could not process rule: No such file or directory"
 
 
@@ -46,6 +47,7 @@ class FakeKernel:
             if step.startswith(stall[0]):
                 self.stalls.remove(stall)
                 self.clock.advance(stall[1])
+                break
         self.done.append(step)
         self._times.append((self.now(), step))
 
@@ -71,13 +73,13 @@ class FakeKernel:
                 elif gate.pop((family, name, address), None) is None:
                     raise GateError(_GONE)
             self.gate = gate
-            self.opened.extend(gate.values())
+            self.opened.extend(until for (_, name, _), until in gate.items() if name in _LEASES)
 
     def passes(self, address: str) -> bool:
         """Return True if what comes from the address leaves the machine."""
         if self.gate is None:
             return True
-        elements = [until for (_, _, name), until in self.gate.items() if name == address]
+        elements = [until for (_, name, each), until in self.gate.items() if name in _LEASES and each == address]
         return bool(elements) and min(elements) > self.now()
 
     def open_link(self, interface: str) -> FakeLink:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from zope.interface.verify import verifyObject
 
 from sipha.errors import NotClaimed
 from sipha.vip.address import IVirtualAddress, LoopbackAddress
-from sipha.vip.external import ExternalAddress
+from sipha.vip.external import AGAIN, ExternalAddress
 from sipha.vip.hook import HookAddress
 from sipha.vip.netlink import NetlinkAddress
 from sipha.vip.placement import Placement
@@ -45,7 +46,7 @@ def test_modes_are_what_the_service_asks_for() -> None:
         LoopbackAddress(),
         external(FakeKernel())[0],
         HookAddress(memory, (IPV4,), "/bin/true", 1.0),
-        NetlinkAddress(memory, (IPV4,), Path("/nowhere"), lost.append),
+        NetlinkAddress(memory, (IPV4,), Path("/nowhere"), lost.append, lost.append),
     ):
         assert verifyObject(IVirtualAddress, address)
         assert not address.held
@@ -90,6 +91,30 @@ def test_external_says_where_the_addresses_are_not_whether_they_are_claimed_or_n
     kernel.addresses.here.discard(IPV6)
     address.doRead()
     assert list(dict.fromkeys(moved)) == ["192.0.2.10", "", "2001:db8::10"]
+
+
+def test_external_looks_again_when_the_kernel_did_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = FakeKernel()
+    kernel.addresses.here |= {IPV4, IPV6}
+    address, lost, memory = external(kernel)
+    address.claim(b"", (), 0.0)
+
+    def missing(_: object) -> list[Placement]:
+        raise InterruptedError(errno.EINTR, "the addresses change all the time")
+
+    kernel.addresses.here.discard(IPV4)
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel.addresses, "missing", missing)
+        address.doRead()
+        memory.advance(AGAIN)
+        assert not lost
+    memory.advance(AGAIN)
+    assert lost == ["192.0.2.10 was taken away"]
+    kernel.addresses.here.add(IPV4)
+    monkeypatch.setattr(kernel.addresses, "missing", missing)
+    address.doRead()
+    address.stop()
+    memory.advance(AGAIN)
 
 
 def test_external_release_leaves_the_addresses() -> None:

@@ -11,6 +11,9 @@ import time
 import pytest
 
 from sipha.vip.clock import boottime as now
+from sipha.vip.gate import OPENING, Gate, Lapsed, Nft
+from sipha.vip.messages import Alarms, decode_report
+from sipha.vip.placement import Placement
 from tests.vip.conftest import IPV4, IPV6, Site
 from tests.vip.lan import Host, wait_for
 
@@ -243,6 +246,18 @@ print(guard.recv(100))
     assert not daemon.hear("ended")["reason"]
 
 
+def test_guard_says_at_once_whom_it_serves(site: Site) -> None:
+    site.start_guard()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as first:
+        first.connect(str(site.socket))
+        first.settimeout(5)
+        assert decode_report(first.recv(1000)) == Alarms(())
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as second:
+            second.connect(str(site.socket))
+            second.settimeout(5)
+            assert not second.recv(1000)
+
+
 def test_guard_announces_on_schedule(site: Site) -> None:
     site.start_guard()
     daemon = site.start_daemon()
@@ -257,7 +272,7 @@ def test_guard_announces_on_schedule(site: Site) -> None:
             assert frame.data[:6] == b"\xff" * 6
             (requests if frame.data[21] == 1 else replies).append(frame.time - claimed)
     for frame in site.sent(IPV6):
-        if frame.data[54] == 136:
+        if frame.data[54] == 136 and frame.data[:2] == b"\x33\x33":  # the others answer who asks
             assert frame.data[21] == 255
             assert frame.data[58] & 0x20, "the override flag"
             advertisements.append(frame.time - claimed)
@@ -338,6 +353,27 @@ def test_kernel_drops_what_comes_from_an_absent_address(site: Site) -> None:
     assert not any(site.comes().values())
     site.node.inside(lambda: subprocess.run(["nft", "delete", "table", "inet", "sipha"], check=True))
     assert wait_for(lambda: site.comes()[IPV6], 1.0), "IPv6 lets it out where there is no gate"
+
+
+def test_kernel_opens_no_gate_that_is_opened_too_late(site: Site) -> None:
+    def open_late() -> None:
+        nft = Nft()
+
+        def run_late(commands: str) -> None:
+            if commands.startswith("delete element"):
+                time.sleep(OPENING + LATE)
+            nft.run(commands)
+
+        gate = Gate((Placement(IPV4, "e0", 32), Placement(IPV6, "e0", 128)), now, run_late)
+        gate.install()
+        with pytest.raises(Lapsed):
+            gate.open((IPV4, IPV6), now() + 5)
+
+    site.node.inside(open_late)
+    site.begun = now()
+    site.emit()
+    time.sleep(0.1)
+    assert site.comes() == {IPV4: [], IPV6: []}
 
 
 def test_guard_puts_a_gate_back_that_someone_has_removed(site: Site) -> None:

@@ -45,9 +45,16 @@ class Rig:
         self.reactor: Any = MemoryReactorClock()
         self.reactor.advance(1000)
         self.lost: list[str] = []
+        self.troubles: list[str] = []
         self.path = path
         self.address = NetlinkAddress(
-            self.reactor, PLACEMENTS, path, self.lost.append, command=command, clock=self.reactor.seconds
+            self.reactor,
+            PLACEMENTS,
+            path,
+            self.lost.append,
+            self.troubles.append,
+            command=command,
+            clock=self.reactor.seconds,
         )
         self.listener: socket.socket | None = None
         self.guard: socket.socket | None = None
@@ -58,6 +65,11 @@ class Rig:
         return float(self.reactor.seconds())
 
     def start_guard(self) -> None:
+        self.listen()
+        self.report(Alarms(()))
+
+    def listen(self) -> None:
+        """Start a guard that has yet to say that it serves us."""
         self.path.unlink(missing_ok=True)
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.listener.bind(str(self.path))
@@ -324,6 +336,40 @@ def test_alarms_are_the_guards(rig: Rig) -> None:
     assert list(rig.address.alarms()) == ["192.0.2.10 is in use twice"]
     rig.kill_guard()
     assert list(rig.address.alarms()) == ["the guard is gone (it hung up); see its log"]
+
+
+def test_guard_that_is_gone_is_a_trouble_until_one_serves_us(rig: Rig) -> None:
+    del rig.troubles[:]
+    rig.kill_guard()
+    gone = "the guard is gone (it hung up); see its log"
+    assert rig.troubles == [gone]
+    rig.listen()
+    rig.kill_guard()  # it serves another
+    assert rig.troubles == [gone]
+    rig.start_guard()
+    assert rig.troubles == [gone, ""]
+    rig.report(Alarms(()))
+    assert rig.troubles == [gone, ""]
+
+
+def test_guard_that_is_late_at_first_is_no_trouble_to_who_starts_it(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "guard", "sh", "-c", "exec sleep 10", "guard")
+    rig.reactor.pump([netlink.RETRY] * 3)
+    assert not rig.troubles
+    assert rig.address._child is not None
+    rig.address._child.kill()
+    rig.close()
+
+
+def test_guard_that_cant_be_started_is_tried_again(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "guard", str(tmp_path / "missing"))
+    assert list(rig.address.alarms()) == ["the guard can't be started: No such file or directory"]
+    (tmp_path / "missing").symlink_to("/bin/true")
+    rig.reactor.pump([netlink.RETRY] * 12)
+    child = rig.address._child
+    assert child is not None
+    child.wait(5)
+    rig.close()
 
 
 def test_guard_that_talks_nonsense_is_left(rig: Rig) -> None:
