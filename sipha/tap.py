@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.python import usage
 
@@ -48,7 +49,16 @@ def makeService(options: Options) -> IService:
     # The reactor is installed by twistd before it asks for the service.
     from twisted.internet import reactor  # noqa: PLC0415
 
+    _let_no_wall_clock_matter(reactor)
     try:
         return Node(reactor, options.subOptions["configuration"], options.subOptions["config"])
     except ConfigError as error:
         raise SystemExit(f"sipha: {error}") from error
+
+
+def _let_no_wall_clock_matter(reactor: Any) -> None:
+    """Have the reactor go by the monotonic clock (design §1.5), before anyone has set a timer.
+
+    Its own is the wall clock: set back, it would stop all timers for as long; set forward, it would fire them at once.
+    """
+    reactor.seconds = time.monotonic

@@ -102,6 +102,7 @@ class Inbox:
     def _connected(self, peer: str) -> None:
         self._kinship.connected(peer)
         self._voter.connected(peer)
+        self._sharing.connected(peer)
 
     def _disconnected(self, peer: str) -> None:
         self._kinship.disconnected(peer)

@@ -397,6 +397,7 @@ class Replica:
             self._catchup.refetch(now)
         self._voter.gives_precedence = self.candidacy.gives_precedence
         self._tenure.step(now)
+        self.sharing.step()
         self._memory.note(self._raft.commit_index, self._voter.time_term)
 
     def _left(self, reason: str) -> None:

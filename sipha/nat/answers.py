@@ -21,7 +21,7 @@ class Answers:
     """The pings under way by their tokens, for `patience` slots each; nothing else of them is kept."""
 
     def __init__(self, patience: int) -> None:
-        self._patience = patience
+        self.patience = patience
         self._awaited: OrderedDict[str, Awaited] = OrderedDict()
         self._missed: dict[int, tuple[int, int]] = {}  # contact id to the version, and how many in succession
         self._missed_before: dict[int, tuple[int, int]] = {}
@@ -36,13 +36,16 @@ class Answers:
 
     def came(self, token: str) -> None:
         """The answer to a ping under way has come."""
-        contact_id = self._awaited.pop(token).contact_id
+        self.answered(self._awaited.pop(token).contact_id)
+
+    def answered(self, contact_id: int) -> None:
+        """A binding has shown that it is reachable: it has missed nothing."""
         self._missed.pop(contact_id, None)
         self._missed_before.pop(contact_id, None)
 
     def overdue(self, slot: int) -> Iterator[Awaited]:
         """Take out the pings whose time is up when `slot` is now."""
-        while self._awaited and slot - next(iter(self._awaited.values())).sent > self._patience:
+        while self._awaited and slot - next(iter(self._awaited.values())).sent > self.patience:
             yield self._awaited.popitem(last=False)[1]
 
     def miss(self, ping: Awaited) -> int:
@@ -63,3 +66,7 @@ class Answers:
     def forget(self) -> None:
         """Wait for nothing that is under way: it isn't known whether it arrived."""
         self._awaited.clear()
+
+    def forgive(self) -> None:
+        """Hold nothing that was missed against any binding."""
+        self._missed, self._missed_before = {}, {}

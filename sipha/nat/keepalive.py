@@ -41,6 +41,9 @@ GAP = 0.1
 SUSPENDED_AFTER = 3
 """So many sends in succession that fail are this node's fault, and not one bad address's."""
 
+FAILING = 0.25
+"""Seconds for which sends must have failed, too: of many phones, a few in succession may be where no route leads."""
+
 SCHEMA = 3
 """The first schema of the log that knows RemoveUnreachable."""
 
@@ -110,6 +113,8 @@ class Keepalive(Service):
         self._well = well
         self._pinged_until = 0
         self._failures = 0  # sends in succession that have failed
+        self._failing_since = 0.0
+        self._suspended = False
         self._call: Any = None
         self._begin()
 
@@ -121,6 +126,7 @@ class Keepalive(Service):
         self._location: Location | None = None
         self._indexing: Iterator[None] | None = None
         self._counts_from = 0  # the slot from which on a ping that is lost counts
+        self._answered_at = 0  # the slot of the last ping that was answered in time, or from which on one was awaited
         self._forgets_at = 0  # the slot
         self._locals: dict[str, Address | None] = {}
 
@@ -155,7 +161,7 @@ class Keepalive(Service):
     def startService(self) -> None:
         """Go on where the leader before was last heard to be."""
         super().startService()
-        self._failures = 0
+        self._failures, self._suspended = 0, False
         self._begin()
         if self._settings.scope != "none":
             self._call_after(0.0)
@@ -195,12 +201,15 @@ class Keepalive(Service):
         self._call_after(SLOT / 1000)
         if not self.enabled:
             self._answers.forget()
+            self._spare()
             self._schedule.skip(now)
-            self._counts_from = 0
         elif transport is not None and tokens is not None:
+            if slot - self._answered_at > self._schedule.slots + self._answers.patience:
+                self._spare()  # nobody at all answers: that says more of us, or of the way, than of the phones
             if not self._counts_from:
                 # Who became unreachable while nobody pinged may well register again within one interval.
                 self._counts_from = slot + self._schedule.slots
+                self._answered_at = slot
             self._count_lost(slot)
             for number, aors in self._schedule.due(now, PER_TURN):
                 for aor in aors:
@@ -282,21 +291,31 @@ class Keepalive(Service):
         if transport.offer(data, flow):
             self.counters.sent += 1
             if self._failures and not flow.reliable:
-                if self._suspended:
-                    self.log.info("pings go out again")
                 self._failures = 0
+                if self._suspended:
+                    self._suspended = False
+                    self._spare()
+                    self.log.info("pings go out again")
             return True
         if self._transport() is not None and not flow.reliable:  # else we lead no more, or the peer has hung up
-            self.counters.unsent += 1
-            self._failures += 1
-            if self._failures == SUSPENDED_AFTER:
-                self.log.warn("pings are suspended: this node's sends fail")  # noqa: G010
-                self._answers.forget()
+            self._note_failure()
         return False
 
-    @property
-    def _suspended(self) -> bool:
-        return self._failures >= SUSPENDED_AFTER
+    def _note_failure(self) -> None:
+        self.counters.unsent += 1
+        now = self._reactor.seconds()
+        if not self._failures:
+            self._failing_since = now
+        self._failures += 1
+        if not self._suspended and self._failures >= SUSPENDED_AFTER and now >= self._failing_since + FAILING:
+            self._suspended = True
+            self.log.warn("pings are suspended: this node's sends fail")  # noqa: G010
+            self._answers.forget()
+
+    def _spare(self) -> None:
+        """Hold nothing against any phone until an interval has passed."""
+        self._answers.forgive()
+        self._counts_from = 0
 
     # Answers
 
@@ -313,12 +332,24 @@ class Keepalive(Service):
     def _answered(self, token: str, status: int) -> bool:
         ping = self._answers.awaited(token)
         if ping is None:
-            tokens = self._tokens()
-            return tokens is not None and tokens.is_ping(token)  # late, a copy, or to an earlier leader's
+            return self._answered_late(token, status)
+        self._answered_at = max(self._answered_at, ping.sent)
         # Whatever a phone says, it is there; what an edge says may be its own word.
         if not (ping.to_edge and _tells_nothing(status)):
             self.counters.answered += 1
             self._answers.came(token)
+        return True
+
+    def _answered_late(self, token: str, status: int) -> bool:
+        """The same for one that isn't awaited any more, a copy, or one to an earlier leader's ping."""
+        tokens = self._tokens()
+        ping = None if tokens is None else tokens.read_ping(token)
+        if ping is None:
+            return False
+        # It may have come through an edge. One that is older than an interval proves nothing: it may be sent again.
+        age = self._now() // SLOT - ping.slot & 0xFFFFFFFF
+        if age < self._schedule.slots and not _tells_nothing(status):
+            self._answers.answered(ping.contact_id)
         return True
 
     def _count_lost(self, slot: int) -> None:

@@ -122,11 +122,14 @@ class ResponseContext:
     def resumed(
         cls, groups: Sequence[Sequence[Target]], forks: Sequence[Progress], *, cancelled: bool
     ) -> ResponseContext:
-        """Return the context of an INVITE whose first forks are so far, and whose caller may have cancelled it."""
+        """Return the context of an INVITE whose first groups are so far, and whose caller may have cancelled it.
+
+        ValueError unless `forks` are those of whole groups.
+        """
         context = cls(groups, invite=True)
         while context._groups and len(context.forks) < len(forks):
             context.forks += context._groups.pop()
-        for fork, progress in zip(context.forks, forks, strict=False):
+        for fork, progress in zip(context.forks, forks, strict=True):
             fork.state, fork.reasons, fork.final = progress
         context._cancelled = cancelled
         context._concluded = context.answered

@@ -1,13 +1,13 @@
 """Shadows: what the other nodes are told of a call that is being set up, so that it outlives its leader (design §5).
 
 Before an INVITE leaves, the leader shares a record of its response context; another whenever a fork comes further, and
-a last one when nothing is left to be done. They aren't logged and nobody awaits them: a call whose records are lost is
-carried on by its branches alone (takeover.py).
+a last one when nothing is left to be done. A node that connects is told of all calls. The records aren't logged and
+nobody awaits them: a call whose records are lost is carried on by its branches alone (takeover.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -81,10 +81,15 @@ class Closed(msgspec.Struct, frozen=True, array_like=True, tag="off"):
     key: Key
 
 
+class Anew(msgspec.Struct, frozen=True, array_like=True, tag="anew"):
+    """What was told before is void: all calls that are being set up follow."""
+
+
 Record = Opened | Advanced | Closed
+"""What is told of a call."""
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+_decoder: msgspec.msgpack.Decoder[Record | Anew] = msgspec.msgpack.Decoder(Record | Anew)
 
 
 @dataclass(slots=True)
@@ -159,10 +164,20 @@ class Shadows:
         """True if there is something to be shared."""
         return bool(self._unshared)
 
-    def inherit(self, now: float) -> None:
-        """Have shadows of our own calls, too: we lead anew, and nothing else is left of them."""
+    def records(self) -> Iterator[bytes]:
+        """What a node that has heard nothing has to know: the calls as they are when each is told."""
+        yield _encoder.encode(Anew())
+        for key in (*self._shadows, *self._ours):
+            if shadow := self._ours.get(key) or self._shadows.get(key):
+                data = _encoder.encode(Opened(key, shadow.call, shadow.forks, shadow.cancelled))
+                if len(data) <= MAX_RECORD:
+                    yield data
+
+    def cease(self, now: float) -> None:
+        """Have our own calls among those of others: we lead no more, and may lead anew, with nothing else left."""
         ours, self._ours = self._ours, {}
         for key, shadow in ours.items():
+            self.take(key)
             self._keep(key, shadow)
         self._expire(now)
 
@@ -176,11 +191,13 @@ class Shadows:
                 record = _decoder.decode(data)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 self.counters.undecodable += 1
-            else:
-                self._ours.pop(record.key, None)  # the call has been taken over
-                shadow = self._shadow(record, self.take(record.key), len(data), now)
-                if shadow is not None:
-                    self._keep(record.key, shadow)
+                continue
+            if isinstance(record, Anew):
+                self._shadows, self._bytes = {}, 0
+                continue
+            shadow = self._shadow(record, self.take(record.key), len(data), now)
+            if shadow is not None:
+                self._keep(record.key, shadow)
         self._expire(now)
 
     def take(self, key: Key) -> Shadow | None:

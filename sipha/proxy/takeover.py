@@ -83,7 +83,6 @@ class Takeover:
     def begin(self, now: float) -> None:
         """Take over what there is, little by little, and for a while what comes."""
         self._until = now + self._reach
-        self._shadows.inherit(now)
         self._layer.set_timer(now, self)
 
     def event_received(self, event: Event, now: float) -> bool:
@@ -118,12 +117,13 @@ class Takeover:
 
     def _go_on(self, now: float) -> None:
         """Take over the next portion."""
+        if self._shadows:
+            self._layer.set_timer(now + PACE, self)  # first: a mistake about one call must not stop the others
         for _ in range(PORTION):
             key = self._shadows.first(now)
             if key is None:
                 return
             self._resume(key, now)
-        self._layer.set_timer(now + PACE, self)
 
     # By its shadow
 

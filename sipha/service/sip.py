@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -141,7 +141,9 @@ class SipService(Service):
         self._sharing: Any = None
         self._timers = make_timers(configuration.sip)
         self._shadows = Shadows(longest_setup(self._timers))
-        replica.sharing.subscribe(SHADOWS, lambda records: self._shadows.received(records, reactor.seconds()))
+        replica.sharing.subscribe(
+            SHADOWS, lambda records: self._shadows.received(records, reactor.seconds()), self._all_shadows
+        )
 
     @property
     def listening(self) -> bool:
@@ -235,6 +237,7 @@ class SipService(Service):
         if endpoint is None:
             return None
         self.log.info("the virtual addresses are served no more")
+        self._shadows.cease(self._reactor.seconds())
         return endpoint.stop()
 
     def counters(self) -> dict[str, int]:
@@ -260,6 +263,13 @@ class SipService(Service):
             self._sharing.cancel()
         self._sharing = None
         self._replica.sharing.share(SHADOWS, self._shadows.take_records())
+
+    def _all_shadows(self) -> Iterator[bytes]:
+        """What a node that connects has to know, as long as it is ours to say."""
+        for record in self._shadows.records():
+            if not self._replica.leading():
+                return
+            yield record
 
     def _intercept(self, data: bytes, flow: Flow) -> bool:
         """Take a datagram that is STUN, or at a glance the answer to a ping."""

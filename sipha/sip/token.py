@@ -51,6 +51,13 @@ class BranchToken(NamedTuple):
     loop: str
 
 
+class PingToken(NamedTuple):
+    """What the token of a ping says: which binding, by its id, was pinged in which slot."""
+
+    contact_id: int
+    slot: int
+
+
 class Hop(NamedTuple):
     """Where one side of a dialog is reached: a transport, and the address that the flow had; `user` tells whose."""
 
@@ -158,12 +165,14 @@ class Tokens:
         head = f"{self._current_id:02x}{contact_id:016x}{slot & 0xFFFFFFFF:08x}"
         return head + _hex_mac(self._current.ping, head.encode())
 
-    def is_ping(self, token: str) -> bool:
-        """Return True if this is the token of a ping, under any key still held."""
+    def read_ping(self, token: str) -> PingToken | None:
+        """Return what the token of a ping says, or None if it isn't ours."""
         keys = self._keys_by_hex.get(token[:2])
         if keys is None or not token.isascii():
-            return False
-        return hmac.compare_digest(_hex_mac(keys.ping, token[:_PING_HEAD].encode()), token[_PING_HEAD:])
+            return None
+        if not hmac.compare_digest(_hex_mac(keys.ping, token[:_PING_HEAD].encode()), token[_PING_HEAD:]):
+            return None
+        return PingToken(int(token[2:18], 16), int(token[18:_PING_HEAD], 16))
 
     def user(self, aor: str) -> bytes:
         """Make the mark of a user of ours in a token, from the AOR."""

@@ -55,6 +55,16 @@ def test_full_connection_is_spared(assemble: Assemble) -> None:
     assert cluster.replica(leader).status().counters["shared data dropped"] == 2
 
 
+def test_node_that_connects_is_told_all_there_is(assemble: Assemble) -> None:
+    cluster, leader, others = cluster_of(assemble)
+    pieces = [bytes([number]) * (BATCH // 3) for number in range(20)]
+    cluster.replica(leader).sharing.subscribe("calls", lambda _: None, lambda: pieces)
+    heard = [listen(cluster, name) for name in others]
+    cluster.hang_up(leader, others[0])
+    cluster.run(2.0)
+    assert heard == [pieces, []]
+
+
 def test_release_that_does_not_know_of_sharing_and_a_witness_are_sent_nothing(assemble: Assemble) -> None:
     cluster, leader, others = cluster_of(assemble, priority=0)
     older = next(name for name in others if name != "c")

@@ -43,6 +43,7 @@ class Site:
         self.dead: set[str] = set()
         """The addresses of phones that are switched off."""
         self.status = 200
+        self.round_trip = ROUND_TRIP
         self.served_until = int(self.clock.seconds() * 1000)
         self.well = True
         self._cseq = 0
@@ -141,7 +142,7 @@ class Node:
             return False
         self.sent.append((self.site.clock.seconds(), data, flow))
         if data.startswith(b"OPTIONS"):
-            self.site.clock.callLater(ROUND_TRIP, self._answer, data, flow)
+            self.site.clock.callLater(self.site.round_trip, self._answer, data, flow)
         return True
 
     def _answer(self, data: bytes, flow: Flow) -> None:
@@ -149,7 +150,7 @@ class Node:
         assert isinstance(request, Request)
         if flow.remote[0] in self.site.dead:
             return
-        self.site.heard[flow.remote[0]].append(self.site.clock.seconds() - ROUND_TRIP)
+        self.site.heard[flow.remote[0]].append(self.site.clock.seconds() - self.site.round_trip)
         response = response_to(request, self.site.status, to_tag="phone")
         assert self.keepalive.response_received(response, flow)
 

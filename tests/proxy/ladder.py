@@ -167,6 +167,7 @@ class House:
 
     def lead_anew(self) -> None:
         """The node has lost the lead, and wins it again."""
+        self.shadows.cease(self.now)
         self._lead()
         self.proxy.take_over(self.now)
         self.advance(0)

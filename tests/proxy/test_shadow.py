@@ -81,19 +81,47 @@ def test_call_that_is_too_long_or_no_text_is_not_shared() -> None:
     assert shadows.counters.unshareable == 2
 
 
-def test_node_that_leads_anew_inherits_its_own_calls() -> None:
+def test_node_that_ceases_to_lead_keeps_its_own_calls_as_those_of_others() -> None:
     shadows = Shadows(100)
     for number in range(4):
         shadows.publish(opened(number), 30.0 * number, urgent=True)
     shadows.publish(Advanced(opened(3).key, RINGING, cancelled=True), 100.0, urgent=False)
     shadows.publish(Closed(opened(2).key), 100.0, urgent=False)
-    tell(shadows, opened(1), Closed(opened(1).key), now=110)  # by the node that led meanwhile
     assert not shadows
-    shadows.inherit(120)
+    shadows.cease(105)
+    tell(shadows, opened(1), Closed(opened(1).key), now=110)  # by the node that leads now
     assert len(shadows) == 1
+    assert shadows.first(199) == opened(3).key
     shadow = shadows.take(opened(3).key)
     assert shadow is not None
     assert (shadow.forks, shadow.cancelled) == (RINGING, True)
+
+
+def test_calls_of_a_node_that_leads_no_more_are_forgotten_like_others() -> None:
+    shadows = Shadows(100, max_count=2)
+    for number in range(3):
+        shadows.publish(opened(number), 0.0, urgent=True)
+    shadows.cease(1)
+    assert len(shadows) == 2
+    assert shadows.first(100) is None
+
+
+def test_node_that_connects_is_told_of_all_calls_as_they_are() -> None:
+    shadows, newcomer = Shadows(100), Shadows(100)
+    tell(shadows, opened(1))  # and not yet taken over
+    for number in (2, 3, 4):
+        shadows.publish(opened(number), 0.0, urgent=True)
+    shadows.publish(Advanced(opened(3).key, RINGING, cancelled=True), 1.0, urgent=True)
+    tell(newcomer, opened(5))  # by someone who has led before
+    records = shadows.records()
+    told = [next(records), next(records)]
+    shadows.publish(Closed(opened(4).key), 2.0, urgent=True)
+    newcomer.received([*told, *records], 3.0)
+    assert len(newcomer) == 3
+    assert [newcomer.take(opened(number).key) is not None for number in (1, 2)] == [True, True]
+    shadow = newcomer.take(opened(3).key)
+    assert shadow is not None
+    assert (shadow.call, shadow.forks, shadow.cancelled) == (opened(3).call, RINGING, True)
 
 
 def test_what_is_not_urgent_waits_for_what_is() -> None:
@@ -147,6 +175,7 @@ def test_call_that_cannot_be_taken_over_does_not_keep_the_others_from_it() -> No
     calls = [
         msgspec.structs.replace(good, request=b"BYE"),
         msgspec.structs.replace(good, flow=FLOW._replace(transport="SCTP")),
+        msgspec.structs.replace(good, groups=((*good.groups[0], *good.groups[0]),)),  # and one fork of the two
         good,
     ]
     for number, call in enumerate(calls):
@@ -154,6 +183,6 @@ def test_call_that_cannot_be_taken_over_does_not_keep_the_others_from_it() -> No
         tell(house.standby, record)
     house.fail_over()
     counters = house.proxy.takeover_counters
-    assert (counters.failed, counters.resumed) == (2, 1)
+    assert (counters.failed, counters.resumed) == (3, 1)
     house.advance(60)
     assert house.layer.transactions == 0

@@ -57,7 +57,7 @@ def test_changed_nonce_is_not_ours(tokens: Tokens) -> None:
 def test_any_text_is_no_token(text: str) -> None:
     tokens = Tokens({7: NEW})
     assert tokens.read_nonce(text) is None
-    assert not tokens.is_ping(text)
+    assert tokens.read_ping(text) is None
     assert tokens.read_branch(text, IDENTITY) is None
     assert tokens.read_route(text, "call-1", "tag-1") is None
     assert not tokens.is_tag(text, "call-1", "tag-1", 1, "z9hG4bKabc")
@@ -139,16 +139,16 @@ def test_route_token_proves_one_dialog_only(tokens: Tokens) -> None:
 def test_ping_names_its_binding_and_slot_and_is_known_while_its_key_is_held(contact_id: int, slot: int) -> None:
     token = Tokens({1: OLD, 7: NEW}).ping(contact_id, slot)
     assert token.startswith(f"07{contact_id:016x}{slot % 2**32:08x}")
-    assert Tokens({7: NEW, 8: OLD}).is_ping(token)
-    assert not Tokens({7: OLD}).is_ping(token)
-    assert not Tokens({8: NEW}).is_ping(token)
+    assert Tokens({7: NEW, 8: OLD}).read_ping(token) == (contact_id, slot & 0xFFFFFFFF)
+    assert Tokens({7: OLD}).read_ping(token) is None
+    assert Tokens({8: NEW}).read_ping(token) is None
 
 
 def test_changed_ping_is_not_ours(tokens: Tokens) -> None:
     token = tokens.ping(5 << 20, 12345)
     for place, character in enumerate(token):
         other = "A" if character != "A" else "B"
-        assert not tokens.is_ping(token[:place] + other + token[place + 1 :])
+        assert tokens.read_ping(token[:place] + other + token[place + 1 :]) is None
 
 
 def test_subkeys_keep_tokens_apart(tokens: Tokens) -> None:
