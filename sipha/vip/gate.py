@@ -2,13 +2,18 @@
 
 That is ARP in which the address is the sender's, and every IPv4 or IPv6 packet of the machine's own whose source it is:
 neighbour advertisements, TCP's retransmissions and ICMP errors among them. The elements time out in the kernel, so that
-the gate shuts while every process stands still. Frames of AF_PACKET sockets pass beside it.
+the gate shuts while every process stands still.
+
+There are two: what the machine makes passes the first (`output`), and what leaves by the address's own interface the
+second (`egress`), at the last moment. Without that, packets that wait in the kernel for a neighbour to answer ARP, for
+up to 3 s, would leave when it does; and frames of AF_PACKET sockets would pass beside.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Sequence
+import socket
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from sipha.vip.placement import Placement
 
@@ -17,8 +22,14 @@ OPENING = 0.05
 
 _Sets = tuple[tuple[str, str, int], ...]
 
-_LEASE: _Sets = (("arp", "lease", 4), ("inet", "lease", 4), ("inet", "lease6", 6))
-_OPENING: _Sets = (("arp", "opening", 4), ("inet", "opening", 4), ("inet", "opening6", 6))
+_LEASE: _Sets = (
+    ("arp", "lease", 4),
+    ("inet", "lease", 4),
+    ("inet", "lease6", 6),
+    ("netdev", "lease", 4),
+    ("netdev", "lease6", 6),
+)
+_OPENING: _Sets = tuple((family, name.replace("lease", "opening"), version) for family, name, version in _LEASE)
 
 
 class GateError(Exception):
@@ -60,7 +71,7 @@ class Gate:
 
     def install(self) -> None:
         """Put the gate up, shut, in the place of one that is there; raises GateError."""
-        self._run(ruleset(self._placements))
+        self._run(ruleset(self._placements, {name for _, name in socket.if_nameindex()}))
 
     def open(self, addresses: Iterable[str], deadline: float) -> None:
         """Let pass what comes from these addresses until the deadline; raises Lapsed or GateError.
@@ -105,22 +116,37 @@ class Gate:
         return left
 
 
-def ruleset(placements: Iterable[Placement]) -> str:
-    """The gate in the language of nft, shut.
+def ruleset(placements: Sequence[Placement], interfaces: Collection[str]) -> str:
+    """The gate in the language of nft, shut; a chain can only hang on one of the `interfaces` that there are.
 
     A second interface in the same LAN would answer ARP as well (arp_ignore is 0 by default): replies leave through the
     address's own alone. IPv6 has no such habit.
     """
     arp, inet = [], []
+    egress: dict[str, list[str]] = {interface: [] for _, interface, _ in placements if interface in interfaces}
     for address, interface, _ in placements:
         if ":" in address:
-            inet.append(f"ip6 saddr {address} ip6 saddr != @lease6 drop")
+            packets = f"ip6 saddr {address} ip6 saddr != @lease6 drop"
+            frames = [packets]
         else:
-            inet.append(f"ip saddr {address} ip saddr != @lease drop")
-            arp.append(f"arp saddr ip {address} arp saddr ip != @lease drop")
-            arp.append(f'arp operation reply arp saddr ip {address} oifname != "{interface}" drop')
-    return _RULESET.format(arp="\n".join(arp), inet="\n".join(inet))
+            packets = f"ip saddr {address} ip saddr != @lease drop"
+            claims = f"arp saddr ip {address} arp saddr ip != @lease drop"
+            frames = [packets, claims]
+            arp += [claims, f'arp operation reply arp saddr ip {address} oifname != "{interface}" drop']
+        inet.append(packets)
+        egress.get(interface, []).extend(frames)
+    chains = [
+        _EGRESS.format(number=number, interface=interface, rules="\n".join(rules))
+        for number, (interface, rules) in enumerate(egress.items())
+    ]
+    return _RULESET.format(arp="\n".join(arp), inet="\n".join(inet), egress="\n".join(chains))
 
+
+_EGRESS = """\
+chain egress{number} {{
+type filter hook egress device "{interface}" priority 0; policy accept;
+{rules}
+}}"""
 
 # Adding a table that is there does nothing, and deleting one that isn't fails: so the three make it new in one step.
 # What a node routes for others isn't its own, whoever it comes from: hence output, not postrouting.
@@ -129,6 +155,8 @@ add table arp sipha
 delete table arp sipha
 add table inet sipha
 delete table inet sipha
+add table netdev sipha
+delete table netdev sipha
 table arp sipha {{
 set lease {{ type ipv4_addr; flags timeout; }}
 set opening {{ type ipv4_addr; flags timeout; }}
@@ -146,6 +174,13 @@ chain output {{
 type filter hook output priority 0; policy accept;
 {inet}
 }}
+}}
+table netdev sipha {{
+set lease {{ type ipv4_addr; flags timeout; }}
+set opening {{ type ipv4_addr; flags timeout; }}
+set lease6 {{ type ipv6_addr; flags timeout; }}
+set opening6 {{ type ipv6_addr; flags timeout; }}
+{egress}
 }}
 """
 

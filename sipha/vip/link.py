@@ -32,8 +32,8 @@ _MANY = 64
 class Link:
     """An Ethernet interface; on others nobody asks for addresses, and nothing is sent. Raises OSError.
 
-    `sockets` are to be watched: when one is readable, `sightings` says what others claim. ARP frames and the question
-    for an IPv6 address pass beside the kernel's gate; the advertisement of an IPv6 address passes through it.
+    `sockets` are to be watched: when one is readable, `sightings` says what others claim. What is said of an address
+    passes through the kernel's gate; the questions of a probe don't come from it.
     """
 
     def __init__(self, interface: str) -> None:

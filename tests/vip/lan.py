@@ -120,8 +120,12 @@ class Host:
 
     def resolves(self, address: str, patience: float = 0.3) -> bool:
         """Return True if someone answers for the address; nothing that was learnt before counts."""
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.ip("neigh", "flush", "dev", "e0")
+        return self.reaches(address, patience)
+
+    def reaches(self, address: str, patience: float = 0.3) -> bool:
+        """Send something to an address, and return True if someone has it."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
 
         def ask() -> bool:
             with socket.socket(family, socket.SOCK_DGRAM) as prod:

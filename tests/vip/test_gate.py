@@ -14,10 +14,15 @@ PLACEMENTS = (Placement("192.0.2.10", "eth0.5", 24), Placement("2001:db8::10", "
 
 
 def test_ruleset_names_addresses_and_interface() -> None:
-    rules = ruleset(PLACEMENTS)
+    rules = ruleset(PLACEMENTS, {"lo", "eth0.5"})
     assert "arp saddr ip 192.0.2.10 arp saddr ip != @lease drop" in rules
     assert 'arp operation reply arp saddr ip 192.0.2.10 oifname != "eth0.5" drop' in rules
     assert "ip6 saddr 2001:db8::10 ip6 saddr != @lease6 drop" in rules
+    assert rules.count('hook egress device "eth0.5"') == 1
+
+
+def test_gate_hangs_on_no_interface_that_is_not_there() -> None:
+    assert "hook egress" not in ruleset(PLACEMENTS, {"lo"})
 
 
 def test_gate_opens_until_the_deadline() -> None:

@@ -351,8 +351,35 @@ def test_kernel_drops_what_comes_from_an_absent_address(site: Site) -> None:
     site.emit()
     time.sleep(0.3)
     assert not any(site.comes().values())
-    site.node.inside(lambda: subprocess.run(["nft", "delete", "table", "inet", "sipha"], check=True))
+    site.node.inside(lambda: subprocess.run(["nft", "flush", "ruleset"], check=True))
     assert wait_for(lambda: site.comes()[IPV6], 1.0), "IPv6 lets it out where there is no gate"
+
+
+@pytest.mark.parametrize(("address", "absent"), [(IPV4, "192.0.2.99"), (IPV6, "2001:db8::99")])
+def test_kernel_drops_what_waited_for_a_neighbour_when_the_gate_was_shut(site: Site, address: str, absent: str) -> None:
+    """As on a node that was cut off from its phones: what it had to say must not come when it is connected again."""
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as phone:
+            phone.bind((address, 0))
+            for _ in range(3):
+                phone.sendto(b"late", (absent, 9))
+
+    guard = site.start_guard()
+    daemon = site.start_daemon()
+    daemon.claim()
+    site.node.inside(send)
+    for process in (daemon.process, guard):
+        process.send_signal(signal.SIGSTOP)
+    time.sleep(0.05)
+    deadline = daemon.deadline
+    time.sleep(0.5)
+    site.phone.ip("addr", "add", absent, "dev", "e0", *(("nodad",) if ":" in address else ()))
+    assert site.node.reaches(absent, 2.5), "what the node says on its own account makes the neighbour known"
+    time.sleep(0.1)
+    assert_silent_after(site, deadline + 0.04)
+    daemon.signal(signal.SIGCONT)
+    guard.send_signal(signal.SIGCONT)
 
 
 def test_kernel_opens_no_gate_that_is_opened_too_late(site: Site) -> None:
