@@ -28,8 +28,12 @@ Test = Literal[
 ]
 """The names of the tests, those that cost least first."""
 
-DEFAULT: tuple[Test, ...] = ("diff-ip-src-via", "diff-port-src-via", "diff-ip-src-contact", "diff-port-src-contact")
-"""What finds NAT and nothing else: the private-… tests would flag every phone of a site that has private addresses."""
+DEFAULT: tuple[Test, ...] = ("diff-ip-src-via", "diff-port-src-via", "diff-ip-src-contact")
+"""What finds NAT and nothing else.
+
+The private-… tests would flag every phone of a site that has private addresses, and diff-port-src-contact whoever has
+another port for calls than the one that he registers from: where NAT has changed that one, the Via tells as well.
+"""
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 

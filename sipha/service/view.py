@@ -85,7 +85,7 @@ class View:
             durability=replica.durability,
             journal_bytes=replica.journal_bytes,
             virtual_addresses=self._config.virtual_address.hosts,
-            holds_virtual_addresses=self._address.held,
+            holds_virtual_addresses=self._address.held and self._sip.listening,
             connections=self._sip.connections,
             stream_calls=self._sip.stream_calls,
             aors=len(machine.location),
