@@ -2,27 +2,42 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
-STEPPING = """
-import time
-from types import SimpleNamespace
-from twisted.internet import base
+from tests.service.alone import configuration, found
 
-step = 0.0
+RUN = """
+import sys, time
 
-def set_back() -> None:
-    global step
-    step = -3600.0
+wall, back = time.time, [0.0]
+time.time = lambda: wall() - back[0]
 
-base.ReactorBase.seconds = staticmethod(lambda: time.time() + step)
-from sipha import tap
-tap.Node = lambda reactor, *_: reactor
-reactor = tap.makeService(SimpleNamespace(subOptions={"configuration": None, "config": None}))
-reactor.callLater(0.1, set_back)
-reactor.callLater(0.2, reactor.stop)
+from twisted.internet import reactor
+from sipha.tap import Options, makeService
+
+options = Options()
+options.parseOptions(["run", "--config", sys.argv[1]])
+node = makeService(options)
+node.startService()
+
+def look():
+    if node.view.status().leading:
+        print("leads", flush=True)
+        node.stopService().addCallback(lambda _: reactor.stop())
+    else:
+        reactor.callLater(0.1, look)
+
+def step():
+    reactor.callLater(0.1, look)
+    back[0] = 3600.0
+
+reactor.callWhenRunning(step)
 reactor.run()
 """
 
 
-def test_timers_of_a_node_go_on_when_the_wall_clock_is_set_back() -> None:
-    subprocess.run([sys.executable, "-c", STEPPING], check=True, timeout=20)
+def test_node_goes_on_when_the_clock_on_the_wall_is_put_back(tmp_path: Path) -> None:
+    found(configuration(tmp_path))
+    command = [sys.executable, "-c", RUN, str(tmp_path / "sipha.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert done.stdout == "leads\n", done.stderr

@@ -288,6 +288,8 @@ class NetlinkAddress:
 
     def _expire(self) -> None:
         """Nothing passes any more of a claim whose last deadline has passed, whatever the guard does."""
+        if self._guard is not None:
+            self._guard.doRead()  # we may be the one who was held up
         claim = self._claim
         if claim is None:
             return
@@ -297,7 +299,8 @@ class NetlinkAddress:
         elif not claim.told:
             self._over(self._trouble or "the guard doesn't start")
         elif claim.renewing:
-            self._over("the guard doesn't answer")
+            self._complain("the guard doesn't answer")
+            self._over(self._trouble)
         else:
             self._over(claim.cut_off or "it was not renewed in time")
 

@@ -231,10 +231,25 @@ def test_frozen_guard_is_noticed_when_the_kernel_has_shut_the_gate(rig: Rig) -> 
         rig.address.renew(rig.now + LEASE)
         if rig.lost:
             break
-    assert rig.lost == ["the guard doesn't answer"]
+    assert rig.lost == rig.troubles[-1:] == ["the guard doesn't answer"]
     last = begun + 0.05 + LEASE
     assert last + LATE <= rig.now < last + LATE + 0.06
     assert len(rig.orders()) == 1
+    rig.report(Ended(1, "it was not renewed in time"))
+    assert not rig.troubles[-1], "it goes on"
+
+
+def test_guard_is_not_blamed_for_what_it_said_while_we_were_held_up(rig: Rig) -> None:
+    rig.hold()
+    rig.reactor.advance(0.04)
+    rig.address.renew(rig.now + LEASE)
+    assert rig.guard is not None
+    for report in (Renewed(1, rig.now + LEASE), Ended(1, "it was not renewed in time")):
+        rig.guard.send(encode(report))
+    del rig.troubles[:]
+    rig.reactor.advance(2.0)
+    assert rig.lost == ["it was not renewed in time"]
+    assert not rig.troubles
 
 
 def test_dead_guards_claim_is_lost_when_the_kernel_has_shut_the_gate(rig: Rig) -> None:
