@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.python import usage
 
 from sipha import config
+from sipha.cluster.raft import clock as boottime
 from sipha.errors import ConfigError
 from sipha.service import Node
 
@@ -57,8 +57,8 @@ def makeService(options: Options) -> IService:
 
 
 def _let_no_wall_clock_matter(reactor: Any) -> None:
-    """Have the reactor go by the monotonic clock (design §1.5), before anyone has set a timer.
+    """Have the reactor go by CLOCK_BOOTTIME, as cluster time does (design §1.5), before anyone has set a timer.
 
     Its own is the wall clock: set back, it would stop all timers for as long; set forward, it would fire them at once.
     """
-    reactor.seconds = time.monotonic
+    reactor.seconds = boottime
