@@ -58,7 +58,7 @@ def makeService(options: Options) -> IService:
 
 
 def _let_no_wall_clock_matter(reactor: Any) -> None:
-    """Have the reactor go by CLOCK_BOOTTIME, as the log does (design §1.5), before anyone has set a timer.
+    """Have the reactor go by CLOCK_BOOTTIME, as cluster time does (design §1.5), before anyone has set a timer.
 
     Its own is the wall clock: set back, it would stop all timers for as long; set forward, it would fire them at once.
     """

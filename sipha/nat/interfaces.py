@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 from sipha.sip.flow import Address, Flow
 
 
 class IPingTransport(Interface):
     """The listeners and connections of this node, for who sends pings."""
+
+    dropped: int = Attribute("How many datagrams have come and were dropped by the kernel, for want of room.")
 
     def flow(transport: str, remote: Address) -> Flow | None:
         """The flow to an address: its connection, else one to be opened (`connection` 0); None without a listener."""

@@ -128,6 +128,7 @@ class Keepalive(Service):
         self._counts_from = 0  # the slot from which on a ping that is lost counts
         self._answered_at = 0  # the slot of the last ping that was answered in time, or from which on one was awaited
         self._forgets_at = 0  # the slot
+        self._dropped = 0  # datagrams that had come, as of the last turn
         self._locals: dict[str, Address | None] = {}
 
     # What others see
@@ -204,6 +205,9 @@ class Keepalive(Service):
             self._spare()
             self._schedule.skip(now)
         elif transport is not None and tokens is not None:
+            if (dropped := transport.dropped) != self._dropped:
+                self._dropped = dropped
+                self._answers.forget()  # answers may have been among what was dropped
             if slot - self._answered_at > self._schedule.slots + self._answers.patience:
                 self._spare()  # nobody at all answers: that says more of us, or of the way, than of the phones
             if not self._counts_from:

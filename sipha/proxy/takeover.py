@@ -176,8 +176,10 @@ class Takeover:
         proxied = None if server is None else server.context or self._await_forks(server, token.forks, now)
         if not isinstance(proxied, ProxiedRequest) or token.fork > len(proxied.context.forks):
             return False
-        # The Request-URI was the phone's contact; a phone knows ACK and CANCEL by their branch (§17.2.3).
         fork = proxied.context.forks[token.fork - 1]
+        if fork.state is ForkState.ENDED and response.status < 200:
+            return False  # nothing would end its transaction
+        # The Request-URI was the phone's contact; a phone knows ACK and CANCEL by their branch (§17.2.3).
         request = Request("INVITE", fork.target.uri or _uri(flow), [("Via", str(response.via))])
         request.headers.copy_from(response.headers, _COPIED)
         self._branches.adopt(proxied, fork, request, flow, now)

@@ -137,6 +137,11 @@ class Endpoint:
         """How many connections of streams there are, those being opened included."""
         return sum(streams.connections for streams in self._streams.values())
 
+    @property
+    def dropped(self) -> int:
+        """How many datagrams have come and were dropped by the kernel, for want of room."""
+        return sum([udp.dropped for udp in self._udp.values()])
+
     # -- ways out ---------------------------------------------------------------------------------------------------
 
     def flow(self, transport: str, remote: Address) -> Flow | None:

@@ -29,6 +29,8 @@ TRANSIENT = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE
 _MAX_DATAGRAM = 65535
 _MAX_STALE = 65536
 _SO_RCVBUFFORCE = 33
+_SO_MEMINFO = 55
+_MEMORY = Struct("=9I")  # linux/sock_diag.h: the last is SK_MEMINFO_DROPS
 _IP_RECVERR = 11
 _IPV6_RECVERR = 25
 _EXTENDED_ERROR = Struct("=IBBBxII")  # struct sock_extended_err: errno, origin, type, code, info, data
@@ -119,6 +121,12 @@ class UdpSocket:
         if error:
             self._counters["udp-send-" + errno.errorcode.get(error, str(error))] += 1
         return error
+
+    @property
+    def dropped(self) -> int:
+        """How many datagrams the kernel has dropped, for want of room, since the socket was made."""
+        *_, drops = _MEMORY.unpack(self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMORY.size))
+        return int(drops)
 
     def fileno(self) -> int:
         """See IReadDescriptor."""

@@ -749,7 +749,7 @@ def test_time_goes_on_over_a_stop_of_all_nodes_while_the_machine_is_up(
 
 
 def test_time_that_passes_after_an_entry_is_applied_counts(assemble: Assemble) -> None:
-    """A node that starts, and knows the time from that entry alone, is held up in the same step."""
+    """A node that starts, and knows the time from its log alone, is held up in the step that applies it."""
     assembly = assemble("a")
     assembly.start("a")
     assembly.elect("a")
@@ -762,7 +762,6 @@ def test_time_that_passes_after_an_entry_is_applied_counts(assemble: Assemble) -
     assembly.crash("a", power_lost=True)
     assembly.start("a", boot_id="the next")
     replica = assembly.replica("a")
-    assert replica.cluster_time() < time - 0.5
     clock, tick, late = replica._clock, replica._voter.tick, [0.0]
     replica._clock = lambda: clock() + late[0]
 

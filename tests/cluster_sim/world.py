@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from zlib import crc32
 
-from sipha.cluster import catchup, checkpoint, handover, journal, raft, replica, snapshots, storage, window
+from sipha.cluster import catchup, checkpoint, handover, journal, memory, raft, snapshots, storage, window
 from sipha.state import snapshot
 from tests.cluster_sim.events import Events
 from tests.cluster_sim.history import History
@@ -149,7 +149,7 @@ SMALL: dict[ModuleType, dict[str, object]] = {
     snapshot: {"CHUNK": 256},
     storage: {"_PROGRESS_LIMIT": 600},
     handover: {"HOLD_DOWN": 1.0},
-    replica: {"PROGRESS": 5.0},
+    memory: {"PERIOD": 5.0},
 }
 """What makes files, slices and patience so small that in some seconds everything happens often."""
 

@@ -98,12 +98,13 @@ class Site:
 
 @implementer(IPingTransport)
 class Node:
-    """One node's keepalive, and its transport: `sent` with when, and `failing` where sends go wrong."""
+    """One node's keepalive, and its transport: `sent` with when, `failing` where sends go wrong, what was `dropped`."""
 
     def __init__(self, site: Site, name: str) -> None:
         self.site = site
         self.open = True
         self.failing: Callable[[Flow], bool] = lambda _: False
+        self.dropped = 0
         self.connections: dict[Address, int] = {}
         self.sent: list[tuple[float, bytes, Flow]] = []
         self.keepalive = Keepalive(

@@ -589,6 +589,21 @@ def test_answers_that_wait_while_the_process_stands_still_are_not_missed() -> No
     assert len(site.contacts()) == len(USERS)
 
 
+def test_answers_that_the_kernel_may_have_dropped_are_not_missed() -> None:
+    site = removing(max_lost=1)
+    site.register(*USERS)
+    node = site.lead("a")
+    site.run(20.0)
+    site.dead = set(map(address, USERS[1:]))
+    for _ in range(20):
+        node.dropped += 1
+        site.run(0.9)
+    assert lost(node) == 0
+    assert len(site.contacts()) == len(USERS)
+    site.run(6.5)
+    assert site.contacts() == [aor(USERS[0])]
+
+
 # This node's own failures
 
 

@@ -291,6 +291,24 @@ class TestShadow:
         assert (ack.uri, str(ack.via)) == (at_desk.uri, str(at_desk.via))
         assert quiet(alice, mobile)
 
+    def test_fork_that_was_given_up_is_not_waited_for_when_it_rings_after_all(self) -> None:
+        house = House(peers=[f"{ALICE}/32"])
+        alice = house.phone("alice", ALICE)
+        desk, mobile = (house.phone("bob", f"198.51.100.{host}").register() for host in (10, 11))
+        alice.invite("sip:bob@sipha.test")
+        alice.expect(100)
+        at_desk, at_mobile = desk.expect("INVITE"), mobile.expect("INVITE")
+        desk.answer(at_desk, 180)
+        alice.expect(180)
+        house.advance(house.timers.branch_timeout + 1)
+        house.fail_over()
+        alice.expect(100)
+        mobile.answer(at_mobile, 180)
+        desk.answer(at_desk, 200)
+        assert alice.expect(200).cseq.method == "INVITE"
+        house.advance(300)
+        assert house.layer.transactions == 0
+
     def test_call_survives_one_leader_after_the_other(self) -> None:
         house, alice, ((desk, at_desk),) = setup(900, 500)
         for _ in range(3):

@@ -124,6 +124,17 @@ def end(forks: list[tuple[UserAgent, Request]]) -> None:
         assert phone.expect("ACK").via.branch == invite.via.branch
 
 
+def cancel(alice: UserAgent, forks: list[tuple[UserAgent, Request]]) -> None:
+    """Alice gives up, all phones fall silent, and she hears of that."""
+    assert alice.last is not None
+    alice.cancel(alice.last)
+    end(forks)
+    while (response := alice.take()) and isinstance(response, Response):
+        if response.cseq.method == "INVITE" and response.status >= 200:
+            assert response.status == 487
+            return
+
+
 def test_call_goes_on_that_was_ringing(cluster: Sandbox, agents: Agents, phones: list[UserAgent]) -> None:
     alice = agents("alice")
     (first, invite), *others = ring(alice, phones)
@@ -186,13 +197,7 @@ def test_cancel_silences_every_phone(cluster: Sandbox, agents: Agents, phones: l
     alice = agents("alice")
     forks = ring(alice, phones)
     kill_leader(cluster)
-    assert alice.last is not None
-    alice.cancel(alice.last)
-    end(forks)
-    while (response := alice.take()) and isinstance(response, Response):
-        if response.cseq.method == "INVITE" and response.status >= 200:
-            assert response.status == 487
-            return
+    cancel(alice, forks)
 
 
 def test_busy_phone_does_not_end_the_call_of_the_others(cluster: Sandbox, agents: Agents) -> None:
@@ -238,3 +243,18 @@ def test_planned_move_leaves_a_ringing_call_alone(cluster: Sandbox, agents: Agen
         cluster.wait_for_leader()
     bob.answer(invite, 200)
     answered(alice, bob, invite)
+
+
+def test_nodes_that_are_restarted_while_a_phone_rings_know_of_the_call(cluster: Sandbox, agents: Agents) -> None:
+    alice = agents("alice")
+    forks = ring(alice, [agents("bob").register() for _ in range(3)])
+    leader = cluster.wait_for_leader()
+    for node in cluster.nodes:
+        if node is not leader:
+            cluster.kill(node)
+            cluster.start_node(node)
+            wait_until(lambda: shares(cluster), "the node to be connected again")
+    assert cluster.wait_for_leader() is leader
+    time.sleep(0.5)
+    kill_leader(cluster)
+    cancel(alice, forks)

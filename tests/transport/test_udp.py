@@ -93,6 +93,14 @@ class UdpSocketTests(TestCase):
         assert data == b"I am"
         assert self.counters["udp-icmp"] == 1
 
+    def test_socket_counts_what_the_kernel_drops_for_want_of_room(self) -> None:
+        crowded = self.udp_socket(StillReactor())
+        crowded._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+        assert crowded.dropped == 0
+        for _ in range(50):
+            self.phone.sendto(bytes(500), crowded._socket.getsockname())
+        assert 0 < crowded.dropped < 50
+
     def test_send_is_not_hit_by_the_icmp_error_of_another_destination(self) -> None:
         still = StillReactor()
         udp = self.udp_socket(still)
