@@ -155,7 +155,7 @@ class Takeover:
         proxied = ProxiedRequest(server, passage, context, call.breadth, groups)
         try:
             self._branches.resume(proxied, shadow.forks, now)
-        except ValueError:
+        except BaseException:
             self._layer.terminate(server)
             raise
         if flow.reliable:  # nobody is left to hear of an answer

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import struct
+
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -186,3 +189,15 @@ def test_call_that_cannot_be_taken_over_does_not_keep_the_others_from_it() -> No
     assert (counters.failed, counters.resumed) == (3, 1)
     house.advance(60)
     assert house.layer.transactions == 0
+
+
+def test_mistake_about_one_call_does_not_keep_the_others_from_being_taken_over() -> None:
+    house = House()
+    good = opened(2, INVITE).call
+    nowhere = Target("sip:bob@192.0.2.7", flow=FLOW._replace(remote=("192.0.2.7", 70_000)))
+    for number, call in enumerate((msgspec.structs.replace(good, groups=((nowhere,),)), good)):
+        tell(house.standby, Opened((f"z9hG4bK{number}", "198.51.100.1:5060"), call, CALLING, cancelled=False))
+    with pytest.raises(struct.error):
+        house.fail_over()
+    house.advance(1)
+    assert house.proxy.takeover_counters.resumed == 1
