@@ -563,10 +563,16 @@ class Node:
 
     def transfer(self, to: str | None) -> None:
         """Hand leadership on; it may be refused."""
+        self.post(self.life, self._transfer, to)
+
+    def _transfer(self, to: str | None) -> None:
         self.replica.transfer(to).addErrback(lambda failure: failure.trap(HandoverFailed) and None)
 
     def change_members(self, dice: Random) -> None:
         """Add a node that is no member, or remove one."""
+        self.post(self.life, self._change_members, dice)
+
+    def _change_members(self, dice: Random) -> None:
         membership, nodes = self.replica.membership, self.world.nodes
         names = {member.name for member in membership.members}
         strangers = [name for name in nodes if name not in names]
