@@ -118,7 +118,9 @@ class Node(MultiService):
         replica = self.replication.replica
         if not replica.leads_log:
             return succeed(None)
-        handed = replica.transfer(None, "it is being stopped").addTimeout(PARTING, self._reactor)
+        reason = "it is being stopped"
+        replica.report(reason)  # so that even one which is unwell is better
+        handed = replica.transfer(None, reason).addTimeout(PARTING, self._reactor)
         return handed.addErrback(lambda _: None)  # nobody can have it, or not in time: it stops in any case
 
     def _sip_failed(self, reason: str) -> None:

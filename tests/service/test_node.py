@@ -12,6 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from sipha.cluster import authority, founding
+from sipha.cluster.handover import UNWELL
 from sipha.errors import ConfigError
 from sipha.service import node as node_module
 from sipha.service.node import LINGER, Node
@@ -105,15 +106,17 @@ def test_leader_that_is_stopped_asks_another_to_lead_but_not_for_long(
     world.until(lambda: alone.node.view.status().leading)
     asked: list[tuple[object, ...]] = []
 
+    replica = alone.node.replication.replica
+
     def transfer(*how: object) -> Deferred[str]:
-        asked.append((*how, alone.node.view.status().leading))
+        asked.append((*how, replica.leading(), replica.candidacy.own_wish))
         return Deferred()
 
-    monkeypatch.setattr(alone.node.replication.replica, "transfer", transfer)
+    monkeypatch.setattr(replica, "transfer", transfer)
     began = world.reactor.seconds()
     alone.end()
     assert world.reactor.seconds() - began > 0.4
-    assert asked == [(None, "it is being stopped", True)]
+    assert asked == [(None, "it is being stopped", True, UNWELL)], "even one that is unwell is to lead then"
 
 
 def test_threads_of_the_disk_get_the_interpreter_soon(alone: Alone) -> None:

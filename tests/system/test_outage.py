@@ -66,6 +66,17 @@ def test_no_request_is_lost_when_leadership_is_handed_on(hosts: Hosts, fault: Fa
     assert befall(hosts, fault).unanswered == 0
 
 
+def test_no_request_is_lost_when_a_leader_stops_and_no_other_node_is_well(hosts: Hosts) -> None:
+    leader = hosts.wait_for_leader()
+    for node in hosts.nodes:
+        if node is not leader:
+            unplug(hosts, node)
+            time.sleep(0.6)
+            hosts.restore()
+    time.sleep(1.0)  # they have yet to find each other again
+    assert befall(hosts, terminate).unanswered == 0
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("fault", SUDDEN, ids=named)
