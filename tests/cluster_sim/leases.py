@@ -35,7 +35,9 @@ class Leases:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._heartbeats: dict[tuple[str, int], Heartbeat] = {}  # by leader, and when it was sent by its clock
+        self._heartbeats: dict[
+            tuple[str, int, int], Heartbeat
+        ] = {}  # by leader, when it was sent by its clock, and claim
         self._promises: dict[str, tuple[tuple[int, int], Heartbeat]] = {}  # each node's last: term and claim, for what
         # By leader, term and claim: the latest heartbeat that each node has acknowledged, by when it was sent.
         self._acknowledged: defaultdict[tuple[str, int, int], dict[str, int]] = defaultdict(dict)
@@ -54,14 +56,16 @@ class Leases:
         """A leader sends a heartbeat."""
         seconds = message.lease / 1000
         ends = self._world.events.now + node.until(message.sent / 1_000_000 + seconds * (1 - DRIFT))
-        self._heartbeats[node.name, message.sent] = Heartbeat(message.term, message.commitment, seconds, ends)
+        if message.commitment:  # the last ones of a claim may be sent in the moment in which it ends
+            heartbeat = Heartbeat(message.term, message.commitment, seconds, ends)
+            self._heartbeats[node.name, message.sent, message.claim] = heartbeat
 
     def acknowledged(self, node: Node, leader: str, message: LeaseAck) -> None:
         """A follower promises what a heartbeat asks: durably, for a claim that it doesn't know to have ended."""
-        heartbeat = self._heartbeats[leader, message.sent]
-        claim, (last, _) = (heartbeat.term, message.claim), self._promises.get(node.name, ((0, 0), None))
-        if not heartbeat.commitment or heartbeat.commitment in self._shown[node.name, node.life]:
+        heartbeat = self._heartbeats.get((leader, message.sent, message.claim))
+        if heartbeat is None or heartbeat.commitment in self._shown[node.name, node.life]:
             raise Violation(f"{node.name} promises {leader} something for a claim that has ended")
+        claim, (last, _) = (heartbeat.term, message.claim), self._promises.get(node.name, ((0, 0), None))
         if claim < last:
             raise Violation(f"{node.name} promises something for claim {claim}, and has done so for {last}")
         ballot, promised = node.ballot(), node.promised()
