@@ -138,9 +138,9 @@ class VirtualDisk:
             file.lose_power(self._random)
         self._files = dict(self._durable_files)
 
-    def crash_in(self, steps: int) -> None:
-        """Crash in the midst of the nth primitive that changes something."""
-        self._crash_at = self.steps + steps
+    def crash_in(self, steps: int | None) -> None:
+        """Crash in the midst of the nth primitive that changes something; of none any more if None."""
+        self._crash_at = None if steps is None else self.steps + steps
 
     def wipe(self) -> None:
         """Put a blank disk in."""

@@ -112,7 +112,7 @@ class Faults:
         self.mend_disks()
         for node in world.nodes.values():
             node.reads_left = -1
-            node.live_sending()
+            node.live()
             if not node.up and node.wanted:
                 node.boot()
 

@@ -314,8 +314,9 @@ class Node:
         if self._link is not None:
             self._link.sends_left = (messages, kind)
 
-    def live_sending(self) -> None:
-        """Die of no message."""
+    def live(self) -> None:
+        """Die neither of a message nor of a write that is yet to come."""
+        self.disk.crash_in(None)
         if self._link is not None:
             self._link.sends_left = None
 
