@@ -64,8 +64,8 @@ class Complaints:
             self.heard.append(f"{formatEvent(event)}: {event['log_failure'].getTraceback()}")
 
 
-def explore(seed: int, nodes: int | None = None) -> Result:
-    """Run one seed."""
+def explore(seed: int, nodes: int | None = None, weather: Weather | None = None) -> Result:
+    """Run one seed; in the weather that it draws, if none is given."""
     world: World | None = None
     complaints = Complaints()
     globalLogPublisher.addObserver(complaints)
@@ -73,7 +73,7 @@ def explore(seed: int, nodes: int | None = None) -> Result:
     try:
         with seeded(seed), small():
             try:
-                weather = random.Random(f"{seed} weather").choice(WEATHERS)
+                weather = weather or random.Random(f"{seed} weather").choice(WEATHERS)
                 world = make(seed, weather, nodes)
                 _run(world, weather)
             except (AssertionError, Violation, Flood) as error:
