@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 BUILD_PACKAGES := python3-venv
 LOAD_PACKAGES := gcc libc6-dev libssl-dev
-TEST_PACKAGES := sip-tester sipsak baresip-core iproute2 nftables $(LOAD_PACKAGES)
+TEST_PACKAGES := sip-tester sipsak baresip-core iproute2 nftables libfaketime $(LOAD_PACKAGES)
 BENCH_PACKAGES := util-linux $(LOAD_PACKAGES)
 FAILOVER_PACKAGES := iproute2 nftables kamailio keepalived $(LOAD_PACKAGES)
 

@@ -119,7 +119,7 @@ class AddressService(Service):
         return bound_socket(kind, address) if self._sockets is None else self._sockets.bind(kind, address)
 
     def _lost(self, reason: str) -> None:
-        """The addresses are gone and the claim with them; another one may bring them back, on a node that keeps them."""
+        """The addresses are gone and the claim with them; another brings them back, on a node that may keep them."""
         self.log.warn("the virtual addresses are lost: {reason}", reason=reason)  # noqa: G010  Twisted's
         self._health.fault(_KIND, f"the virtual addresses were lost: {reason}")
         self._replica.claim_ended()

@@ -72,7 +72,7 @@ class Health(Service):
     def fault(self, kind: str, problem: str, lasts: float = RECOVERY, longest: float = 0.0) -> None:
         """Something of this kind is wrong; it counts for as long as it `lasts`, seen again or not.
 
-        Each time that it comes back, and nothing of its kind has passed since, it counts twice as long, up to `longest`.
+        Each time that it comes back and hasn't passed meanwhile, it counts twice as long, up to `longest`.
         """
         rest = self._rests.get(kind, lasts)
         if kind not in self._faults and kind in self._rests:
