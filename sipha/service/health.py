@@ -14,6 +14,8 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from sipha.histogram import Histogram
+
 TICK = 0.25
 """Seconds between two looks."""
 
@@ -32,7 +34,8 @@ _LINKS = Path("/sys/class/net")
 class Health(Service):
     """The faults of this node; `report` is told in a few words of the first one, or with nothing that all is well.
 
-    `interfaces` are those of the virtual addresses, whose links must be up; `clock` must not jump.
+    `interfaces` are those of the virtual addresses, whose links must be up; `clock` must not jump. `stalls` are the
+    seconds by which each look was late.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Health(Service):
         self._faults: dict[str, tuple[str, float]] = {}  # by kind: what is wrong, and until when it counts
         self._rests: dict[str, float] = {}  # by kind: for how long it counts, of those that grow
         self._reported = ""
+        self.stalls = Histogram()
         self._log = Logger(namespace="sipha.service")
         self._due = 0.0
         self._looking: IDelayedCall | None = None
@@ -100,6 +104,7 @@ class Health(Service):
 
     def _look(self) -> None:
         now = self._clock()
+        self.stalls.observe(max(now - self._due, 0.0))
         if now - self._due > STALL:
             self.fault("stall", f"the process was held up for {now - self._due:.1f} s")
         for link in self._links:

@@ -93,7 +93,7 @@ class Node(MultiService):
             Tickling(reactor, self.address.address, replica),
         ):
             service.setServiceParent(with_address)
-        self.parts = Parts(self.replication, self.address.address, self.sip, self.keepalive)
+        self.parts = Parts(self.replication, self.address.address, self.sip, self.keepalive, self.health)
         self.view = View(reactor, configuration, self.parts)
         admin = AdminService(reactor, configuration.admin, self.view, make_domains(configuration))
         admin.setServiceParent(self)

@@ -40,10 +40,11 @@ class Replication(Service):
         self._peers = Peers(reactor, name, cluster.listen.address, seeds, str(cluster.name), make_credentials(cluster))
         self._lock: BinaryIO = founding.take(node.data_dir.path, create=True)
         try:
+            self.disk = FileDisk(node.data_dir.path, reactor)
             self.replica = Replica(
                 reactor,
                 name,
-                FileDisk(node.data_dir.path, reactor),
+                self.disk,
                 self._peers,
                 seeds,
                 make_policy(configuration.registrar),

@@ -14,6 +14,7 @@ from zope.interface import implementer
 from sipha import config
 from sipha.auth.authenticator import Authenticator
 from sipha.cluster.replica import Replica
+from sipha.histogram import Histogram
 from sipha.nat import stun
 from sipha.nat.interfaces import IPingTransport
 from sipha.proxy.interfaces import ITransport
@@ -96,7 +97,7 @@ class TransactionUser:
         if not self._leading():
             return
         if isinstance(event, RequestReceived) and event.request.method == "REGISTER":
-            self._registrar.request_received(event.request, event.flow)
+            self._registrar.request_received(event.request, event.flow, now)
         elif not (isinstance(event, StrayResponse) and self._is_asked_for(event)):
             self._proxy.event_received(event, now)
         if self._served is not None and isinstance(event, RequestReceived) and event.flow.remote != event.flow.local:
@@ -138,6 +139,8 @@ class SipService(Service):
         self._endpoint: ProxyEndpoint | None = None
         self._layer: TransactionLayer | None = None
         self._counters: dict[str, Any] = {}
+        self._registrar: Registrar | None = None
+        self._proxy: Proxy | None = None
         self._sharing: Any = None
         self._timers = make_timers(configuration.sip)
         self._shadows = Shadows(longest_setup(self._timers))
@@ -196,7 +199,7 @@ class SipService(Service):
             receive_buffer=settings.sip.receive_buffer,
             limits=make_stream_limits(settings.sip),
         )
-        registrar = Registrar(
+        registrar = self._registrar = Registrar(
             replica,
             replica,
             replica,
@@ -206,8 +209,9 @@ class SipService(Service):
             send=endpoint.send,
             settings=make_registrar_settings(settings.registrar),
             is_behind_nat=make_detection(settings),
+            clock=self._reactor.seconds,
         )
-        proxy = Proxy(
+        proxy = self._proxy = Proxy(
             layer,
             log=replica,
             location=replica,
@@ -217,6 +221,7 @@ class SipService(Service):
             transport=endpoint,
             term=lambda: replica.term,
             shadows=self._shadows,
+            clock=self._reactor.seconds,
             settings=make_proxy_settings(settings),
         )
         proxy.take_over(self._reactor.seconds())
@@ -234,6 +239,7 @@ class SipService(Service):
         """Close the listeners; what is under way ends without an answer."""
         super().stopService()
         endpoint, self._endpoint, self._layer = self._endpoint, None, None
+        self._registrar = self._proxy = None
         if endpoint is None:
             return None
         self.log.info("the virtual addresses are served no more")
@@ -250,6 +256,28 @@ class SipService(Service):
             for name in counters.__slots__
         }
         return counted | {f"transport_{name.replace('-', '_')}": n for name, n in self._endpoint.counters.items()}
+
+    def responses(self) -> dict[tuple[str, int], int]:
+        """How many responses this leadership has sent, by method of the request and status."""
+        if self._layer is None or self._registrar is None:
+            return {}
+        return {("REGISTER", status): n for status, n in self._registrar.responses.items()} | self._layer.responses
+
+    def latencies(self) -> dict[str, Histogram]:
+        """How long phones have waited in this leadership: for the 200 to a REGISTER, for the 100 to an INVITE."""
+        if self._registrar is None or self._proxy is None:
+            return {}
+        return {"register": self._registrar.latencies, "invite": self._proxy.latencies}
+
+    @property
+    def transactions(self) -> int:
+        """How many transactions there are."""
+        return 0 if self._layer is None else self._layer.transactions
+
+    @property
+    def dropped(self) -> int:
+        """How many datagrams the kernel has dropped in this leadership, for want of room."""
+        return 0 if self._endpoint is None else self._endpoint.dropped
 
     def _before_sending(self) -> None:
         """Let the other nodes know of our calls: at once what must be known before anything is sent."""

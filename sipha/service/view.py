@@ -17,6 +17,7 @@ from sipha.cluster.handover import HandoverFailed
 from sipha.config.texts import NodeName, SocketAddress
 from sipha.errors import ConfigError, Unavailable, UnknownOutcome
 from sipha.nat.keepalive import OFF, SETTING, Keepalive
+from sipha.service.health import Health
 from sipha.service.replication import Replication
 from sipha.service.sip import SipService
 from sipha.state.accounts import Account
@@ -37,6 +38,7 @@ class Parts(NamedTuple):
     address: IVirtualAddress
     sip: SipService
     keepalive: Keepalive
+    health: Health
 
 
 @implementer(INode)
@@ -46,7 +48,8 @@ class View:
     def __init__(self, reactor: Any, configuration: config.Config, parts: Parts) -> None:
         self._reactor = reactor
         self._config = configuration
-        self._replication, self._address, self._sip, self._keepalive = parts
+        self.parts = parts
+        self._replication, self._address, self._sip, self._keepalive, _ = parts
         self._replica = self._replication.replica
         self._started_at = reactor.seconds()
         self._admins = {str(peer.name): str(peer.admin) for peer in configuration.cluster.peers}
