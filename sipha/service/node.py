@@ -30,7 +30,7 @@ from sipha.service.health import Health
 from sipha.service.nat import make_keepalive
 from sipha.service.probe import SelfProbe
 from sipha.service.replication import Replication
-from sipha.service.settings import make_domains
+from sipha.service.settings import make_capture, make_domains
 from sipha.service.sip import KeyRing, SipService
 from sipha.service.view import Parts, View
 
@@ -86,6 +86,9 @@ class Node(MultiService):
             answers=self.keepalive.datagram_received,
         )
         self.sip.askers.append(self.keepalive.response_received)
+        self.capture = make_capture(configuration.capture)
+        if self.capture is not None:
+            self.sip.taps.append(self.capture.passed)
         for service in (
             self.sip,
             self.keepalive,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import time
 
 from sipha import config
 from sipha.auth.domain import Domain, Domains
@@ -13,6 +14,7 @@ from sipha.registrar.record import RegistrarSettings
 from sipha.sip.timers import Timers
 from sipha.state.entries import Policy
 from sipha.transport.endpoint import Listener
+from sipha.transport.hep import Capture
 from sipha.transport.stream import StreamLimits
 
 _OTHER_FILES = 128
@@ -36,6 +38,13 @@ def make_domains(configuration: config.Config) -> Domains:
         ),
         [f"[{address}]" if ":" in address else address for address in addresses],
     )
+
+
+def make_capture(settings: config.Capture | None) -> Capture | None:
+    """What sends copies to the capture server, if there is one."""
+    if settings is None:
+        return None
+    return Capture(settings.server.address, settings.agent, settings.key, time.time)
 
 
 def make_timers(settings: config.Sip) -> Timers:

@@ -38,7 +38,7 @@ from sipha.sip.message import Request, Response
 from sipha.sip.token import Tokens
 from sipha.state.machine import Machine
 from sipha.transport.address import Bind
-from sipha.transport.endpoint import Endpoint, ITransactionUser, Listener
+from sipha.transport.endpoint import Endpoint, ITransactionUser, Listener, Tap
 
 SHADOWS = "shadows"
 """The topic under which the nodes share the shadows of calls."""
@@ -113,6 +113,7 @@ class SipService(Service):
 
     `bind` gives the listeners their sockets; `failed` is told why they can't be opened. `answers` is offered each
     datagram that looks like a response, `askers` each response that belongs to no transaction, as TransactionUser says.
+    `taps` are told of each message.
     """
 
     log = Logger()
@@ -134,6 +135,7 @@ class SipService(Service):
         self._bind = bind
         self._failed = failed
         self.askers: list[Callable[[Response, Flow], bool]] = []
+        self.taps: list[Tap] = []
         self._keys = keys
         self._answers = answers
         self._endpoint: ProxyEndpoint | None = None
@@ -199,6 +201,7 @@ class SipService(Service):
             receive_buffer=settings.sip.receive_buffer,
             limits=make_stream_limits(settings.sip),
         )
+        endpoint.taps = self.taps
         registrar = self._registrar = Registrar(
             replica,
             replica,
