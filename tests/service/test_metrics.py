@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from prometheus_client.exposition import generate_latest
@@ -11,6 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from sipha.service.metrics import Metrics
 from sipha.service.probe import INTERVAL
 from tests.service.alone import Alone
+
+ROOT = Path(__file__).parents[2]
+OTHERS = {"sipha_follower_lag", "sipha_lease_seconds"}
+"""What one node that is alone doesn't have."""
 
 Samples = dict[tuple[str, ...], float]
 
@@ -65,3 +71,13 @@ def test_metrics_can_be_read_as_openmetrics_too(alone: Alone) -> None:
     text = generate_openmetrics(Metrics(alone.node.view)).decode()
     names = {family.name for family in read_openmetrics(text)}
     assert {"sipha_responses", "sipha_commit_seconds", "sipha_node"} <= names
+
+
+@pytest.mark.parametrize("name", ["etc/prometheus/sipha.rules.yml", "etc/grafana/sipha.json", "docs/metrics.md"])
+def test_dashboard_alerts_and_docs_name_metrics_that_there_are(alone: Alone, name: str) -> None:
+    suffixes = {"counter": ["_total"], "histogram": ["", "_bucket"], "info": ["_info"], "gauge": [""]}
+    found = Metrics(alone.node.view).collect()
+    known = {family.name + suffix for family in found for suffix in suffixes[family.type]} | OTHERS
+    named = set(re.findall(r"\b(?:sipha|process)_[a-z_]+[a-z]\b", (ROOT / name).read_text(encoding="utf-8")))
+    assert len(named) > 5
+    assert named <= known

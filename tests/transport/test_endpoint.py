@@ -230,8 +230,8 @@ def test_taps_are_told_what_comes_and_what_goes(node: Node) -> None:
 
 
 def test_tap_that_fails_stops_nothing(node: Node) -> None:
-    def tap(_data: bytes, _flow: Flow, *, sent: bool) -> None:
-        raise ValueError("a mistake")
+    def tap(data: bytes, flow: Flow, *, sent: bool) -> None:
+        raise ValueError(data, flow, sent)
 
     node.endpoint.taps.append(tap)
     node.receive(request())
