@@ -55,7 +55,7 @@ def befall(hosts: Hosts, fault: Fault, address: str = VIRTUAL[0]) -> Probe:
     return probe
 
 
-@pytest.mark.parametrize(("fault", "address"), zip(SUDDEN, cycle(VIRTUAL), strict=False), ids=named)
+@pytest.mark.parametrize(("fault", "address"), list(zip(SUDDEN, cycle(VIRTUAL), strict=False)), ids=named)
 def test_outage_is_short_when_the_leader_fails(hosts: Hosts, fault: Fault, address: str) -> None:
     _, worst = SUDDEN[fault]
     assert befall(hosts, fault, address).outage <= worst
