@@ -78,7 +78,7 @@ def test_view_says_what_the_cluster_refuses(alone: Alone) -> None:
 def test_node_that_was_not_asked_to_talk_in_the_clear_adds_none(alone: Alone) -> None:
     settings = alone.config
     quiet = msgspec.structs.replace(settings, cluster=msgspec.structs.replace(settings.cluster, plaintext=False))
-    view = View(alone.world.reactor, quiet, alone.node.parts)
+    view = View(alone.world.reactor, quiet, alone.node.parts, alone.life)
     with pytest.raises(ConfigError, match="n1 has no certificates to talk to other nodes with"):
         view.add_node("n2", "127.0.0.52:7000")
 
