@@ -13,10 +13,19 @@ GOOD = '[node]\nname = "a"\n[[domains]]\nname = "sipha.test"\n'
     [
         (GOOD, []),
         ("", ["node", "domains"]),
-        (GOOD + "[sip]\nprt = 1\nport = 0\nt1 = true\n[log]\nlevel = 'loud'\n", ["sip.prt", "sip.port", "sip.t1", "log.level"]),
+        (
+            GOOD + "[sip]\nprt = 1\nport = 0\nt1 = true\n[log]\nlevel = 'loud'\n",
+            ["sip.prt", "sip.port", "sip.t1", "log.level"],
+        ),
         (
             GOOD + "[registrar]\nedges = ['192.0.2.1', 'x', 5]\nmin_expires = 'a'\n[[peers]]\nnetworks = ['y']\n",
-            ["registrar.edges[1]", "registrar.edges[2]", "registrar.min_expires", "peers[0].networks[0]", "peers[0].name"],
+            [
+                "registrar.edges[1]",
+                "registrar.edges[2]",
+                "registrar.min_expires",
+                "peers[0].networks[0]",
+                "peers[0].name",
+            ],
         ),
         (GOOD + "[[domains]]\nname = 'a b'\n[[domains]]\nname = ''\n", ["domains[1].name", "domains[2].name"]),
         (GOOD + "[sip]\nport = [1]\n[nat]\ndetect = 1\n[proxy]\n[[admin]]\n", ["sip.port", "nat.detect", "admin"]),

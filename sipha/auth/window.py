@@ -11,8 +11,8 @@ _MASK = (1 << WIDTH) - 1
 class NonceWindow:
     """Remembers for each nonce and user which counts were seen, for as long as the nonce lives.
 
-    `lifetime` is that of a nonce in seconds, and may be changed. `capacity` bounds the pairs of nonce and user: beyond it the oldest
-    nonces are forgotten and refused from then on, so that nothing is ever accepted twice.
+    `lifetime` is that of a nonce in seconds, and may be changed. `capacity` bounds the pairs of nonce and user: beyond
+    it the oldest nonces are forgotten and refused from then on, so that nothing is ever accepted twice.
     """
 
     __slots__ = ("_capacity", "_seconds", "_size", "_valid_from", "lifetime")

@@ -247,7 +247,22 @@ class Domain(Section, frozen=True):
 class Registrar(Section, frozen=True):
     """What REGISTER may do (RFC 3261 §10.3); times in seconds, jitter in per cent of the granted expiry."""
 
-    live: ClassVar[frozenset[str]] = frozenset({"default_expires", "min_expires", "max_expires", "min_expires_policy", "expires_jitter", "max_contacts", "full", "full_status", "one_per_instance", "out_of_order", "nonce_lifetime", "edges"})
+    live: ClassVar[frozenset[str]] = frozenset(
+        {
+            "default_expires",
+            "min_expires",
+            "max_expires",
+            "min_expires_policy",
+            "expires_jitter",
+            "max_contacts",
+            "full",
+            "full_status",
+            "one_per_instance",
+            "out_of_order",
+            "nonce_lifetime",
+            "edges",
+        }
+    )
 
     default_expires: Expiry = 3600
     min_expires: Expiry = 60
@@ -289,7 +304,18 @@ class Proxy(Section, frozen=True):
 class Nat(Section, frozen=True):
     """How phones behind NAT are recognised, and kept reachable; times in seconds."""
 
-    live: ClassVar[frozenset[str]] = frozenset({"detect", "ping_interval", "ping_method", "ping_scope", "ping_from", "ping_timeout", "remove_unreachable", "max_lost"})
+    live: ClassVar[frozenset[str]] = frozenset(
+        {
+            "detect",
+            "ping_interval",
+            "ping_method",
+            "ping_scope",
+            "ping_from",
+            "ping_timeout",
+            "remove_unreachable",
+            "max_lost",
+        }
+    )
 
     detect: tuple[detection.Test, ...] = detection.DEFAULT
     ping_interval: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 25.0

@@ -18,7 +18,7 @@ def oddities(config: Config) -> Iterator[str]:
     own |= {f"cluster.peers[{number}].address": peer.address for number, peer in enumerate(config.cluster.peers)}
     for key, address in own.items():
         if address.address[0] in config.virtual_address.hosts:
-            yield f"{key}: {address.address[0]} is a virtual address, which moves from node to node; write the node's own"
+            yield f"{key}: {address.address[0]} is a virtual address, which moves from node to node; write one that stays"
     if config.virtual_address.mode == "loopback":
         for peer in config.cluster.peers:
             if not ip_address(peer.address.address[0]).is_loopback:
@@ -39,7 +39,7 @@ def _of_the_cluster(cluster: Cluster) -> Iterator[str]:
     nodes = len(cluster.peers) + 1
     if nodes % 2 == 0:
         yield (
-            f"cluster.peers: {nodes} nodes bear the loss of no more than {nodes - 1} do; add one, which may be a witness"
+            f"cluster.peers: {nodes} nodes bear no greater loss than {nodes - 1} do; add one, which may be a witness"
         )
     if cluster.witness and cluster.priority:
         yield f"cluster.priority: {cluster.priority} counts for nothing with witness = true"

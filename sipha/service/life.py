@@ -78,7 +78,8 @@ class Life:
             if self.good is None:
                 raise
             self.running, self._from_file = self.good, False
-            self.log.error("{problem}; starting on the last good copy", problem=str(error))
+            problem = f"{error}; the node starts on the last good copy"
+            self.log.error("{problem}", problem=problem)  # noqa: TRY400  a traceback tells an operator nothing
 
     @property
     def proven(self) -> bool:
@@ -149,7 +150,7 @@ class Life:
         try:
             node, changed = self._take_up()
         except ConfigError as error:
-            self.log.error("the configuration is not reloaded: {problem}", problem=str(error))
+            self.log.error("{problem}", problem=f"the configuration is not reloaded: {error}")  # noqa: TRY400
             return fail(error)
 
         def stopped(failure: Failure) -> NoReturn:

@@ -85,7 +85,7 @@ class Replication(Service):
         self._peers.reload()
 
     def keep(self, name: str, data: bytes, done: Callable[[Exception | None], None]) -> None:
-        """Write a file in the data directory without holding up the log; `done` is told what went wrong, if anything."""
+        """Write a file in the data directory, beside the log; `done` is told what went wrong, if anything."""
         self._disk.run_bulk(lambda: self._disk.replace(name, data), done)
 
     def alarms(self) -> Iterator[str]:

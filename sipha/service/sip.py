@@ -111,8 +111,9 @@ class TransactionUser:
 class SipService(Service):
     """What phones see of a leader: registrar and proxy behind the listeners of the virtual addresses.
 
-    `domains` are those that are served now; `bind` gives the listeners their sockets; `failed` is told why they can't be opened. `answers` is offered each
-    datagram that looks like a response, `askers` each response that belongs to no transaction, as TransactionUser says.
+    `domains` are those that are served now; `bind` gives the listeners their sockets; `failed` is told why they can't
+    be opened. `answers` is offered each datagram that looks like a response, `askers` each response that belongs to no
+    transaction, as TransactionUser says.
     """
 
     log = Logger()

@@ -181,7 +181,9 @@ class TestReload:
         assert OTHER_PORT not in process.copy()
 
         process.node.deaf = ""
-        assert "the SIP listener doesn't answer; what ran before goes on" in process.alarms(), "until a good one is loaded"
+        assert "the SIP listener doesn't answer; what ran before goes on" in process.alarms(), (
+            "until a good one is loaded"
+        )
         process.write("")
         assert "doesn't answer" in process.alarms()
         results = process.reload()
@@ -226,9 +228,7 @@ class TestAlarms:
         process.path.unlink()
         assert "can't be read: No such file or directory; what was loaded before goes on" in process.alarms()
 
-    def test_file_is_read_once_while_it_stays_as_it_is(
-        self, process: Process, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_file_is_read_once_while_it_stays_as_it_is(self, process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
         process.write(OTHER_PORT)
         shown = process.alarms()
         monkeypatch.setattr(config, "load_source", lambda _: pytest.fail("it was read again"))
