@@ -34,7 +34,7 @@ class PeerStatus(msgspec.Struct, frozen=True):
 class ConfigurationStatus(msgspec.Struct, frozen=True):
     """What a node runs under: what is, or was, in this file, or its last good copy, as `source` says.
 
-    `generation` counts what has been loaded since the process began, `loaded_at` is the node's wall time, in ISO 8601;
+    `generation` counts the configurations since the process began, `loaded_at` is the node's wall time, in ISO 8601;
     `proven` says that it has passed its probation.
     """
 

@@ -18,7 +18,7 @@ def oddities(config: Config) -> Iterator[str]:
     own |= {f"cluster.peers[{number}].address": peer.address for number, peer in enumerate(config.cluster.peers)}
     for key, address in own.items():
         if address.address[0] in config.virtual_address.hosts:
-            yield f"{key}: {address.address[0]} is a virtual address, which moves from node to node; write one that stays"
+            yield f"{key}: {address.address[0]} is a virtual address, which moves between nodes; write one that stays"
     if config.virtual_address.mode == "loopback":
         for peer in config.cluster.peers:
             if not ip_address(peer.address.address[0]).is_loopback:

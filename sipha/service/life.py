@@ -234,8 +234,8 @@ class Life:
         node.keep(lastgood.NAME, lastgood.copy_of(self.path, self.running.text), done)
 
     def _taken(self, source: config.Source, *, from_file: bool) -> None:
+        self._generation += source.config != self.running.config
         self.running, self._from_file = source, from_file
-        self._generation += 1
         self._loaded_at = datetime.now(UTC)
         self._mark = ()
 

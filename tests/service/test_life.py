@@ -154,7 +154,7 @@ class TestReload:
         assert "line 7, column 8: not TOML" in process.alarms()
         assert len(process.node.ran) == 1
         process.write("")
-        assert process.reload() == [Reloaded(str(process.path), 2, ())]
+        assert process.reload() == [Reloaded(str(process.path), 1, ())]
         assert not process.alarms()
 
     def test_what_the_node_refuses_isnt_applied(self, process: Process) -> None:
