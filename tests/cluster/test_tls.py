@@ -745,7 +745,10 @@ class TestRotation:
         assert certificates.expires == before
         target.network.reload()
         assert certificates.expires == expires(credentials) > before
+        certificates.check()
         credentials.key.unlink()
+        with pytest.raises(ConfigError, match="can't be read"):
+            certificates.check()
         target.network.reload()
         assert target.network.counters["new certificates unusable"] == 1
 
