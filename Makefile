@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 BUILD_PACKAGES := python3-venv
 LOAD_PACKAGES := gcc libc6-dev libssl-dev
-TEST_PACKAGES := sip-tester sipsak baresip-core iproute2 nftables $(LOAD_PACKAGES)
+TEST_PACKAGES := sip-tester sipsak baresip-core iproute2 nftables libfaketime $(LOAD_PACKAGES)
 BENCH_PACKAGES := util-linux $(LOAD_PACKAGES)
 FAILOVER_PACKAGES := iproute2 nftables kamailio keepalived $(LOAD_PACKAGES)
 
@@ -20,13 +20,16 @@ FIRST := 1
 run: $(STAMP)
 	@exec $(BIN)/python -m sipha.sandbox $(if $(FRESH),--fresh) $(if $(TLS),--tls)
 
+# Whatever runs real processes and networks has the machine to itself.
 test: $(STAMP)
 	@.ci/packages $(TEST_PACKAGES)
-	$(BIN)/python -m pytest -q -m "not long"
+	$(BIN)/python -m pytest -q --numprocesses auto -m "not system and not long"
+	$(BIN)/python -m pytest -q -m "system and not long"
 
 test-long: $(STAMP)
 	@.ci/packages $(TEST_PACKAGES)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses auto -m "not system"
+	$(BIN)/python -m pytest -q -m "system"
 
 # The simulated cluster, from seed FIRST on, until a seed fails or SEEDS have passed.
 sim: $(STAMP)

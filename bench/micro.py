@@ -91,10 +91,10 @@ class RegistrarOnly:
     def __init__(self, registrar: Registrar) -> None:
         self._registrar = registrar
 
-    def event_received(self, event: Event, now: float) -> None:  # noqa: ARG002 - the registrar needs no time
+    def event_received(self, event: Event, now: float) -> None:
         """See ITransactionUser."""
         if isinstance(event, RequestReceived):
-            self._registrar.request_received(event.request, event.flow)
+            self._registrar.request_received(event.request, event.flow, now)
 
 
 async def measure(reactor: Any, options: argparse.Namespace) -> None:

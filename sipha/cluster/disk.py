@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from sipha.errors import SiphaError
+from sipha.histogram import Histogram
 
 T = TypeVar("T")
 
@@ -72,12 +74,13 @@ class Disk(Protocol):
 class FileDisk:
     """A directory, of which no other process uses the files; `done` is called through the reactor's `callFromThread`.
 
-    Raises OSError.
+    `syncs` are the seconds that each fdatasync took. Raises OSError.
     """
 
     def __init__(self, directory: Path | str, reactor: Any) -> None:
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._files: dict[str, _File] = {}  # those that were written to last
+        self.syncs = Histogram()
         self._journal = _Worker("journal", reactor)
         self._bulk = _Worker("bulk", reactor)
         for name in self._listed():
@@ -119,7 +122,9 @@ class FileDisk:
 
     def sync(self, name: str) -> None:
         """Make durable what is in a file (fdatasync)."""
+        began = time.monotonic()
         os.fdatasync(self._file(name).fd)
+        self.syncs.observe(time.monotonic() - began)
 
     def sync_names(self) -> None:
         """Make durable which names there are (fsync of the directory)."""

@@ -121,6 +121,8 @@ class Handover:
         drained = not self._proposals.under_way and raft.applied_index == raft.last_index
         heard = self._voter.lease.heard_by(self._to)  # or it could not tell that this claim has ended
         if drained and heard and raft.match(self._to) == raft.last_index:
+            # A last heartbeat, so that it knows until when phones were served: it goes on there.
+            self._voter.append_entries(self._to, raft.commit_index, raft.last_index, raft.last_term, [])
             self._leadership.lose()
             self._phase, self._deadline = "releasing", self._voter.lease.until
             self._secret = self._voter.lease.end()

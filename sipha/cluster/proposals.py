@@ -11,6 +11,7 @@ from twisted.logger import Logger
 
 from sipha.cluster.guards import MAX_COMMAND
 from sipha.errors import NotLeader, QueueFull, Unavailable, UnknownOutcome
+from sipha.histogram import Histogram
 from sipha.state.entries import Record
 from sipha.state.outcomes import Invalid, Outcome
 
@@ -57,6 +58,8 @@ class _Group:
 class Proposals:
     """The records that wait, first for an entry, then for its outcome; `count` of them.
 
+    `latencies` are the seconds that the first proposer of each entry waited until it was applied.
+
     `encode` makes an entry of records; `append` appends it to the log and calls back with the outcomes, with None
     if another entry took its place, or never.
     """
@@ -68,6 +71,7 @@ class Proposals:
         append: Callable[[bytes, Callable[[Sequence[Outcome] | None], None]], None],
     ) -> None:
         self.count = 0
+        self.latencies = Histogram()
         self._clock = clock
         self._encode = encode
         self._append = append
@@ -193,6 +197,8 @@ class Proposals:
             self._refuse(dones, UnknownOutcome("the entry was not understood"))
         else:
             self.count -= len(dones)
+            if math.isfinite(group.deadline):
+                self.latencies.observe(self._clock() + DEADLINE - group.deadline)
             for done, outcome in zip(dones, outcomes, strict=True):
                 self._tell(done, outcome)
 

@@ -40,6 +40,7 @@ from sipha.cluster.voter import Voter
 from sipha.cluster.watch import LeaseWatch
 from sipha.cluster.wire import MAX_REASON, Condition, LastWord, datagram
 from sipha.errors import ConfigError, NoQuorum, NotLeader, Unavailable, UnknownOutcome
+from sipha.histogram import Histogram
 from sipha.sip.flow import Address
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
@@ -291,6 +292,11 @@ class Replica:
     def leads_log(self) -> bool:
         """True if this node leads, even if it serves no phones: a witness, or a node in standby."""
         return self._driver.running and self._raft.leads
+
+    @property
+    def commit_latencies(self) -> Histogram:
+        """What entries took from their first record's proposal to its outcome, on this node as leader."""
+        return self._proposals.latencies
 
     def transfer(self, to: str | None = None, reason: str = "an operator has asked for it") -> Deferred[str]:
         """Hand leadership to the voter `to`, or to the one that wishes most to lead.

@@ -352,6 +352,14 @@ class Peer(Section, frozen=True):
             raise ValueError('networks: needs at least one network, such as ["192.0.2.10"]')
 
 
+class Capture(Section, frozen=True):
+    """A capture server that gets a copy of each SIP message (HEP version 3), and who we are to it."""
+
+    server: SocketAddress
+    agent: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 1
+    key: Annotated[str, msgspec.Meta(max_length=256)] = ""
+
+
 class Admin(Section, frozen=True):
     """The admin's HTTP listener."""
 
@@ -390,6 +398,7 @@ class Config(Section, frozen=True):
     proxy: Proxy = Proxy()
     nat: Nat = Nat()
     peers: tuple[Peer, ...] = ()
+    capture: Capture | None = None
     admin: Admin = Admin()
     log: Log = Log()
 

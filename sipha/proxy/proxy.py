@@ -7,12 +7,14 @@ admitted is answered without state; afterwards its transactions alone keep it in
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from sipha.auth.authenticator import Authenticator
 from sipha.auth.domain import Domains
 from sipha.errors import MalformedMessage, SipError, Unavailable
+from sipha.histogram import Histogram
 from sipha.proxy.admission import Admission, ProxySettings, strip_identities
 from sipha.proxy.branches import Branch, Branches, ProxiedRequest
 from sipha.proxy.context import ResponseContext
@@ -58,7 +60,10 @@ class Counters:
 
 
 class Proxy:
-    """Proxies all that isn't for the registrar; `term` says in which term the leader makes its nonces."""
+    """Proxies all that isn't for the registrar; `term` says in which term the leader makes its nonces.
+
+    `latencies` are the seconds on the `clock` from when an INVITE came to its 100.
+    """
 
     def __init__(
         self,
@@ -72,9 +77,12 @@ class Proxy:
         transport: ITransport,
         term: Callable[[], int],
         shadows: Shadows,
+        clock: Callable[[], float] = time.monotonic,
         settings: ProxySettings | None = None,
     ) -> None:
         self.counters = Counters()
+        self.latencies = Histogram()
+        self._clock = clock
         self._layer = layer
         self._log = log
         self._location = location
@@ -172,6 +180,7 @@ class Proxy:
         server = self._layer.accept(request, flow, now)
         if request.method == "INVITE":
             self._layer.respond(server, response_to(request, 100), now)
+            self.latencies.observe(self._clock() - now)
         # 3. Determine target(s) for the request
         try:
             groups = self._target_set(routed, aor) if dialog is None else [[self._dialog_target(routed, dialog)]]

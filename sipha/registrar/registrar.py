@@ -7,6 +7,7 @@ answered from the bindings.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from typing import NamedTuple
 from sipha.auth.authenticator import Authenticator, Challenge
 from sipha.auth.domain import Domains
 from sipha.errors import QueueFull, SipError, Unavailable
+from sipha.histogram import Histogram
 from sipha.registrar import response
 from sipha.registrar.record import Prepared, RegistrarSettings, full, is_edge, is_repeat, prepare
 from sipha.sip.flow import Address, Flow
@@ -49,13 +51,15 @@ class _Answer(NamedTuple):
     key: tuple[str, Address]
     head: str
     destination: Flow
+    received: float
 
 
 class Registrar:
     """Answers REGISTERs with `send`; `term` says in which term the leader makes its nonces.
 
     `is_behind_nat` tells of a REGISTER, and the flow that it came by, whether the phone is behind NAT. `wall_time` is
-    for the Date header alone; everything else goes by cluster time.
+    for the Date header alone, `clock` for `latencies`: the seconds from when a REGISTER came to its 200 from the log.
+    Everything else goes by cluster time. `responses` are those sent, by status.
     """
 
     def __init__(
@@ -71,8 +75,11 @@ class Registrar:
         settings: RegistrarSettings | None = None,
         is_behind_nat: Callable[[Request, Flow], bool] = lambda _request, _flow: False,
         wall_time: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.counters = Counters()
+        self.responses: Counter[int] = Counter()
+        self.latencies = Histogram()
         self._log = log
         self._location = location
         self._credentials = credentials
@@ -83,6 +90,7 @@ class Registrar:
         self._settings = settings or RegistrarSettings()
         self._is_behind_nat = is_behind_nat
         self._wall_time = wall_time
+        self._clock = clock
         self._pending: set[tuple[str, Address]] = set()
         self._second, self._dated = -1, ""
 
@@ -95,8 +103,11 @@ class Registrar:
         """How many REGISTERs wait for the log."""
         return len(self._pending)
 
-    def request_received(self, request: Request, flow: Flow) -> None:
-        """Carry out a REGISTER whose top Via says where it came from (RFC 3261 §18.2.1), or refuse it."""
+    def request_received(self, request: Request, flow: Flow, now: float) -> None:
+        """Carry out a REGISTER whose top Via says where it came from (RFC 3261 §18.2.1), or refuse it.
+
+        It came at `now` on the `clock`.
+        """
         self.counters.requests += 1
         head = response.head(request)
         tag = self._tag(head)
@@ -104,7 +115,7 @@ class Registrar:
         if key in self._pending:
             self.counters.absorbed += 1
             return
-        answer = _Answer(key, head + response.to(request, tag), response.destination(request, flow))
+        answer = _Answer(key, head + response.to(request, tag), response.destination(request, flow), now)
         try:
             self._carry_out(request, flow, answer)
         except SipError as error:
@@ -154,6 +165,7 @@ class Registrar:
         self._pending.discard(answer.key)
         if isinstance(outcome, Registered):
             self.counters.registered += 1
+            self.latencies.observe(self._clock() - answer.received)
             self._accept(answer, outcome.bindings, outcome.time, prepared.extra)
         elif isinstance(outcome, Unavailable):
             self._refuse(answer, outcome)
@@ -172,10 +184,12 @@ class Registrar:
         self._accept(answer, self._location.bindings(prepared.aor), now, prepared.extra)
 
     def _accept(self, answer: _Answer, bindings: Sequence[Binding], time: int, extra: str) -> None:
+        self.responses[200] += 1
         self._send(response.ok(answer.head, bindings, time, extra, self._date()), answer.destination)
 
     def _challenge(self, answer: _Answer, challenge: Challenge) -> None:
         self.counters.challenged += 1
+        self.responses[401] += 1
         self._send(response.unauthorized(answer.head, challenge.headers), answer.destination)
 
     def _refuse(self, answer: _Answer, error: SipError) -> None:
@@ -187,6 +201,7 @@ class Registrar:
                 headers = ()
         else:
             self.counters.refused += 1
+        self.responses[error.response_status] += 1
         self._send(response.refusal(answer.head, error, headers), answer.destination)
 
     def _tag(self, head: str) -> str:

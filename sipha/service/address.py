@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from sipha import config
 from sipha.cluster.replica import Replica
 from sipha.errors import ConfigError, MalformedMessage, NotClaimed
-from sipha.service.health import Health
+from sipha.service.health import LONGEST_REST, RECOVERY, Health
 from sipha.service.settings import make_listeners
 from sipha.sip.flow import Address, Flow
 from sipha.sip.uri import SipUri, parse_uri
@@ -131,8 +131,9 @@ class AddressService(Service):
         return bound_socket(kind, address) if self._sockets is None else self._sockets.bind(kind, address)
 
     def _lost(self, reason: str) -> None:
-        """The addresses are gone and the claim with them; another one may bring them back."""
+        """The addresses are gone and the claim with them; another brings them back, on a node that may keep them."""
         self.log.warn("the virtual addresses are lost: {reason}", reason=reason)  # noqa: G010  Twisted's
+        self._health.fault(_KIND, f"the virtual addresses were lost: {reason}")
         self._replica.claim_ended()
 
     def _guarded(self, trouble: str) -> None:
@@ -199,15 +200,16 @@ class AddressHolder(MultiService):
 
     def _claimed(self, _: None) -> None:
         if self._wanted:
-            self._health.passed(_KIND)
             super().startService()
+            self._health.passed(_KIND)
 
     def _not_claimed(self, failure: Failure) -> None:
         if self._wanted:
             if not failure.check(NotClaimed):
                 self._failed(failure)
             verb = "served" if self.running else "claimed"
-            self._health.fault(_KIND, f"the virtual addresses can't be {verb}: {failure.value}")
+            problem = f"the virtual addresses can't be {verb}: {failure.value}"
+            self._health.fault(_KIND, problem, RECOVERY, LONGEST_REST)
             self._replica.claim_ended()
 
     def _failed(self, failure: Failure) -> None:

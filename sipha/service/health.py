@@ -14,6 +14,8 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from sipha.histogram import Histogram
+
 TICK = 0.25
 """Seconds between two looks."""
 
@@ -23,13 +25,17 @@ STALL = 1.0
 RECOVERY = 10.0
 """Seconds without a fault after which the node is well again."""
 
+LONGEST_REST = 3600.0
+"""Seconds for which a fault that only a leader can notice may count: if all nodes have it, leadership moves rarely."""
+
 _LINKS = Path("/sys/class/net")
 
 
 class Health(Service):
     """The faults of this node; `report` is told in a few words of the first one, or with nothing that all is well.
 
-    `interfaces` are those of the virtual addresses, whose links must be up; `clock` must not jump.
+    `interfaces` are those of the virtual addresses, whose links must be up; `clock` must not jump. `stalls` are the
+    seconds by which each look was late.
     """
 
     def __init__(
@@ -45,7 +51,9 @@ class Health(Service):
         self._report = report
         self._links = [links / interface / "carrier" for interface in interfaces]
         self._faults: dict[str, tuple[str, float]] = {}  # by kind: what is wrong, and until when it counts
+        self._rests: dict[str, float] = {}  # by kind: for how long it counts, of those that grow
         self._reported = ""
+        self.stalls = Histogram()
         self._log = Logger(namespace="sipha.service")
         self._due = 0.0
         self._looking: IDelayedCall | None = None
@@ -65,13 +73,22 @@ class Health(Service):
         if self._looking is not None and self._looking.active():
             self._looking.cancel()
 
-    def fault(self, kind: str, problem: str, lasts: float = RECOVERY) -> None:
-        """Something of this kind is wrong; it counts for as long as it `lasts`, seen again or not."""
-        self._faults[kind] = (problem, self._clock() + lasts)
+    def fault(self, kind: str, problem: str, lasts: float = RECOVERY, longest: float = 0.0) -> None:
+        """Something of this kind is wrong; it counts for as long as it `lasts`, seen again or not.
+
+        Each time that it comes back and hasn't passed meanwhile, it counts twice as long, up to `longest`.
+        """
+        rest = self._rests.get(kind, lasts)
+        if kind not in self._faults and kind in self._rests:
+            rest = min(2 * rest, longest)
+        if lasts < longest:
+            self._rests[kind] = rest
+        self._faults[kind] = (problem, self._clock() + rest)
         self._tell()
 
     def passed(self, kind: str) -> None:
         """Nothing of this kind is wrong now: once that has been so for RECOVERY seconds, it counts no more."""
+        self._rests.pop(kind, None)
         if kind in self._faults:
             problem, until = self._faults[kind]
             self._faults[kind] = (problem, min(until, self._clock() + RECOVERY))
@@ -87,6 +104,7 @@ class Health(Service):
 
     def _look(self) -> None:
         now = self._clock()
+        self.stalls.observe(max(now - self._due, 0.0))
         if now - self._due > STALL:
             self.fault("stall", f"the process was held up for {now - self._due:.1f} s")
         for link in self._links:

@@ -33,7 +33,7 @@ from sipha.service.log import LogThreshold
 from sipha.service.nat import make_keepalive, make_keepalive_settings
 from sipha.service.probe import SelfProbe
 from sipha.service.replication import Replication
-from sipha.service.settings import make_domains, make_listeners
+from sipha.service.settings import make_capture, make_domains, make_listeners
 from sipha.service.sip import KeyRing, SipService
 from sipha.service.view import Parts, View
 
@@ -96,6 +96,9 @@ class Node(MultiService):
             answers=self.keepalive.datagram_received,
         )
         self.sip.askers.append(self.keepalive.response_received)
+        self.capture = make_capture(configuration.capture)
+        if self.capture is not None:
+            self.sip.taps.append(self.capture.passed)
         self._probe = SelfProbe(reactor, self.sip, self.health)
         for service in (
             self.sip,
@@ -104,7 +107,7 @@ class Node(MultiService):
             Tickling(reactor, self.address.address, replica),
         ):
             service.setServiceParent(with_address)
-        self.parts = Parts(self.replication, self.address.address, self.sip, self.keepalive)
+        self.parts = Parts(self.replication, self.address.address, self.sip, self.keepalive, self.health)
         self.view = View(reactor, configuration, self.parts, life)
         self._admin = AdminService(reactor, configuration.admin, self.view, self._domains)
         self._admin.setServiceParent(self)

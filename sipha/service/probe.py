@@ -9,7 +9,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
 
-from sipha.service.health import Health
+from sipha.service.health import LONGEST_REST, Health
 from sipha.service.sip import SipService
 from sipha.sip.flow import Address, Flow
 from sipha.sip.message import Response
@@ -21,14 +21,7 @@ MISSES = 3
 """How many questions may stay unanswered, one after the other."""
 
 REST = 60.0
-"""Seconds for which a node whose listener didn't answer is unwell, unless it shows as leader that it answers again.
-
-It is twice as long each time that it leads again and gets no answer at all, so that a fault which all nodes have, such
-as a filter that drops what a node sends to itself, moves leadership ever more rarely.
-"""
-
-LONGEST_REST = 3600.0
-"""Seconds that this may become."""
+"""Seconds for which a node whose listener didn't answer is unwell, unless it shows as leader that it answers again."""
 
 _KIND = "listener"
 _OPTIONS = (
@@ -55,8 +48,6 @@ class SelfProbe(Service):
         self._health = health
         self._call_id = ""
         self._unanswered: dict[Address, int] = {}
-        self._rest = REST
-        self._deaf = False
         self._asking: IDelayedCall | None = None
         self._answered: dict[Address, int] = {}
         self.number = 0
@@ -68,7 +59,6 @@ class SelfProbe(Service):
         super().startService()
         self._call_id = os.urandom(8).hex()
         self._unanswered = {}
-        self._rest = min(2 * self._rest, LONGEST_REST) if self._deaf else REST
         self._ask()
 
     def stopService(self) -> None:
@@ -83,7 +73,6 @@ class SelfProbe(Service):
             return False
         self._unanswered[flow.local] = 0
         self._answered[flow.local] = response.cseq.number
-        self._deaf = False
         if max(self._unanswered.values()) < MISSES:
             self._health.passed(_KIND)
         return True
@@ -106,8 +95,7 @@ class SelfProbe(Service):
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         unanswered = self._unanswered.get(address, 0)
         if unanswered >= MISSES and address not in self.spared:
-            self._deaf = True
-            self._health.fault(_KIND, f"the SIP listener on {authority} doesn't answer", self._rest)
+            self._health.fault(_KIND, f"the SIP listener on {authority} doesn't answer", REST, LONGEST_REST)
         self._unanswered[address] = unanswered + 1
         question = _OPTIONS.format(authority=authority, call_id=self._call_id, number=self.number)
         self._sip.send(question.encode("ascii"), Flow("UDP", address, address))

@@ -38,11 +38,11 @@ class Replication(Service):
         self._peers = Peers(reactor, name, cluster.listen.address, seeds, str(cluster.name), make_credentials(cluster))
         self._lock: BinaryIO = founding.take(node.data_dir.path, create=True)
         try:
-            self._disk = FileDisk(node.data_dir.path, reactor)
+            self.disk = FileDisk(node.data_dir.path, reactor)
             self.replica = Replica(
                 reactor,
                 name,
-                self._disk,
+                self.disk,
                 self._peers,
                 seeds,
                 make_policy(configuration.registrar),
@@ -86,7 +86,7 @@ class Replication(Service):
 
     def keep(self, name: str, data: bytes, done: Callable[[Exception | None], None]) -> None:
         """Write a file in the data directory, beside the log; `done` is told what went wrong, if anything."""
-        self._disk.run_bulk(lambda: self._disk.replace(name, data), done)
+        self.disk.run_bulk(lambda: self.disk.replace(name, data), done)
 
     def alarms(self) -> Iterator[str]:
         """What an operator must know of the node's certificate."""

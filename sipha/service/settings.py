@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import time
 
 from sipha import config
 from sipha.auth.domain import Domain
@@ -14,6 +15,7 @@ from sipha.sip.flow import Address
 from sipha.sip.timers import Timers
 from sipha.state.entries import Policy
 from sipha.transport.endpoint import Listener
+from sipha.transport.hep import Capture
 from sipha.transport.stream import StreamLimits
 
 _OTHER_FILES = 128
@@ -40,6 +42,13 @@ def make_domains(configuration: config.Config) -> tuple[list[Domain], list[str]]
 def make_seeds(settings: config.Cluster) -> dict[str, Address]:
     """The nodes that one without a log looks for."""
     return {str(peer.name): peer.address.address for peer in settings.peers}
+
+
+def make_capture(settings: config.Capture | None) -> Capture | None:
+    """What sends copies to the capture server, if there is one."""
+    if settings is None:
+        return None
+    return Capture(settings.server.address, settings.agent, settings.key, time.time)
 
 
 def make_timers(settings: config.Sip) -> Timers:

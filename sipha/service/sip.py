@@ -16,6 +16,7 @@ from sipha.auth.authenticator import Authenticator
 from sipha.auth.domain import Domains
 from sipha.cluster.replica import Replica
 from sipha.errors import ConfigError
+from sipha.histogram import Histogram
 from sipha.nat import stun
 from sipha.nat.interfaces import IPingTransport
 from sipha.proxy.interfaces import ITransport
@@ -38,7 +39,7 @@ from sipha.sip.message import Request, Response
 from sipha.sip.token import Tokens
 from sipha.state.machine import Machine
 from sipha.transport.address import Bind
-from sipha.transport.endpoint import Endpoint, ITransactionUser, Listener
+from sipha.transport.endpoint import Endpoint, ITransactionUser, Listener, Tap
 
 SHADOWS = "shadows"
 """The topic under which the nodes share the shadows of calls."""
@@ -97,7 +98,7 @@ class TransactionUser:
         if not self._leading():
             return
         if isinstance(event, RequestReceived) and event.request.method == "REGISTER":
-            self._registrar.request_received(event.request, event.flow)
+            self._registrar.request_received(event.request, event.flow, now)
         elif not (isinstance(event, StrayResponse) and self._is_asked_for(event)):
             self._proxy.event_received(event, now)
         if self._served is not None and isinstance(event, RequestReceived) and event.flow.remote != event.flow.local:
@@ -113,7 +114,7 @@ class SipService(Service):
 
     `domains` are those that are served now; `bind` gives the listeners their sockets; `failed` is told why they can't
     be opened. `answers` is offered each datagram that looks like a response, `askers` each response that belongs to no
-    transaction, as TransactionUser says.
+    transaction, as TransactionUser says. `taps` are told of each message.
     """
 
     log = Logger()
@@ -137,12 +138,15 @@ class SipService(Service):
         self._failed = failed
         self._domains = domains
         self.askers: list[Callable[[Response, Flow], bool]] = []
+        self.taps: list[Tap] = []
         self._keys = keys
         self._answers = answers
         self._endpoint: ProxyEndpoint | None = None
         self._layer: TransactionLayer | None = None
         self._adopt: Callable[[config.Config], None] = lambda _: None
         self._counters: dict[str, Any] = {}
+        self._registrar: Registrar | None = None
+        self._proxy: Proxy | None = None
         self._sharing: Any = None
         self._timers = make_timers(configuration.sip)
         self._shadows = Shadows(longest_setup(self._timers))
@@ -201,7 +205,8 @@ class SipService(Service):
             limits=make_stream_limits(settings.sip),
             parting=longest_setup(self._timers),
         )
-        registrar = Registrar(
+        endpoint.taps = self.taps
+        registrar = self._registrar = Registrar(
             replica,
             replica,
             replica,
@@ -211,8 +216,9 @@ class SipService(Service):
             send=endpoint.send,
             settings=make_registrar_settings(settings.registrar),
             is_behind_nat=make_detection(settings),
+            clock=self._reactor.seconds,
         )
-        proxy = Proxy(
+        proxy = self._proxy = Proxy(
             layer,
             log=replica,
             location=replica,
@@ -222,6 +228,7 @@ class SipService(Service):
             transport=endpoint,
             term=lambda: replica.term,
             shadows=self._shadows,
+            clock=self._reactor.seconds,
             settings=make_proxy_settings(settings),
         )
         proxy.take_over(self._reactor.seconds())
@@ -249,6 +256,7 @@ class SipService(Service):
         super().stopService()
         endpoint, self._endpoint, self._layer = self._endpoint, None, None
         self._adopt = lambda _: None
+        self._registrar = self._proxy = None
         if endpoint is None:
             return None
         self.log.info("the virtual addresses are served no more")
@@ -283,6 +291,28 @@ class SipService(Service):
             for name in counters.__slots__
         }
         return counted | {f"transport_{name.replace('-', '_')}": n for name, n in self._endpoint.counters.items()}
+
+    def responses(self) -> dict[tuple[str, int], int]:
+        """How many responses this leadership has sent, by method of the request and status."""
+        if self._layer is None or self._registrar is None:
+            return {}
+        return {("REGISTER", status): n for status, n in self._registrar.responses.items()} | self._layer.responses
+
+    def latencies(self) -> dict[str, Histogram]:
+        """How long phones have waited in this leadership: for the 200 to a REGISTER, for the 100 to an INVITE."""
+        if self._registrar is None or self._proxy is None:
+            return {}
+        return {"register": self._registrar.latencies, "invite": self._proxy.latencies}
+
+    @property
+    def transactions(self) -> int:
+        """How many transactions there are."""
+        return 0 if self._layer is None else self._layer.transactions
+
+    @property
+    def dropped(self) -> int:
+        """How many datagrams the kernel has dropped in this leadership, for want of room."""
+        return 0 if self._endpoint is None else self._endpoint.dropped
 
     def _before_sending(self) -> None:
         """Let the other nodes know of our calls: at once what must be known before anything is sent."""

@@ -17,6 +17,7 @@ from sipha.cluster.handover import HandoverFailed
 from sipha.config.texts import NodeName, SocketAddress
 from sipha.errors import ConfigError, Unavailable, UnknownOutcome
 from sipha.nat.keepalive import OFF, SETTING, Keepalive
+from sipha.service.health import Health
 from sipha.service.life import Life
 from sipha.service.replication import Replication
 from sipha.service.sip import SipService
@@ -38,6 +39,7 @@ class Parts(NamedTuple):
     address: IVirtualAddress
     sip: SipService
     keepalive: Keepalive
+    health: Health
 
 
 @implementer(INode)
@@ -46,8 +48,9 @@ class View:
 
     def __init__(self, reactor: Any, configuration: config.Config, parts: Parts, life: Life) -> None:
         self._reactor = reactor
+        self.parts = parts
         self._life = life
-        self._replication, self._address, self._sip, self._keepalive = parts
+        self._replication, self._address, self._sip, self._keepalive, _ = parts
         self._replica = self._replication.replica
         self._started_at = reactor.seconds()
         self.adopt(configuration)

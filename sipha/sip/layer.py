@@ -13,7 +13,7 @@ its copies come again. REGISTER is never matched: the registrar answers each cop
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,7 @@ from sipha.sip.events import (
     TransactionTimedOut,
 )
 from sipha.sip.flow import Address, Flow
-from sipha.sip.message import Request, Response, mark_received, response_destination, response_to
+from sipha.sip.message import METHODS, Request, Response, mark_received, response_destination, response_to
 from sipha.sip.timers import Timer, TimerName, TimerQueue, Timers
 from sipha.sip.transaction import (
     Action,
@@ -75,6 +75,7 @@ class TransactionLayer:
     """All transactions of a node; `max_transactions` bounds the server transactions, and the client transactions.
 
     `force_rport` tells of a request, and the flow that it came by, whether its responses go back there in any case.
+    `responses` are those sent to requests, each once, by method (of METHODS, or `other`) and status.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class TransactionLayer:
     ) -> None:
         self.timers = timers or Timers()
         self.counters = Counters()
+        self.responses: Counter[tuple[str, int]] = Counter()
         self.force_rport = force_rport
         self._max_transactions = max_transactions
         self._servers: dict[Key, ServerTransaction] = {}
@@ -188,6 +190,7 @@ class TransactionLayer:
 
     def reply(self, response: Response, flow: Flow) -> None:
         """Send a response without a transaction (§8.2.7), to a request that came over `flow`."""
+        self._count((response.headers.get("CSeq") or "").rpartition(" ")[2], response.status)
         self._outgoing.append((response.render(), response_destination(response.via, flow)))
 
     def start(
@@ -381,9 +384,13 @@ class TransactionLayer:
             self.counters.retransmissions_sent += 1
 
     def _send_response(self, transaction: ServerTransaction, response: Response, _now: float) -> None:
+        self._count(transaction.request.method, response.status)
         transaction.last_sent = response.render()
         transaction.note_to_tag(response)
         self._outgoing.append((transaction.last_sent, transaction.destination))
+
+    def _count(self, method: str, status: int) -> None:
+        self.responses[method if method in METHODS else "other", status] += 1
 
     def _send_trying(self, transaction: ServerTransaction, _message: object, now: float) -> None:
         self._send_response(transaction, response_to(transaction.request, 100), now)

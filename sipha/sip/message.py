@@ -24,6 +24,26 @@ from sipha.sip.values import (
     set_params,
 )
 
+METHODS = frozenset(
+    (
+        "ACK",
+        "BYE",
+        "CANCEL",
+        "INFO",
+        "INVITE",
+        "MESSAGE",
+        "NOTIFY",
+        "OPTIONS",
+        "PRACK",
+        "PUBLISH",
+        "REFER",
+        "REGISTER",
+        "SUBSCRIBE",
+        "UPDATE",
+    )
+)
+"""Those of the RFCs (IANA's registry of SIP methods)."""
+
 _IPV4 = re.compile(r"[0-9.]++\Z")
 
 

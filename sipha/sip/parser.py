@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sipha.errors import MalformedMessage
 from sipha.sip.headers import Headers
-from sipha.sip.message import Request, Response
+from sipha.sip.message import METHODS, Request, Response
 from sipha.sip.uri import Uri, parse_uri
 from sipha.sip.values import is_number, is_token, parse_cseq, parse_name_addr, parse_via
 
@@ -16,24 +16,6 @@ MAX_MESSAGE = 65536
 """The largest message, in bytes, that a stream may bring; a datagram can't be larger."""
 
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
-_METHODS = frozenset(
-    [
-        "ACK",
-        "BYE",
-        "CANCEL",
-        "INFO",
-        "INVITE",
-        "MESSAGE",
-        "NOTIFY",
-        "OPTIONS",
-        "PRACK",
-        "PUBLISH",
-        "REFER",
-        "REGISTER",
-        "SUBSCRIBE",
-        "UPDATE",
-    ]
-)
 _SINGLE = ("From", "To", "Call-ID", "CSeq", "Max-Forwards")
 _NEEDED = (("Via", parse_via), ("From", parse_name_addr), ("To", parse_name_addr), ("CSeq", parse_cseq))
 _REMEMBERED_LENGTH = 100
@@ -255,7 +237,7 @@ def _request_line(start_line: str) -> tuple[str, str, Uri]:
     if len(parts) != 3:
         raise MalformedMessage(f"the request line is not three words: {start_line[:80]!r}")
     method, uri, _ = parts
-    if method not in _METHODS and not is_token(method):
+    if method not in METHODS and not is_token(method):
         raise MalformedMessage(f"the method is not a token: {method[:40]!r}")
     return method, uri, parse_uri(uri)
 

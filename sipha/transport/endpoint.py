@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall
@@ -35,6 +35,14 @@ ATTEMPTS_IN_USE = 20
 
 _KEEPALIVE_CHARACTERS = b"\r\n\0 "
 _LONGEST_KEEPALIVE = 8
+_LAST_CONTROL = 0x1F
+
+
+class Tap(Protocol):
+    """Looks on at each message that comes or goes; its own failures concern nobody else."""
+
+    def __call__(self, data: bytes, flow: Flow, *, sent: bool) -> object:
+        """Take note of a message that was sent over a flow, or received."""
 
 
 class ITransactionUser(Interface):
@@ -58,7 +66,8 @@ class Endpoint:
     `counters` counts by reason what was dropped or failed. `may_send` is asked before every message. `tag` makes the To
     tag of a stateless error response. `bind` gives the listeners their sockets. `before_sending` is called in each turn
     once all events have been acted on. `intercept` is offered each datagram before it is parsed, and says whether it
-    has taken it. A UDP listener that is closed while the endpoint lives on is read and sent from for `parting` seconds.
+    has taken it. `taps` are told of each message. A UDP listener that is closed while the endpoint lives on is read and
+    sent from for `parting` seconds.
     """
 
     log = Logger()
@@ -79,6 +88,7 @@ class Endpoint:
         parting: float = 300.0,
     ) -> None:
         self.counters: Counter[str] = Counter()
+        self.taps: list[Tap] = []
         self._reactor = reactor
         self._layer = layer
         self._listeners = tuple(listeners)
@@ -325,6 +335,8 @@ class Endpoint:
                     self.offer(PONG, flow)
                 continue
             try:
+                if self.taps:
+                    self._tell(data, flow, sent=False)
                 if intercept(data, flow):
                     continue
                 self._layer.receive(parse(data), flow, now)
@@ -340,6 +352,8 @@ class Endpoint:
             if isinstance(message, MalformedMessage):
                 self._refuse(message, _request(message), flow)
                 continue
+            if self.taps:
+                self._tell(message.render(), flow, sent=False)
             try:
                 self._layer.receive(message, flow, now)
             except MalformedMessage as error:
@@ -424,6 +438,8 @@ class Endpoint:
 
     def _transmit(self, data: bytes, flow: Flow) -> int:
         """Send, and return 0, or the errno why it was not sent."""
+        if self.taps:
+            self._tell(data, flow, sent=True)
         if flow.transport == "UDP":
             udp = self._udp.get(flow.local)
             if udp is not None:
@@ -434,6 +450,15 @@ class Endpoint:
                 return 0
         self.counters["unsent"] += 1
         return errno.ENOTCONN
+
+    def _tell(self, data: bytes, flow: Flow, *, sent: bool) -> None:
+        """Let the taps know of a SIP message that comes or goes: not of a keepalive, nor of STUN."""
+        if len(data) > _LONGEST_KEEPALIVE and data[0] > _LAST_CONTROL:
+            for tap in tuple(self.taps):
+                try:
+                    tap(data, flow, sent=sent)
+                except Exception:  # noqa: BLE001 - who looks on must not stop what he looks at
+                    self._note_mistake("a tap")
 
     # -- the timer --------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import pytest
 from sipha.cluster.candidacy import CandidacyRefused
 from sipha.cluster.handover import HOLD_DOWN, REST
 from sipha.cluster.kinship import Kinship
+from sipha.cluster.replica import Replica
 from sipha.cluster.wire import AppendReply, Condition, Hello, PreVote, RaftMessage, TimeoutNow
 from sipha.errors import NotLeader
 from sipha.state.outcomes import Done
@@ -25,9 +26,16 @@ def bring_online(assembly: Assembly, name: str) -> None:
     decide(assembly, "bring_online", name)
 
 
+def has_begun(replica: Replica) -> bool:
+    """True if it leads, and its barrier is applied."""
+    raft = replica._raft
+    return replica.leads_log and raft.term_at(raft.applied_index) == raft.term
+
+
 def decide(assembly: Assembly, verb: str, *words: str, **options: Any) -> None:
     """Have the leader decide something, and wait until all have heard of it."""
     outcomes: list[object] = []
+    assembly.until(lambda: any(has_begun(replica) for replica in assembly.running))
     (leader,) = [replica for replica in assembly.running if replica.leads_log]
     getattr(leader.candidacy, verb)(*words, outcomes.append, **options)
     assembly.until(lambda: outcomes)

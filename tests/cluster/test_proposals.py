@@ -55,6 +55,17 @@ def test_what_was_proposed_in_one_turn_is_one_entry(log: Log) -> None:
     assert log.proposals.count == 0
 
 
+def test_proposals_measure_what_the_first_of_an_entry_waited(log: Log) -> None:
+    log.propose(1)
+    log.now = 0.004
+    log.propose(9)
+    log.proposals.flush()
+    log.now = 0.006
+    log.entries[0][1]([Done(0)] * 10)
+    assert log.proposals.latencies.sum == pytest.approx(0.006)
+    assert dict(log.proposals.latencies.cumulative())["+Inf"] == 1
+
+
 def test_entry_is_bounded_in_records_and_bytes(log: Log) -> None:
     log.propose(1000, size=1000)
     log.proposals.flush()

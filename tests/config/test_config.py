@@ -1,5 +1,6 @@
 import re
 from pathlib import Path
+from types import NoneType
 from typing import get_args
 
 import msgspec
@@ -67,7 +68,7 @@ def sections(section: type[Section] = config.Config) -> list[tuple[str, type[Sec
                 found.append((f"[{name}]", field.type))
                 walk(name, field.type)
             elif items and isinstance(items[0], type) and issubclass(items[0], Section):
-                found.append((f"[[{name}]]", items[0]))
+                found.append((f"[{name}]" if NoneType in items else f"[[{name}]]", items[0]))
                 walk(name, items[0])
 
     walk("", section)

@@ -13,10 +13,10 @@ def table() -> str:
     rows: dict[str, tuple[list[str], list[str]]] = {}
     for key in keys():
         section, _, name = key.path.rpartition(".")
-        heading, shown = (f"`[{section}]`", f"`{name}`") if section else (f"`[[{name}]]`", "all")
+        heading, shown = (f"[{section}]", f"`{name}`") if section else (f"[{name}]", "all")
         rows.setdefault(heading, ([], []))[not key.live].append(shown)
     return "".join(
-        f"| {heading} | {', '.join(live)} | {', '.join(fixed)} |\n" for heading, (live, fixed) in rows.items()
+        f"| `{heading}` | {', '.join(live)} | {', '.join(fixed)} |\n" for heading, (live, fixed) in rows.items()
     )
 
 

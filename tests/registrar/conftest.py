@@ -122,6 +122,7 @@ class Site:
             settings=self.settings,
             is_behind_nat=is_behind_nat,
             wall_time=lambda: 1289645282.5,
+            clock=lambda: self.replica.now,
         )
 
     def receive(self, data: bytes, flow: Flow = FLOW) -> Response | None:
@@ -130,7 +131,7 @@ class Site:
         assert isinstance(request, Request)
         mark_received(request, flow)
         before = len(self.sent)
-        self.registrar.request_received(request, flow)
+        self.registrar.request_received(request, flow, self.replica.now)
         if len(self.sent) == before:
             return None
         assert len(self.sent) == before + 1

@@ -36,6 +36,18 @@ def test_registrar_binds_a_contact(site: Site, alice: Phone) -> None:
     assert site.contacts() == ["sip:alice@192.0.2.1:5060"]
 
 
+def test_registrar_counts_its_responses_and_measures_what_its_200_took(site: Site, alice: Phone) -> None:
+    alice.register(alice.contact())
+    site.replica.held = True
+    assert alice.send(alice.contact()) is None
+    site.replica.now += 0.003
+    site.replica.commit()
+    assert site.last.status == 200
+    assert site.registrar.responses == {401: 1, 200: 2}
+    counts = dict(site.registrar.latencies.cumulative())
+    assert (counts["0.0005"], counts["0.002"], counts["0.005"]) == (1, 1, 2)
+
+
 def test_registrar_stores_all_that_it_learned(site: Site, alice: Phone) -> None:
     alice.register(
         'Contact: "A" <sip:alice@10.0.0.1;ob>;+sip.instance="<urn:uuid:1>";expires=90;Audio;x="a;b"',

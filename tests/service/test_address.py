@@ -16,7 +16,7 @@ from sipha.cluster.replica import Replica
 from sipha.config.texts import VirtualIp
 from sipha.errors import ConfigError, NotClaimed
 from sipha.service.address import RENEWAL, AddressHolder, AddressService, Tickling, stream
-from sipha.service.health import Health
+from sipha.service.health import RECOVERY, TICK, Health
 from sipha.sip.flow import Address, Flow
 from sipha.state.binding import Binding
 from sipha.vip.address import IVirtualAddress
@@ -171,6 +171,22 @@ def test_claim_that_cant_be_had_is_ended(held: Held) -> None:
     assert "child starts" not in held.addresses.asked
 
 
+def test_node_that_can_never_claim_tries_ever_more_rarely(held: Held) -> None:
+    rests = []
+    held.health.startService()
+    held.addresses.claimed.errback(NotClaimed("another host has it"))
+    for _ in range(3):
+        began = held.clock.seconds()
+        while not held.health.well():
+            held.clock.advance(TICK)
+        rests.append(round(held.clock.seconds() - began))
+        held.stop()
+        held.addresses.claimed = Deferred()
+        held.holder.startService()
+        held.addresses.claimed.errback(NotClaimed("another host has it"))
+    assert rests == [RECOVERY, 2 * RECOVERY, 4 * RECOVERY]
+
+
 def test_claim_that_was_released_meanwhile_is_no_failure(held: Held) -> None:
     held.stop()
     held.addresses.claimed.errback(NotClaimed("it was released"))
@@ -185,6 +201,17 @@ def test_children_that_cant_start_end_the_claim(held: Held, monkeypatch: pytest.
     held.addresses.claimed.callback(None)
     assert held.leader.ended == 1
     assert held.faults == ["the virtual addresses can't be served: no descriptors are left"]
+
+
+def test_claim_that_comes_to_be_ends_the_fault_of_the_one_before(held: Held) -> None:
+    held.addresses.claimed.errback(NotClaimed("another host has it"))
+    held.stop()
+    held.addresses.claimed = Deferred()
+    held.holder.startService()
+    held.addresses.claimed.callback(None)
+    held.health.startService()
+    held.clock.pump([TICK] * round((RECOVERY + 1) / TICK))
+    assert held.health.well()
 
 
 def test_claim_that_fails_at_once_can_be_made_again(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,6 +234,7 @@ def test_addresses_that_are_lost_end_the_claim(alone: Alone) -> None:
     secret = replica.last_word
     alone.node.address._lost("the guard is gone")
     assert not replica.leading()
+    assert not alone.node.health.well(), "another node, if there is one, may be able to keep them"
     alone.world.until(lambda: alone.node.view.status().leading)
     assert replica.last_word != secret
 

@@ -110,6 +110,23 @@ def test_fault_that_is_shown_to_be_gone_counts_no_longer_than_the_others(node: N
     assert node.health.well()
 
 
+def test_fault_that_comes_back_counts_for_ever_longer_until_it_has_passed(node: Node) -> None:
+    rests = []
+    for _ in range(5):
+        node.health.fault("address", "another host has it", 10, 60)
+        node.run(1)
+        node.health.fault("address", "another host has it", 10, 60)
+        began = node.now()
+        while not node.health.well():
+            node.run(TICK)
+        rests.append(round(node.now() - began))
+    assert rests == [10, 20, 40, 60, 60]
+    node.health.passed("address")
+    node.health.fault("address", "another host has it", 10, 60)
+    node.run(11)
+    assert node.health.well()
+
+
 def test_node_that_is_stopped_looks_no_more(node: Node) -> None:
     node.health.stopService()
     assert not node.reactor.getDelayedCalls()

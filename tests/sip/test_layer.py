@@ -342,6 +342,17 @@ class TestAdopted:
         assert events(layer) == [ResponseReceived(transaction, ringing), ResponseReceived(transaction, ok)]
 
 
+def test_layer_counts_each_response_once_by_method_and_status() -> None:
+    layer, invite = TransactionLayer(), request()
+    server = layer.accept(invite, OUT, 0.0)
+    layer.respond(server, response_to(invite, 180, to_tag="b"), 0.0)
+    layer.receive(invite, OUT, 0.1)  # a retransmission is answered again
+    strange = request(method="FROBNICATE")
+    layer.reply(response_to(strange, 405, to_tag="b"), OUT)
+    assert events(layer) == []
+    assert layer.responses == {("INVITE", 180): 1, ("other", 405): 1}
+
+
 class TestServer:
     def test_nothing_is_kept_before_accept(self) -> None:
         layer = TransactionLayer()

@@ -11,6 +11,9 @@ from tests.system.network import OUTSIDE
 
 Fault = Callable[[Hosts, SandboxNode], object]
 
+STEP = 3700
+"""Seconds by which a wall clock is set wrong: more than an hour."""
+
 
 def kill_daemon(hosts: Hosts, node: SandboxNode) -> None:
     hosts.signal(hosts.daemon(node), signal.SIGKILL)
@@ -68,3 +71,11 @@ def cut_it_off(hosts: Hosts, node: SandboxNode) -> None:
 
 def cut_it_off_with_the_caller(hosts: Hosts, node: SandboxNode) -> None:
     hosts.network.partition({other.name for other in hosts.nodes if other is not node}, {node.name, OUTSIDE})
+
+
+def set_clock_ahead(hosts: Hosts, node: SandboxNode) -> None:
+    hosts.set_clock(node, STEP)
+
+
+def set_clock_back(hosts: Hosts, node: SandboxNode) -> None:
+    hosts.set_clock(node, -STEP)

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ VIRTUAL = (f"{PREFIX}.10", f"{PREFIX6}10")
 LEASE = 0.32
 """How long a leader may lead after it last heard from a majority, in seconds: 0.8 × election_min."""
 
+_FAKETIME = "/usr/$LIB/faketime/libfaketime.so.1"
+"""Debian's faketime; the dynamic linker knows what $LIB is."""
+
+_CLOCK_READ = 1
+"""Seconds between two looks of a process at what its wall clock is to be."""
+
 _GUARD = b"sipha.vip.guard"
 _AT_ONCE = 0.5
 """Within how many seconds a node that is well answers its admin."""
@@ -30,10 +37,14 @@ _AT_ONCE = 0.5
 
 @dataclass
 class Hosts(Sandbox):
-    """Three nodes of a cluster, each a `sipha run` as root in a namespace of its own; the admin is on its loopback."""
+    """Three nodes of a cluster, each a `sipha run` as root in a namespace of its own; the admin is on its loopback.
+
+    With `clocks` the wall clock of each, its guard's too, can be set.
+    """
 
     network: Network = field(kw_only=True)
     tls: bool = True
+    clocks: bool = False
 
     def __post_init__(self) -> None:
         """Lay out the nodes on the network's."""
@@ -54,7 +65,25 @@ class Hosts(Sandbox):
 
     def launcher_of(self, node: SandboxNode) -> tuple[str, ...]:
         """See Sandbox."""
-        return self.network.launcher(node.name)
+        launcher = self.network.launcher(node.name)
+        if self.clocks:
+            file = f"FAKETIME_TIMESTAMP_FILE={self._clock(node)}"
+            only = ("DONT_FAKE_MONOTONIC=1", f"FAKETIME_CACHE_DURATION={_CLOCK_READ}")
+            launcher += ("env", f"LD_PRELOAD={_FAKETIME}", file, *only)
+        return launcher
+
+    def _clock(self, node: SandboxNode) -> Path:
+        return node.directory / "clock"
+
+    def configure(self, node: SandboxNode) -> None:
+        """See Sandbox."""
+        super().configure(node)
+        if self.clocks and not self._clock(node).exists():
+            self.set_clock(node, 0)
+
+    def set_clock(self, node: SandboxNode, ahead: int) -> None:
+        """Put a node's wall clock so many seconds ahead of the machine's, within a second."""
+        self._clock(node).write_text(f"{ahead:+d}", encoding="ascii")
 
     def request(self, node: SandboxNode, method: str, path: str, body: object = None) -> Any:
         """See Sandbox."""
@@ -115,10 +144,20 @@ class Hosts(Sandbox):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def wall_clock(self, node: SandboxNode) -> float:
+        """What time it is, in seconds of the epoch, by a node's own clock."""
+        with (
+            self.network.inside(node.name),
+            urllib.request.urlopen(f"{node.admin}/v1/status", timeout=_AT_ONCE) as answer,
+        ):
+            return parsedate_to_datetime(answer.headers["Date"]).timestamp()
+
     def restore(self) -> SandboxNode:
         """Undo all faults, let everything go on and start what doesn't run; return the leader when all agree."""
         self.network.heal()
         for node in self.nodes:
+            if self.clocks:
+                self.set_clock(node, 0)
             self.signal([*self.daemon(node), *self.guard(node)], signal.SIGCONT)
             if not node.running:
                 self.start_node(node)
@@ -132,10 +171,10 @@ class Hosts(Sandbox):
 
 
 @contextmanager
-def run_hosts(directory: Path, *, extra: str = "") -> Iterator[Hosts]:
+def run_hosts(directory: Path, *, extra: str = "", clocks: bool = False) -> Iterator[Hosts]:
     """Run three nodes in a network of their own, with more configuration at the end of the file."""
     with Network() as network:
-        hosts = Hosts(directory, network=network, extra=extra)
+        hosts = Hosts(directory, network=network, extra=extra, clocks=clocks)
         try:
             hosts.start()
             yield hosts

@@ -36,6 +36,15 @@ def restore(cluster: Sandbox) -> None:
     wait_until(lambda: agree(cluster), "the nodes to agree")
 
 
+def clear(cluster: Sandbox) -> None:
+    """Restore the cluster, and remove all bindings."""
+    restore(cluster)
+    leader = cluster.wait_for_leader()
+    for aor in {binding["aor"] for binding in table(cluster, leader)}:
+        cluster.request(leader, "DELETE", f"/v1/bindings/{aor.removeprefix('sip:')}")
+    wait_until(lambda: agree(cluster), "the nodes to agree")
+
+
 def caught_up(cluster: Sandbox) -> bool:
     """Return True if all nodes have applied nearly as much as the one with the most."""
     statuses = [cluster.status(node) for node in cluster.nodes]

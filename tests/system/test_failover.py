@@ -21,6 +21,7 @@ from tests.system.conftest import agree, wait_until
 from tests.system.nodes import (
     caught_up,
     check,
+    clear,
     freeze,
     is_bound,
     quick,
@@ -70,10 +71,7 @@ def cluster(running: Sandbox) -> Sandbox:
     """Three nodes that agree, one of which leads, without bindings."""
     for node in running.nodes:
         thaw(node)
-    restore(running)
-    for aor in {binding["aor"] for binding in table(running, running.wait_for_leader())}:
-        running.request(running.wait_for_leader(), "DELETE", f"/v1/bindings/{aor.removeprefix('sip:')}")
-    wait_until(lambda: agree(running), "the nodes to agree")
+    clear(running)
     return running
 
 

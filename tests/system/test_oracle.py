@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,6 +12,7 @@ from sipha.sandbox import SandboxNode
 from tests.system.capture import Capture
 from tests.system.conftest import wait_until
 from tests.system.faults import (
+    STEP,
     Fault,
     cut_it_off,
     cut_it_off_with_the_caller,
@@ -20,12 +22,14 @@ from tests.system.faults import (
     kill_daemon,
     kill_guard,
     lose_half,
+    set_clock_ahead,
+    set_clock_back,
     stop_both,
     stop_daemon,
     stop_guard,
     unplug,
 )
-from tests.system.hosts import LEASE, VIRTUAL, Hosts
+from tests.system.hosts import LEASE, VIRTUAL, Hosts, run_hosts
 from tests.system.oracle import check_one_holder, uses_between
 
 pytestmark = pytest.mark.system
@@ -52,6 +56,15 @@ MOVING: list[Fault] = [
     cut_it_off_with_the_caller,
 ]
 """After these another node must have the addresses, and the leader stays without them until it is well again."""
+
+STEPS: list[Fault] = [set_clock_ahead, set_clock_back]
+"""These change nothing."""
+
+
+@pytest.fixture(scope="module")
+def running_hosts(can_build_networks: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with run_hosts(tmp_path_factory.mktemp("hosts"), clocks=True) as hosts:
+        yield hosts
 
 
 def named(fault: Fault) -> str:
@@ -112,6 +125,18 @@ def test_addresses_stay_when_a_follower_fails(hosts: Hosts) -> None:
     assert [tenure.node for tenure in check_one_holder(capture)] == [leader.name]
 
 
+@pytest.mark.parametrize("fault", STEPS, ids=named)
+def test_addresses_stay_when_the_leaders_wall_clock_is_set(hosts: Hosts, fault: Fault) -> None:
+    leader = hosts.wait_for_leader()
+    with Capture(hosts.network, VIRTUAL) as capture:
+        fault(hosts, leader)
+        wait_until(lambda: abs(hosts.wall_clock(leader) - time.time()) > STEP - 60, "the clock to be another")
+        time.sleep(2.0)
+        hosts.restore()
+        time.sleep(2.0)
+    assert [tenure.node for tenure in check_one_holder(capture)] == [leader.name]
+
+
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_addresses_are_never_at_two_nodes_in_many_rounds(hosts: Hosts) -> None:
@@ -119,7 +144,7 @@ def test_addresses_are_never_at_two_nodes_in_many_rounds(hosts: Hosts) -> None:
     print(f"seed {seed}")
     chance = random.Random(seed)
     for number in range(ROUNDS):
-        fault = chance.choice([*MOVING, lose_half])
+        fault = chance.choice([*MOVING, *STEPS, lose_half])
         leader = hosts.wait_for_leader()
         print(f"round {number}: {fault.__name__} befalls {leader.name}", flush=True)
         with Capture(hosts.network, VIRTUAL) as capture:

@@ -63,6 +63,7 @@ def test_outage_is_short_when_the_leader_fails(hosts: Hosts, fault: Fault, addre
 
 @pytest.mark.parametrize("fault", PLANNED, ids=named)
 def test_no_request_is_lost_when_leadership_is_handed_on(hosts: Hosts, fault: Fault) -> None:
+    hosts.wait_until_well()  # else nobody may have leadership
     assert befall(hosts, fault).unanswered == 0
 
 
@@ -93,4 +94,5 @@ def test_outages_are_short_in_many_rounds(hosts: Hosts, fault: Fault) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("fault", PLANNED, ids=named)
 def test_no_request_is_lost_in_many_rounds(hosts: Hosts, fault: Fault) -> None:
+    hosts.wait_until_well()  # else nobody may have leadership
     assert sum(befall(hosts, fault).unanswered for _ in range(ROUNDS)) == 0

@@ -75,9 +75,9 @@ def add_phones(hosts: Hosts) -> None:
 
 
 @contextmanager
-def registered(hosts: Hosts) -> Iterator[Handsets]:
+def registered(hosts: Hosts, users: Sequence[str] = PHONES) -> Iterator[Handsets]:
     """Run the phones, all registered, and remove their bindings in the end."""
-    with Handsets(hosts.network, PHONES, hosts.domain, SERVER) as handsets:
+    with Handsets(hosts.network, users, hosts.domain, SERVER) as handsets:
         handsets.wait_until_registered(20.0)
         yield handsets
         leader = hosts.restore()
@@ -194,6 +194,29 @@ def test_phone_that_is_switched_off_is_removed_once_on_all_nodes(hosts: Hosts, h
     assert removals(hosts, phone.user) == before + 1
     for node in hosts.nodes:
         assert bound(hosts, node) == set(PHONES) - {phone.user}, node.name
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("extra", "interval"),
+    [
+        pytest.param("[nat]\nping_interval = 4.0\nmax_lost = 2\nremove_unreachable = true\n", 4.0, id="removing"),
+        pytest.param("", 25.0, marks=pytest.mark.long, id="default"),
+    ],
+)
+def test_nodes_that_cannot_send_from_the_address_remove_nobody(
+    can_build_networks: None, tmp_path_factory: pytest.TempPathFactory, extra: str, interval: float
+) -> None:
+    """The incumbents' flaw: the backup's pings can't leave, and what it takes for lost is deleted everywhere."""
+    users = PHONES[:40]
+    with run_hosts(tmp_path_factory.mktemp("hosts"), extra=extra) as hosts:
+        add_phones(hosts)
+        with registered(hosts, users) as handsets:
+            begin = time.time() + 1.0
+            time.sleep(1.0 + 3.5 * interval)
+            for node in hosts.nodes:
+                assert bound(hosts, node) == set(users), node.name
+            check_pings(handsets, interval, begin, time.time())
 
 
 @pytest.mark.long

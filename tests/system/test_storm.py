@@ -17,7 +17,7 @@ import pytest
 from bench.load import build
 from sipha.sandbox import Sandbox, SandboxNode
 from tests.system.conftest import agree, wait_until
-from tests.system.nodes import check, restore, table, thaw
+from tests.system.nodes import check, clear, restore, table, thaw
 from tests.system.registrations import Load
 
 pytestmark = pytest.mark.system
@@ -83,7 +83,7 @@ def test_every_acknowledged_user_survives_kill_9(cluster: Sandbox, tmp_path: Pat
 @pytest.mark.parametrize("storms", [8, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(1200)])])
 def test_nothing_is_lost_in_a_storm_of_restarts(cluster: Sandbox, storms: int) -> None:
     """Nodes end and start at random, some before they were ready, and sometimes all at once."""
-    restore(cluster)
+    clear(cluster)
     dice = random.Random(storms)
     server = (cluster.virtual_address, 5060)
     phones = Load(PHONES, f"{PREFIX}.201", server, cluster.domain, seed=storms)

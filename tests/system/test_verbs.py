@@ -16,7 +16,7 @@ import pytest
 
 from sipha.sandbox import Sandbox, SandboxNode
 from tests.system.conftest import agree, wait_until
-from tests.system.nodes import check, freeze, quick, restore, run_siphactl, siphactl, thaw
+from tests.system.nodes import check, clear, freeze, quick, restore, run_siphactl, siphactl, thaw
 from tests.system.questions import Questions
 from tests.system.registrations import Load
 
@@ -52,10 +52,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 @pytest.fixture
 def cluster(running: Sandbox) -> Sandbox:
-    """Three nodes that agree, none of which is in standby, unwell or preferred."""
+    """Three nodes that agree, none of which is in standby, unwell or preferred, without bindings."""
     for node in running.nodes:
         thaw(node)
-    restore(running)
+    clear(running)
     for node in running.nodes:
         siphactl(running.nodes[0], "online", node.name)
     siphactl(running.nodes[0], "prefer", "--nobody")

@@ -217,6 +217,37 @@ def test_datagram_that_is_taken_before_it_is_parsed_goes_no_further(node: Node) 
     assert not node.endpoint.counters["malformed"]
 
 
+def test_taps_are_told_what_comes_and_what_goes(node: Node) -> None:
+    told: list[tuple[bytes, bool]] = []
+
+    def tap(data: bytes, flow: Flow, *, sent: bool) -> None:
+        assert flow == node.flow
+        told.append((data, sent))
+
+    node.endpoint.taps.append(tap)
+    node.receive(request(), b"\r\n\r\n", b"\x00\x01\x00\x00\x21\x12\xa4\x42transaction!")
+    (answer,) = node.answers()[:1]
+    assert told == [(request(), False), (answer, True)]
+
+
+def test_tap_that_fails_stops_nothing(node: Node) -> None:
+    def tap(data: bytes, flow: Flow, *, sent: bool) -> None:
+        raise ValueError(data, flow, sent)
+
+    node.endpoint.taps.append(tap)
+    node.receive(request())
+    assert node.answers()
+    assert node.endpoint.counters["mistake"] == 2
+
+
+def test_taps_are_told_of_streams_too(stream_node: Node) -> None:
+    told: list[bool] = []
+    stream_node.endpoint.taps.append(lambda _data, _flow, *, sent: told.append(sent))
+    connection, _ = stream_node.accept()
+    connection.dataReceived(request(transport="TCP"))
+    assert told == [False, True]
+
+
 def test_what_is_offered_and_fails_condemns_no_flow(node: Node) -> None:
     assert node.endpoint.offer(b"ping", node.flow)
     assert node.answers() == [b"ping"]

@@ -1,0 +1,1 @@
+Each node has its figures for Prometheus at /metrics: responses by method and code, latencies, the log, pings. Alerts and a dashboard are in etc/; a capture server gets a copy of each SIP message if [capture] names it.
