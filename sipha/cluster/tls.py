@@ -141,8 +141,13 @@ class Certificates:
             self.reload()
 
     def check(self) -> None:
-        """Raise ConfigError if the files, as they are now, could not be taken."""
-        self._usable()
+        """Raise ConfigError if the files, as they are now, could not be taken; of that nobody complains once more."""
+        marks = self._credentials.marks()
+        try:
+            self._usable()
+        except ConfigError:
+            self._marks = marks
+            raise
 
     def reload(self) -> None:
         """Take the files, changed or not."""

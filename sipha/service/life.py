@@ -173,7 +173,7 @@ class Life:
         try:
             node.reconfigure(source.config)
         except ConfigError as error:
-            self._fail(f"{error}; what ran before goes on")
+            self._failure = self._failed(f"{error}; what ran before goes on")
             raise
         self._taken(source, from_file=True)
         return node, changed
@@ -240,11 +240,14 @@ class Life:
         self._mark = ()
 
     def _fail(self, problem: str) -> None:
-        self._failure = (
+        self._failure = self._failed(problem)
+        self.log.error("{problem}", problem=self._failure)
+
+    def _failed(self, problem: str) -> str:
+        return (
             f"the configuration in {self.path} failed: {problem}; mend the file, and run siphactl reload, or restart "
             "the node where that is refused"
         )
-        self.log.error("{problem}", problem=self._failure)
 
     def _look(self) -> tuple[str, str]:
         """What is wrong with the file as it is now, and what is different in it."""

@@ -75,8 +75,7 @@ class Replication(Service):
 
     def check(self) -> None:
         """Raise ConfigError if the certificates, as they are now, can't be used."""
-        if self._peers.certificates is not None:
-            self._peers.certificates.check()
+        self._peers.check_certificates()
 
     def adopt(self, new: config.Config) -> None:
         """Go by another configuration, and by the certificates as they are now."""
