@@ -42,7 +42,7 @@ listen = "{host}:7000"
 {virtual_address}
 
 [sip]
-port = 5060
+port = {port}
 transports = ["udp", "tcp"]
 
 [admin]
@@ -105,7 +105,7 @@ class SandboxNode:
 
 @dataclass
 class Sandbox:
-    """A cluster of `size` nodes on PREFIX.11 and up, which share the virtual address PREFIX.10 (udp and tcp 5060).
+    """A cluster of `size` nodes on PREFIX.11 and up, which share the virtual address PREFIX.10 (udp and tcp `port`).
 
     Under `tls` they have certificates; without, they talk in the clear. `cluster` is TOML added to each node's table
     [cluster], `extra` at the end of the file; `more_addresses` are further virtual addresses, `launcher` is a command
@@ -119,6 +119,7 @@ class Sandbox:
     tls: bool = False
     cluster: str = ""
     extra: str = ""
+    port: int = 5060
     more_addresses: tuple[str, ...] = ()
     launcher: tuple[str, ...] = ()
     nodes: list[SandboxNode] = field(default_factory=list)
@@ -281,6 +282,7 @@ class Sandbox:
             cluster=self.cluster,
             peers="".join(peers),
             virtual_address=self.addressing(node),
+            port=self.port,
             domain=self.domain,
             extra=self.extra,
         )
@@ -294,7 +296,7 @@ def describe(sandbox: Sandbox) -> str:
     """Return the block that says where everything is."""
     lines = [
         "",
-        f"  SIP       {sandbox.virtual_address}:5060, udp and tcp: the leader alone answers there",
+        f"  SIP       {sandbox.virtual_address}:{sandbox.port}, udp and tcp: the leader alone answers there",
         f"  domain    {sandbox.domain}",
         "  accounts  " + ", ".join(f"{user} ({user}-secret)" for user in USERS),
         *(f"  node {node.name}   admin {node.admin}/v1/status, files in {node.directory}" for node in sandbox.nodes),

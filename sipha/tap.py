@@ -7,29 +7,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.python import usage
 
-from sipha import config
 from sipha.cluster.raft import clock as boottime
 from sipha.errors import ConfigError
-from sipha.service import Node
+from sipha.service import Daemon
 
 if TYPE_CHECKING:
     from twisted.application.service import IService
 
 
 class RunOptions(usage.Options):
-    """Options of `twistd sipha run`; the configuration is read, and refused, before anything starts."""
+    """Options of `twistd sipha run`."""
 
     synopsis = "[--config FILE]"
     optParameters: ClassVar = [["config", "c", "/etc/sipha/sipha.toml", "The configuration file."]]
 
     def postOptions(self) -> None:
-        """Read the configuration; a fault in it ends the command with exit status 1 and one message."""
-        self["config"] = Path(self["config"]).resolve()  # a daemon's directory is another
-        try:
-            self["configuration"] = config.load(self["config"])
-        except ConfigError as error:
-            # A UsageError would bury the message under twistd's list of options.
-            raise SystemExit(f"sipha: {error}") from error
+        """Let the file be the same in a daemon, whose directory is another."""
+        self["config"] = Path(self["config"]).resolve()
 
 
 class Options(usage.Options):
@@ -45,15 +39,19 @@ class Options(usage.Options):
 
 
 def makeService(options: Options) -> IService:
-    """Return the node that the options describe."""
+    """Return the node that the options describe.
+
+    A configuration that can't be used ends the command with exit status 1 and one message, before anything starts.
+    """
     # The reactor is installed by twistd before it asks for the service.
     from twisted.internet import reactor as installed  # noqa: PLC0415
 
     reactor: Any = installed
     _let_no_wall_clock_matter(reactor)
     try:
-        return Node(reactor, options.subOptions["configuration"], options.subOptions["config"])
+        return Daemon(reactor, options.subOptions["config"])
     except ConfigError as error:
+        # A UsageError would bury the message under twistd's list of options.
         raise SystemExit(f"sipha: {error}") from error
 
 

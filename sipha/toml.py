@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, ClassVar, Self, TypeVar, get_args
 
 import msgspec
 
@@ -19,7 +19,12 @@ from sipha.errors import ConfigError
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A table; a key that it doesn't know is an error."""
+    """A table; a key that it doesn't know is an error.
+
+    A running node takes another value of a key that is `live`; for any other it must be restarted.
+    """
+
+    live: ClassVar[frozenset[str]] = frozenset()
 
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -36,22 +41,71 @@ class Text(str):
         raise NotImplementedError
 
 
-def read(path: str | Path, section: type[SectionT]) -> SectionT:
-    """Decode a file into `section`; raises ConfigError with one message naming the file and the line or the key."""
+def read(path: str | Path) -> str:
+    """The text of a file; raises ConfigError with one message naming the file."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+
+
+def parse(text: str) -> dict[str, Any]:
+    """The document that a text is; raises ValueError naming the line that isn't TOML."""
     try:
-        document = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {_syntax(str(error), text)}") from error
+        raise ValueError(_syntax(str(error), text)) from error
+
+
+def convert(document: dict[str, Any], section: type[SectionT]) -> SectionT:
+    """Decode a document into `section`; raises ValueError naming the first key that is wrong."""
     try:
         return msgspec.convert(document, section, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(str(error), section, document)}") from error
+        raise ValueError(_explain(str(error), section, document)) from error
+
+
+def faults(document: dict[str, Any], section: type[Section]) -> list[str]:
+    """All that is wrong in a document, key by key; checks of several keys come last, and where all else is right."""
+    kinds = {field.name: field.type for field in msgspec.structs.fields(section)}
+    found: list[str] = []
+    for key, value in document.items():
+        if key not in kinds:
+            found.append(_explain(f"Object contains unknown field `{key}`", section, document))
+        elif isinstance(value, dict) and _is_section(kinds[key]):
+            found += [f"{key}.{fault}" for fault in faults(value, kinds[key])]
+        elif isinstance(value, list) and (items := get_args(kinds[key])):
+            for number, item in enumerate(value):
+                if isinstance(item, dict) and _is_section(items[0]):
+                    found += [f"{key}[{number}].{fault}" for fault in faults(item, items[0])]
+                else:
+                    found += [fault.replace("[0]", f"[{number}]", 1) for fault in _faults_of(key, [item], section)]
+        else:
+            found += _faults_of(key, value, section)
+    found += [
+        f"{field.name}: is missing; {_example(section, field.name)}"
+        for field in msgspec.structs.fields(section)
+        if field.required and field.name not in document
+    ]
+    if not found:
+        try:
+            convert(document, section)
+        except ValueError as error:
+            return [str(error)]
+    return found
+
+
+def _faults_of(key: str, value: object, section: type[Section]) -> list[str]:
+    """What is wrong with the value of a key, whatever the other keys say."""
+    try:
+        msgspec.convert({key: value}, section, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        match = _MESSAGE.fullmatch(str(error))
+        if match is not None and match["path"]:  # else it speaks of the table
+            return [_explain(str(error), section, {key: value})]
+    return []
 
 
 def _decode(kind: type[Text], value: object) -> Text:

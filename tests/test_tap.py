@@ -17,13 +17,13 @@ from sipha.tap import Options, makeService
 
 options = Options()
 options.parseOptions(["run", "--config", sys.argv[1]])
-node = makeService(options)
-node.startService()
+daemon = makeService(options)
+daemon.startService()
 
 def look():
-    if node.view.status().leading:
+    if daemon.node.view.status().leading:
         print("leads", flush=True)
-        node.stopService().addCallback(lambda _: reactor.stop())
+        daemon.stopService().addCallback(lambda _: reactor.stop())
     else:
         reactor.callLater(0.1, look)
 

@@ -227,6 +227,12 @@ class Api:
         _count(_available(await turned))
         return reply(request, wanted)
 
+    @_app.route("/v1/reload", methods=["POST"])
+    async def _post_reload(self, request: Request) -> bytes:
+        read_query(request)
+        decode(request, views.Reload)
+        return reply(request, await self._node.reload())
+
     @_app.route("/v1/backup", methods=["GET"])
     async def _get_backup(self, request: Request) -> None:
         read_query(request)
@@ -253,7 +259,7 @@ class Api:
                 allow = ", ".join(sorted(error.valid_methods or ()))
                 return refuse(request, Refusal(405, f"this resource has {allow} only", allow=allow))
             case _:
-                routes = "/v1/status, bindings, accounts, nodes, transfer, prefer, pings and backup"
+                routes = "/v1/status, bindings, accounts, nodes, transfer, prefer, pings, reload and backup"
                 return refuse(request, Refusal(404, f"there is no such resource; there are {routes}"))
 
     def _locate(self, text: str) -> tuple[Domain, str]:

@@ -29,6 +29,8 @@ from sipha.admin.views import (
     Online,
     Pings,
     Prefer,
+    Reload,
+    Reloaded,
     Removed,
     Secret,
     Standby,
@@ -39,6 +41,9 @@ from sipha.errors import SiphaError
 
 DEADLINE = 10.0
 """Seconds that a node has for its answer."""
+
+RELOAD_DEADLINE = 20.0
+"""Seconds that it has to load its configuration: longer than the probation of that."""
 
 ResultT = TypeVar("ResultT", bound=msgspec.Struct)
 
@@ -147,6 +152,10 @@ class AdminClient:
         """Let a node lead whenever it can, or any."""
         return await self._request("PUT", "/v1/prefer", Prefer, body=Prefer(name))
 
+    async def reload(self) -> Reloaded:
+        """Have the node load its configuration file again; Refused with 409 if it can't run under that."""
+        return await self._request("POST", "/v1/reload", Reloaded, body=Reload(), deadline=RELOAD_DEADLINE)
+
     async def backup(self, take: Callable[[bytes], object]) -> int:
         """Give the pieces of a backup to `take`, and return the index at which it was made."""
         url = f"{self.url}/v1/backup"
@@ -185,11 +194,12 @@ class AdminClient:
         *,
         params: dict[str, str] | None = None,
         body: msgspec.Struct | None = None,
+        deadline: float | None = None,
     ) -> ResultT:
         url = self.url + path
         content = b"" if body is None else msgspec.json.encode(body)
         answer = await exchange(
-            self._http, self.clock, method, url, params=params, content=content, deadline=self._deadline
+            self._http, self.clock, method, url, params=params, content=content, deadline=deadline or self._deadline
         )
         return self._read(answer, kind)
 

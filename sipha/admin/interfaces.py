@@ -10,7 +10,7 @@ from zope.interface import Interface
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
-    from sipha.admin.views import NodeView, Status
+    from sipha.admin.views import NodeView, Reloaded, Status
     from sipha.errors import Unavailable
     from sipha.state.accounts import Account
     from sipha.state.binding import Binding
@@ -87,6 +87,9 @@ class INode(Interface):
 
     def prefer(name: str | None) -> Deferred[None]:
         """As the leader, let a node lead whenever it can, or any; raises SiphaError."""
+
+    def reload() -> Deferred[Reloaded]:
+        """Load the configuration file again; fires once that is proven, or fails with ConfigError."""
 
     def backup() -> Frozen:
         """The table as it is now, to be iterated, and then given to `free`; raises SiphaError."""

@@ -31,6 +31,32 @@ class PeerStatus(msgspec.Struct, frozen=True):
     match: int
 
 
+class ConfigurationStatus(msgspec.Struct, frozen=True):
+    """What a node runs under: what is, or was, in this file, or its last good copy, as `source` says.
+
+    `generation` counts the configurations since the process began, `loaded_at` is the node's wall time, in ISO 8601;
+    `proven` says that it has passed its probation.
+    """
+
+    file: str
+    source: str
+    generation: int
+    loaded_at: str
+    proven: bool
+
+
+class Reloaded(msgspec.Struct, frozen=True):
+    """A configuration was loaded: from which file, as which generation, and the keys that have changed."""
+
+    file: str
+    generation: int
+    changed: tuple[str, ...]
+
+
+class Reload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The configuration is to be loaded again."""
+
+
 class Status(msgspec.Struct, frozen=True):
     """A node and what it sees; times in seconds.
 
@@ -41,7 +67,7 @@ class Status(msgspec.Struct, frozen=True):
     leadership on. `time` is the cluster time. `connections` are those of phones over streams, `stream_calls` the calls
     being set up over them: a failover ends both.
     `durability` says what an acknowledged binding survives on this node; the log is on its disk up to `durable_index`.
-    `pings` is on, off, or on the leader suspended, and why.
+    `pings` is on, off, or on the leader suspended, and why. Nodes of earlier releases don't tell of `configuration`.
     """
 
     node: str
@@ -78,6 +104,7 @@ class Status(msgspec.Struct, frozen=True):
     pings: str
     counters: dict[str, int]
     peers: tuple[PeerStatus, ...]
+    configuration: ConfigurationStatus | None = None
 
 
 class NodeView(msgspec.Struct, frozen=True):

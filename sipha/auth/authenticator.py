@@ -75,6 +75,10 @@ class Authenticator:
         self._serial = 0
         self._ha2: dict[tuple[str, str, str], str] = {}
 
+    def let_nonces_live(self, seconds: int) -> None:
+        """Let nonces be good for this long, those that were made already, too."""
+        self._window.lifetime = seconds
+
     @property
     def tokens(self) -> Tokens:
         """The tokens under the current keys; raises Unavailable while the log holds no key."""

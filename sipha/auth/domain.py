@@ -39,6 +39,10 @@ class Domains:
     __slots__ = ("_by_host", "_by_name", "_by_uri", "all", "default")
 
     def __init__(self, domains: Iterable[Domain], addresses: Iterable[str] = ()) -> None:
+        self.become(domains, addresses)
+
+    def become(self, domains: Iterable[Domain], addresses: Iterable[str] = ()) -> None:
+        """Let these be the domains from now on, for all who ask."""
         self.all = tuple(domains)
         self.default = self.all[0]
         self._by_name = {_comparable(alias): domain for domain in self.all for alias in domain.aliases}

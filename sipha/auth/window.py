@@ -11,14 +11,14 @@ _MASK = (1 << WIDTH) - 1
 class NonceWindow:
     """Remembers for each nonce and user which counts were seen, for as long as the nonce lives.
 
-    `lifetime` is that of a nonce in seconds. `capacity` bounds the pairs of nonce and user: beyond it the oldest
-    nonces are forgotten and refused from then on, so that nothing is ever accepted twice.
+    `lifetime` is that of a nonce in seconds, and may be changed. `capacity` bounds the pairs of nonce and user: beyond
+    it the oldest nonces are forgotten and refused from then on, so that nothing is ever accepted twice.
     """
 
-    __slots__ = ("_capacity", "_lifetime", "_seconds", "_size", "_valid_from")
+    __slots__ = ("_capacity", "_seconds", "_size", "_valid_from", "lifetime")
 
     def __init__(self, lifetime: float, capacity: int = 500_000) -> None:
-        self._lifetime = lifetime
+        self.lifetime = lifetime
         self._capacity = capacity
         # By the second in which the nonces were made: forgotten as a whole, never searched. The value is the highest
         # count, and below it a bit for each of the WIDTH counts up to it.
@@ -34,7 +34,7 @@ class NonceWindow:
 
     def is_valid(self, issued_at: int, now: float) -> bool:
         """Return True if a nonce made at `issued_at` may still be used."""
-        return issued_at >= self._valid_from and 0 <= now - issued_at <= self._lifetime
+        return issued_at >= self._valid_from and 0 <= now - issued_at <= self.lifetime
 
     def accept(self, nonce: str, username: str, count: int, issued_at: int, now: float) -> bool:
         """Take note of a count and return True, or return False if it came before or the nonce is too old."""
@@ -65,7 +65,7 @@ class NonceWindow:
 
     def _forget(self, now: float) -> None:
         """Forget the nonces that have run out."""
-        for issued_at in [issued_at for issued_at in self._seconds if now - issued_at > self._lifetime]:
+        for issued_at in [issued_at for issued_at in self._seconds if now - issued_at > self.lifetime]:
             self._size -= len(self._seconds.pop(issued_at))
 
     def _make_room(self, issued_at: int) -> bool:

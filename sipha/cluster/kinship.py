@@ -178,6 +178,11 @@ class Kinship:
         for peer in sorted(guests):
             self.connected(peer)
 
+    def seek(self, seeds: Mapping[str, Address]) -> None:
+        """Look for these nodes from now on, as long as we know of no members."""
+        self._seeds = dict(seeds)
+        self.call()
+
     def peers(self, match: Mapping[str, int]) -> Iterator[PeerStatus]:
         """What is to be said of the others; `match` is the entry up to which each has our log."""
         known: dict[str, tuple[str, Any]] = {

@@ -109,8 +109,9 @@ class LeaderServices(MultiService):
 
     def stopService(self) -> Deferred[Any]:
         """Wait no more, and stop the children."""
-        self._waits = False
-        self._leadership.forget(self)
+        if self._waits:
+            self._waits = False
+            self._leadership.forget(self)
         return self.lost()
 
     def gained(self) -> None:

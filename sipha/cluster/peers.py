@@ -192,6 +192,15 @@ class Peers:
         if self._user is not None:
             self._reach_out()
 
+    def check_certificates(self) -> None:
+        """Raise ConfigError if the certificates, as they are now, can't be used."""
+        try:
+            if self.certificates is not None:
+                self.certificates.check()
+        except ConfigError as error:
+            self.counters["new certificates unusable"] += 1
+            raise ConfigError(f"{error}; the old certificates stay in use") from error
+
     def reload(self) -> None:
         """Read the certificates again, for new connections; if they can't be used, the log says why."""
         if self.certificates is not None:

@@ -177,6 +177,10 @@ class Replica:
         self._driver.start()
         self._network.start(self.inbox)
 
+    def seek(self, seeds: Mapping[str, Address]) -> None:
+        """Look for these nodes from now on, as long as the log names no members."""
+        self._kinship.seek(seeds)
+
     def stop(self) -> Deferred[None]:
         """Lead no more, leave the others, and close the log."""
         failed = bool(self._driver.reason)

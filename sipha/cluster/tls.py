@@ -140,20 +140,30 @@ class Certificates:
         if self._credentials.marks() != self._marks:
             self.reload()
 
+    def check(self) -> None:
+        """Raise ConfigError if the files, as they are now, could not be taken; of that nobody complains once more."""
+        marks = self._credentials.marks()
+        try:
+            self._usable()
+        except ConfigError:
+            self._marks = marks
+            raise
+
     def reload(self) -> None:
         """Take the files, changed or not."""
         self._marks = self._credentials.marks()  # before they are read: what changes meanwhile is read again
         try:
-            loaded = load(self._credentials, self._name)
+            self._loaded = self._usable()
         except ConfigError as error:
             self._complain(str(error))
-            return
-        if loaded.begins <= datetime.now(UTC) < loaded.expires:
-            self._loaded = loaded
-        else:
-            self._complain(
+
+    def _usable(self) -> Loaded:
+        loaded = load(self._credentials, self._name)
+        if not loaded.begins <= datetime.now(UTC) < loaded.expires:
+            raise ConfigError(
                 f"{self._credentials.certificate} is valid from {loaded.begins} to {loaded.expires}, which is not now"
             )
+        return loaded
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """See IOpenSSLClientConnectionCreator."""

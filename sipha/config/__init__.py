@@ -2,7 +2,7 @@
 
 `load` is total: it returns a `Config` in which every value was checked, or raises ConfigError with one message that
 names the file, the line or the key, what is wrong and what would be right. Keys and defaults are explained in
-etc/sipha.toml.
+etc/sipha.toml. Each table says which of its keys are `live`: a running node takes another value of those.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import msgspec
 
@@ -26,8 +26,9 @@ from sipha.config.texts import (
     SocketAddress,
     VirtualIp,
 )
+from sipha.errors import ConfigError
 from sipha.nat import detection
-from sipha.toml import Section, read
+from sipha.toml import Section, convert, parse, read
 from sipha.vip.messages import SOCKET
 from sipha.vip.placement import Placement
 
@@ -38,6 +39,9 @@ Algorithm = Literal["SHA-512-256", "SHA-256", "MD5"]
 
 STRENGTH: tuple[Algorithm, ...] = ("SHA-512-256", "SHA-256", "MD5")
 """The digest algorithms, strongest first (RFC 8760 §2.4)."""
+
+DATA_DIR = AbsolutePath("/var/lib/sipha")
+"""Where the data directory is by default."""
 
 
 def _is_loopback(host: str) -> bool:
@@ -60,7 +64,7 @@ class Node(Section, frozen=True):
     """This node."""
 
     name: NodeName
-    data_dir: AbsolutePath = AbsolutePath("/var/lib/sipha")
+    data_dir: AbsolutePath = DATA_DIR
 
 
 class ClusterPeer(Section, frozen=True):
@@ -73,6 +77,8 @@ class ClusterPeer(Section, frozen=True):
 
 class Cluster(Section, frozen=True):
     """The log between the nodes; times in seconds."""
+
+    live: ClassVar[frozenset[str]] = frozenset({"peers"})
 
     name: NodeName = NodeName("sipha")
     listen: SocketAddress = SocketAddress("127.0.0.1:7000")
@@ -181,6 +187,18 @@ class VirtualAddress(Section, frozen=True):
 class Sip(Section, frozen=True):
     """The SIP transports and the timers of RFC 3261 §17 and §16.6; times in seconds, sizes in bytes."""
 
+    live: ClassVar[frozenset[str]] = frozenset(
+        {
+            "port",
+            "transports",
+            "receive_buffer",
+            "max_message",
+            "max_connections",
+            "idle_timeout",
+            "message_timeout",
+        }
+    )
+
     port: Port = 5060
     transports: tuple[Literal["udp", "tcp"], ...] = ("udp", "tcp")
     receive_buffer: Annotated[int, msgspec.Meta(ge=65536, le=2**30)] = 4194304
@@ -229,6 +247,23 @@ class Domain(Section, frozen=True):
 class Registrar(Section, frozen=True):
     """What REGISTER may do (RFC 3261 §10.3); times in seconds, jitter in per cent of the granted expiry."""
 
+    live: ClassVar[frozenset[str]] = frozenset(
+        {
+            "default_expires",
+            "min_expires",
+            "max_expires",
+            "min_expires_policy",
+            "expires_jitter",
+            "max_contacts",
+            "full",
+            "full_status",
+            "one_per_instance",
+            "out_of_order",
+            "nonce_lifetime",
+            "edges",
+        }
+    )
+
     default_expires: Expiry = 3600
     min_expires: Expiry = 60
     max_expires: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 7200
@@ -260,12 +295,27 @@ class Registrar(Section, frozen=True):
 class Proxy(Section, frozen=True):
     """What the proxy does with requests (RFC 3261 §16)."""
 
+    live: ClassVar[frozenset[str]] = frozenset({"allow_inbound", "max_breadth"})
+
     allow_inbound: bool = False
     max_breadth: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 60
 
 
 class Nat(Section, frozen=True):
     """How phones behind NAT are recognised, and kept reachable; times in seconds."""
+
+    live: ClassVar[frozenset[str]] = frozenset(
+        {
+            "detect",
+            "ping_interval",
+            "ping_method",
+            "ping_scope",
+            "ping_from",
+            "ping_timeout",
+            "remove_unreachable",
+            "max_lost",
+        }
+    )
 
     detect: tuple[detection.Test, ...] = detection.DEFAULT
     ping_interval: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 25.0
@@ -313,6 +363,8 @@ class Capture(Section, frozen=True):
 class Admin(Section, frozen=True):
     """The admin's HTTP listener."""
 
+    live: ClassVar[frozenset[str]] = frozenset({"listen"})
+
     listen: SocketAddress = SocketAddress("127.0.0.1:8080")
 
     def __post_init__(self) -> None:
@@ -324,8 +376,18 @@ class Admin(Section, frozen=True):
             )
 
 
+class Log(Section, frozen=True):
+    """What the log of the process shows: what is of this level, or above it."""
+
+    live: ClassVar[frozenset[str]] = frozenset({"level"})
+
+    level: Literal["debug", "info", "warn", "error", "critical"] = "info"
+
+
 class Config(Section, frozen=True):
     """The whole configuration of a node."""
+
+    live: ClassVar[frozenset[str]] = frozenset({"domains", "peers"})
 
     node: Node
     domains: tuple[Domain, ...]
@@ -338,6 +400,7 @@ class Config(Section, frozen=True):
     peers: tuple[Peer, ...] = ()
     capture: Capture | None = None
     admin: Admin = Admin()
+    log: Log = Log()
 
     def __post_init__(self) -> None:
         """Check what concerns more than one section."""
@@ -361,6 +424,22 @@ class Config(Section, frozen=True):
         return self.domains[0]
 
 
+class Source(NamedTuple):
+    """A configuration, and the text that says it."""
+
+    text: str
+    config: Config
+
+
 def load(path: str | Path) -> Config:
     """Read and check the configuration file; raises ConfigError."""
-    return read(path, Config)
+    return load_source(path).config
+
+
+def load_source(path: str | Path) -> Source:
+    """The same, with the file's text."""
+    text = read(path)
+    try:
+        return Source(text, convert(parse(text), Config))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error

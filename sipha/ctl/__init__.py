@@ -1,6 +1,7 @@
 """`siphactl`: look at the nodes, their bindings and accounts, and change them, through the admin's HTTP API.
 
-What is done to a node whose daemon is stopped (cluster init, recover, restore, disk) goes to its data directory itself.
+What is done to a node whose daemon is stopped (cluster init, recover, restore, disk) goes to its data directory itself;
+`check` reads a configuration file alone.
 
 Exit status: 0 done; 1 it wasn't done, or what was asked for doesn't exist; 2 the command line is wrong; 130 Ctrl-C.
 """
@@ -15,6 +16,7 @@ from sipha.ctl.accounts import user
 from sipha.ctl.backup import backup
 from sipha.ctl.bindings import rm, show
 from sipha.ctl.ca import ca
+from sipha.ctl.configuration import check, reload
 from sipha.ctl.drill import drill
 from sipha.ctl.nodes import node, online, prefer, standby, transfer
 from sipha.ctl.offline import cluster, disk, recover, restore
@@ -44,6 +46,8 @@ for command in (
     drill,
     pings,
     backup,
+    check,
+    reload,
     cluster,
     restore,
     recover,

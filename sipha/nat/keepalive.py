@@ -179,6 +179,17 @@ class Keepalive(Service):
         self._pinged_until = self._schedule.until
         self._free(self._schedule.dismantle())
 
+    def adopt(self, settings: KeepaliveSettings) -> None:
+        """Ping by these from now on, in the phase that was reached."""
+        if settings == self._settings:
+            return
+        running = self.running
+        if running:
+            self.stopService()
+        self._settings = settings
+        if running:
+            self.startService()
+
     def _free(self, steps: Iterator[None]) -> None:
         if next(steps, self) is not self:
             self._reactor.callLater(0, self._free, steps)

@@ -83,6 +83,10 @@ class Admission:
         self._ours = ours
         self._log = log
         self._term = term
+        self.adopt(settings)
+
+    def adopt(self, settings: ProxySettings) -> None:
+        """Decide by these from now on."""
         self._peers = Peers(settings.peers)
         self._allow_inbound = settings.allow_inbound
 

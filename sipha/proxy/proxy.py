@@ -103,6 +103,11 @@ class Proxy:
         )
         self.takeover_counters = self._takeover.counters
 
+    def adopt(self, settings: ProxySettings) -> None:
+        """Decide by these from the next request on."""
+        self._settings = settings
+        self._admission.adopt(settings)
+
     def take_over(self, now: float) -> None:
         """Go on with the calls that an earlier leader was setting up, once there are listeners and time is handled."""
         self._takeover.begin(now)

@@ -94,6 +94,10 @@ class Registrar:
         self._pending: set[tuple[str, Address]] = set()
         self._second, self._dated = -1, ""
 
+    def adopt(self, settings: RegistrarSettings, is_behind_nat: Callable[[Request, Flow], bool]) -> None:
+        """Decide by these from the next REGISTER on."""
+        self._settings, self._is_behind_nat = settings, is_behind_nat
+
     @property
     def pending(self) -> int:
         """How many REGISTERs wait for the log."""

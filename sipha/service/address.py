@@ -89,27 +89,39 @@ class AddressService(Service):
         self._replica = replica
         self._health = health
         self._mode = configuration.virtual_address.mode
-        self._listeners = make_listeners(configuration)
+        self._config = configuration
         self._sockets: StandingSockets | None = None
 
     def startService(self) -> None:
         """Get ready to claim; raises ConfigError if a socket can't be had."""
-        super().startService()
         if self._mode != "loopback":
-            kinds = {"UDP": socket.SOCK_DGRAM, "TCP": socket.SOCK_STREAM}
+            self._sockets = StandingSockets(())
+            self.listen(self._config)
+        super().startService()
+        self.address.start()
+
+    def listen(self, new: config.Config) -> None:
+        """Let the sockets of another configuration stand, too; raises ConfigError, and then none of them does."""
+        if self._sockets is not None:
             try:
-                self._sockets = StandingSockets(
-                    (kinds[listener.transport], (listener.host, listener.port)) for listener in self._listeners
-                )
+                self._sockets.stand(_standing(new))
             except OSError as error:
                 raise ConfigError(f"sip.port: can't bind it on the virtual addresses: {error.strerror}") from error
-        self.address.start()
+
+    def adopt(self, new: config.Config) -> None:
+        """Go by another configuration."""
+        self._config = new
+
+    def settle(self) -> None:
+        """Close the sockets that the configuration doesn't have."""
+        if self._sockets is not None:
+            self._sockets.retire(_standing(self._config))
 
     def stopService(self) -> Deferred[None]:
         """Release what is held, and close the sockets."""
-        super().stopService()
         sockets, self._sockets = self._sockets, None
-        stopped = self.address.stop()
+        stopped = self.address.stop() if self.running else succeed(None)
+        super().stopService()
         if sockets is not None:
             stopped.addCallback(lambda _: sockets.close())
         return stopped
@@ -137,6 +149,11 @@ class AddressService(Service):
             self._health.fault(_PLACE, f"{missing} isn't here", math.inf)
         else:
             self._health.over(_PLACE)
+
+
+def _standing(configuration: config.Config) -> list[tuple[socket.SocketKind, Address]]:
+    kinds = {"UDP": socket.SOCK_DGRAM, "TCP": socket.SOCK_STREAM}
+    return [(kinds[each.transport], (each.host, each.port)) for each in make_listeners(configuration)]
 
 
 class AddressHolder(MultiService):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import treq.client
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.web.client import Agent, HTTPConnectionPool
@@ -17,30 +18,48 @@ from sipha.admin.interfaces import INode
 from sipha.admin.site import AdminSite
 from sipha.auth.domain import Domains
 from sipha.errors import ConfigError
+from sipha.sip.flow import Address
 
 
 class AdminService(Service):
     """The admin of `node`, as long as its process lives."""
 
     def __init__(self, reactor: Any, settings: config.Admin, node: INode, domains: Domains) -> None:
-        host, port = settings.listen.address
         self._reactor = reactor
-        self._address = (host, port)
+        self._settings = settings
         http = treq.client.HTTPClient(Agent(reactor, pool=HTTPConnectionPool(reactor), connectTimeout=2.0))
-        self._site = AdminSite(reactor, Api(reactor, node, domains, http).resource(), host)
-        self._port: IListeningPort | None = None
+        self._api = Api(reactor, node, domains, http).resource()
+        self._ports: dict[Address, IListeningPort] = {}
 
     def startService(self) -> None:
         """Listen; raises ConfigError if the address can't be had."""
+        self.listen(self._settings)
         super().startService()
-        host, port = self._address
-        try:
-            self._port = self._reactor.listenTCP(port, self._site, interface=host)
-        except CannotListenError as error:
-            raise ConfigError(f"admin.listen: can't listen on {host} port {port}: {error.socketError}") from error
 
-    def stopService(self) -> Deferred[None] | None:
+    def stopService(self) -> Deferred[Any]:
         """Listen no more."""
         super().stopService()
-        port, self._port = self._port, None
-        return None if port is None else port.stopListening()
+        return self._retire(())
+
+    def listen(self, new: config.Admin) -> None:
+        """Listen where other settings say, too; raises ConfigError if the address can't be had."""
+        host, port = new.listen.address
+        if (host, port) in self._ports:
+            return
+        try:
+            opened = self._reactor.listenTCP(port, AdminSite(self._reactor, self._api, host), interface=host)
+        except CannotListenError as error:
+            raise ConfigError(f"admin.listen: can't listen on {host} port {port}: {error.socketError}") from error
+        self._ports[host, port] = opened
+
+    def adopt(self, new: config.Admin) -> None:
+        """Go by other settings."""
+        self._settings = new
+
+    def settle(self) -> None:
+        """Listen no more where the settings don't say; requests that have come there are answered."""
+        self._retire((self._settings.listen.address,))
+
+    def _retire(self, keep: Collection[Address]) -> Deferred[Any]:
+        retired = [self._ports.pop(address) for address in self._ports.keys() - set(keep)]
+        return gatherResults([maybeDeferred(port.stopListening) for port in retired])

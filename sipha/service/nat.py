@@ -39,6 +39,20 @@ def make_force_rport(configuration: config.Config) -> Detection:
     return is_to_be_forced
 
 
+def make_keepalive_settings(configuration: config.Config) -> KeepaliveSettings:
+    """How pings go."""
+    settings = configuration.nat
+    return KeepaliveSettings(
+        interval=settings.ping_interval,
+        method=settings.ping_method,
+        scope=settings.ping_scope,
+        sender=str(settings.ping_from) or f"sip:ping@{configuration.default_domain.name}",
+        remove=settings.remove_unreachable,
+        max_lost=settings.max_lost,
+        timeout=settings.ping_timeout,
+    )
+
+
 def make_keepalive(
     reactor: Any,
     configuration: config.Config,
@@ -49,18 +63,9 @@ def make_keepalive(
     well: Callable[[], bool],
 ) -> Keepalive:
     """The pinger, which runs while the node has the virtual addresses."""
-    settings = configuration.nat
     return Keepalive(
         reactor,
-        KeepaliveSettings(
-            interval=settings.ping_interval,
-            method=settings.ping_method,
-            scope=settings.ping_scope,
-            sender=str(settings.ping_from) or f"sip:ping@{configuration.default_domain.name}",
-            remove=settings.remove_unreachable,
-            max_lost=settings.max_lost,
-            timeout=settings.ping_timeout,
-        ),
+        make_keepalive_settings(configuration),
         replica,
         replica.machine,
         transport=transport,

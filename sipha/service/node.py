@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from sipha import config
+from sipha.auth.domain import Domains
 from sipha.cluster.expirer import Expirer
 from sipha.cluster.leadership import LeaderServices
 from sipha.cluster.raft import clock as boottime
@@ -27,10 +28,12 @@ from sipha.garbage import GarbageCollection
 from sipha.service.address import AddressHolder, AddressService, Tickling
 from sipha.service.admin import AdminService
 from sipha.service.health import Health
-from sipha.service.nat import make_keepalive
+from sipha.service.life import Life
+from sipha.service.log import LogThreshold
+from sipha.service.nat import make_keepalive, make_keepalive_settings
 from sipha.service.probe import SelfProbe
 from sipha.service.replication import Replication
-from sipha.service.settings import make_capture, make_domains
+from sipha.service.settings import make_capture, make_domains, make_listeners
 from sipha.service.sip import KeyRing, SipService
 from sipha.service.view import Parts, View
 
@@ -45,22 +48,28 @@ class Node(MultiService):
     """A node of the cluster: the replica, the admin, and on the leader what phones see.
 
     A node that can't keep its word any more ends the process, with exit status 1, so that it is started afresh. Raises
-    ConfigError if the node can't be what the configuration, which is in the file `path`, says.
+    ConfigError if the node can't be what the configuration says whose `life` this is.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, configuration: config.Config, path: Path) -> None:
+    def __init__(self, reactor: Any, life: Life) -> None:
         super().__init__()
+        configuration = life.running.config
+        self._config = configuration
         self._reactor = reactor
+        self._life = life
         self._leaving: IDelayedCall | None = None
         self.replication = Replication(reactor, configuration, self._replica_failed)
         replica = self.replication.replica
+        self._domains = Domains(*make_domains(configuration))
+        self._log_threshold = LogThreshold(configuration.log)
+        self._log_threshold.setServiceParent(self)
         GarbageCollection(reactor).setServiceParent(self)
         interfaces = [placement.interface for placement in configuration.virtual_address.placements]
         self.health = Health(reactor, boottime, replica.report, [name for name in interfaces if name])
         self.health.setServiceParent(self)
-        self.address = AddressService(reactor, configuration, path, replica, self.health)
+        self.address = AddressService(reactor, configuration, life.file, replica, self.health)
         self.address.setServiceParent(self)
         on_leader = LeaderServices(replica.leadership)
         on_leader.setServiceParent(self)
@@ -82,6 +91,7 @@ class Node(MultiService):
             replica,
             self.address.bind,
             self._sip_failed,
+            domains=self._domains,
             keys=keys,
             answers=self.keepalive.datagram_received,
         )
@@ -89,25 +99,23 @@ class Node(MultiService):
         self.capture = make_capture(configuration.capture)
         if self.capture is not None:
             self.sip.taps.append(self.capture.passed)
+        self._probe = SelfProbe(reactor, self.sip, self.health)
         for service in (
             self.sip,
             self.keepalive,
-            SelfProbe(reactor, self.sip, self.health),
+            self._probe,
             Tickling(reactor, self.address.address, replica),
         ):
             service.setServiceParent(with_address)
         self.parts = Parts(self.replication, self.address.address, self.sip, self.keepalive, self.health)
-        self.view = View(reactor, configuration, self.parts)
-        admin = AdminService(reactor, configuration.admin, self.view, make_domains(configuration))
-        admin.setServiceParent(self)
+        self.view = View(reactor, configuration, self.parts, life)
+        self._admin = AdminService(reactor, configuration.admin, self.view, self._domains)
+        self._admin.setServiceParent(self)
 
     def startService(self) -> None:
-        """Begin to take part in the cluster; ends the process with a message if an address can't be had."""
-        try:
-            super().startService()
-            self.replication.startService()
-        except ConfigError as error:
-            raise SystemExit(f"sipha: {error}") from error
+        """Begin to take part in the cluster; raises ConfigError if an address can't be had."""
+        super().startService()
+        self.replication.startService()
 
     def stopService(self) -> Deferred[Any]:
         """Hand leadership on if another node can have it, stop what phones see, then leave the cluster."""
@@ -126,15 +134,72 @@ class Node(MultiService):
         handed = replica.transfer(None, reason).addTimeout(PARTING, self._reactor)
         return handed.addErrback(lambda _: None)  # nobody can have it, or not in time: it stops in any case
 
+    # What runs under a configuration (see life.Runs)
+
+    def reconfigure(self, new: config.Config) -> None:
+        """Run under another configuration, of which only live keys differ; raises ConfigError, and nothing is changed.
+
+        Listeners that it doesn't have stay open until `settle`.
+        """
+        try:
+            self.replication.check()
+            self.address.listen(new)
+            self.sip.listen(new)
+            self._admin.listen(new.admin)
+        except ConfigError:
+            self.settle()
+            raise
+        known = {(each.host, each.port) for each in make_listeners(self._config)}
+        self._probe.spared = {(each.host, each.port) for each in make_listeners(new)} - known
+        self._config = new
+        self._domains.become(*make_domains(new))
+        self.replication.adopt(new)
+        self.address.adopt(new)
+        self.sip.adopt(new)
+        self.keepalive.adopt(make_keepalive_settings(new))
+        self.view.adopt(new)
+        self._admin.adopt(new.admin)
+        self._log_threshold.adopt(new.log)
+
+    def settle(self) -> None:
+        """Close what the configuration doesn't have."""
+        self._probe.spared = ()
+        self.sip.settle()
+        self.address.settle()
+        self._admin.settle()
+
+    def leading(self) -> bool:
+        """Return True if the node leads and its lease is valid."""
+        return self.replication.replica.leading()
+
+    def questions(self) -> int:
+        """The number of the last question that the node has asked itself."""
+        return self._probe.number
+
+    def trouble(self, since: int) -> str:
+        """Why phones aren't served, to judge by the questions after that of this number; empty if they are."""
+        if not self.sip.listening:
+            return "the node leads, but can't listen on the virtual addresses"
+        deaf = [f"{host} port {port}" for host, port in self._probe.deaf(since)]
+        return f"the SIP listener on {', '.join(deaf)} doesn't answer" if deaf else ""
+
+    def keep(self, name: str, data: bytes, done: Callable[[Exception | None], None]) -> None:
+        """Write a file in the data directory, and tell what went wrong, if anything."""
+        self.replication.keep(name, data, done)
+
+    # The end
+
     def _sip_failed(self, reason: str) -> None:
-        """Another node may be able to serve phones."""
-        self._leave(reason, 0.0)
+        """Another node may be able to serve phones, or this one under the configuration before."""
+        if not self._life.cannot_serve(reason):
+            self.leave(reason)
 
     def _replica_failed(self, reason: str) -> None:
         """Phones are with another node by now; an operator may still ask why."""
-        self._leave(reason, LINGER)
+        self.leave(reason, LINGER)
 
-    def _leave(self, reason: str, wait: float) -> None:
+    def leave(self, reason: str, wait: float = 0.0) -> None:
+        """End the process in `wait` seconds, with exit status 1."""
         if self._leaving is None:
             self.log.critical("this node stops in {wait:g} s: {reason}", wait=wait, reason=reason)
             atexit.register(_fail)

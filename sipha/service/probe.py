@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -36,16 +37,21 @@ _OPTIONS = (
 
 
 class SelfProbe(Service):
-    """Sends OPTIONS from each virtual address to itself, over UDP, as long as this node leads."""
+    """Sends OPTIONS from each virtual address to itself, over UDP, as long as this node leads.
+
+    `number` is that of the last question. The silence of addresses that are `spared` is not held against the node.
+    """
 
     def __init__(self, reactor: Any, sip: SipService, health: Health) -> None:
         self._reactor = reactor
         self._sip = sip
         self._health = health
         self._call_id = ""
-        self._number = 0
         self._unanswered: dict[Address, int] = {}
         self._asking: IDelayedCall | None = None
+        self._answered: dict[Address, int] = {}
+        self.number = 0
+        self.spared: Collection[Address] = ()
         sip.askers.append(self.response_received)
 
     def startService(self) -> None:
@@ -66,23 +72,30 @@ class SelfProbe(Service):
         if response.headers.get("Call-ID") != self._call_id:
             return False
         self._unanswered[flow.local] = 0
+        self._answered[flow.local] = response.cseq.number
         if max(self._unanswered.values()) < MISSES:
             self._health.passed(_KIND)
         return True
 
+    def deaf(self, since: int) -> Sequence[Address]:
+        """The addresses that have answered no question after the one of this number."""
+        return [address for address in self._addresses() if self._answered.get(address, 0) <= since]
+
+    def _addresses(self) -> Sequence[Address]:
+        return [(each.host, each.port) for each in self._sip.addresses if each.transport == "UDP"]
+
     def _ask(self) -> None:
         self._asking = self._reactor.callLater(INTERVAL, self._ask)
-        self._number += 1
-        for listener in self._sip.addresses:
-            if listener.transport == "UDP":
-                self._ask_one((listener.host, listener.port))
+        self.number += 1
+        for address in self._addresses():
+            self._ask_one(address)
 
     def _ask_one(self, address: Address) -> None:
         host, port = address
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         unanswered = self._unanswered.get(address, 0)
-        if unanswered >= MISSES:
+        if unanswered >= MISSES and address not in self.spared:
             self._health.fault(_KIND, f"the SIP listener on {authority} doesn't answer", REST, LONGEST_REST)
         self._unanswered[address] = unanswered + 1
-        question = _OPTIONS.format(authority=authority, call_id=self._call_id, number=self._number)
+        question = _OPTIONS.format(authority=authority, call_id=self._call_id, number=self.number)
         self._sip.send(question.encode("ascii"), Flow("UDP", address, address))

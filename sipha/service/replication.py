@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from sipha.cluster.disk import FileDisk
 from sipha.cluster.peers import WARNING, Peers
 from sipha.cluster.replica import Replica
 from sipha.errors import ConfigError
-from sipha.service.settings import make_credentials, make_policy, make_timing
+from sipha.service.settings import make_credentials, make_policy, make_seeds, make_timing
 
 SWITCH = 0.0005
 """Seconds for which the reactor may keep the interpreter from the disk's threads, which want it after each fsync."""
@@ -34,8 +33,7 @@ class Replication(Service):
 
     def __init__(self, reactor: Any, configuration: config.Config, failed: Callable[[str], None]) -> None:
         node, cluster = configuration.node, configuration.cluster
-        seeds = {str(peer.name): peer.address.address for peer in cluster.peers}
-        name = str(node.name)
+        seeds, name = make_seeds(cluster), str(node.name)
         self._reactor = reactor
         self._peers = Peers(reactor, name, cluster.listen.address, seeds, str(cluster.name), make_credentials(cluster))
         self._lock: BinaryIO = founding.take(node.data_dir.path, create=True)
@@ -55,23 +53,39 @@ class Replication(Service):
                 boot_id=_BOOT_ID.read_text("ascii").strip(),
                 failed=failed,
             )
+            if not (cluster.encrypted or cluster.plaintext):
+                self._stand_alone()
         except OSError as error:
+            self._lock.close()
             raise ConfigError(f"can't use the data directory {node.data_dir}: {error.strerror}") from error
-        if not (cluster.encrypted or cluster.plaintext):
-            self._stand_alone()
+        except ConfigError:
+            self._lock.close()
+            raise
 
     def startService(self) -> None:
-        """Take part; SIGHUP lets new connections be made with the certificates as they are then."""
+        """Take part."""
         super().startService()
         sys.setswitchinterval(SWITCH)
-        signal.signal(signal.SIGHUP, lambda _, __: self._reactor.callFromThread(self._peers.reload))
         self.replica.start()
 
     def stopService(self) -> Deferred[None]:
         """Take part no more, and leave the data directory to others."""
         super().stopService()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         return self.replica.stop().addBoth(self._leave)
+
+    def check(self) -> None:
+        """Raise ConfigError if the certificates, as they are now, can't be used."""
+        self._peers.check_certificates()
+
+    def adopt(self, new: config.Config) -> None:
+        """Go by another configuration, and by the certificates as they are now."""
+        self.replica.policy = make_policy(new.registrar)
+        self.replica.seek(make_seeds(new.cluster))
+        self._peers.reload()
+
+    def keep(self, name: str, data: bytes, done: Callable[[Exception | None], None]) -> None:
+        """Write a file in the data directory, beside the log; `done` is told what went wrong, if anything."""
+        self.disk.run_bulk(lambda: self.disk.replace(name, data), done)
 
     def alarms(self) -> Iterator[str]:
         """What an operator must know of the node's certificate."""

@@ -6,11 +6,12 @@ import resource
 import time
 
 from sipha import config
-from sipha.auth.domain import Domain, Domains
+from sipha.auth.domain import Domain
 from sipha.cluster.raft import Timing
 from sipha.cluster.tls import Credentials
 from sipha.proxy.admission import ProxySettings
 from sipha.registrar.record import RegistrarSettings
+from sipha.sip.flow import Address
 from sipha.sip.timers import Timers
 from sipha.state.entries import Policy
 from sipha.transport.endpoint import Listener
@@ -21,23 +22,26 @@ _OTHER_FILES = 128
 """How many files and sockets are not phones' connections: of the log, the other nodes and the admin."""
 
 
-def make_domains(configuration: config.Config) -> Domains:
+def make_domains(configuration: config.Config) -> tuple[list[Domain], list[str]]:
     """The domains that are served, and the virtual addresses that stand for the first of them."""
     addresses = configuration.virtual_address.hosts
-    return Domains(
-        (
-            Domain(
-                str(domain.name),
-                domain.realm,
-                frozenset(domain.aliases),
-                domain.algorithms,
-                domain.case_sensitive,
-                domain.third_party_register,
-            )
-            for domain in configuration.domains
-        ),
-        [f"[{address}]" if ":" in address else address for address in addresses],
-    )
+    domains = [
+        Domain(
+            str(domain.name),
+            domain.realm,
+            frozenset(domain.aliases),
+            domain.algorithms,
+            domain.case_sensitive,
+            domain.third_party_register,
+        )
+        for domain in configuration.domains
+    ]
+    return domains, [f"[{address}]" if ":" in address else address for address in addresses]
+
+
+def make_seeds(settings: config.Cluster) -> dict[str, Address]:
+    """The nodes that one without a log looks for."""
+    return {str(peer.name): peer.address.address for peer in settings.peers}
 
 
 def make_capture(settings: config.Capture | None) -> Capture | None:

@@ -13,7 +13,9 @@ from zope.interface import implementer
 
 from sipha import config
 from sipha.auth.authenticator import Authenticator
+from sipha.auth.domain import Domains
 from sipha.cluster.replica import Replica
+from sipha.errors import ConfigError
 from sipha.histogram import Histogram
 from sipha.nat import stun
 from sipha.nat.interfaces import IPingTransport
@@ -24,7 +26,6 @@ from sipha.proxy.takeover import longest_setup
 from sipha.registrar.registrar import Registrar
 from sipha.service.nat import make_detection, make_force_rport
 from sipha.service.settings import (
-    make_domains,
     make_listeners,
     make_proxy_settings,
     make_registrar_settings,
@@ -111,9 +112,9 @@ class TransactionUser:
 class SipService(Service):
     """What phones see of a leader: registrar and proxy behind the listeners of the virtual addresses.
 
-    `bind` gives the listeners their sockets; `failed` is told why they can't be opened. `answers` is offered each
-    datagram that looks like a response, `askers` each response that belongs to no transaction, as TransactionUser says.
-    `taps` are told of each message.
+    `domains` are those that are served now; `bind` gives the listeners their sockets; `failed` is told why they can't
+    be opened. `answers` is offered each datagram that looks like a response, `askers` each response that belongs to no
+    transaction, as TransactionUser says. `taps` are told of each message.
     """
 
     log = Logger()
@@ -126,6 +127,7 @@ class SipService(Service):
         bind: Bind,
         failed: Callable[[str], None],
         *,
+        domains: Domains,
         keys: KeyRing,
         answers: Callable[[bytes, Flow], bool] = lambda _data, _flow: False,
     ) -> None:
@@ -134,12 +136,14 @@ class SipService(Service):
         self._replica = replica
         self._bind = bind
         self._failed = failed
+        self._domains = domains
         self.askers: list[Callable[[Response, Flow], bool]] = []
         self.taps: list[Tap] = []
         self._keys = keys
         self._answers = answers
         self._endpoint: ProxyEndpoint | None = None
         self._layer: TransactionLayer | None = None
+        self._adopt: Callable[[config.Config], None] = lambda _: None
         self._counters: dict[str, Any] = {}
         self._registrar: Registrar | None = None
         self._proxy: Proxy | None = None
@@ -183,9 +187,8 @@ class SipService(Service):
         """Open the listeners, with nothing left over from an earlier leadership."""
         super().startService()
         settings, replica = self._config, self._replica
-        domains = make_domains(settings)
         authenticator = Authenticator(
-            replica, self._keys.tokens, domains, nonce_lifetime=settings.registrar.nonce_lifetime
+            replica, self._keys.tokens, self._domains, nonce_lifetime=settings.registrar.nonce_lifetime
         )
         layer = self._layer = TransactionLayer(self._timers, force_rport=make_force_rport(settings))
         endpoint = self._endpoint = ProxyEndpoint(
@@ -200,6 +203,7 @@ class SipService(Service):
             intercept=self._intercept,
             receive_buffer=settings.sip.receive_buffer,
             limits=make_stream_limits(settings.sip),
+            parting=longest_setup(self._timers),
         )
         endpoint.taps = self.taps
         registrar = self._registrar = Registrar(
@@ -207,7 +211,7 @@ class SipService(Service):
             replica,
             replica,
             authenticator,
-            domains,
+            self._domains,
             term=lambda: replica.term,
             send=endpoint.send,
             settings=make_registrar_settings(settings.registrar),
@@ -220,7 +224,7 @@ class SipService(Service):
             location=replica,
             credentials=replica,
             authenticator=authenticator,
-            domains=domains,
+            domains=self._domains,
             transport=endpoint,
             term=lambda: replica.term,
             shadows=self._shadows,
@@ -235,6 +239,15 @@ class SipService(Service):
             "shadow": self._shadows.counters,
             "transaction": layer.counters,
         }
+
+        def adopt(new: config.Config) -> None:
+            endpoint.limit(new.sip.receive_buffer, make_stream_limits(new.sip))
+            layer.force_rport = make_force_rport(new)
+            authenticator.let_nonces_live(new.registrar.nonce_lifetime)
+            registrar.adopt(make_registrar_settings(new.registrar), make_detection(new))
+            proxy.adopt(make_proxy_settings(new))
+
+        self._adopt = adopt
         user = TransactionUser(registrar, proxy, replica.leading, self.askers, replica.succession.served)
         endpoint.start(user).addCallbacks(self._opened, self._not_opened)
 
@@ -242,12 +255,31 @@ class SipService(Service):
         """Close the listeners; what is under way ends without an answer."""
         super().stopService()
         endpoint, self._endpoint, self._layer = self._endpoint, None, None
+        self._adopt = lambda _: None
         self._registrar = self._proxy = None
         if endpoint is None:
             return None
         self.log.info("the virtual addresses are served no more")
         self._shadows.cease(self._reactor.seconds())
         return endpoint.stop()
+
+    def listen(self, new: config.Config) -> None:
+        """Open what another configuration has of listeners; raises ConfigError, and then none of them is."""
+        if self._endpoint is not None:
+            try:
+                self._endpoint.listen(make_listeners(new))
+            except OSError as error:
+                raise ConfigError(f"sip.port: can't listen on the virtual addresses: {error.strerror}") from error
+
+    def adopt(self, new: config.Config) -> None:
+        """Serve phones by another configuration; calls and connections go on."""
+        self._config = new
+        self._adopt(new)
+
+    def settle(self) -> None:
+        """Close the listeners that the configuration doesn't have."""
+        if self._endpoint is not None:
+            self._endpoint.retire(make_listeners(self._config))
 
     def counters(self) -> dict[str, int]:
         """What this leadership has done, by name."""

@@ -12,12 +12,13 @@ from zope.interface import implementer
 
 from sipha import __version__, config
 from sipha.admin.interfaces import INode
-from sipha.admin.views import NodeView, PeerStatus, Status
+from sipha.admin.views import NodeView, PeerStatus, Reloaded, Status
 from sipha.cluster.handover import HandoverFailed
 from sipha.config.texts import NodeName, SocketAddress
 from sipha.errors import ConfigError, Unavailable, UnknownOutcome
 from sipha.nat.keepalive import OFF, SETTING, Keepalive
 from sipha.service.health import Health
+from sipha.service.life import Life
 from sipha.service.replication import Replication
 from sipha.service.sip import SipService
 from sipha.state.accounts import Account
@@ -43,15 +44,20 @@ class Parts(NamedTuple):
 
 @implementer(INode)
 class View:
-    """The node that has these `parts`."""
+    """The node that has these `parts`, and a configuration with this `life`."""
 
-    def __init__(self, reactor: Any, configuration: config.Config, parts: Parts) -> None:
+    def __init__(self, reactor: Any, configuration: config.Config, parts: Parts, life: Life) -> None:
         self._reactor = reactor
-        self._config = configuration
         self.parts = parts
+        self._life = life
         self._replication, self._address, self._sip, self._keepalive, _ = parts
         self._replica = self._replication.replica
         self._started_at = reactor.seconds()
+        self.adopt(configuration)
+
+    def adopt(self, configuration: config.Config) -> None:
+        """Speak of another configuration."""
+        self._config = configuration
         self._admins = {str(peer.name): str(peer.admin) for peer in configuration.cluster.peers}
 
     def status(self) -> Status:
@@ -62,6 +68,7 @@ class View:
             version=__version__,
             alarms=(
                 *replica.alarms,
+                *self._life.alarms(),
                 *self._replication.alarms(),
                 *self._address.alarms(),
                 *self._keepalive.alarms(),
@@ -108,6 +115,7 @@ class View:
                 )
                 for peer in replica.peers
             ),
+            configuration=self._life.status(),
         )
 
     def leading(self) -> bool:
@@ -219,6 +227,10 @@ class View:
     def transfer(self, to: str | None) -> Deferred[str]:
         """Hand leadership on; to this node, there is nothing to do."""
         return succeed(to) if to == self._replica.node else self._replica.transfer(to)
+
+    def reload(self) -> Deferred[Reloaded]:
+        """Load the configuration file again."""
+        return self._life.reload()
 
     def backup(self) -> Frozen:
         """The table as it is now."""

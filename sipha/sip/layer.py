@@ -88,7 +88,7 @@ class TransactionLayer:
         self.timers = timers or Timers()
         self.counters = Counters()
         self.responses: Counter[tuple[str, int]] = Counter()
-        self._force_rport = force_rport
+        self.force_rport = force_rport
         self._max_transactions = max_transactions
         self._servers: dict[Key, ServerTransaction] = {}
         self._clients: dict[Key, ClientTransaction] = {}
@@ -113,7 +113,7 @@ class TransactionLayer:
     def receive(self, message: Request | Response, flow: Flow, now: float) -> None:
         """Take a message that has been parsed; a request is marked with where it came from (§18.2.1)."""
         if isinstance(message, Request):
-            mark_received(message, flow, force_rport=self._force_rport(message, flow))
+            mark_received(message, flow, force_rport=self.force_rport(message, flow))
         self._received.append((message, flow, now))
 
     def next_event(self) -> Event | None:

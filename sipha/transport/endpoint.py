@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -66,7 +66,8 @@ class Endpoint:
     `counters` counts by reason what was dropped or failed. `may_send` is asked before every message. `tag` makes the To
     tag of a stateless error response. `bind` gives the listeners their sockets. `before_sending` is called in each turn
     once all events have been acted on. `intercept` is offered each datagram before it is parsed, and says whether it
-    has taken it. `taps` are told of each message.
+    has taken it. `taps` are told of each message. A UDP listener that is closed while the endpoint lives on is read and
+    sent from for `parting` seconds.
     """
 
     log = Logger()
@@ -84,6 +85,7 @@ class Endpoint:
         intercept: Callable[[bytes, Flow], bool] = lambda _data, _flow: False,
         receive_buffer: int = 4 << 20,
         limits: StreamLimits | None = None,
+        parting: float = 300.0,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.taps: list[Tap] = []
@@ -97,10 +99,12 @@ class Endpoint:
         self._intercept = intercept
         self._receive_buffer = receive_buffer
         self._limits = limits or StreamLimits()
+        self._parting = parting
         self._user: ITransactionUser | None = None
         self._udp: dict[Address, UdpSocket] = {}
         self._streams: dict[str, Streams] = {}
         self._addresses: list[Listener] = []
+        self._former: dict[Listener, IDelayedCall | None] = {}  # until when those over UDP are still read
         self._starting: Deferred[bool] | None = None
         self._retry: IDelayedCall | None = None
         self._timer: IDelayedCall | None = None
@@ -123,18 +127,53 @@ class Endpoint:
     def stop(self) -> Deferred[None]:
         """Close the listeners, abort the connections and send nothing more; fires when all of it is gone."""
         self._user = None
-        for call in (self._retry, self._timer):
+        for call in (self._retry, self._timer, *self._former.values()):
             if call is not None and call.active():
                 call.cancel()
         self._retry = self._timer = None
         for udp in self._udp.values():
             udp.close()
         waiting = [streams.stop() for streams in self._streams.values()]
-        self._udp, self._streams, self._addresses = {}, {}, []
+        self._udp, self._streams, self._addresses, self._former = {}, {}, [], {}
         starting, self._starting = self._starting, None
         if starting is not None:
             starting.callback(False)
         return gatherResults(waiting).addCallback(lambda _: None)
+
+    def listen(self, listeners: Iterable[Listener]) -> None:
+        """Open those of the listeners that aren't open; raises OSError, and then none of them is."""
+        wanted = tuple(listeners)
+        if self._starting is not None:
+            if wanted != self._listeners:
+                raise OSError(errno.EAGAIN, "those before are still being opened")
+            return
+        missing = [listener for listener in wanted if listener not in self._addresses]
+        opened: list[Listener] = []
+        try:
+            for listener in missing:
+                if not self._reopen(listener):
+                    self._open_one(listener)
+                    self._start_reading(listener)
+                opened.append(listener)
+        except OSError:
+            self._close(opened)
+            raise
+
+    def retire(self, keep: Collection[Listener]) -> None:
+        """Close all listeners but these.
+
+        Connections that were accepted live on. What comes over UDP is still read for some time, so that what is under
+        way can end, and an address that was ours still means us: phones have it in their Routes.
+        """
+        self._close([listener for listener in self._addresses if listener not in keep])
+
+    def limit(self, receive_buffer: int, limits: StreamLimits) -> None:
+        """Let sockets and connections cost no more than this from now on."""
+        self._receive_buffer, self._limits = receive_buffer, limits
+        for udp in self._udp.values():
+            udp.size_receive_buffer(receive_buffer)
+        for streams in self._streams.values():
+            streams.limit(limits)
 
     @property
     def addresses(self) -> Sequence[Listener]:
@@ -169,11 +208,11 @@ class Endpoint:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def is_local(self, host: str, port: int, transport: str | None = None) -> bool:
-        """True if we listen at an address, for one transport or for any."""
+        """True if we listen at an address, or have done so, for one transport or for any."""
         host = canonical(host)
         return any(
             canonical(own.host) == host and own.port == port and transport in (None, own.transport)
-            for own in self._addresses
+            for own in (*self._addresses, *self._former)
         )
 
     def send(self, data: bytes, flow: Flow) -> bool:
@@ -256,6 +295,34 @@ class Endpoint:
                 )
             opened = streams.listen(address, self._bind)
         self._addresses.append(Listener(listener.transport, *opened))
+
+    def _start_reading(self, listener: Listener) -> None:
+        if listener.transport == "UDP":
+            self._udp[listener.host, listener.port].start()
+
+    def _reopen(self, listener: Listener) -> bool:
+        """Go on with a listener that was closed but is still read."""
+        parting = self._former.pop(listener, None)
+        if parting is None:
+            return False
+        parting.cancel()
+        self._addresses.append(listener)
+        return True
+
+    def _close(self, listeners: Iterable[Listener]) -> None:
+        for listener in listeners:
+            address = (listener.host, listener.port)
+            self._addresses.remove(listener)
+            if listener.transport == "UDP":
+                self._udp[address] = self._udp.pop(address)  # last: what begins now is sent from another
+                self._former[listener] = self._reactor.callLater(self._parting, self._part, listener)
+            else:
+                self._streams[listener.transport].retire(address)
+                self._former[listener] = None
+
+    def _part(self, listener: Listener) -> None:
+        self._former[listener] = None
+        self._udp.pop((listener.host, listener.port)).close()
 
     # -- coming in --------------------------------------------------------------------------------------------------
 

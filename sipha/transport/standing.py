@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from sipha.sip.flow import Address
 from sipha.transport.address import bound_socket
@@ -17,17 +17,27 @@ class StandingSockets:
 
     def __init__(self, addresses: Iterable[tuple[socket.SocketKind, Address]]) -> None:
         self._sockets: dict[tuple[socket.SocketKind, Address], socket.socket] = {}
+        self.stand(addresses)
+
+    def stand(self, addresses: Iterable[tuple[socket.SocketKind, Address]]) -> None:
+        """Bind those that aren't bound yet as well; raises OSError, and then none of them is."""
+        before = set(self._sockets)
         try:
             for kind, address in addresses:
-                self._sockets[kind, address] = bound_socket(kind, address, freebind=True)
+                if (kind, address) not in self._sockets:
+                    self._sockets[kind, address] = bound_socket(kind, address, freebind=True)
         except OSError:
-            self.close()
+            self.retire(before)
             raise
+
+    def retire(self, keep: Collection[tuple[socket.SocketKind, Address]]) -> None:
+        """Give up all addresses but these."""
+        for key in self._sockets.keys() - set(keep):
+            self._sockets.pop(key).close()
 
     def close(self) -> None:
         """Give up the addresses."""
-        for standing in self._sockets.values():
-            standing.close()
+        self.retire(())
 
     def bind(self, kind: socket.SocketKind, address: Address) -> socket.socket:
         """A socket at one of the addresses, which outlives it; raises OSError."""

@@ -110,6 +110,19 @@ class Streams:
             self._sweep.start(1.0, now=False)
         return local
 
+    def retire(self, local: Address) -> None:
+        """Accept no more connections at an address; those that there are live on."""
+        maybeDeferred(self._ports.pop(local).stopListening)
+
+    def limit(self, limits: StreamLimits) -> None:
+        """Let connections cost no more than this from now on; those that there are keep their `max_message`."""
+        self.limits = limits
+        self._silent.limit = limits.first_message
+        self._unfinished.limit = limits.message
+        self._idle.limit = limits.idle
+        self._stalled.limit = limits.stalled
+        self._lingering.limit = limits.linger
+
     def stop(self) -> Deferred[None]:
         """Close the listeners and abort all connections; fires when all are gone. No flow is reported as failed."""
         if self._stopped is None:
@@ -310,7 +323,7 @@ class _Deadlines:
     """Connections in the order in which one constant time limit (in seconds) strikes them."""
 
     def __init__(self, limit: float) -> None:
-        self._limit = limit
+        self.limit = limit
         self._since: dict[Connection, float] = {}
 
     def __contains__(self, connection: Connection) -> bool:
@@ -329,7 +342,7 @@ class _Deadlines:
         """Take out those whose time is up."""
         due = []
         for connection, since in self._since.items():
-            if now - since < self._limit:
+            if now - since < self.limit:
                 break
             due.append(connection)
         for connection in due:

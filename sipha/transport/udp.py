@@ -86,7 +86,7 @@ class UdpSocket:
             self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
         else:
             self._socket.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
-        self._size_receive_buffer(receive_buffer)
+        self.size_receive_buffer(receive_buffer)
         self.address: Address = (address[0], self._socket.getsockname()[1])
 
     def start(self) -> None:
@@ -121,6 +121,13 @@ class UdpSocket:
         if error:
             self._counters["udp-send-" + errno.errorcode.get(error, str(error))] += 1
         return error
+
+    def size_receive_buffer(self, size: int) -> None:
+        """Let the kernel's buffer have this many bytes, or as many as it allows."""
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
+        except PermissionError:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
     @property
     def dropped(self) -> int:
@@ -199,9 +206,3 @@ class UdpSocket:
         if self._dead:
             dead, self._dead = self._dead, []
             self._failed(dead)
-
-    def _size_receive_buffer(self, size: int) -> None:
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
-        except PermissionError:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)

@@ -16,7 +16,7 @@ from zope.interface import implementer
 from sipha.admin.api import Api
 from sipha.admin.interfaces import INode
 from sipha.admin.site import Front
-from sipha.admin.views import NodeView, PeerStatus, Status
+from sipha.admin.views import NodeView, PeerStatus, Reloaded, Status
 from sipha.auth.domain import Domain, Domains
 from sipha.errors import NotLeader, SiphaError, Unavailable
 from sipha.state.accounts import Account
@@ -183,6 +183,11 @@ class FakeNode:
         for one, view in self.members.items():
             self.members[one] = msgspec.structs.replace(view, preferred=one == name)
         return succeed(None)
+
+    def reload(self) -> Deferred[Reloaded]:
+        if self.refusal is not None:
+            return fail(self.refusal)
+        return succeed(Reloaded("/etc/sipha/sipha.toml", 2, ("sip.port", "domains")))
 
     def backup(self) -> Frozen:
         return self.machine.freeze(3, "0123456789abcdef" * 2)

@@ -8,7 +8,7 @@ import pytest
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from sipha.errors import NoQuorum, SiphaError, UnknownOutcome
+from sipha.errors import ConfigError, NoQuorum, SiphaError, UnknownOutcome
 from sipha.state.entries import PutAccount
 from tests.admin.fakes import Console, FakeNode, serve
 
@@ -585,3 +585,11 @@ class TestNodes:
     def test_follower_refuses_wrong_bodies_itself(self, follower: Console, spy: _Spy) -> None:
         assert follower.ask("POST", "/v1/nodes", {"name": "n4"}).status == 422
         assert spy.bodies == []
+
+
+def test_reload_says_what_has_changed_or_why_it_was_refused(console: Console) -> None:
+    loaded = {"file": "/etc/sipha/sipha.toml", "generation": 2, "changed": ["sip.port", "domains"]}
+    assert console.ask("POST", "/v1/reload", {}).json == loaded
+    console.node.refusal = ConfigError("sip.t1 can't change while the node runs")
+    reply = console.ask("POST", "/v1/reload", {})
+    assert (reply.status, reply.fault) == (409, "sip.t1 can't change while the node runs")

@@ -115,6 +115,14 @@ def test_children_run_only_while_leading() -> None:
     assert child.diary[-1] == "stop"
 
 
+def test_services_that_have_not_been_started_can_be_stopped() -> None:
+    leadership = Leadership()
+    services = LeaderServices(leadership)
+    stopped: list[object] = []
+    services.stopService().addBoth(stopped.append)
+    assert stopped == [None]
+
+
 def test_child_that_is_still_stopping_starts_when_it_has_stopped() -> None:
     leadership, stopping = Leadership(), Deferred[None]()
     services, child = LeaderServices(leadership), Child(stopping)

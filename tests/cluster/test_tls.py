@@ -745,9 +745,14 @@ class TestRotation:
         assert certificates.expires == before
         target.network.reload()
         assert certificates.expires == expires(credentials) > before
+        target.network.check_certificates()
         credentials.key.unlink()
+        with pytest.raises(ConfigError, match=r"can't be read: .*; the old certificates stay in use"):
+            target.network.check_certificates()
+        certificates.look()
+        assert target.network.counters["new certificates unusable"] == 1, "it is told once"
         target.network.reload()
-        assert target.network.counters["new certificates unusable"] == 1
+        assert target.network.counters["new certificates unusable"] == 2
 
 
 class TestFiles:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -166,6 +167,29 @@ def test_each_phone_hears_one_ping_in_each_interval(site: Site) -> None:
     tenths = [round(when * 10) for when, _, _ in node.sent]
     assert max(tenths.count(tenth) for tenth in set(tenths)) <= 4 * len(users) // 50
     assert node.keepalive.counters.answered == pytest.approx(node.keepalive.counters.sent, abs=5)
+
+
+def test_other_settings_are_taken_in_the_phase_that_was_reached(site: Site) -> None:
+    site.register(*USERS)
+    node = site.lead("a")
+    site.run(12.0)
+    node.keepalive.adopt(replace(site.settings, sender="sip:other@sipha.test"))
+    site.run(6.0)
+    for user in USERS:
+        heard = site.heard[address(user)]
+        assert len(heard) >= 3
+        assert all(later - earlier == pytest.approx(5.0, abs=0.1) for earlier, later in pairwise(heard))
+    assert b"sip:other@sipha.test" in node.sent[-1][1]
+    node.keepalive.adopt(replace(site.settings, scope="none"))
+    pinged = len(node.sent)
+    site.run(12.0)
+    assert len(node.sent) == pinged
+
+
+def test_settings_that_come_before_leadership_are_kept(site: Site) -> None:
+    site.register(*USERS)
+    site.nodes["a"].keepalive.adopt(replace(site.settings, scope="none"))
+    assert not site.lead("a").sent
 
 
 @given(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sipha import config
 from sipha.cluster import founding
+from sipha.service.life import Life
 from sipha.service.node import Node
 from tests.cluster.world import World
 
@@ -44,7 +45,8 @@ class Alone:
     def __init__(self, world: World, settings: config.Config) -> None:
         self.world = world
         self.config = settings
-        self.node = Node(world.reactor, settings, Path("sipha.toml"))
+        self.life = Life(world.reactor, settings.node.data_dir.path.parent / "sipha.toml")
+        self.node = Node(world.reactor, self.life)
         self.node.startService()
 
     def end(self) -> None:

@@ -261,6 +261,17 @@ def test_sockets_stand_whether_the_node_has_the_addresses_or_not(alone: Alone) -
         other.startService()
     with service.bind(socket.SOCK_DGRAM, ("192.0.2.10", 5060)) as taken:
         assert taken.getsockname() == ("192.0.2.10", 5060)
+    moved = msgspec.structs.replace(settings, sip=msgspec.structs.replace(settings.sip, port=5070))
+    service.listen(moved)
+    with pytest.raises(ConfigError, match="Address already in use"):
+        other.startService()
+    service.adopt(moved)
+    service.settle()
+    service.bind(socket.SOCK_DGRAM, ("192.0.2.10", 5070)).close()
+    other.startService()
+    with pytest.raises(ConfigError, match="Address already in use"):
+        service.listen(settings)
+    other.stopService()
     assert alone.node.view.status().alarms == (
         "this node is unwell, and leads only if no other can: 192.0.2.10 isn't here",
     )

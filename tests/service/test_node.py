@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import atexit
-import os
-import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,11 +13,15 @@ from sipha.cluster import authority, founding
 from sipha.cluster.handover import UNWELL
 from sipha.errors import ConfigError
 from sipha.service import node as node_module
+from sipha.service.life import Life
 from sipha.service.node import LINGER, Node
 from tests.cluster.world import World
 from tests.service.alone import Alone, configuration, found
 
-PATH = Path("sipha.toml")
+
+def life(world: World, directory: Path, cluster: str = "plaintext = true") -> Life:
+    configuration(directory, cluster)
+    return Life(world.reactor, directory / "sipha.toml")
 
 
 def test_node_that_starts_blank_says_what_to_do(world: World, tmp_path: Path) -> None:
@@ -33,7 +35,7 @@ def test_node_that_starts_blank_says_what_to_do(world: World, tmp_path: Path) ->
 
 def test_two_nodes_dont_share_a_directory(alone: Alone) -> None:
     with pytest.raises(ConfigError, match="another process uses the data directory"):
-        Node(alone.world.reactor, alone.config, PATH)
+        Node(alone.world.reactor, alone.life)
 
 
 def test_node_leaves_its_directory_to_others_when_it_is_stopped(world: World, tmp_path: Path) -> None:
@@ -47,7 +49,7 @@ def test_node_leaves_its_directory_to_others_when_it_is_stopped(world: World, tm
 def test_node_with_members_elsewhere_wants_certificates(world: World, tmp_path: Path) -> None:
     found(configuration(tmp_path), n2="127.0.0.52:7000")
     with pytest.raises(ConfigError, match=r"cluster\.ca: is missing, and n2 are members of the cluster too"):
-        Node(world.reactor, configuration(tmp_path, ""), PATH)
+        Node(world.reactor, life(world, tmp_path, ""))
 
 
 def test_node_without_members_elsewhere_needs_no_certificates(world: World, tmp_path: Path) -> None:
@@ -61,21 +63,14 @@ def test_node_without_members_elsewhere_needs_no_certificates(world: World, tmp_
 def test_directory_that_cant_be_used_is_a_configuration_error(world: World, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(ConfigError, match="can't use the data directory"):
-        Node(world.reactor, configuration(tmp_path), PATH)
+        Node(world.reactor, life(world, tmp_path))
 
 
 def test_address_that_is_taken_ends_the_start_with_a_message(alone: Alone, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(SystemExit, match=r"sipha: admin\.listen: can't listen on 127\.0\.0\.51 port 8080"):
+    with pytest.raises(ConfigError, match=r"admin\.listen: can't listen on 127\.0\.0\.51 port 8080"):
         Alone(alone.world, configuration(other))
-
-
-def test_signal_lets_new_certificates_be_read(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[object] = []
-    monkeypatch.setattr("sipha.cluster.peers.Peers.reload", lambda peers: read.append(peers))  # noqa: PLW0108  a method
-    os.kill(os.getpid(), signal.SIGHUP)
-    alone.world.until(lambda: read)
 
 
 @pytest.mark.parametrize(("days", "alarms"), [(29, 1), (31, 0)])

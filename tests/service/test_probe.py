@@ -161,6 +161,21 @@ def test_one_deaf_listener_is_enough(clock: Clock, sip: Deaf, probe: SelfProbe, 
     assert health.well()
 
 
+def test_silence_of_a_listener_that_is_spared_is_seen_but_not_held_against_the_node(
+    clock: Clock, sip: Deaf, probe: SelfProbe, health: Health
+) -> None:
+    sip.answering = {HOSTS[0]}
+    probe.spared = {(HOSTS[1], 5060)}
+    probe.startService()
+    run(clock, (MISSES + 3) * INTERVAL)
+    assert health.well()
+    assert probe.deaf(0) == [(HOSTS[1], 5060)]
+    assert len(probe.deaf(probe.number)) == 2, "nobody has answered a question yet that has not been asked"
+    sip.answering = set(HOSTS)
+    run(clock, INTERVAL)
+    assert not probe.deaf(0)
+
+
 def test_listener_that_is_deaf_each_time_makes_its_node_unwell_for_ever_longer(
     clock: Clock, sip: Deaf, probe: SelfProbe, health: Health
 ) -> None:

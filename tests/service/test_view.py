@@ -78,7 +78,7 @@ def test_view_says_what_the_cluster_refuses(alone: Alone) -> None:
 def test_node_that_was_not_asked_to_talk_in_the_clear_adds_none(alone: Alone) -> None:
     settings = alone.config
     quiet = msgspec.structs.replace(settings, cluster=msgspec.structs.replace(settings.cluster, plaintext=False))
-    view = View(alone.world.reactor, quiet, alone.node.parts)
+    view = View(alone.world.reactor, quiet, alone.node.parts, alone.life)
     with pytest.raises(ConfigError, match="n1 has no certificates to talk to other nodes with"):
         view.add_node("n2", "127.0.0.52:7000")
 
@@ -86,14 +86,14 @@ def test_node_that_was_not_asked_to_talk_in_the_clear_adds_none(alone: Alone) ->
 def test_node_with_certificates_adds_one_elsewhere(alone: Alone) -> None:
     settings, files = alone.config, dict.fromkeys(("ca", "certificate", "key"), FilePath("/x.pem"))
     cluster = msgspec.structs.replace(settings.cluster, plaintext=False, **files)
-    view = View(alone.world.reactor, msgspec.structs.replace(settings, cluster=cluster), alone.node.parts)
+    view = View(alone.world.reactor, msgspec.structs.replace(settings, cluster=cluster), alone.node.parts, alone.life)
     with pytest.raises(SiphaError, match="n1 is a member already"):
         view.add_node("n1", "192.0.2.2:7000")
 
 
 def test_change_that_no_majority_answers_is_given_up(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    view = View(clock, alone.config, alone.node.parts)
+    view = View(clock, alone.config, alone.node.parts, alone.life)
     dones = []
     monkeypatch.setattr(alone.node.replication.replica.membership, "remove", lambda _, done: dones.append(done))
     failures: list[Failure] = []

@@ -21,6 +21,7 @@ from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, response_to
 from sipha.transport.connection import Connection
 from sipha.transport.endpoint import ATTEMPTS_IN_USE, RETRY_IN_USE, Endpoint, ITransactionUser, Listener
+from sipha.transport.stream import StreamLimits
 from tests.transport.test_stream import Wire
 
 HOST = "127.0.0.1"
@@ -448,6 +449,78 @@ def test_what_is_due_before_sending_is_done_when_the_events_are_over() -> None:
     assert len(node.answers()) == 1
     node.endpoint.stop()
     node.phone.close()
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken, socket.socket() as stream:
+        taken.bind((HOST, 0))
+        stream.bind((HOST, taken.getsockname()[1]))
+        return int(taken.getsockname()[1])
+
+
+def test_listeners_are_opened_before_others_are_retired(node: Node) -> None:
+    (before,) = node.endpoint.addresses
+    after = Listener("UDP", HOST, free_port())
+    node.endpoint.listen([after])
+    assert list(node.endpoint.addresses) == [before, after]
+    node.endpoint.retire([after])
+    assert list(node.endpoint.addresses) == [after]
+    assert node.flow.local == (HOST, after.port)
+
+
+def test_listener_that_was_retired_over_udp_is_read_and_answered_from_for_a_while(node: Node) -> None:
+    (before,) = node.endpoint.addresses
+    after = Listener("UDP", HOST, free_port())
+    node.endpoint.listen([after])
+    node.endpoint.retire([after])
+    [old] = [reader for reader in node.reactor.readers if reader.address == (HOST, before.port)]
+    node.phone.sendto(request(), (HOST, before.port))
+    old.doRead()
+    assert statuses(node.answers()) == [200]
+    node.reactor.advance(300)
+    assert old not in node.reactor.readers
+    assert node.endpoint.is_local(HOST, before.port, "UDP"), "phones still have it in their Routes"
+    node.endpoint.listen([before])
+    assert node.endpoint.addresses == (after, before)
+
+
+def test_listener_that_was_retired_can_be_listened_at_again(node: Node) -> None:
+    (before,) = node.endpoint.addresses
+    after = Listener("UDP", HOST, free_port())
+    node.endpoint.listen([after])
+    node.endpoint.retire([after])
+    node.endpoint.listen([before])
+    node.endpoint.retire([before])
+    node.reactor.advance(299)
+    assert node.endpoint.addresses == (before,)
+    assert {reader.address[1] for reader in node.reactor.readers} == {before.port, after.port}
+    node.reactor.advance(2)
+    assert [reader.address[1] for reader in node.reactor.readers] == [before.port]
+    assert not node.reactor.getDelayedCalls()
+
+
+def test_listeners_are_opened_all_or_none(node: Node) -> None:
+    before = node.endpoint.addresses
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind((HOST, 0))
+        taken = Listener("UDP", HOST, other.getsockname()[1])
+        with pytest.raises(OSError, match="in use"):
+            node.endpoint.listen([*before, Listener("UDP", HOST, free_port()), taken])
+    assert node.endpoint.addresses == before
+
+
+def test_connections_outlive_their_listener_and_keep_to_new_limits(stream_node: Node) -> None:
+    udp, tcp = stream_node.endpoint.addresses
+    connection, wire = stream_node.accept()
+    connection.dataReceived(request(transport="TCP"))
+    stream_node.endpoint.retire([udp])
+    stream_node.endpoint.limit(4 << 20, StreamLimits(idle=60.0))
+    assert stream_node.endpoint.addresses == (udp,)
+    connection.dataReceived(request(transport="TCP", branch="z9hG4bKb"))
+    assert wire.value().count(b"SIP/2.0 200") == 2
+    assert stream_node.endpoint.is_local(HOST, tcp.port, "TCP")
+    stream_node.reactor.pump([1.0] * 62)
+    assert wire.aborted
 
 
 def test_ipv6_addresses_are_compared_by_value() -> None:

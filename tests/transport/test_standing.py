@@ -40,6 +40,18 @@ def test_address_in_use_is_refused_and_nothing_stays_bound(address: Address) -> 
     StandingSockets([(DATAGRAMS, address), (STREAMS, address)]).close()
 
 
+def test_address_in_use_is_refused_and_what_stood_before_stays(standing: StandingSockets, address: Address) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()
+        with pytest.raises(OSError, match="in use"):
+            standing.stand([(DATAGRAMS, taken), (STREAMS, taken)])
+    standing.stand([(DATAGRAMS, taken), (STREAMS, taken)])
+    standing.retire([(DATAGRAMS, taken)])
+    standing.bind(DATAGRAMS, taken).close()
+    with pytest.raises(KeyError):
+        standing.bind(DATAGRAMS, address)
+
+
 @pytest.mark.parametrize("kind", [DATAGRAMS, STREAMS])
 def test_socket_can_be_taken_again_after_it_was_closed(
     standing: StandingSockets, address: Address, kind: socket.SocketKind

@@ -11,7 +11,7 @@ from sipha.errors import ConfigError
 from sipha.nat import detection
 from sipha.toml import Section
 
-DEFAULT = Path(__file__).parent.parent / "etc" / "sipha.toml"
+DEFAULT = Path(__file__).parents[2] / "etc" / "sipha.toml"
 
 MINIMAL = """
 [node]
