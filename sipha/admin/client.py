@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn, TypeVar
-from urllib.parse import quote
 
 import msgspec
 import treq
@@ -15,7 +14,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 
-from sipha.admin.backup import INDEX
+from sipha.admin.messages import INDEX
+from sipha.admin.route import segment
 from sipha.admin.views import (
     Accounts,
     AccountView,
@@ -249,8 +249,3 @@ def _unreachable(url: str, error: Exception) -> Unreachable:
     if isinstance(error, ConnectError):
         return Unreachable(f"{url} can't be reached: {error}")
     return Unreachable(f"{url} hung up before it had answered")
-
-
-def segment(text: str) -> str:
-    """Text as one segment of a path."""
-    return quote(text, safe="@:")

@@ -14,7 +14,8 @@ from twisted.web.resource import IResource, Resource
 from zope.interface import implementer
 
 from sipha.admin.api import Api
-from sipha.admin.interfaces import INode
+from sipha.admin.interfaces import INode, Listing, Position
+from sipha.admin.log import EntryView, LogView, entry_view
 from sipha.admin.site import Front
 from sipha.admin.views import NodeView, PeerStatus, Status
 from sipha.auth.domain import Domain, Domains
@@ -22,6 +23,7 @@ from sipha.errors import NotLeader, SiphaError, Unavailable
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
 from sipha.state.entries import SCHEMA, Batch, Contact, Policy, PutSetting, Record, Register, encode
+from sipha.state.location import listed
 from sipha.state.machine import Machine
 from sipha.state.outcomes import Outcome
 from sipha.state.snapshot import Frozen
@@ -52,6 +54,7 @@ class FakeNode:
         self.records: list[Record] = []
         self.held: list[Callable[[], None]] | None = None
         self.peers: tuple[PeerStatus, ...] = ()
+        self.entry: dict[int, bytes] = {}
 
     def status(self) -> Status:
         return Status(
@@ -102,6 +105,30 @@ class FakeNode:
 
     def cluster_time(self) -> float:
         return NOW
+
+    def position(self) -> Position:
+        return Position(self.name, self.machine.index, NOW, self.leads, None if self.leads else 0.02)
+
+    def log(self) -> LogView:
+        index = self.machine.index
+        return LogView(3, self.name, 0, index, index, index, index, 0, 2, 1000, None)
+
+    def entries(self, end: int, limit: int) -> Sequence[EntryView]:
+        last = min(end - 1, self.machine.index)
+        return [
+            entry_view(index, 3, "records", self.entry[index], committed=True)
+            for index in range(last, max(last - limit, 0), -1)
+        ]
+
+    def listing(self) -> Listing:
+        frozen = self.machine.freeze_bindings()
+
+        def close() -> None:
+            for _ in frozen.close():
+                pass
+            self.freed += 1
+
+        return Listing(listed(frozen, int(NOW * 1000)), close)
 
     def aors(self, after: str, limit: int) -> Sequence[str]:
         return self.machine.location.aors(after, limit)
@@ -195,7 +222,8 @@ class FakeNode:
     def apply(self, record: Record) -> Outcome:
         """Put a record into the table, as the log does."""
         batch = Batch(SCHEMA, int(NOW * 1000), Policy(), (record,))
-        (outcome,) = self.machine.apply(self.machine.index + 1, encode(batch))
+        entry = self.entry[self.machine.index + 1] = encode(batch)
+        (outcome,) = self.machine.apply(self.machine.index + 1, entry)
         return outcome
 
     def register(self, aor: str, uri: str = "sip:phone@127.0.0.1:5070", **fields: Any) -> None:

@@ -132,14 +132,18 @@ class TestBindings:
     @pytest.mark.parametrize(
         ("query", "detail"),
         [
-            ("limit=0", "write a number from 1 to 1000"),
-            ("limit=1001", "write a number from 1 to 1000"),
-            ("limit=1e2", "write a number from 1 to 1000"),
-            ("limit=0000100000", "write a number from 1 to 1000"),
-            ("limit=" + "9" * 5000, "write a number from 1 to 1000"),
+            ("limit=0", "Expected `int` >= 1 - at `$.limit`"),
+            ("limit=1001", "Expected `int` <= 1000 - at `$.limit`"),
+            ("limit=ten", "Expected `int`, got `str` - at `$.limit`"),
+            ("limit=0000100000", "Expected `int`, got `str` - at `$.limit`"),
+            ("limit=" + "9" * 5000, "Integer value out of range - at `$.limit`"),
+            ("behind_nat=perhaps", "Expected `bool`, got `str` - at `$.behind_nat`"),
+            ("consistency=strong", "Invalid enum value 'strong' - at `$.consistency`"),
+            ("domain=elsewhere.test", "'elsewhere.test' is not a domain of this node"),
+            ("address=here", "'here' is not an IP address or network"),
             ("limit=1&limit=2", "limit must be given once"),
             ("cursor=%ff", "cursor must be given once, in UTF-8"),
-            ("colour=red", "'colour' is not a query parameter of this resource; it has limit, cursor, prefix"),
+            ("colour=red", "'colour' is not a query parameter of this resource; it has consistency, prefix"),
         ],
     )
     def test_wrong_query_is_refused(self, console: Console, query: str, detail: str) -> None:

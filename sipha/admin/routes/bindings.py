@@ -1,0 +1,177 @@
+"""The bindings: those of an AOR, pages of all that match, and all of them as one stream."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import StringIO
+
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from sipha.admin import views
+from sipha.admin.filter import Choice, Filter
+from sipha.admin.interfaces import INode
+from sipha.admin.messages import Refusal
+from sipha.admin.names import locate
+from sipha.admin.outcomes import count, propose
+from sipha.admin.outflow import PAUSE
+from sipha.admin.paging import MAX_PAGE, Cursor, Limit
+from sipha.admin.reads import Read
+from sipha.admin.route import Query, Routes, Stream
+from sipha.auth.domain import Domains
+from sipha.state.binding import Binding
+from sipha.state.entries import RemoveBindings
+from sipha.state.outcomes import NotFound
+
+STEP = 200
+"""The bindings that are looked at in one turn of the reactor: some 3 ms."""
+
+SCANNED = 20_000
+"""The AORs that are looked at for one page."""
+
+_COLUMNS = views.BindingView.__struct_fields__
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Search(Filter, frozen=True, kw_only=True):
+    """A page of the bindings that match."""
+
+    limit: Limit = MAX_PAGE
+    cursor: Cursor = ""
+
+
+class Removal(Query, frozen=True, kw_only=True):
+    """Which bindings of an AOR are to be removed."""
+
+    contact: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class BindingRoutes:
+    """The bindings of a node's table."""
+
+    routes = Routes("bindings")
+
+    def __init__(self, reactor: IReactorTime, node: INode, domains: Domains) -> None:
+        self._reactor = reactor
+        self._node = node
+        self._domains = domains
+
+    @routes.get("/v1/bindings")
+    async def list_bindings(self, query: Search) -> views.Bindings:
+        """The bindings that match, by the order of their AORs.
+
+        A page holds whole AORs and ends with the one that makes `limit` bindings full. It looks at 20,000 AORs at most,
+        so it may be short or even empty while there is a cursor for the next.
+        """
+        choice = Choice(query, self._domains)
+        found: list[views.BindingView] = []
+        cursor, scanned = max(query.cursor, _before(choice.prefix)), 0
+        while True:
+            now = self._node.cluster_time()
+            aors = self._node.aors(cursor, STEP)
+            for aor in aors:
+                if not aor.startswith(choice.prefix):
+                    return views.Bindings(tuple(found))
+                cursor = aor
+                bindings = self._node.bindings(aor)
+                found += [views.binding_view(binding, now) for binding in bindings if choice.matches(binding)]
+                if len(found) >= query.limit:
+                    return views.Bindings(tuple(found), cursor)
+            if len(aors) < STEP:
+                return views.Bindings(tuple(found))
+            scanned += STEP
+            if scanned >= SCANNED:
+                return views.Bindings(tuple(found), cursor)
+            await deferLater(self._reactor, PAUSE)
+
+    @routes.get("/v1/bindings.jsonl", streams="application/x-ndjson", errors=(409,))
+    def export_jsonl(self, query: Filter) -> Stream:
+        """All bindings that match, as they are at one moment: a JSON object in each line, by the order of the AORs."""
+        return self._export(query, lambda found: b"".join(_encode(view) + b"\n" for view in found))
+
+    @routes.get("/v1/bindings.csv", streams="text/csv; charset=utf-8", errors=(409,))
+    def export_csv(self, query: Filter) -> Stream:
+        """All bindings that match, as they are at one moment: RFC 4180, with a line of names first."""
+        return self._export(query, _rows, _row_of(_COLUMNS))
+
+    @routes.get("/v1/bindings/<path:aor>", query=Read, errors=(404,))
+    def get_bindings(self, aor: str) -> views.Bindings:
+        """The bindings of one AOR: `alice@sipha.test`, or `sip:alice@sipha.test`."""
+        aor = locate(self._domains, aor)[1]
+        now = self._node.cluster_time()
+        bindings = tuple(views.binding_view(binding, now) for binding in self._node.bindings(aor))
+        if not bindings:
+            raise Refusal(404, f"{aor} has no bindings")
+        return views.Bindings(bindings)
+
+    @routes.delete("/v1/bindings/<path:aor>", errors=(404, 503))
+    async def remove_bindings(self, aor: str, query: Removal) -> views.Removed:
+        """Remove all bindings of an AOR, or the one to `contact`."""
+        if query.contact == "":
+            raise Refusal(400, "contact is empty; leave it out to remove all bindings")
+        contact = query.contact or ""
+        aor = locate(self._domains, aor)[1]
+        outcome = await propose(self._node, RemoveBindings(aor, contact))
+        if isinstance(outcome, NotFound):
+            raise Refusal(404, f"{aor} has no binding {contact}" if contact else f"{aor} has no bindings")
+        return views.Removed(count(outcome))
+
+    def _export(
+        self, query: Filter, encode: Callable[[Iterable[views.BindingView]], bytes], head: bytes = b""
+    ) -> Stream:
+        choice = Choice(query, self._domains)
+        listing = self._node.listing()
+        now = self._node.cluster_time()
+
+        def chunks() -> Iterator[bytes]:
+            yield head
+            for bindings in _in_steps(listing.bindings):
+                yield encode(
+                    views.binding_view(binding, now)
+                    for binding in bindings
+                    if binding.aor.startswith(choice.prefix) and choice.matches(binding)
+                )
+
+        return Stream(chunks(), listing.close)
+
+
+def _in_steps(aors: Iterable[Sequence[Binding]]) -> Iterator[list[Binding]]:
+    """The bindings of all AORs, as many at a time as one turn of the reactor is for."""
+    step: list[Binding] = []
+    scanned = 0
+    for bindings in aors:
+        step += bindings
+        scanned += 1 + len(bindings)
+        if scanned >= STEP:
+            yield step
+            step, scanned = [], 0
+    yield step
+
+
+def _rows(found: Iterable[views.BindingView]) -> bytes:
+    return b"".join(_row_of([getattr(view, name) for name in _COLUMNS]) for view in found)
+
+
+def _row_of(values: Iterable[object]) -> bytes:
+    line = StringIO()
+    csv.writer(line).writerow(map(_cell, values))
+    return line.getvalue().encode()
+
+
+def _cell(value: object) -> object:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case tuple():
+            return ",".join(value)
+        case _:
+            return value
+
+
+def _before(prefix: str) -> str:
+    """A text that sorts just before all that begin with the prefix."""
+    last = ord(prefix[-1])
+    return prefix[:-1] + chr(last - 1) + "\U0010ffff" if last else prefix[:-1]

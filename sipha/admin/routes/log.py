@@ -1,0 +1,49 @@
+"""The log."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, UnsetType
+
+from sipha.admin.interfaces import INode
+from sipha.admin.log import Entries, LogView
+from sipha.admin.route import Query, Routes
+
+MAX_ENTRIES = 100
+"""The entries of one page."""
+
+
+class Span(Query, frozen=True, kw_only=True):
+    """Which entries are wanted."""
+
+    limit: Annotated[int, Meta(ge=1, le=MAX_ENTRIES, description="How many entries the page holds.")] = 20
+    cursor: (
+        Annotated[int, Meta(ge=0, lt=1 << 62, description="Entries before this index: the cursor of another page.")]
+        | UnsetType
+    ) = UNSET
+
+
+class LogRoutes:
+    """A node's log."""
+
+    routes = Routes("log")
+
+    def __init__(self, node: INode) -> None:
+        self._node = node
+
+    @routes.get("/v1/log")
+    def get_log(self) -> LogView:
+        """Where this node's log is: indices, term, snapshot, bytes."""
+        return self._node.log()
+
+    @routes.get("/v1/log/entries")
+    def list_entries(self, query: Span) -> Entries:
+        """The latest entries, the newest first, as far as they are in memory, without secrets.
+
+        A page ends early with the entry that makes it 64 KiB.
+        """
+        end = self._node.log().last_index + 1 if query.cursor is UNSET else query.cursor
+        entries = tuple(self._node.entries(end, query.limit))
+        last = entries[-1].index if entries else 0
+        return Entries(entries, last if last > self._node.log().readable_after + 1 else None)
