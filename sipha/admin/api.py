@@ -24,7 +24,8 @@ from sipha.admin.leader import Leader
 from sipha.admin.messages import Refusal, decode, read_query, refuse, reply
 from sipha.admin.openapi import Document
 from sipha.admin.outflow import Outflow
-from sipha.admin.reads import Read, Reads
+from sipha.admin.queries import Read
+from sipha.admin.reads import Reads
 from sipha.admin.route import Group, Place, Route, Stream
 from sipha.auth.domain import Domains
 from sipha.errors import SiphaError, Unavailable

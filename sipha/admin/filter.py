@@ -4,37 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Annotated, Literal
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET
 
 from sipha.admin.messages import Refusal
-from sipha.admin.reads import Read
+from sipha.admin.queries import Filter
 from sipha.auth.domain import Domains
 from sipha.errors import MalformedMessage
 from sipha.sip.uri import SipUri, parse_uri
 from sipha.state.binding import Binding
 
 _Test = Callable[[Binding], bool]
-
-
-class Filter(Read, frozen=True, kw_only=True):
-    """What bindings must be like; all that is given must hold."""
-
-    prefix: Annotated[str, Meta(description="The AOR begins so, with or without sip:.")] = ""
-    domain: Annotated[str, Meta(description="The AOR is of this domain, or of the one with this alias.")] = ""
-    contact: Annotated[str, Meta(description="The contact URI has this in it; upper and lower case are alike.")] = ""
-    address: Annotated[
-        str,
-        Meta(description="The phone is at this IP address, or in this network: 192.0.2.7, 2001:db8::/32."),
-    ] = ""
-    transport: Annotated[
-        Literal["", "udp", "tcp", "tls", "ws", "wss"], Meta(description="The phone has registered over this.")
-    ] = ""
-    behind_nat: Annotated[bool | UnsetType, Meta(description="Whether the phone was found behind NAT.")] = UNSET
-    user_agent: Annotated[str, Meta(description="The User-Agent has this in it; case doesn't matter.")] = ""
-    call_id: Annotated[str, Meta(description="The REGISTERs have this Call-ID.")] = ""
-    instance: Annotated[str, Meta(description="The +sip.instance has this in it; case doesn't matter.")] = ""
 
 
 class Choice:

@@ -8,7 +8,7 @@ import msgspec
 from twisted.web.iweb import IRequest
 from twisted.web.server import Request
 
-from sipha.admin.route import Query
+from sipha.admin.queries import Query
 from sipha.admin.views import Fault, FaultReply
 from sipha.errors import SiphaError
 

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from sipha import __version__
-from sipha.admin.reads import HEADERS, Read
+from sipha.admin.queries import Read
+from sipha.admin.reads import HEADERS
 from sipha.admin.route import Group, Place, Route, Routes
 from sipha.admin.views import FaultReply
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
 
-from msgspec import Meta
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.web.server import Request
@@ -14,7 +12,7 @@ from sipha.admin.client import Unreachable
 from sipha.admin.interfaces import INode, Position
 from sipha.admin.leader import Leader
 from sipha.admin.messages import INDEX, Refusal
-from sipha.admin.route import Query
+from sipha.admin.queries import Read
 
 CONSISTENCY = "Sipha-Consistency"
 
@@ -33,18 +31,6 @@ PATIENCE = 5.0
 
 _PROBE = "/v1/settings"  # the smallest read
 _INTERVAL = 0.01
-
-
-class Read(Query, frozen=True, kw_only=True):
-    """A read of the replicated table."""
-
-    consistency: Annotated[
-        Literal["local", "linearizable"],
-        Meta(
-            description="local: the node's own table as it is. linearizable: with all that was acknowledged before; a "
-            "node that doesn't lead asks the leader how far that is, and waits until it has it."
-        ),
-    ] = "local"
 
 
 class Reads:

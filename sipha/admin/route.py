@@ -22,15 +22,11 @@ from enum import Enum
 from typing import Any, NamedTuple, Protocol, TypeVar, get_type_hints
 from urllib.parse import quote
 
-import msgspec
+from sipha.admin.queries import Query
 
 RouteT = TypeVar("RouteT", bound=Callable[..., Any])
 
 _SEGMENT = re.compile(r"<(?:path:)?(\w+)>")
-
-
-class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The parameters of a query, each with a default; here there are none."""
 
 
 class Place(Enum):

@@ -16,6 +16,7 @@ from zope.interface import implementer
 from sipha.admin.api import Api
 from sipha.admin.interfaces import INode, Listing, Position
 from sipha.admin.log import EntryView, LogView, entry_view
+from sipha.admin.route import Group
 from sipha.admin.site import Front
 from sipha.admin.views import NodeView, PeerStatus, Status
 from sipha.auth.domain import Domain, Domains
@@ -249,10 +250,13 @@ DOMAINS = Domains(
 class Console:
     """Sends requests to a node's admin, as curl does, and flushes what answers later."""
 
-    def __init__(self, node: FakeNode, forward_to: IResource | None = None) -> None:
+    def __init__(self, node: FakeNode, forward_to: IResource | None = None, *more: Group) -> None:
         self.node = node
         self.clock = Clock()
-        self.agent = RequestTraversalAgent(serve(node, forward_to, self.clock))
+        http = HTTPClient(RequestTraversalAgent(forward_to or Resource()), data_to_body_producer=_SynchronousProducer)
+        self.api = Api(self.clock, node, DOMAINS, http, *more)
+        self.site = self.api.resource()
+        self.agent = RequestTraversalAgent(Front(self.site, "127.0.0.11"))
         self.http = HTTPClient(self.agent, data_to_body_producer=_SynchronousProducer)
 
     def start(
@@ -308,7 +312,6 @@ class Reply(NamedTuple):
         return str(error["detail"])
 
 
-def serve(node: FakeNode, forward_to: IResource | None = None, clock: Clock | None = None) -> IResource:
-    """What a node's admin serves; what it forwards goes to `forward_to`."""
-    http = HTTPClient(RequestTraversalAgent(forward_to or Resource()), data_to_body_producer=_SynchronousProducer)
-    return Front(Api(clock or Clock(), node, DOMAINS, http).resource(), "127.0.0.11")
+def serve(node: FakeNode) -> IResource:
+    """What a node's admin serves."""
+    return Front(Console(node).site, "127.0.0.11")

@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
+from twisted.logger import LogEvent
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
@@ -351,6 +352,19 @@ class TestRoutes:
     def test_head_has_no_body(self, console: Console) -> None:
         reply = console.ask("HEAD", "/v1/status")
         assert (reply.status, reply.content) == (200, b"")
+
+    def test_bug_is_told_and_logged(
+        self, console: Console, failures: list[LogEvent], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(console.node, "status", fail)
+        reply = console.ask("GET", "/v1/status")
+        assert (reply.status, reply.fault) == (500, "sipha has failed here, which is a bug; its log says how")
+        failure = failures.pop()
+        assert failure["log_failure"].check(ZeroDivisionError)
+        assert failure["path"] == b"/v1/status"
 
 
 class TestUnavailable:

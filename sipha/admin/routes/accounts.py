@@ -11,8 +11,7 @@ from sipha.admin.interfaces import INode
 from sipha.admin.messages import Refusal
 from sipha.admin.names import account_named
 from sipha.admin.outcomes import count, outcome_of, propose
-from sipha.admin.paging import Page
-from sipha.admin.reads import Read
+from sipha.admin.queries import Page, Read
 from sipha.admin.route import Routes
 from sipha.auth.domain import Domains
 from sipha.errors import Unavailable

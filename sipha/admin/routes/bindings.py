@@ -11,22 +11,21 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from sipha.admin import views
-from sipha.admin.filter import Choice, Filter
+from sipha.admin.filter import Choice
 from sipha.admin.interfaces import INode
 from sipha.admin.messages import Refusal
 from sipha.admin.names import locate
 from sipha.admin.outcomes import count, propose
 from sipha.admin.outflow import PAUSE
-from sipha.admin.paging import MAX_PAGE, Cursor, Limit
-from sipha.admin.reads import Read
-from sipha.admin.route import Query, Routes, Stream
+from sipha.admin.queries import Filter, Read, Removal, Search
+from sipha.admin.route import Routes, Stream
 from sipha.auth.domain import Domains
 from sipha.state.binding import Binding
 from sipha.state.entries import RemoveBindings
 from sipha.state.outcomes import NotFound
 
 STEP = 200
-"""The bindings that are looked at in one turn of the reactor: some 3 ms."""
+"""The AORs that are looked at in one turn of the reactor: some 3 ms, and in an export as many with one binding each."""
 
 SCANNED = 20_000
 """The AORs that are looked at for one page."""
@@ -34,19 +33,6 @@ SCANNED = 20_000
 _COLUMNS = views.BindingView.__struct_fields__
 
 _encode = msgspec.json.Encoder().encode
-
-
-class Search(Filter, frozen=True, kw_only=True):
-    """A page of the bindings that match."""
-
-    limit: Limit = MAX_PAGE
-    cursor: Cursor = ""
-
-
-class Removal(Query, frozen=True, kw_only=True):
-    """Which bindings of an AOR are to be removed."""
-
-    contact: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class BindingRoutes:
@@ -90,12 +76,12 @@ class BindingRoutes:
     @routes.get("/v1/bindings.jsonl", streams="application/x-ndjson", errors=(409,))
     def export_jsonl(self, query: Filter) -> Stream:
         """All bindings that match, as they are at one moment: a JSON object in each line, by the order of the AORs."""
-        return self._export(query, lambda found: b"".join(_encode(view) + b"\n" for view in found))
+        return self._export(query, _lines)
 
     @routes.get("/v1/bindings.csv", streams="text/csv; charset=utf-8", errors=(409,))
     def export_csv(self, query: Filter) -> Stream:
         """All bindings that match, as they are at one moment: RFC 4180, with a line of names first."""
-        return self._export(query, _rows, _row_of(_COLUMNS))
+        return self._export(query, _rows, _csv([_COLUMNS]))
 
     @routes.get("/v1/bindings/<path:aor>", query=Read, errors=(404,))
     def get_bindings(self, aor: str) -> views.Bindings:
@@ -110,8 +96,6 @@ class BindingRoutes:
     @routes.delete("/v1/bindings/<path:aor>", errors=(404, 503))
     async def remove_bindings(self, aor: str, query: Removal) -> views.Removed:
         """Remove all bindings of an AOR, or the one to `contact`."""
-        if query.contact == "":
-            raise Refusal(400, "contact is empty; leave it out to remove all bindings")
         contact = query.contact or ""
         aor = locate(self._domains, aor)[1]
         outcome = await propose(self._node, RemoveBindings(aor, contact))
@@ -141,24 +125,28 @@ class BindingRoutes:
 def _in_steps(aors: Iterable[Sequence[Binding]]) -> Iterator[list[Binding]]:
     """The bindings of all AORs, as many at a time as one turn of the reactor is for."""
     step: list[Binding] = []
-    scanned = 0
+    cost = 0
     for bindings in aors:
         step += bindings
-        scanned += 1 + len(bindings)
-        if scanned >= STEP:
+        cost += 1 + len(bindings)
+        if cost >= 2 * STEP:
             yield step
-            step, scanned = [], 0
+            step, cost = [], 0
     yield step
 
 
+def _lines(found: Iterable[views.BindingView]) -> bytes:
+    return b"".join([_encode(view) + b"\n" for view in found])
+
+
 def _rows(found: Iterable[views.BindingView]) -> bytes:
-    return b"".join(_row_of([getattr(view, name) for name in _COLUMNS]) for view in found)
+    return _csv([_cell(getattr(view, name)) for name in _COLUMNS] for view in found)
 
 
-def _row_of(values: Iterable[object]) -> bytes:
-    line = StringIO()
-    csv.writer(line).writerow(map(_cell, values))
-    return line.getvalue().encode()
+def _csv(rows: Iterable[Sequence[object]]) -> bytes:
+    text = StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
 
 
 def _cell(value: object) -> object:

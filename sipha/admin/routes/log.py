@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET
 
 from sipha.admin.interfaces import INode
 from sipha.admin.log import Entries, LogView
-from sipha.admin.route import Query, Routes
-
-MAX_ENTRIES = 100
-"""The entries of one page."""
-
-
-class Span(Query, frozen=True, kw_only=True):
-    """Which entries are wanted."""
-
-    limit: Annotated[int, Meta(ge=1, le=MAX_ENTRIES, description="How many entries the page holds.")] = 20
-    cursor: (
-        Annotated[int, Meta(ge=0, lt=1 << 62, description="Entries before this index: the cursor of another page.")]
-        | UnsetType
-    ) = UNSET
+from sipha.admin.queries import Span
+from sipha.admin.route import Routes
 
 
 class LogRoutes:

@@ -10,7 +10,7 @@ from sipha.admin import views
 from sipha.admin.interfaces import INode
 from sipha.admin.messages import Refusal
 from sipha.admin.outcomes import available, count
-from sipha.admin.reads import Read
+from sipha.admin.queries import Read
 from sipha.admin.route import Place, Routes
 from sipha.errors import Unavailable
 from sipha.state.outcomes import Outcome
