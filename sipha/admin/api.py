@@ -74,11 +74,20 @@ class Api:
         answer = route.respond(group, **{name: given[name] for name in route.parameters if name in given})
         if isawaitable(answer):
             answer = await answer
-        request.setResponseCode(route.status(answer))
-        if isinstance(answer, Stream):
-            await self._stream(request, route, answer)
-            return None
-        return None if answer is None else reply(request, answer)
+        status = route.status(answer)
+        request.setResponseCode(status)
+        match answer:
+            case Stream():
+                await self._stream(request, route.answers[status], answer)
+                return None
+            case bytes():
+                request.setHeader("Content-Type", route.answers[status])
+                request.setHeader("Cache-Control", "no-store")
+                return answer
+            case None:  # the function has written it
+                return None
+            case _:
+                return reply(request, answer)
 
     def _is_place(self, place: Place) -> bool:
         return (
@@ -87,9 +96,9 @@ class Api:
             or (place is Place.LOG_LEADER and self._node.leads_log())
         )
 
-    async def _stream(self, request: Request, route: Route, stream: Stream) -> None:
+    async def _stream(self, request: Request, media: str, stream: Stream) -> None:
         try:
-            request.setHeader("Content-Type", route.answers[200])
+            request.setHeader("Content-Type", media)
             request.setHeader("Cache-Control", "no-store")
             for name, value in stream.headers.items():
                 request.setHeader(name, value)
@@ -116,6 +125,6 @@ class Api:
                 return refuse(request, Refusal(500, "sipha has failed here, which is a bug; its log says how"))
 
     def _resources(self) -> str:
-        """The first segments of the paths that there are."""
-        found = dict.fromkeys(route.path.split("/")[2] for group in self.groups for route in group.routes)
-        return "/v1/" + ", ".join(found)
+        """The paths that there are, as far as they say what they are about."""
+        found = dict.fromkeys("/".join(route.path.split("/")[:3]) for group in self.groups for route in group.routes)
+        return ", ".join(found)

@@ -9,7 +9,8 @@
 
 The docstring is what the OpenAPI document says of it. Of the function's parameters those in the path are text; `query`
 is a Query, `body` what the JSON must be, and `request` is for who must see the request itself. What it returns, now or
-later, is what it is annotated with, or a Stream.
+later, is what it is annotated with. Where the route names a media type instead it is a Stream, or bytes, or None from
+who has written to the request.
 """
 
 from __future__ import annotations
@@ -110,14 +111,14 @@ class Routes(list[Route]):
         body: Any = None,
         status: int = 200,
         answers: Mapping[int, Any] | None = None,
-        streams: str = "",
+        media: str = "",
         errors: Sequence[int] = (),
         place: Place = Place.ANY,
     ) -> Callable[[RouteT], RouteT]:
         """Let the function that is decorated answer `method` on `path`.
 
         `query` and `body` are for a function that has no use for them. The answer has `status`, or if there are several
-        kinds, that of its kind in `answers`; or it is of the media type that `streams` names.
+        kinds, that of its kind in `answers`; or it is of the `media` type.
         """
 
         def decorate(function: RouteT) -> RouteT:
@@ -129,7 +130,7 @@ class Routes(list[Route]):
                     function,
                     query or kinds.get("query", Query),
                     body or kinds.get("body"),
-                    answers or {status: streams or kinds["return"]},
+                    answers or {status: media or kinds["return"]},
                     frozenset(errors),
                     place,
                     frozenset(inspect.signature(function).parameters),

@@ -45,7 +45,7 @@ def test_document_has_every_route_and_nothing_else(console: Console, document: d
     served = {
         (method, re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule.rule))
         for rule in console.api._app.url_map.iter_rules()
-        for method in rule.methods - {"HEAD"}
+        for method in (rule.methods or set()) - {"HEAD"}
     }
     assert {(method, path) for method, path, _ in operations(document)} == served
     assert ("GET", "/v1/bindings/{aor}") in served
@@ -100,9 +100,16 @@ class _More:
         """More of it."""
         return Leader(name)
 
+    @routes.get("/more", media="text/plain")
+    def get_much_more(self) -> bytes:
+        """Much more of it."""
+        return b"much more"
+
 
 def test_group_that_is_added_is_served_and_told() -> None:
     console = Console(FakeNode(), None, _More())
     assert console.ask("GET", "/v1/more/b").json == {"leader": "b"}
     assert "/v1/more/{name}" in console.ask("GET", "/v1/openapi.json").json["paths"]
-    assert "more" in console.ask("GET", "/v1/less").fault
+    reply = console.ask("GET", "/more")
+    assert (reply.content, reply.headers.getRawHeaders("Content-Type")) == (b"much more", ["text/plain"])
+    assert "/v1/more, /more" in console.ask("GET", "/v1/less").fault

@@ -17,7 +17,7 @@ class BackupRoutes:
     def __init__(self, node: INode) -> None:
         self._node = node
 
-    @routes.get("/v1/backup", streams="application/octet-stream", errors=(409,))
+    @routes.get("/v1/backup", media="application/octet-stream", errors=(409,))
     def get_backup(self) -> Stream:
         """The whole table as of one entry of the log, whose index is in `Sipha-Index`: for `siphactl restore`."""
         frozen = self._node.backup()

@@ -73,12 +73,12 @@ class BindingRoutes:
                 return views.Bindings(tuple(found), cursor)
             await deferLater(self._reactor, PAUSE)
 
-    @routes.get("/v1/bindings.jsonl", streams="application/x-ndjson", errors=(409,))
+    @routes.get("/v1/bindings.jsonl", media="application/x-ndjson", errors=(409,))
     def export_jsonl(self, query: Filter) -> Stream:
         """All bindings that match, as they are at one moment: a JSON object in each line, by the order of the AORs."""
         return self._export(query, _lines)
 
-    @routes.get("/v1/bindings.csv", streams="text/csv; charset=utf-8", errors=(409,))
+    @routes.get("/v1/bindings.csv", media="text/csv; charset=utf-8", errors=(409,))
     def export_csv(self, query: Filter) -> Stream:
         """All bindings that match, as they are at one moment: RFC 4180, with a line of names first."""
         return self._export(query, _rows, _csv([_COLUMNS]))

@@ -1,0 +1,130 @@
+"""The admin's API against its own OpenAPI document, asked of three live nodes by schemathesis."""
+
+from __future__ import annotations
+
+import fcntl
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi import checks
+
+from sipha.sandbox import USERS, Sandbox
+from tests.system.ua import UserAgent
+
+pytestmark = pytest.mark.system
+
+PREFIX = "127.0.37"
+
+PATIENCE = 20.0
+"""Seconds within which a cluster that has said 503 must be able again to do what it is asked."""
+
+CHECKS: Any = (
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+)
+
+KNOWN: Mapping[str, Sequence[str]] = {
+    "aor": ["alice@sipha.test", "sip:bob@sipha.test"],
+    "identity": ["alice@sipha.test", "bob@sipha.test"],
+    "/v1/settings/{name}": ["pings", "preferred", "standby/n1", "standby/n2", "standby/n3"],
+    "/v1/nodes/{name}/standby": ["n1", "n2", "n3"],
+    "/v1/nodes/{name}/online": ["n1", "n2", "n3"],
+}
+"""What is there, by the variable of a path, or by the path: no member is removed."""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    with Path(tempfile.gettempdir(), "sipha-api-tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        sandbox = Sandbox(tmp_path_factory.mktemp("api"), prefix=PREFIX)
+        try:
+            sandbox.start()
+            yield sandbox
+        finally:
+            sandbox.stop()
+
+
+def test_nodes_answer_as_their_document_says(cluster: Sandbox) -> None:
+    ask_everything(cluster, examples=4)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_nodes_answer_many_requests_as_their_document_says(cluster: Sandbox) -> None:
+    ask_everything(cluster, examples=60)
+
+
+def ask_everything(cluster: Sandbox, *, examples: int) -> None:
+    """Have schemathesis think of requests to each operation, about half of them wrong, and check the answers."""
+    schema = schemathesis.openapi.from_url(f"{cluster.nodes[0].admin}/v1/openapi.json")
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert len(operations) > 20
+    for operation in operations:
+        populate(cluster)
+        ask(cluster, operation, examples)
+        heal(cluster)
+
+
+def ask(cluster: Sandbox, operation: Any, examples: int) -> None:
+    """Ask the nodes in turn."""
+    admins = cycle(node.admin for node in cluster.nodes)
+    right = operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
+    wrong = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
+
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        is_right = data.draw(st.booleans())
+        case: Case = data.draw(right if is_right else wrong)
+        for name in case.path_parameters or {} if is_right else {}:
+            known = KNOWN.get(name, KNOWN.get(operation.path, ()))
+            if known and data.draw(st.integers(0, 3)):
+                case.path_parameters[name] = quote(data.draw(st.sampled_from(known)), safe="")
+        end = time.monotonic() + PATIENCE
+        while (response := case.call(base_url=next(admins))).status_code == 503 and time.monotonic() < end:
+            assert response.headers["Retry-After"], "who is told 503 is told when to ask again"
+            time.sleep(0.2)
+        case.validate_response(response, checks=CHECKS)
+
+    check()
+
+
+def populate(cluster: Sandbox) -> None:
+    """Have two accounts, and a phone of each."""
+    cluster.add_accounts({user: f"{user}-secret" for user in USERS})
+    leader = cluster.wait_for_leader()
+    for number, user in enumerate(USERS):
+        if not cluster.request(leader, "GET", f"/v1/bindings?prefix={user}@")["bindings"]:
+            phone = UserAgent(user, (cluster.virtual_address, 5060), host=f"{PREFIX}.{100 + number}")
+            phone.register()
+            phone.close()
+
+
+def heal(cluster: Sandbox) -> None:
+    """Let every node lead again."""
+    for node in cluster.nodes:
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                cluster.request(cluster.nodes[0], "POST", f"/v1/nodes/{node.name}/online", {})
+                break
+            except OSError:
+                assert time.monotonic() < end, f"{node.name} stays in standby"
+                time.sleep(0.2)
+    cluster.wait_for_leader()
