@@ -30,6 +30,9 @@ from sipha.admin.route import Group, Place, Route, Stream
 from sipha.auth.domain import Domains
 from sipha.errors import SiphaError, Unavailable
 
+MAX_STREAMS = 4
+"""The long answers at a time: each takes some ms of a turn of the reactor, and keeps what is changed meanwhile."""
+
 
 class Api:
     """The routes, for a node and its domains, and those of `more` groups.
@@ -43,6 +46,7 @@ class Api:
         self._leader = Leader(reactor, node, http)
         self._reads = Reads(reactor, node, self._leader)
         self._log = Logger(namespace="sipha.admin")
+        self._streams = 0
         self._app = Klein()
         self.groups = (*routes.groups(reactor, node, domains), *more)
         document = Document(self.groups)
@@ -60,7 +64,7 @@ class Api:
         async def serve(request: Request, **segments: str) -> bytes | None:
             return await self._serve(request, route, group, segments)
 
-        self._app.route(route.path, methods=[route.method], endpoint=route.name)(serve)
+        self._app.route(route.path, methods=[route.method], endpoint=f"{route.method} {route.path}")(serve)
 
     async def _serve(self, request: Request, route: Route, group: Group, segments: dict[str, str]) -> bytes | None:
         """Answer a request to a route."""
@@ -97,7 +101,10 @@ class Api:
         )
 
     async def _stream(self, request: Request, media: str, stream: Stream) -> None:
+        self._streams += 1
         try:
+            if self._streams > MAX_STREAMS:
+                raise Refusal(503, f"{MAX_STREAMS} exports or backups are under way here: wait for one", retry_after=5)
             request.setHeader("Content-Type", media)
             request.setHeader("Cache-Control", "no-store")
             for name, value in stream.headers.items():
@@ -105,6 +112,7 @@ class Api:
             if request.method != b"HEAD":
                 await Outflow(self._reactor, request, stream.chunks).start()
         finally:
+            self._streams -= 1
             stream.close()
 
     def _failed(self, request: IRequest, failure: Failure) -> bytes:

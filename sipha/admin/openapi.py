@@ -135,6 +135,8 @@ def _errors(route: Route) -> set[int]:
         errors |= {413, 415, 422}
     if route.place is not Place.ANY or issubclass(route.query, Read):
         errors |= {409, 503}
+    if any(isinstance(kind, str) for kind in route.answers.values()):
+        errors.add(503)  # too many streams
     return errors
 
 

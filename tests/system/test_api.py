@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import quote
 
 import pytest
@@ -68,6 +72,34 @@ def test_nodes_answer_as_their_document_says(cluster: Sandbox) -> None:
 @pytest.mark.timeout(900)
 def test_nodes_answer_many_requests_as_their_document_says(cluster: Sandbox) -> None:
     ask_everything(cluster, examples=60)
+
+
+def test_follower_reads_what_was_just_acknowledged(cluster: Sandbox) -> None:
+    leader = cluster.wait_for_leader()
+    follower = next(node for node in cluster.nodes if node is not leader)
+    for number in range(20):
+        identity = f"fresh{number}@{cluster.domain}"
+        body = {"username": f"fresh{number}", "domain": cluster.domain, "password": "x"}
+        cluster.request(leader, "POST", "/v1/accounts", body)
+        cluster.request(follower, "GET", f"/v1/accounts/{identity}?consistency=linearizable")
+        cluster.request(leader, "DELETE", f"/v1/accounts/{identity}")
+        with pytest.raises(HTTPError, match="404"):
+            cluster.request(follower, "GET", f"/v1/accounts/{identity}?consistency=linearizable")
+
+
+def test_operator_exports_from_a_follower_what_the_leader_has(cluster: Sandbox, tmp_path: Path) -> None:
+    populate(cluster)
+    leader = cluster.wait_for_leader()
+    follower = next(node for node in cluster.nodes if node is not leader)
+    file = tmp_path / "bindings.jsonl"
+    command = [Path(sys.executable).with_name("siphactl"), "--url", follower.admin]
+    subprocess.run([*command, "export", file, "--fresh"], check=True, capture_output=True, timeout=60)
+    exported = {json.loads(line)["aor"] for line in file.read_text().splitlines()}
+    assert exported == {f"sip:{user}@{cluster.domain}" for user in USERS}
+    shown = subprocess.run(
+        [*command, "bindings", "--address", f"{PREFIX}.100", "--json"], check=True, capture_output=True, timeout=60
+    ).stdout
+    assert [one["aor"] for one in json.loads(shown)["bindings"]] == [f"sip:{USERS[0]}@{cluster.domain}"]
 
 
 def ask_everything(cluster: Sandbox, *, examples: int) -> None:

@@ -29,7 +29,8 @@ class LogRoutes:
 
         A page ends early with the entry that makes it 64 KiB.
         """
-        end = self._node.log().last_index + 1 if query.cursor is UNSET else query.cursor
+        log = self._node.log()
+        end = log.last_index + 1 if query.cursor is UNSET else query.cursor
         entries = tuple(self._node.entries(end, query.limit))
-        last = entries[-1].index if entries else 0
-        return Entries(entries, last if last > self._node.log().readable_after + 1 else None)
+        more = bool(entries) and entries[-1].index > log.readable_after + 1
+        return Entries(entries, entries[-1].index if more else None)

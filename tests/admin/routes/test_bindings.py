@@ -10,6 +10,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from sipha.admin.api import MAX_STREAMS
 from sipha.admin.outflow import PAUSE
 from sipha.admin.routes.bindings import SCANNED, STEP
 from sipha.admin.site import AdminSite
@@ -183,6 +184,19 @@ class TestExport:
     def test_wrong_filter_freezes_nothing(self, console: Console) -> None:
         assert console.ask("GET", "/v1/bindings.csv?domain=elsewhere.test").status == 400
         assert console.node.freed == 0
+
+    def test_so_many_exports_at_a_time_are_enough(self, console: Console) -> None:
+        replies: list[Reply] = []
+        for _ in range(MAX_STREAMS):
+            console.start("GET", "/v1/bindings.csv").addCallback(replies.append)
+        refused = console.ask("GET", "/v1/bindings.csv")
+        assert (refused.status, refused.headers.getRawHeaders("Retry-After")) == (503, ["5"])
+        assert console.node.freed == 1
+        for _ in range(20):
+            console.flush()
+            console.clock.advance(PAUSE)
+        assert [reply.status for reply in replies] == [200] * MAX_STREAMS
+        assert wait(console, "/v1/bindings.csv").status == 200
 
     def test_export_ends_with_its_client(self, console: Console) -> None:
         site = AdminSite(console.clock, console.site, "127.0.0.11")
