@@ -184,11 +184,22 @@ def _entry(entry: EntryView) -> Iterator[Sequence[str]]:
     if not entry.records:
         yield (*place, entry.kind, "", note)
     for record in entry.records:
-        more = ", ".join(f"{name}={_said(value)}" for name, value in record.fields.items() if value not in _NOTHING)
+        more = ", ".join(f"{name}={_said(value)}" for name, value in _pruned(record.fields).items())
         yield (*place, record.kind, record.subject, ", ".join(filter(None, (note, more))))
         place, note = ("", "", ""), ""
     if entry.count > len(entry.records):
         yield (*place, f"{entry.count - len(entry.records)} more", "", "")
+
+
+def _pruned(value: Any) -> Any:
+    """A value without what says nothing in it."""
+    match value:
+        case dict():
+            return {name: _pruned(item) for name, item in value.items() if item not in _NOTHING}
+        case list():
+            return [_pruned(item) for item in value]
+        case _:
+            return value
 
 
 def _said(value: Any) -> str:

@@ -25,12 +25,13 @@ from sipha.state.entries import RemoveBindings
 from sipha.state.outcomes import NotFound
 
 STEP = 200
-"""The AORs that are looked at in one turn of the reactor: some 3 ms, and in an export as many with one binding each."""
+"""The AORs, or in an export AORs and bindings, that are looked at in one turn of the reactor: some 2 ms."""
 
 SCANNED = 20_000
 """The AORs that are looked at for one page."""
 
 _COLUMNS = views.BindingView.__struct_fields__
+_BEHIND_NAT, _PATH = _COLUMNS.index("behind_nat"), _COLUMNS.index("path")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -129,7 +130,7 @@ def _in_steps(aors: Iterable[Sequence[Binding]]) -> Iterator[list[Binding]]:
     for bindings in aors:
         step += bindings
         cost += 1 + len(bindings)
-        if cost >= 2 * STEP:
+        if cost >= STEP:
             yield step
             step, cost = [], 0
     yield step
@@ -140,23 +141,20 @@ def _lines(found: Iterable[views.BindingView]) -> bytes:
 
 
 def _rows(found: Iterable[views.BindingView]) -> bytes:
-    return _csv([_cell(getattr(view, name)) for name in _COLUMNS] for view in found)
+    return _csv(map(_row, found))
+
+
+def _row(view: views.BindingView) -> Sequence[object]:
+    values = list(msgspec.structs.astuple(view))
+    values[_BEHIND_NAT] = "true" if view.behind_nat else "false"
+    values[_PATH] = ",".join(view.path)
+    return values
 
 
 def _csv(rows: Iterable[Sequence[object]]) -> bytes:
     text = StringIO()
     csv.writer(text).writerows(rows)
     return text.getvalue().encode()
-
-
-def _cell(value: object) -> object:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case tuple():
-            return ",".join(value)
-        case _:
-            return value
 
 
 def _before(prefix: str) -> str:
