@@ -92,8 +92,8 @@ def test_operator_exports_from_a_follower_what_the_leader_has(cluster: Sandbox, 
     leader = cluster.wait_for_leader()
     follower = next(node for node in cluster.nodes if node is not leader)
     file = tmp_path / "bindings.jsonl"
-    command = [Path(sys.executable).with_name("siphactl"), "--url", follower.admin]
-    subprocess.run([*command, "export", file, "--fresh"], check=True, capture_output=True, timeout=60)
+    command = [str(Path(sys.executable).with_name("siphactl")), "--url", follower.admin]
+    subprocess.run([*command, "export", str(file), "--fresh"], check=True, capture_output=True, timeout=60)
     exported = {json.loads(line)["aor"] for line in file.read_text().splitlines()}
     assert exported == {f"sip:{user}@{cluster.domain}" for user in USERS}
     shown = subprocess.run(
