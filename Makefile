@@ -14,7 +14,7 @@ FAILOVER_PACKAGES := iproute2 nftables kamailio keepalived $(LOAD_PACKAGES)
 SEEDS := 1000
 FIRST := 1
 
-.PHONY: run test test-long sim check format bench bench-log failover clean
+.PHONY: run test test-long sim check format bench bench-log bench-export failover clean
 
 # Three nodes on this machine, until Ctrl-C. FRESH=1 starts empty, TLS=1 has them talk under TLS.
 run: $(STAMP)
@@ -53,6 +53,11 @@ bench: $(STAMP)
 # The log beside the library as it is delivered; QUICK=1 for a shorter run.
 bench-log: $(STAMP)
 	$(BIN)/python -m bench.log $(if $(QUICK),--quick)
+
+# An export of a large table from a follower while phones register; BINDINGS=100000 for a shorter run.
+bench-export: $(STAMP)
+	@.ci/packages $(BENCH_PACKAGES)
+	$(BIN)/python -m bench.export $(if $(BINDINGS),--bindings $(BINDINGS))
 
 # How long phones are unserved when a leader fails, beside keepalived with Kamailio; as root. ROUNDS=3 for a shorter run.
 failover: $(STAMP)

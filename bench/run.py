@@ -121,7 +121,7 @@ class Bench:
 
     def memory(self) -> dict[str, int]:
         """The resident memory of each node's own in bytes."""
-        return {node.name: _resident(node) for node in self.sandbox.nodes}
+        return {node.name: resident(node) for node in self.sandbox.nodes}
 
     def agreed(self) -> bool:
         """True once all nodes have applied as much and have the same hash."""
@@ -282,10 +282,11 @@ def _cpu_ns(node: SandboxNode) -> int:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in _tasks(node))
 
 
-def _resident(node: SandboxNode) -> int:
+def resident(node: SandboxNode) -> int:
+    """The memory of a node that is its own, in bytes."""
     assert node.process is not None
-    _, resident, shared, *_ = Path(f"/proc/{node.process.pid}/statm").read_text().split()
-    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+    _, pages, shared, *_ = Path(f"/proc/{node.process.pid}/statm").read_text().split()
+    return (int(pages) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _machine() -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, NoReturn, TypeVar
-from urllib.parse import quote
+from typing import Literal, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 import treq
@@ -15,7 +14,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 
-from sipha.admin.backup import INDEX
+from sipha.admin.log import Entries, LogView
+from sipha.admin.messages import INDEX
+from sipha.admin.queries import Filter, Page, Query, Search, Span
+from sipha.admin.route import segment
 from sipha.admin.views import (
     Accounts,
     AccountView,
@@ -33,6 +35,9 @@ from sipha.admin.views import (
     Reloaded,
     Removed,
     Secret,
+    Setting,
+    Settings,
+    SettingValue,
     Standby,
     Status,
     Transfer,
@@ -95,18 +100,18 @@ class AdminClient:
         """The bindings of one AOR; Refused with 404 if it has none."""
         return await self._request("GET", f"/v1/bindings/{segment(aor)}", Bindings)
 
-    async def page_of_bindings(self, cursor: str = "", limit: int = 1000) -> Bindings:
-        """The bindings of the AORs after a cursor."""
-        return await self._request("GET", "/v1/bindings", Bindings, params={"cursor": cursor, "limit": str(limit)})
+    async def page_of_bindings(self, search: Search = Search()) -> Bindings:  # noqa: B008  frozen
+        """A page of the bindings that match."""
+        return await self._request("GET", "/v1/bindings", Bindings, params=_params(search))
 
     async def remove_bindings(self, aor: str, contact: str = "") -> Removed:
         """Remove all bindings of an AOR, or the one to a contact URI."""
         params = {"contact": contact} if contact else {}
         return await self._request("DELETE", f"/v1/bindings/{segment(aor)}", Removed, params=params)
 
-    async def page_of_accounts(self, cursor: str = "", limit: int = 1000) -> Accounts:
-        """The accounts after a cursor."""
-        return await self._request("GET", "/v1/accounts", Accounts, params={"cursor": cursor, "limit": str(limit)})
+    async def page_of_accounts(self, page: Page = Page()) -> Accounts:  # noqa: B008  frozen
+        """A page of the accounts."""
+        return await self._request("GET", "/v1/accounts", Accounts, params=_params(page))
 
     async def create_account(self, account: NewAccount) -> AccountView:
         """Create an account; Refused with 409 if it exists."""
@@ -140,6 +145,26 @@ class AdminClient:
         """Turn the pings of the cluster on or off."""
         return await self._request("PUT", "/v1/pings", Pings, body=Pings(on))
 
+    async def log(self) -> LogView:
+        """Where the node's log is."""
+        return await self._request("GET", "/v1/log", LogView)
+
+    async def log_entries(self, span: Span = Span()) -> Entries:  # noqa: B008  frozen
+        """Entries of the log, the newest first."""
+        return await self._request("GET", "/v1/log/entries", Entries, params=_params(span))
+
+    async def settings(self) -> Settings:
+        """The settings of the cluster."""
+        return await self._request("GET", "/v1/settings", Settings)
+
+    async def setting(self, name: str) -> Setting:
+        """One setting; Refused with 404 if there is none of the name."""
+        return await self._request("GET", f"/v1/settings/{segment(name)}", Setting)
+
+    async def put_setting(self, name: str, value: str) -> Setting:
+        """Give a setting another value; Refused with 422 if it can't have that."""
+        return await self._request("PUT", f"/v1/settings/{segment(name)}", Setting, body=SettingValue(value))
+
     async def put_in_standby(self, name: str, *, force: bool = False) -> Duty:
         """Let a node lead no more; Refused with 409 if no other could lead."""
         return await self._request("POST", f"/v1/nodes/{segment(name)}/standby", Duty, body=Standby(force))
@@ -158,12 +183,20 @@ class AdminClient:
 
     async def backup(self, take: Callable[[bytes], object]) -> int:
         """Give the pieces of a backup to `take`, and return the index at which it was made."""
-        url = f"{self.url}/v1/backup"
+        return await self._collect("/v1/backup", {}, take)
+
+    async def export(self, form: Literal["jsonl", "csv"], wanted: Filter, take: Callable[[bytes], object]) -> int:
+        """Give the pieces of all bindings that match to `take`, and return the index at which they were so."""
+        return await self._collect(f"/v1/bindings.{form}", _params(wanted), take)
+
+    async def _collect(self, path: str, params: Mapping[str, str], take: Callable[[bytes], object]) -> int:
+        """Give the pieces of a long answer to `take`, and return the index of the table that it is of."""
+        url = self.url + path
         index = 0
 
         async def ask() -> None:
             nonlocal index
-            response = await self._http.request("GET", url, unbuffered=True)
+            response = await self._http.request("GET", url, params=params, unbuffered=True)
             if response.code != 200:
                 self._refused(Answer(response.code, response.headers, await treq.content(response)))
             index = int(response.headers.getRawHeaders(INDEX, ["0"])[0])
@@ -255,12 +288,13 @@ async def exchange(
         raise _unreachable(url, error) from error
 
 
+def _params(query: Query) -> dict[str, str]:
+    """The parameters of a query, those left out that are as if nothing was said."""
+    given = msgspec.to_builtins(query)
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in given.items()}
+
+
 def _unreachable(url: str, error: Exception) -> Unreachable:
     if isinstance(error, ConnectError):
         return Unreachable(f"{url} can't be reached: {error}")
     return Unreachable(f"{url} hung up before it had answered")
-
-
-def segment(text: str) -> str:
-    """Text as one segment of a path."""
-    return quote(text, safe="@:")

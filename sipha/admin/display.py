@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -11,11 +11,13 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from sipha.admin.views import AccountView, BindingView, NodeView, Status
+from sipha.admin.log import EntryView, LogView
+from sipha.admin.views import AccountView, BindingView, NodeView, Setting, Status
 
 ItemT = TypeVar("ItemT", BindingView, AccountView)
 
 _UNBOUNDED = 100_000
+_NOTHING: Sequence[Any] = ("", 0, None, False, [], {})
 
 
 def json(value: Any) -> None:
@@ -78,6 +80,27 @@ def accounts(page: Iterable[AccountView], *, header: bool = True) -> None:
     """Print a table of accounts."""
     heads = ("account", "authenticates as", "realm", "algorithms")
     table(heads, ((one.identity, one.auth_name, one.realm, ",".join(one.algorithms)) for one in page), header=header)
+
+
+def log(where: LogView) -> None:
+    """Print where a log is."""
+    snapshot = where.snapshot
+    click.echo(
+        f"term {where.term}, entries {where.first_index} to {where.last_index} in {where.bytes} bytes; durable up to "
+        f"{where.durable_index}, committed up to {where.commit_index}, applied up to {where.applied_index}; "
+        + (f"snapshot of entry {snapshot.index} in {snapshot.bytes} bytes" if snapshot else "no snapshot yet")
+    )
+
+
+def entries(found: Iterable[EntryView]) -> None:
+    """Print a table of entries of the log, a line for each record."""
+    heads = ("index", "term", "time", "record", "about", "more")
+    table(heads, (row for entry in found for row in _entry(entry)))
+
+
+def settings(found: Iterable[Setting]) -> None:
+    """Print a table of settings."""
+    table(("setting", "value", "default", "about"), ((one.name, one.value, one.default, one.about) for one in found))
 
 
 def details(found: Sequence[BindingView]) -> None:
@@ -153,6 +176,34 @@ def _node(name: str, status: Status | str) -> Sequence[str]:
         str(status.accounts),
         str(timedelta(seconds=int(status.uptime))),
     )
+
+
+def _entry(entry: EntryView) -> Iterator[Sequence[str]]:
+    place = (str(entry.index), str(entry.term), "" if entry.time is None else f"{entry.time:.3f}")
+    note = "" if entry.committed else "not committed"
+    if not entry.records:
+        yield (*place, entry.kind, "", note)
+    for record in entry.records:
+        more = ", ".join(f"{name}={_said(value)}" for name, value in _pruned(record.fields).items())
+        yield (*place, record.kind, record.subject, ", ".join(filter(None, (note, more))))
+        place, note = ("", "", ""), ""
+    if entry.count > len(entry.records):
+        yield (*place, f"{entry.count - len(entry.records)} more", "", "")
+
+
+def _pruned(value: Any) -> Any:
+    """A value without what says nothing in it."""
+    match value:
+        case dict():
+            return {name: _pruned(item) for name, item in value.items() if item not in _NOTHING}
+        case list():
+            return [_pruned(item) for item in value]
+        case _:
+            return value
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _role(status: Status) -> str:

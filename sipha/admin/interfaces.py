@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from zope.interface import Interface
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
+    from sipha.admin.log import EntryView, LogView
     from sipha.admin.views import NodeView, Reloaded, Status
     from sipha.errors import Unavailable
     from sipha.state.accounts import Account
@@ -17,6 +19,28 @@ if TYPE_CHECKING:
     from sipha.state.entries import Record
     from sipha.state.outcomes import Outcome
     from sipha.state.snapshot import Frozen
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a node's table is: at log index `index` and cluster time `time` in seconds.
+
+    A node that leads under its lease has applied all that was ever acknowledged. `heard` is how many seconds ago
+    another one has last heard the leader, None if it hears none.
+    """
+
+    node: str
+    index: int
+    time: float
+    leads: bool
+    heard: float | None
+
+
+class Listing(NamedTuple):
+    """The unexpired bindings of each AOR at one moment, in the order of the AORs; `close` gives back what it holds."""
+
+    bindings: Iterator[Sequence[Binding]]
+    close: Callable[[], None]
 
 
 class INode(Interface):
@@ -36,6 +60,18 @@ class INode(Interface):
 
     def cluster_time() -> float:
         """Return the cluster time now, in seconds."""
+
+    def position() -> Position:
+        """How far the table is."""
+
+    def log() -> LogView:
+        """Where the log is."""
+
+    def entries(end: int, limit: int) -> Sequence[EntryView]:
+        """Up to `limit` entries before index `end` that are in memory, newest first, and no more than 64 KiB or one."""
+
+    def listing() -> Listing:
+        """All bindings as they are now, to be iterated while the table goes on changing; raises SiphaError."""
 
     def aors(after: str, limit: int) -> Sequence[str]:
         """The first `limit` AORs after one, in the order of their text; the bindings of some may have expired."""

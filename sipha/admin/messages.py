@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from twisted.web.iweb import IRequest
 from twisted.web.server import Request
 
+from sipha.admin.queries import Query
 from sipha.admin.views import Fault, FaultReply
 from sipha.errors import SiphaError
 
-MAX_PAGE = 1000
-"""The AORs or accounts of one page."""
+QueryT = TypeVar("QueryT", bound=Query)
+
+INDEX = "Sipha-Index"
+"""The header that bears the log index of the table that an answer is of."""
 
 
 class Refusal(SiphaError):
@@ -34,15 +37,16 @@ def refuse(request: IRequest, refusal: Refusal) -> bytes:
     return reply(request, refusal.fault)
 
 
-def reply(request: IRequest, body: msgspec.Struct) -> bytes:
+def reply(request: IRequest, body: msgspec.Struct | msgspec.Raw) -> bytes:
     """The body of a JSON answer."""
     request.setHeader("Content-Type", "application/json")
     request.setHeader("Cache-Control", "no-store")
     return msgspec.json.encode(body)
 
 
-def read_query(request: Request, *known: str) -> dict[str, str]:
-    """The query's parameters; refuses what isn't known, given twice or not UTF-8."""
+def read_query(request: Request, kind: type[QueryT]) -> QueryT:
+    """The query's parameters; refuses what isn't known, given twice, not UTF-8 or not what it must be."""
+    known = kind.__struct_fields__
     query: dict[str, str] = {}
     for key, values in request.args.items():
         name = key.decode("utf-8", "replace")
@@ -53,15 +57,10 @@ def read_query(request: Request, *known: str) -> dict[str, str]:
             (query[name],) = (value.decode("utf-8") for value in values)
         except ValueError as error:
             raise Refusal(400, f"{name} must be given once, in UTF-8") from error
-    return query
-
-
-def read_limit(query: dict[str, str]) -> int:
-    """How many a page may hold; raises Refusal."""
-    text = query.get("limit", str(MAX_PAGE))
-    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_PAGE):
-        raise Refusal(400, f"limit is {text[:20]!r}; write a number from 1 to {MAX_PAGE}")
-    return int(text)
+    try:
+        return msgspec.convert(query, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise Refusal(400, f"the query: {error}") from error
 
 
 def decode(request: Request, kind: Any) -> Any:

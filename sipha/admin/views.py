@@ -182,6 +182,27 @@ class Pings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on: bool
 
 
+class Setting(msgspec.Struct, frozen=True):
+    """A setting of the cluster: its value, what that is if nobody has said anything, and what it is about."""
+
+    name: str
+    value: str
+    default: str
+    about: str
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """The settings of the cluster."""
+
+    settings: tuple[Setting, ...]
+
+
+class SettingValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The value that a setting is to have."""
+
+    value: str
+
+
 class BindingView(msgspec.Struct, frozen=True):
     """A binding; `expires` is in seconds from now, `q` from 0 to 1 or None, `last_modified` in ms of cluster time."""
 

@@ -110,6 +110,11 @@ class Catchup:
         self._log = Logger(namespace="sipha.cluster")
 
     @property
+    def newest(self) -> SnapshotFile | None:
+        """The newest snapshot on the disk."""
+        return self._newest
+
+    @property
     def snapshot_index(self) -> int:
         """The index of the newest snapshot; 0 if there is none."""
         return 0 if self._newest is None else self._newest.header.index

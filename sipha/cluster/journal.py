@@ -179,6 +179,23 @@ class Journal:
             return self._window.take(first, last, _SLICE)
         return self._segment(first).read(self._disk, first, min(last, self._window.first - 1), _SLICE)
 
+    @property
+    def window_first(self) -> int:
+        """The index of the first entry after the base that is in memory."""
+        return max(self._window.first, self._base[1] + 1)
+
+    def recent(self, end: int, limit: int) -> list[Entry]:
+        """Up to `limit` entries before `end` that are in memory, newest first: as many as make up 64 KiB, or one."""
+        found: list[Entry] = []
+        size = 0
+        for index in range(min(end, self._last[1] + 1) - 1, self.window_first - 1, -1):
+            entry = self._window[index]
+            size += len(entry[0])
+            if len(found) == limit or (found and size > _SLICE):
+                break
+            found.append(entry)
+        return found
+
     def add(self, command: bytes, index: int, term: int) -> None:
         """Add the next entry; `flush` writes it."""
         last = self._last[1]

@@ -33,12 +33,13 @@ from sipha.cluster.raft import Timing
 from sipha.cluster.raft import clock as boottime
 from sipha.cluster.scrub import Scrub
 from sipha.cluster.sharing import Sharing
+from sipha.cluster.snapshots import SnapshotFile
 from sipha.cluster.status import ReplicaStatus
 from sipha.cluster.succession import Succession
 from sipha.cluster.tenure import Tenure
 from sipha.cluster.voter import Voter
 from sipha.cluster.watch import LeaseWatch
-from sipha.cluster.wire import MAX_REASON, Condition, LastWord, datagram
+from sipha.cluster.wire import MAX_REASON, Condition, Entry, LastWord, datagram
 from sipha.errors import ConfigError, NoQuorum, NotLeader, Unavailable, UnknownOutcome
 from sipha.histogram import Histogram
 from sipha.sip.flow import Address
@@ -48,6 +49,7 @@ from sipha.state.entries import Batch, Policy, RaiseSchema, Record, UnknownSchem
 from sipha.state.interfaces import ICredentials, ILocation, ILog
 from sipha.state.outcomes import Outcome
 from sipha.state.snapshot import Frozen
+from sipha.state.table import FrozenTable
 
 _BACKLOG = 16 << 20
 """Bytes of log that wait for the leader's own disk at most, about; beyond, records wait for an entry."""
@@ -315,9 +317,28 @@ class Replica:
         """A snapshot of the table as it is now, to be iterated and then closed."""
         return self.machine.freeze(self._raft.term_at(self.machine.index) or 0, self._kinship.cluster_id)
 
-    def free(self, frozen: Frozen) -> None:
-        """Close a backup; what it kept is freed little by little."""
+    def free(self, frozen: Frozen | FrozenTable[Any, Any]) -> None:
+        """Close a backup, or a frozen table; what it kept is freed little by little."""
         self._snapshots.dismantle(frozen.close())
+
+    def heard_leader(self) -> float | None:
+        """How many seconds ago this node has last heard the leader, None if it hears none, or leads itself."""
+        leader = self.leader
+        return None if leader in {None, self.node} else self._network.heard(leader)
+
+    @property
+    def snapshot(self) -> SnapshotFile | None:
+        """The newest snapshot on the disk."""
+        return self._catchup.newest
+
+    @property
+    def readable_after(self) -> int:
+        """The index after which entries are in memory."""
+        return self._journal.window_first - 1
+
+    def recent(self, end: int, limit: int) -> list[Entry]:
+        """Up to `limit` entries before `end` that are in memory, newest first: 64 KiB, or one."""
+        return self._journal.recent(end, limit)
 
     def status(self) -> ReplicaStatus:
         """This node's part in the cluster, now."""

@@ -14,13 +14,15 @@ from sipha import __version__
 from sipha.ctl import session
 from sipha.ctl.accounts import user
 from sipha.ctl.backup import backup
-from sipha.ctl.bindings import rm, show
+from sipha.ctl.bindings import bindings, export, rm, show
 from sipha.ctl.ca import ca
 from sipha.ctl.configuration import check, reload
 from sipha.ctl.drill import drill
+from sipha.ctl.log import log
 from sipha.ctl.nodes import node, online, prefer, standby, transfer
 from sipha.ctl.offline import cluster, disk, recover, restore
 from sipha.ctl.pings import pings
+from sipha.ctl.settings import settings
 from sipha.ctl.status import status
 
 
@@ -35,8 +37,10 @@ def cli(context: click.Context) -> None:
 
 for command in (
     status,
+    bindings,
     show,
     rm,
+    export,
     user,
     node,
     transfer,
@@ -45,6 +49,8 @@ for command in (
     prefer,
     drill,
     pings,
+    settings,
+    log,
     backup,
     check,
     reload,

@@ -8,6 +8,7 @@ import click
 
 from sipha.admin import display
 from sipha.admin.client import AdminClient
+from sipha.admin.queries import Page
 from sipha.admin.views import NewAccount, Secret
 from sipha.ctl.pages import pages
 from sipha.ctl.session import Session, options
@@ -70,7 +71,7 @@ def user_list(session: Session) -> None:
     """List the accounts."""
 
     async def command(client: AdminClient) -> None:
-        found = (page.accounts async for page in pages(client.page_of_accounts))
+        found = (page.accounts async for page in pages(client.page_of_accounts, Page()))
         await display.pages("accounts", found, display.accounts, json=session.json)
 
     session.ask(command)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import click
 
 from sipha.admin.client import AdminClient
+from sipha.ctl import files
 from sipha.ctl.session import Session, leave, options
 from sipha.state.snapshot import DamagedSnapshot, Loaded, Loader
 
@@ -27,18 +25,16 @@ def backup(session: Session, file: Path, force: bool) -> None:
 
     Any node will do. The file has the keys and the hashes of all passwords: keep it secret.
     """
-    if os.path.lexists(file) and not force:
-        leave(f"{file} exists, and is not overwritten without --force")
+    files.check(file, force=force)
 
     async def command(client: AdminClient) -> None:
-        try:
-            loaded = await _fetch(client, file, force=force)
-        except DamagedSnapshot as error:
-            leave(f"what {client.url} has sent is no whole backup: {error}")
-        except FileExistsError:
-            leave(f"{file} exists, and is not overwritten without --force")
-        except OSError as error:
-            leave(f"{file} can't be written: {error.strerror}")
+        with files.whole(file, force=force) as part:
+            try:
+                await client.backup(part.write)
+                part.flush()
+                loaded = _read(part)
+            except DamagedSnapshot as error:
+                leave(f"what {client.url} has sent is no whole backup: {error}")
         header, tables = loaded
         result = {
             "file": str(file),
@@ -55,29 +51,6 @@ def backup(session: Session, file: Path, force: bool) -> None:
         )
 
     session.ask(command)
-
-
-async def _fetch(client: AdminClient, file: Path, *, force: bool) -> Loaded:
-    """Have the backup under its name once it is on the disk and was read from there; raises OSError."""
-    with NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as part:
-        try:
-            await client.backup(part.write)
-            part.flush()
-            os.fsync(part.fileno())
-            loaded = _read(part)
-            if force:
-                os.replace(part.name, file)  # noqa: PTH105  as link
-            else:
-                os.link(part.name, file)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(part.name)  # noqa: PTH108
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-    return loaded
 
 
 def _read(file: Any) -> Loaded:

@@ -15,6 +15,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from sipha import config
 from sipha.admin.api import Api
 from sipha.admin.interfaces import INode
+from sipha.admin.route import Group
 from sipha.admin.site import AdminSite
 from sipha.auth.domain import Domains
 from sipha.errors import ConfigError
@@ -22,13 +23,13 @@ from sipha.sip.flow import Address
 
 
 class AdminService(Service):
-    """The admin of `node`, as long as its process lives."""
+    """The admin of `node`, as long as its process lives; it has `more` groups of routes than those of any node."""
 
-    def __init__(self, reactor: Any, settings: config.Admin, node: INode, domains: Domains) -> None:
+    def __init__(self, reactor: Any, settings: config.Admin, node: INode, domains: Domains, *more: Group) -> None:
         self._reactor = reactor
         self._settings = settings
         http = treq.client.HTTPClient(Agent(reactor, pool=HTTPConnectionPool(reactor), connectTimeout=2.0))
-        self._api = Api(reactor, node, domains, http).resource()
+        self._api = Api(reactor, node, domains, http, *more).resource()
         self._ports: dict[Address, IListeningPort] = {}
 
     def startService(self) -> None:

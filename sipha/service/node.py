@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from sipha import config
+from sipha.admin.routes.metrics import MetricRoutes
 from sipha.auth.domain import Domains
 from sipha.cluster.expirer import Expirer
 from sipha.cluster.leadership import LeaderServices
@@ -30,6 +31,7 @@ from sipha.service.admin import AdminService
 from sipha.service.health import Health
 from sipha.service.life import Life
 from sipha.service.log import LogThreshold
+from sipha.service.metrics import Metrics
 from sipha.service.nat import make_keepalive, make_keepalive_settings
 from sipha.service.probe import SelfProbe
 from sipha.service.replication import Replication
@@ -109,7 +111,8 @@ class Node(MultiService):
             service.setServiceParent(with_address)
         self.parts = Parts(self.replication, self.address.address, self.sip, self.keepalive, self.health)
         self.view = View(reactor, configuration, self.parts, life)
-        self._admin = AdminService(reactor, configuration.admin, self.view, self._domains)
+        metrics = MetricRoutes(Metrics(self.view))
+        self._admin = AdminService(reactor, configuration.admin, self.view, self._domains, metrics)
         self._admin.setServiceParent(self)
 
     def startService(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
@@ -11,9 +12,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from sipha import __version__, config
-from sipha.admin.interfaces import INode
+from sipha.admin.interfaces import INode, Listing, Position
+from sipha.admin.log import EntryView, Kind, LogView, SnapshotView, entry_view
 from sipha.admin.views import NodeView, PeerStatus, Reloaded, Status
+from sipha.cluster.guards import MEMBERSHIP, NO_OP, REGULAR
 from sipha.cluster.handover import HandoverFailed
+from sipha.cluster.snapshots import SnapshotFile
 from sipha.config.texts import NodeName, SocketAddress
 from sipha.errors import ConfigError, Unavailable, UnknownOutcome
 from sipha.nat.keepalive import OFF, SETTING, Keepalive
@@ -24,12 +28,20 @@ from sipha.service.sip import SipService
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
 from sipha.state.entries import PutSetting, Record
+from sipha.state.location import listed
 from sipha.state.outcomes import Outcome
 from sipha.state.snapshot import Frozen
 from sipha.vip.address import IVirtualAddress
 
 DEADLINE = 4.0
 """Seconds that a majority has for a change of who is a member or may lead; less than who forwarded it waits for."""
+
+
+_KINDS: Mapping[int, Kind] = {
+    REGULAR: "records",
+    MEMBERSHIP: "members",
+    NO_OP: "empty",
+}
 
 
 class Parts(NamedTuple):
@@ -134,6 +146,43 @@ class View:
     def cluster_time(self) -> float:
         """Return the cluster time now, in seconds."""
         return self._replica.cluster_time()
+
+    def position(self) -> Position:
+        """How far the table is."""
+        replica = self._replica
+        return Position(
+            replica.node, replica.machine.index, replica.cluster_time(), replica.leading(), replica.heard_leader()
+        )
+
+    def log(self) -> LogView:
+        """Where the log is."""
+        status, file = self._replica.status(), self._replica.snapshot
+        return LogView(
+            term=status.term,
+            leader=status.leader,
+            first_index=status.first_index,
+            last_index=status.last_index,
+            durable_index=status.durable_index,
+            commit_index=status.commit_index,
+            applied_index=status.applied_index,
+            readable_after=self._replica.readable_after,
+            schema=status.schema,
+            bytes=status.journal_bytes,
+            snapshot=None if file is None else _snapshot_view(file),
+        )
+
+    def entries(self, end: int, limit: int) -> Sequence[EntryView]:
+        """Up to `limit` entries before index `end` that are in memory, newest first."""
+        commit_index = self._replica.status().commit_index
+        return [
+            entry_view(index, term, _KINDS[command[0]], command[1:], committed=index <= commit_index)
+            for command, index, term in self._replica.recent(end, limit)
+        ]
+
+    def listing(self) -> Listing:
+        """All bindings as they are now."""
+        frozen = self._replica.machine.freeze_bindings()
+        return Listing(listed(frozen, int(self.cluster_time() * 1000)), partial(self._replica.free, frozen))
 
     def aors(self, after: str, limit: int) -> Sequence[str]:
         """The first `limit` AORs after one."""
@@ -266,3 +315,8 @@ class View:
 
         change(done)
         return changed.addTimeout(DEADLINE, self._reactor, give_up)
+
+
+def _snapshot_view(file: SnapshotFile) -> SnapshotView:
+    header = file.header
+    return SnapshotView(header.index, header.term, header.time / 1000, file.size, header.hash.hex())

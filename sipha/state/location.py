@@ -21,7 +21,7 @@ from sipha.state.registration import Moment
 from sipha.state.table import DamagedMemory, Digested, FrozenTable, Table
 from sipha.state.tombstones import LIFETIME, Tombstone, Tombstones
 
-__all__ = ["Binding", "Location"]
+__all__ = ["Binding", "Location", "listed"]
 
 _RETRY = 5
 """Seconds after which bindings that ran out are reported again, if they are still there."""
@@ -290,6 +290,12 @@ class Location:
                 new.bucket = row.bucket
             self._rows.replace(aor, row, new)
             self._hash += new.digest - row.digest
+
+
+def listed(frozen: FrozenTable[str, _Row], now: int) -> Iterator[Sequence[Binding]]:
+    """The unexpired bindings of each AOR of a frozen table, in the order of the AORs; raises DamagedMemory."""
+    for data, _ in frozen:
+        yield _unexpired(_decode(data), now)
 
 
 def _row(bindings: tuple[Binding, ...]) -> _Row | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from sipha.state.entries import (
     UNDECODABLE,
@@ -24,7 +25,7 @@ from sipha.state.entries import (
 )
 from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Outcome, Registered, Rejected
 from sipha.state.snapshot import Frozen, Loaded
-from sipha.state.table import DamagedMemory
+from sipha.state.table import DamagedMemory, FrozenTable
 from sipha.state.tables import Tables
 
 __all__ = [
@@ -89,6 +90,11 @@ class Machine(Tables):
         """A snapshot of the state as it is now; `term` is that of the entry at `index`."""
         self._check_whole()
         return Frozen(self, term, cluster_id)
+
+    def freeze_bindings(self) -> FrozenTable[str, Any]:
+        """The bindings as they are now, for `location.listed`; `close` it when done."""
+        self._check_whole()
+        return self.location.freeze()
 
     def adopt(self, loaded: Loaded) -> Iterator[None]:
         """Put the state of a snapshot in the place of this one, which each step of what is returned frees in part."""

@@ -15,9 +15,10 @@ class _Failures(list[LogEvent]):
 
 
 @pytest.fixture(autouse=True)
-def _nothing_fails_in_the_log() -> Iterator[None]:
+def failures() -> Iterator[list[LogEvent]]:
+    """The failures that are logged: none, but for a test that takes them from here."""
     failures = _Failures()
     globalLogPublisher.addObserver(failures)
-    yield
+    yield failures
     globalLogPublisher.removeObserver(failures)
     assert failures == []

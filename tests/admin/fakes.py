@@ -14,7 +14,9 @@ from twisted.web.resource import IResource, Resource
 from zope.interface import implementer
 
 from sipha.admin.api import Api
-from sipha.admin.interfaces import INode
+from sipha.admin.interfaces import INode, Listing, Position
+from sipha.admin.log import EntryView, LogView, entry_view
+from sipha.admin.route import Group
 from sipha.admin.site import Front
 from sipha.admin.views import NodeView, PeerStatus, Reloaded, Status
 from sipha.auth.domain import Domain, Domains
@@ -22,6 +24,7 @@ from sipha.errors import NotLeader, SiphaError, Unavailable
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
 from sipha.state.entries import SCHEMA, Batch, Contact, Policy, PutSetting, Record, Register, encode
+from sipha.state.location import listed
 from sipha.state.machine import Machine
 from sipha.state.outcomes import Outcome
 from sipha.state.snapshot import Frozen
@@ -52,6 +55,7 @@ class FakeNode:
         self.records: list[Record] = []
         self.held: list[Callable[[], None]] | None = None
         self.peers: tuple[PeerStatus, ...] = ()
+        self.entry: dict[int, bytes] = {}
 
     def status(self) -> Status:
         return Status(
@@ -102,6 +106,30 @@ class FakeNode:
 
     def cluster_time(self) -> float:
         return NOW
+
+    def position(self) -> Position:
+        return Position(self.name, self.machine.index, NOW, self.leads, None if self.leads else 0.02)
+
+    def log(self) -> LogView:
+        index = self.machine.index
+        return LogView(3, self.name, 0, index, index, index, index, 0, 2, 1000, None)
+
+    def entries(self, end: int, limit: int) -> Sequence[EntryView]:
+        last = min(end - 1, self.machine.index)
+        return [
+            entry_view(index, 3, "records", self.entry[index], committed=True)
+            for index in range(last, max(last - limit, 0), -1)
+        ]
+
+    def listing(self) -> Listing:
+        frozen = self.machine.freeze_bindings()
+
+        def close() -> None:
+            for _ in frozen.close():
+                pass
+            self.freed += 1
+
+        return Listing(listed(frozen, int(NOW * 1000)), close)
 
     def aors(self, after: str, limit: int) -> Sequence[str]:
         return self.machine.location.aors(after, limit)
@@ -200,7 +228,8 @@ class FakeNode:
     def apply(self, record: Record) -> Outcome:
         """Put a record into the table, as the log does."""
         batch = Batch(SCHEMA, int(NOW * 1000), Policy(), (record,))
-        (outcome,) = self.machine.apply(self.machine.index + 1, encode(batch))
+        entry = self.entry[self.machine.index + 1] = encode(batch)
+        (outcome,) = self.machine.apply(self.machine.index + 1, entry)
         return outcome
 
     def register(self, aor: str, uri: str = "sip:phone@127.0.0.1:5070", **fields: Any) -> None:
@@ -226,10 +255,13 @@ DOMAINS = Domains(
 class Console:
     """Sends requests to a node's admin, as curl does, and flushes what answers later."""
 
-    def __init__(self, node: FakeNode, forward_to: IResource | None = None) -> None:
+    def __init__(self, node: FakeNode, forward_to: IResource | None = None, *more: Group) -> None:
         self.node = node
         self.clock = Clock()
-        self.agent = RequestTraversalAgent(serve(node, forward_to, self.clock))
+        http = HTTPClient(RequestTraversalAgent(forward_to or Resource()), data_to_body_producer=_SynchronousProducer)
+        self.api = Api(self.clock, node, DOMAINS, http, *more)
+        self.site = self.api.resource()
+        self.agent = RequestTraversalAgent(Front(self.site, "127.0.0.11"))
         self.http = HTTPClient(self.agent, data_to_body_producer=_SynchronousProducer)
 
     def start(
@@ -285,7 +317,6 @@ class Reply(NamedTuple):
         return str(error["detail"])
 
 
-def serve(node: FakeNode, forward_to: IResource | None = None, clock: Clock | None = None) -> IResource:
-    """What a node's admin serves; what it forwards goes to `forward_to`."""
-    http = HTTPClient(RequestTraversalAgent(forward_to or Resource()), data_to_body_producer=_SynchronousProducer)
-    return Front(Api(clock or Clock(), node, DOMAINS, http).resource(), "127.0.0.11")
+def serve(node: FakeNode) -> IResource:
+    """What a node's admin serves."""
+    return Front(Console(node).site, "127.0.0.11")

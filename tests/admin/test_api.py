@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
+from twisted.logger import LogEvent
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
@@ -132,14 +133,18 @@ class TestBindings:
     @pytest.mark.parametrize(
         ("query", "detail"),
         [
-            ("limit=0", "write a number from 1 to 1000"),
-            ("limit=1001", "write a number from 1 to 1000"),
-            ("limit=1e2", "write a number from 1 to 1000"),
-            ("limit=0000100000", "write a number from 1 to 1000"),
-            ("limit=" + "9" * 5000, "write a number from 1 to 1000"),
+            ("limit=0", "Expected `int` >= 1 - at `$.limit`"),
+            ("limit=1001", "Expected `int` <= 1000 - at `$.limit`"),
+            ("limit=ten", "Expected `int`, got `str` - at `$.limit`"),
+            ("limit=0000100000", "Expected `int`, got `str` - at `$.limit`"),
+            ("limit=" + "9" * 5000, "Integer value out of range - at `$.limit`"),
+            ("behind_nat=perhaps", "Expected `bool`, got `str` - at `$.behind_nat`"),
+            ("consistency=strong", "Invalid enum value 'strong' - at `$.consistency`"),
+            ("domain=elsewhere.test", "'elsewhere.test' is not a domain of this node"),
+            ("address=here", "'here' is not an IP address or network"),
             ("limit=1&limit=2", "limit must be given once"),
             ("cursor=%ff", "cursor must be given once, in UTF-8"),
-            ("colour=red", "'colour' is not a query parameter of this resource; it has limit, cursor, prefix"),
+            ("colour=red", "'colour' is not a query parameter of this resource; it has consistency, prefix"),
         ],
     )
     def test_wrong_query_is_refused(self, console: Console, query: str, detail: str) -> None:
@@ -347,6 +352,19 @@ class TestRoutes:
     def test_head_has_no_body(self, console: Console) -> None:
         reply = console.ask("HEAD", "/v1/status")
         assert (reply.status, reply.content) == (200, b"")
+
+    def test_bug_is_told_and_logged(
+        self, console: Console, failures: list[LogEvent], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(console.node, "status", fail)
+        reply = console.ask("GET", "/v1/status")
+        assert (reply.status, reply.fault) == (500, "sipha has failed here, which is a bug; its log says how")
+        failure = failures.pop()
+        assert failure["log_failure"].check(ZeroDivisionError)
+        assert failure["path"] == b"/v1/status"
 
 
 class TestUnavailable:

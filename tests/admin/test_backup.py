@@ -12,8 +12,8 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from sipha.admin.api import Api
-from sipha.admin.backup import PATIENCE, PAUSE
 from sipha.admin.client import AdminClient, Refused, Unreachable
+from sipha.admin.outflow import PATIENCE, PAUSE
 from sipha.admin.site import AdminSite
 from sipha.state.machine import DamagedMemory
 from sipha.state.snapshot import Frozen, Loader

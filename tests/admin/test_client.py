@@ -16,6 +16,7 @@ from twisted.web.resource import Resource
 from zope.interface import implementer
 
 from sipha.admin.client import AdminClient, AdminError, Refused, Unreachable
+from sipha.admin.queries import Search
 from sipha.admin.views import NewAccount, Secret
 from tests.admin.fakes import Console, FakeNode
 
@@ -61,9 +62,11 @@ def test_client_removes_bindings(client: AdminClient, node: FakeNode) -> None:
 def test_client_pages(client: AdminClient, node: FakeNode) -> None:
     node.register("sip:alice@sipha.test")
     node.register("sip:bob@sipha.test")
-    page = result(client.page_of_bindings(limit=1))
+    page = result(client.page_of_bindings(Search(limit=1)))
     assert page.cursor is not None
-    assert [binding.aor for binding in result(client.page_of_bindings(page.cursor)).bindings] == ["sip:bob@sipha.test"]
+    assert [binding.aor for binding in result(client.page_of_bindings(Search(cursor=page.cursor))).bindings] == [
+        "sip:bob@sipha.test"
+    ]
 
 
 def test_client_creates_changes_and_deletes_accounts(client: AdminClient) -> None:

@@ -122,6 +122,19 @@ def test_closed_slice_has_at_least_one_and_no_more_than_64_kib(disk: Watched) ->
     assert [len(journal[position:7]) for position in range(1, 7)] == [2, 1, 1, 1, 2, 1]
 
 
+def test_recent_entries_come_newest_first(disk: Watched) -> None:
+    journal = Journal.open(disk, None, sync=True, commit=0)
+    assert (journal.window_first, journal.recent(99, 10)) == (2, [])
+    for index in range(2, 8):
+        journal.add(b"\x00" * (30 << 10), index, 1)
+    assert [index for _, index, _ in journal.recent(8, 10)] == [7, 6]  # 64 KiB
+    assert [index for _, index, _ in journal.recent(1 << 40, 1)] == [7]
+    assert [index for _, index, _ in journal.recent(4, 10)] == [3, 2]
+    assert journal.recent(2, 10) == []
+    journal.add(b"\x00" * (100 << 10), 8, 1)
+    assert [index for _, index, _ in journal.recent(9, 10)] == [8]
+
+
 def test_entry_must_follow_the_last(disk: Watched) -> None:
     journal = opened(disk)
     for index in (1, 3):

@@ -257,6 +257,10 @@ def test_help_names_every_command() -> None:
     output = CliRunner().invoke(cli, ["--help"]).output
     for command in (
         "status",
+        "bindings",
+        "export",
+        "settings",
+        "log",
         "show",
         "user",
         "node",

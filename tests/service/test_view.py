@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from sipha.config.texts import FilePath
 from sipha.errors import ConfigError, SiphaError, UnknownOutcome
 from sipha.service.view import DEADLINE, View
-from sipha.state.entries import PutAccount
+from sipha.state.entries import Contact, PutAccount, Register, RemoveBindings
 from sipha.state.snapshot import Loader
 from tests.service.alone import Alone
 
@@ -122,6 +122,41 @@ def test_view_backs_the_table_up(alone: Alone) -> None:
     loaded = loader.finish()
     assert loaded.header.cluster_id == alone.node.view.status().cluster_id
     assert len(loaded.tables.accounts) == 1
+
+
+def test_view_says_how_far_its_table_is(alone: Alone) -> None:
+    position = alone.node.view.position()
+    assert (position.node, position.leads, position.heard) == ("n1", True, None)
+    assert position.index == alone.node.view.status().applied_index > 0
+    assert position.time > 0
+
+
+def test_view_shows_the_log(alone: Alone) -> None:
+    view = alone.node.view
+    account: Deferred[Any] = Deferred()
+    view.propose(PutAccount("alice", "sipha.test", "alice", "sipha.test", {"MD5": "0" * 32}), account.callback)
+    outcome(alone, account)
+    log = view.log()
+    assert (log.leader, log.snapshot, log.last_index) == ("n1", None, view.status().last_index)
+    entries = view.entries(log.last_index + 1, 100)
+    assert [entry.index for entry in entries] == list(range(log.last_index, log.readable_after, -1))
+    assert {entry.kind for entry in entries} == {"records", "members", "empty"}
+    assert all(entry.committed for entry in entries)
+    assert "put-account" in {record.kind for entry in entries for record in entry.records}
+
+
+def test_view_lists_bindings_while_they_change(alone: Alone) -> None:
+    view = alone.node.view
+    registered: Deferred[Any] = Deferred()
+    record = Register("sip:alice@sipha.test", "call", 1, (Contact("sip:alice@192.0.2.1", expires=600),))
+    view.propose(record, registered.callback)
+    outcome(alone, registered)
+    listing = view.listing()
+    removed: Deferred[Any] = Deferred()
+    view.propose(RemoveBindings("sip:alice@sipha.test"), removed.callback)
+    outcome(alone, removed)
+    assert [[binding.contact for binding in found] for found in listing.bindings] == [["sip:alice@192.0.2.1"]]
+    listing.close()
 
 
 def test_view_puts_its_node_in_standby_and_brings_it_back(alone: Alone) -> None:

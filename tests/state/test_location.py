@@ -20,7 +20,7 @@ from sipha.state.entries import (
     RemoveUnreachable,
     encode,
 )
-from sipha.state.location import Binding, Location
+from sipha.state.location import Binding, Location, listed
 from sipha.state.machine import Done, Invalid, Machine, NotFound, Outcome, Registered, Rejected
 from sipha.state.tombstones import CAPACITY, LIFETIME
 
@@ -714,3 +714,14 @@ def test_operator_is_told_that_there_is_nothing_to_remove(log: Log) -> None:
     assert isinstance(log.apply(RemoveBindings(AOR, DESK)), NotFound)
     log.now += 60_000
     assert isinstance(log.apply(RemoveBindings(AOR)), NotFound)
+
+
+def test_listing_is_of_one_moment_and_hides_what_ran_out() -> None:
+    log = Log()
+    log.register(Contact(HOME, expires=600), Contact(DESK, expires=100), cseq=1)
+    frozen = log.machine.freeze_bindings()
+    log.register(SOFT, cseq=2)
+    listing = [[binding.contact for binding in found] for found in listed(frozen, log.now + 200_000)]
+    assert listing == [[HOME]]
+    for _ in frozen.close():
+        pass

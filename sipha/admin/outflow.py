@@ -1,4 +1,4 @@
-"""A backup on its way out: a snapshot of the table, made as fast as the socket takes it."""
+"""A long answer on its way out, made as fast as the socket takes it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from twisted.logger import Logger
 from twisted.web.server import Request
 from zope.interface import implementer
 
-INDEX = "Sipha-Index"
-"""The header that bears the index of the log at which a backup was made."""
-
 PAUSE = 0.002
 """Seconds between two chunks, in which phones are served."""
 
 PATIENCE = 60.0
-"""Seconds after which a client that takes nothing is hung up on: what changes meanwhile is kept for it."""
+"""Seconds after which a client that takes nothing is hung up on: what changes in the table meanwhile is kept for it."""
 
 
 @implementer(IPushProducer)
@@ -67,7 +64,7 @@ class Outflow:
         try:
             chunk = next(self._chunks, None)
         except Exception as error:  # noqa: BLE001  whatever it is, the client must not take it for the end
-            self._log.critical("a backup can't be finished: {error!r}", error=error)
+            self._log.critical("an answer can't be finished: {error!r}", error=error)
             self._hang_up()
             return
         if chunk is not None:

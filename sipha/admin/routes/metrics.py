@@ -1,16 +1,15 @@
-"""The figures of a node in Prometheus's text format, or in OpenMetrics for who asks for that."""
+"""The figures of the node, for Prometheus."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Protocol
 
-from klein import Klein
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from twisted.web.server import Request
 
-from sipha.admin.messages import read_query
+from sipha.admin.route import Routes
 
 
 class Collector(Protocol):
@@ -20,14 +19,18 @@ class Collector(Protocol):
         """All figures, as they are now."""
 
 
-def add_metrics(app: Klein, collector: Collector) -> None:
-    """Let an application have the route /metrics."""
+class MetricRoutes:
+    """What a collector gathers, in Prometheus's text format, or in OpenMetrics for who asks for that."""
 
-    @app.route("/metrics", methods=["GET"])
-    def get_metrics(request: Request) -> bytes:
-        read_query(request)
+    routes = Routes("metrics")
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    @routes.get("/metrics", media="text/plain")
+    def get_metrics(self, request: Request) -> None:
+        """The figures of this node, for Prometheus."""
         encode, content_type = choose_encoder((request.getHeader(b"Accept") or b"").decode("ascii", "replace"))
         request.setHeader("Content-Type", content_type)
         request.setHeader("Cache-Control", "no-store")
-        text: bytes = encode(collector)
-        return text
+        request.write(encode(self._collector))

@@ -1,0 +1,31 @@
+"""The routes of the API, a module for each noun."""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorTime
+
+from sipha.admin.interfaces import INode
+from sipha.admin.route import Group
+from sipha.admin.routes.accounts import AccountRoutes
+from sipha.admin.routes.backup import BackupRoutes
+from sipha.admin.routes.bindings import BindingRoutes
+from sipha.admin.routes.configuration import ConfigurationRoutes
+from sipha.admin.routes.log import LogRoutes
+from sipha.admin.routes.nodes import NodeRoutes
+from sipha.admin.routes.settings import SettingRoutes
+from sipha.admin.routes.status import StatusRoutes
+from sipha.auth.domain import Domains
+
+
+def groups(reactor: IReactorTime, node: INode, domains: Domains) -> tuple[Group, ...]:
+    """All groups of routes that need nothing but a node and its domains."""
+    return (
+        StatusRoutes(node),
+        BindingRoutes(reactor, node, domains),
+        AccountRoutes(node, domains),
+        NodeRoutes(node),
+        LogRoutes(node),
+        SettingRoutes(node),
+        ConfigurationRoutes(node),
+        BackupRoutes(node),
+    )
