@@ -22,6 +22,8 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from sipha.admin import views
 from sipha.admin.backup import INDEX, Outflow
 from sipha.admin.client import Unreachable, exchange, segment
+from sipha.admin.events import LAST_EVENT_ID, EventStream, read_kinds
+from sipha.admin.history import read_history
 from sipha.admin.interfaces import INode
 from sipha.admin.messages import Refusal, decode, read_limit, read_query, refuse, reply
 from sipha.auth.domain import Domain, Domains
@@ -227,6 +229,19 @@ class Api:
         _count(_available(await turned))
         return reply(request, wanted)
 
+    @_app.route("/v1/events", methods=["GET"])
+    async def _get_events(self, request: Request) -> None:
+        query = read_query(request, "since", "kinds", "aor")
+        since = request.getHeader(LAST_EVENT_ID) or query.get("since")
+        kinds = read_kinds(query.get("kinds", ""))
+        aor = self._locate(query["aor"])[1] if "aor" in query else ""
+        await EventStream(self._reactor, request, self._node.feed).start(self._node.cluster_id(), since, kinds, aor)
+
+    @_app.route("/v1/history/<path:aor>", methods=["GET"])
+    async def _get_history(self, request: Request, aor: str) -> bytes:
+        query = read_query(request, "limit", "cursor")
+        return reply(request, await read_history(self._node, self._locate(aor)[1], query))
+
     @_app.route("/v1/backup", methods=["GET"])
     async def _get_backup(self, request: Request) -> None:
         read_query(request)
@@ -253,7 +268,7 @@ class Api:
                 allow = ", ".join(sorted(error.valid_methods or ()))
                 return refuse(request, Refusal(405, f"this resource has {allow} only", allow=allow))
             case _:
-                routes = "/v1/status, bindings, accounts, nodes, transfer, prefer, pings and backup"
+                routes = "/v1/status, bindings, accounts, nodes, transfer, prefer, pings, events, history and backup"
                 return refuse(request, Refusal(404, f"there is no such resource; there are {routes}"))
 
     def _locate(self, text: str) -> tuple[Domain, str]:

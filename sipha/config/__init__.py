@@ -18,6 +18,7 @@ from sipha.config.texts import (
     AbsolutePath,
     AdminUrl,
     DomainName,
+    Duration,
     FilePath,
     Network,
     NodeName,
@@ -316,6 +317,18 @@ class Admin(Section, frozen=True):
             )
 
 
+class History(Section, frozen=True):
+    """What is kept, on this node, of what has become of each AOR: for how long, and how much."""
+
+    keep: Duration = Duration("30d")
+    max_bytes: Annotated[int, msgspec.Meta(ge=2**20, le=2**40)] = 2**28
+
+    @property
+    def kept(self) -> bool:
+        """True if anything is kept."""
+        return self.keep.seconds > 0
+
+
 class Config(Section, frozen=True):
     """The whole configuration of a node."""
 
@@ -329,6 +342,7 @@ class Config(Section, frozen=True):
     nat: Nat = Nat()
     peers: tuple[Peer, ...] = ()
     admin: Admin = Admin()
+    history: History = History()
 
     def __post_init__(self) -> None:
         """Check what concerns more than one section."""

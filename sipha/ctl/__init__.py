@@ -16,6 +16,7 @@ from sipha.ctl.backup import backup
 from sipha.ctl.bindings import rm, show
 from sipha.ctl.ca import ca
 from sipha.ctl.drill import drill
+from sipha.ctl.events import events, history
 from sipha.ctl.nodes import node, online, prefer, standby, transfer
 from sipha.ctl.offline import cluster, disk, recover, restore
 from sipha.ctl.pings import pings
@@ -35,6 +36,8 @@ for command in (
     status,
     show,
     rm,
+    history,
+    events,
     user,
     node,
     transfer,

@@ -26,6 +26,7 @@ from sipha.errors import ConfigError
 from sipha.garbage import GarbageCollection
 from sipha.service.address import AddressHolder, AddressService, Tickling
 from sipha.service.admin import AdminService
+from sipha.service.events import EventService, Presence
 from sipha.service.health import Health
 from sipha.service.nat import make_keepalive
 from sipha.service.probe import SelfProbe
@@ -56,6 +57,8 @@ class Node(MultiService):
         self._leaving: IDelayedCall | None = None
         self.replication = Replication(reactor, configuration, self._replica_failed)
         replica = self.replication.replica
+        self.events = EventService(reactor, configuration, replica, lambda: self.view.alarms())  # noqa: PLW0108  it is made below
+        self.events.setServiceParent(self)
         GarbageCollection(reactor).setServiceParent(self)
         interfaces = [placement.interface for placement in configuration.virtual_address.placements]
         self.health = Health(reactor, boottime, replica.report, [name for name in interfaces if name])
@@ -91,9 +94,10 @@ class Node(MultiService):
             self.keepalive,
             SelfProbe(reactor, self.sip, self.health),
             Tickling(reactor, self.address.address, replica),
+            Presence(self.events.feed, configuration.virtual_address.hosts),
         ):
             service.setServiceParent(with_address)
-        self.parts = Parts(self.replication, self.address.address, self.sip, self.keepalive)
+        self.parts = Parts(self.replication, self.address.address, self.sip, self.keepalive, self.events)
         self.view = View(reactor, configuration, self.parts)
         admin = AdminService(reactor, configuration.admin, self.view, make_domains(configuration))
         admin.setServiceParent(self)

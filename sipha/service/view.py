@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -16,7 +16,10 @@ from sipha.admin.views import NodeView, PeerStatus, Status
 from sipha.cluster.handover import HandoverFailed
 from sipha.config.texts import NodeName, SocketAddress
 from sipha.errors import ConfigError, Unavailable, UnknownOutcome
+from sipha.events.feed import Feed
+from sipha.events.history import HistoryOff, Page
 from sipha.nat.keepalive import OFF, SETTING, Keepalive
+from sipha.service.events import EventService
 from sipha.service.replication import Replication
 from sipha.service.sip import SipService
 from sipha.state.accounts import Account
@@ -37,6 +40,7 @@ class Parts(NamedTuple):
     address: IVirtualAddress
     sip: SipService
     keepalive: Keepalive
+    events: EventService
 
 
 @implementer(INode)
@@ -46,7 +50,7 @@ class View:
     def __init__(self, reactor: Any, configuration: config.Config, parts: Parts) -> None:
         self._reactor = reactor
         self._config = configuration
-        self._replication, self._address, self._sip, self._keepalive = parts
+        self._replication, self._address, self._sip, self._keepalive, self._events = parts
         self._replica = self._replication.replica
         self._started_at = reactor.seconds()
         self._admins = {str(peer.name): str(peer.admin) for peer in configuration.cluster.peers}
@@ -57,12 +61,7 @@ class View:
         return Status(
             node=replica.node,
             version=__version__,
-            alarms=(
-                *replica.alarms,
-                *self._replication.alarms(),
-                *self._address.alarms(),
-                *self._keepalive.alarms(),
-            ),
+            alarms=(*replica.alarms, *self._other_alarms()),
             uptime=self._reactor.seconds() - self._started_at,
             cluster_id=replica.cluster_id,
             role=replica.role,
@@ -92,7 +91,12 @@ class View:
             bindings=machine.location.count,
             accounts=len(machine.accounts),
             pings=self._keepalive.state,
-            counters={**replica.counters, **self._sip.counters(), **self._keepalive.counted()},
+            counters={
+                **replica.counters,
+                **self._sip.counters(),
+                **self._keepalive.counted(),
+                **self._events.counters,
+            },
             peers=tuple(
                 PeerStatus(
                     peer.name,
@@ -106,6 +110,15 @@ class View:
                 for peer in replica.peers
             ),
         )
+
+    def alarms(self) -> Iterator[str]:
+        """What an operator must know."""
+        yield from self._replica.alarms()
+        yield from self._other_alarms()
+
+    def _other_alarms(self) -> Iterator[str]:
+        for part in (self._replication, self._address, self._keepalive, self._events):
+            yield from part.alarms()
 
     def leading(self) -> bool:
         """Return True if the node leads and its lease is valid."""
@@ -216,6 +229,21 @@ class View:
     def transfer(self, to: str | None) -> Deferred[str]:
         """Hand leadership on; to this node, there is nothing to do."""
         return succeed(to) if to == self._replica.node else self._replica.transfer(to)
+
+    def cluster_id(self) -> str:
+        """The cluster that this node is in."""
+        return self._replica.cluster_id
+
+    @property
+    def feed(self) -> Feed:
+        """What this node tells of."""
+        return self._events.feed
+
+    def history(self, aor: str, cursor: str, limit: int) -> Deferred[Page]:
+        """What has become of an AOR."""
+        if self._events.recorder is None:
+            return fail(HistoryOff())
+        return self._events.recorder.read(aor, cursor, limit)
 
     def backup(self) -> Frozen:
         """The table as it is now."""
