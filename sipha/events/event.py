@@ -8,7 +8,7 @@ then, and a name and number of the node's own: so it stands between what came be
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, NamedTuple, get_args
 
@@ -72,7 +72,7 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
     call_id: str
 
 
-class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="kind"):
+class Event(msgspec.Struct, frozen=True, gc=False, tag_field="kind"):
     """What all have: `index` is that of the log, `time` cluster time in seconds, `at` the wall time of the node asked.
 
     `node` led when it came into the log, or it is what it concerns; null if that isn't known.
@@ -86,7 +86,7 @@ class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="kind
     node: str | None
 
 
-class BindingEvent(Event, frozen=True, gc=False, kw_only=True):
+class BindingEvent(Event, frozen=True, gc=False):
     """What is told of a binding: `expires` is what was granted, in seconds."""
 
     aor: str
@@ -100,51 +100,51 @@ class BindingEvent(Event, frozen=True, gc=False, kw_only=True):
     contact_id: str
 
 
-class BindingAdded(BindingEvent, frozen=True, gc=False, kw_only=True, tag="binding-added"):
+class BindingAdded(BindingEvent, frozen=True, gc=False, tag="binding-added"):
     """A phone has made a binding."""
 
 
-class BindingChanged(BindingEvent, frozen=True, gc=False, kw_only=True, tag="binding-changed"):
+class BindingChanged(BindingEvent, frozen=True, gc=False, tag="binding-changed"):
     """A phone has refreshed a binding from elsewhere, by another contact or Call-ID, or as another user agent."""
 
     before: Origin
 
 
-class BindingRefreshed(BindingEvent, frozen=True, gc=False, kw_only=True, tag="binding-refreshed"):
+class BindingRefreshed(BindingEvent, frozen=True, gc=False, tag="binding-refreshed"):
     """A phone has refreshed a binding; told only to who asks for it, and not kept."""
 
 
-class BindingRemoved(BindingEvent, frozen=True, gc=False, kw_only=True, tag="binding-removed"):
+class BindingRemoved(BindingEvent, frozen=True, gc=False, tag="binding-removed"):
     """A binding is gone; `by` is the REGISTER that has done it, if it was one."""
 
     reason: Reason
     by: Origin | None
 
 
-class AccountEvent(Event, frozen=True, gc=False, kw_only=True):
+class AccountEvent(Event, frozen=True, gc=False):
     """What is told of an account: `user@domain`, and the AOR that it may register."""
 
     account: str
     aor: str
 
 
-class AccountCreated(AccountEvent, frozen=True, gc=False, kw_only=True, tag="account-created"):
+class AccountCreated(AccountEvent, frozen=True, gc=False, tag="account-created"):
     """An operator has created an account."""
 
 
-class AccountChanged(AccountEvent, frozen=True, gc=False, kw_only=True, tag="account-changed"):
+class AccountChanged(AccountEvent, frozen=True, gc=False, tag="account-changed"):
     """An operator has given an account another password."""
 
 
-class AccountDeleted(AccountEvent, frozen=True, gc=False, kw_only=True, tag="account-deleted"):
+class AccountDeleted(AccountEvent, frozen=True, gc=False, tag="account-deleted"):
     """An operator has deleted an account."""
 
 
-class KeyAdded(Event, frozen=True, gc=False, kw_only=True, tag="key-added"):
+class KeyAdded(Event, frozen=True, gc=False, tag="key-added"):
     """The nodes share another key for what they make tokens of."""
 
 
-class SettingChanged(Event, frozen=True, gc=False, kw_only=True, tag="setting-changed"):
+class SettingChanged(Event, frozen=True, gc=False, tag="setting-changed"):
     """A setting of the cluster has another value, empty if it was removed."""
 
     name: str
@@ -159,57 +159,57 @@ class MemberNamed(msgspec.Struct, frozen=True, gc=False):
     role: str
 
 
-class MembersChanged(Event, frozen=True, gc=False, kw_only=True, tag="members-changed"):
+class MembersChanged(Event, frozen=True, gc=False, tag="members-changed"):
     """The members of the cluster are these."""
 
     members: tuple[MemberNamed, ...]
 
 
-class SchemaRaised(Event, frozen=True, gc=False, kw_only=True, tag="schema-raised"):
+class SchemaRaised(Event, frozen=True, gc=False, tag="schema-raised"):
     """All members understand a later version of the log, which is in use from now on."""
 
     schema: int
 
 
-class LeaderElected(Event, frozen=True, gc=False, kw_only=True, tag="leader-elected"):
+class LeaderElected(Event, frozen=True, gc=False, tag="leader-elected"):
     """The node leads in this term."""
 
     term: int
 
 
-class LeaseGained(Event, frozen=True, gc=False, kw_only=True, tag="lease-gained"):
+class LeaseGained(Event, frozen=True, gc=False, tag="lease-gained"):
     """The node asked may act as the only leader from now on."""
 
 
-class LeaseLost(Event, frozen=True, gc=False, kw_only=True, tag="lease-lost"):
+class LeaseLost(Event, frozen=True, gc=False, tag="lease-lost"):
     """It may not any more."""
 
 
-class VipGained(Event, frozen=True, gc=False, kw_only=True, tag="vip-gained"):
+class VipGained(Event, frozen=True, gc=False, tag="vip-gained"):
     """The node asked has the virtual addresses, and serves phones."""
 
     addresses: tuple[str, ...]
 
 
-class VipLost(Event, frozen=True, gc=False, kw_only=True, tag="vip-lost"):
+class VipLost(Event, frozen=True, gc=False, tag="vip-lost"):
     """It serves phones no more."""
 
     addresses: tuple[str, ...]
 
 
-class AlarmRaised(Event, frozen=True, gc=False, kw_only=True, tag="alarm-raised"):
+class AlarmRaised(Event, frozen=True, gc=False, tag="alarm-raised"):
     """There is something that an operator of the node asked must know."""
 
     alarm: str
 
 
-class AlarmCleared(Event, frozen=True, gc=False, kw_only=True, tag="alarm-cleared"):
+class AlarmCleared(Event, frozen=True, gc=False, tag="alarm-cleared"):
     """It is over."""
 
     alarm: str
 
 
-class Gap(Event, frozen=True, gc=False, kw_only=True, tag="gap"):
+class Gap(Event, frozen=True, gc=False, tag="gap"):
     """What the entries after index `after`, up to that of this event, have changed isn't known to the node asked."""
 
     after: int
@@ -257,10 +257,14 @@ def kind_of(event: Event) -> str:
     return str(event.__struct_config__.tag)
 
 
-def common(moment: Moment, event_id: str) -> dict[str, Any]:
+Fields = tuple[Any, ...]
+"""The first fields of an event, in their order: those that all have, or that all of a binding have."""
+
+
+def stamp(moment: Moment, event_id: str) -> Fields:
     """What every event has."""
-    at = datetime.fromtimestamp(moment.wall, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
-    return {"id": event_id, "index": moment.entry, "time": moment.time / 1000, "at": at, "node": moment.node}
+    at = datetime.fromtimestamp(moment.wall, UTC).isoformat(timespec="milliseconds")
+    return event_id, moment.entry, moment.time / 1000, at.removesuffix("+00:00") + "Z", moment.node
 
 
 def events_of(moment: Moment, made: Sequence[Change]) -> Iterator[tuple[Position, Event]]:
@@ -269,58 +273,64 @@ def events_of(moment: Moment, made: Sequence[Change]) -> Iterator[tuple[Position
     A plain refresh isn't numbered: it has the id of what it follows, so that who resumes there misses nothing that is
     kept.
     """
-    fields = common(moment, "")
+    _, *rest = stamp(moment, "")
     number, before = 0, own_position(moment.entry - 1).id
     for change in made:
         refreshed = isinstance(change, changes.Refreshed)
-        position = Position(moment.entry, number)
-        fields["id"] = before if refreshed else position.id
-        yield position, _event(change, fields)
+        event_id = before if refreshed else f"{moment.entry}.{number}"
+        yield Position(moment.entry, number), _event(change, (event_id, *rest))
         if not refreshed:
-            number, before = number + 1, fields["id"]
+            number, before = number + 1, event_id
 
 
-def _event(change: Change, fields: dict[str, Any]) -> Event:
+def gap(moment: Moment, event_id: str, after: int, why: str) -> Gap:
+    """What says that nothing is known of the entries after one index, up to that of the moment."""
+    event_id, index, time, at, node = stamp(moment, event_id)
+    return Gap(event_id, index, time, at, node, after, why)
+
+
+def _event(change: Change, fields: Fields) -> Event:
+    kind: Callable[..., Event]
+    rest: Fields
     match change:
         case changes.Refreshed(binding):
-            return BindingRefreshed(**fields, **_of_binding(binding))
+            kind, rest = BindingRefreshed, _of_binding(binding)
         case changes.Added(binding):
-            return BindingAdded(**fields, **_of_binding(binding))
+            kind, rest = BindingAdded, _of_binding(binding)
         case changes.Changed(before, binding):
-            return BindingChanged(**fields, **_of_binding(binding), before=_origin_of(before))
+            kind, rest = BindingChanged, (*_of_binding(binding), _origin_of(before))
         case changes.Removed(binding, reason, by):
-            origin = None if by is None else _origin(by)
-            return BindingRemoved(**fields, **_of_binding(binding), reason=reason, by=origin)
+            kind, rest = BindingRemoved, (*_of_binding(binding), reason, None if by is None else _origin(by))
         case changes.AccountPut(identity, created):
-            kind = AccountCreated if created else AccountChanged
-            return kind(**fields, account=identity, aor=f"sip:{identity}")
+            kind, rest = AccountCreated if created else AccountChanged, (identity, f"sip:{identity}")
         case changes.AccountDeleted(identity):
-            return AccountDeleted(**fields, account=identity, aor=f"sip:{identity}")
+            kind, rest = AccountDeleted, (identity, f"sip:{identity}")
         case changes.KeyAdded():
-            return KeyAdded(**fields)
+            kind, rest = KeyAdded, ()
         case changes.SettingPut(name, value):
-            return SettingChanged(**fields, name=_cut(name), value=_cut(value))
+            kind, rest = SettingChanged, (_cut(name), _cut(value))
         case changes.MembersPut(members):
             named = tuple(MemberNamed(member.name, member.address, member.role) for member in members)
-            return MembersChanged(**fields, members=named)
+            kind, rest = MembersChanged, (named,)
         case changes.SchemaRaised(schema):
-            return SchemaRaised(**fields, schema=schema)
+            kind, rest = SchemaRaised, (schema,)
         case changes.TermBegun(term, node):
-            return LeaderElected(**(fields | {"node": node}), term=term)
+            kind, rest, fields = LeaderElected, (term,), (*fields[:-1], node)
+    return kind(*fields, *rest)
 
 
-def _of_binding(binding: Binding) -> dict[str, Any]:
-    return {
-        "aor": binding.aor,
-        "contact": _cut(binding.contact),
-        "received": binding.received,
-        "user_agent": _cut(binding.user_agent),
-        "call_id": _cut(binding.call_id),
-        "cseq": binding.cseq,
-        "behind_nat": binding.behind_nat,
-        "expires": (binding.expires_at - binding.last_modified) / 1000,
-        "contact_id": f"{binding.contact_id:016x}",
-    }
+def _of_binding(binding: Binding) -> Fields:
+    return (
+        binding.aor,
+        _cut(binding.contact),
+        binding.received,
+        _cut(binding.user_agent),
+        _cut(binding.call_id),
+        binding.cseq,
+        binding.behind_nat,
+        (binding.expires_at - binding.last_modified) / 1000,
+        f"{binding.contact_id:016x}",
+    )
 
 
 def _origin_of(binding: Binding) -> Origin:

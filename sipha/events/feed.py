@@ -24,9 +24,10 @@ from sipha.events.event import (
     LeaderElected,
     Moment,
     Position,
-    common,
     events_of,
+    gap,
     own_position,
+    stamp,
 )
 from sipha.events.ring import Item, Ring, item
 from sipha.state.changes import Change
@@ -138,11 +139,11 @@ class Feed:
         return self._told
 
     def _miss(self, index: int, why: str) -> None:
-        gap = self.gap(self._told, index, why)
+        missing = self.gap(self._told, index, why)
         self._told = index
-        self._add(own_position(index), gap)
+        self._add(own_position(index), missing)
         if self.archive is not None:
-            self.archive.skipped(gap)
+            self.archive.skipped(missing)
 
     def gap(self, after: int, until: int, why: str) -> Gap:
         """What says that nothing is known of the entries after one index, up to another."""
@@ -150,14 +151,14 @@ class Feed:
 
     def _gap(self, after: int, until: Position, why: str) -> Gap:
         moment = self._moment(until.entry, int(self.source.time() * 1000), self.source.node)
-        return Gap(**common(moment, until.id), after=after, why=why)
+        return gap(moment, until.id, after, why)
 
     def tell(self, kind: Callable[..., Event], **fields: Any) -> None:
         """Something of this kind has happened to this node."""
         index = self.reach()
         self._own += 1
         moment = self._moment(index, int(self.source.time() * 1000), self.source.node)
-        self._add(own_position(index), kind(**common(moment, f"{index}.{self._run}.{self._own}"), **fields))
+        self._add(own_position(index), kind(*stamp(moment, f"{index}.{self._run}.{self._own}"), **fields))
 
     def compare_alarms(self, alarms: Collection[str]) -> None:
         """Tell which alarms have come, and which have gone, since the last look."""
@@ -202,17 +203,17 @@ class Feed:
         if len(self._readers) >= READERS:
             raise TooMany(f"{READERS} follow the events of this node already")
         place = self._kept.next
-        gap: Item | None = None
+        missing: Item | None = None
         if since is not None:
             here = self._kept.place_of(since, after)
             place = self._kept.after(after) if here is None else here + 1
             if after < self._whole_after and here is None:
                 why = "this node doesn't have what came so long ago any more"
-                gap = item(0, self._whole_after, self._gap(after.entry, self._whole_after, why))
+                missing = item(0, self._whole_after, self._gap(after.entry, self._whole_after, why))
         places = [(self._kept, place)]
         if REFRESHED in kinds:
             places.append((self._refreshed, self._refreshed.next))
-        reader = Reader(self, places, after, kinds, aor, gap)
+        reader = Reader(self, places, after, kinds, aor, missing)
         self._readers[reader] = news
         self._see_who_wants_refreshes()
         return reader
@@ -244,21 +245,21 @@ class Reader:
         after: Position,
         kinds: Collection[str],
         aor: str,
-        gap: Item | None,
+        missing: Item | None,
     ) -> None:
         self.kinds = frozenset(kinds) | {GAP}
         self._feed = feed
         self._places = places
         self._after = after
         self._aor = aor
-        self._gap = gap
+        self._missing = missing
 
     def take(self) -> tuple[list[Item], bool]:
         """What comes next, and whether there is more; raises Overrun."""
         if any(place < ring.first for ring, place in self._places):
             raise Overrun("you have taken events more slowly than they came")
-        gap, self._gap = self._gap, None
-        taken = [] if gap is None else [gap]
+        missing, self._missing = self._missing, None
+        taken = [] if missing is None else [missing]
         for _ in range(_SCAN):
             following = self._next()
             if following is None:
