@@ -213,10 +213,10 @@ class AdminClient:
                 take(piece)
             except Exception as error:  # noqa: BLE001  Twisted would swallow it
                 failures.append(error)
-                asked.cancel()
+                stalled.reset(0)
 
+        stalled = self.clock.callLater(patience, lambda: asked.cancel())  # noqa: PLW0108  it is made below
         asked = Deferred.fromCoroutine(ask())
-        stalled = self.clock.callLater(patience, asked.cancel)
         try:
             await asked
         except CancelledError:
