@@ -23,7 +23,9 @@ MAX_TEXT = 1024
 """Characters of what a phone has written that are told; a message may have 64 KiB of it."""
 
 _LAST = 1 << 32
-_ID = re.compile(r"(?P<index>[0-9]{1,18})(?:\.(?P<number>[0-9]{1,6})|\.(?P<own>[a-z0-9-]{1,64}-[0-9a-f]{6}\.[0-9]{1,18}))?")
+_ID = re.compile(
+    r"(?P<index>[0-9]{1,18})(?:\.(?P<number>[0-9]{1,6})|\.(?P<own>[a-z0-9-]{1,64}-[0-9a-f]{6}\.[0-9]{1,18}))?"
+)
 
 
 class Position(NamedTuple):

@@ -12,6 +12,8 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
@@ -43,6 +45,8 @@ class _DaemonThread(Thread):
 @implementer(ILeader)
 class EventService(Service):
     """Follows the replica from its construction on; `alarms` are those of the node."""
+
+    log = Logger()
 
     def __init__(
         self, reactor: Any, configuration: config.Config, replica: Replica, alarms: Callable[[], Iterable[str]]
@@ -83,7 +87,7 @@ class EventService(Service):
         """Watch the node, and write the history."""
         super().startService()
         self._replica.leadership.observe(self)
-        self._looking.start(LOOK, now=False)
+        self._looking.start(LOOK, now=False).addErrback(self._failed)
         if self._pool is not None and self.recorder is not None:
             self._pool.start()
             self.recorder.start()
@@ -110,6 +114,9 @@ class EventService(Service):
 
     def _look(self) -> None:
         self.feed.compare_alarms(tuple(self._alarms()))
+
+    def _failed(self, failure: Failure) -> None:
+        self.log.failure("alarms are told no more", failure)
 
     def _place(self) -> Place:
         replica = self._replica

@@ -89,7 +89,9 @@ def test_operator_follows_what_happens(node: FakeNode, operator: Operator) -> No
 
 
 def test_operator_chooses_what_to_follow(node: FakeNode, operator: Operator) -> None:
-    lines, _ = follow(operator, node, "--kind", "binding-removed", "--since", "0", "--aor", "alice@sipha.test", "--json")
+    lines, _ = follow(
+        operator, node, "--kind", "binding-removed", "--since", "0", "--aor", "alice@sipha.test", "--json"
+    )
     start, removed = map(json.loads, lines)
     assert (start["kind"], removed["kind"], removed["id"]) == ("start", "binding-removed", "3.0")
 

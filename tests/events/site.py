@@ -40,9 +40,7 @@ class Site:
         self.wall = WALL
         self.leader: str | None = None
         self.archive = Archive()
-        source = Source(
-            node, lambda: self.machine.index, lambda: self.now, lambda: self.wall, lambda _: self.leader
-        )
+        source = Source(node, lambda: self.machine.index, lambda: self.now, lambda: self.wall, lambda _: self.leader)
         self.feed = Feed(self.clock, source)
         self.feed.archive = self.archive
         self.machine.observer = self.feed

@@ -26,7 +26,7 @@ class Recording:
         self.cluster = cluster
         self.fault = ""
         self.opened: list[bool] = []
-        self.slow: list[Callable[[], None]] | None = None
+        self.slow: list[Callable[[], object]] | None = None
         self.recorder = Recorder(self.site.clock, self.run, self.open, self.place, self.site.feed.gap)
         self.site.feed.archive = self.recorder
         self.recorder.start()
@@ -160,10 +160,8 @@ def test_disk_that_fails_is_an_alarm_and_nothing_is_lost_while_there_is_room(tmp
     node.fault = "database or disk is full"
     node.site.register(BOB)
     node.wait(1.0)
-    assert list(node.recorder.alarms()) == [
-        "the history of AORs can't be written: database or disk is full; look after the disk: what happens waits in "
-        "memory, and what is too much for that will be missing in the history, and nowhere else"
-    ]
+    (alarm,) = node.recorder.alarms()
+    assert alarm.startswith("the history of AORs can't be written: database or disk is full; look after the disk")
     with pytest.raises(HistoryError, match="can't be read: database or disk is full"):
         node.read()
     tried = len(node.opened)
