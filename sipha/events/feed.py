@@ -99,6 +99,7 @@ class Feed:
         self._kept = Ring(KEPT, KEPT_BYTES)
         self._refreshed = Ring(REFRESHES, KEPT_BYTES)
         self._number = 0
+        self._overruns = 0
         self._readers: dict[Reader, Callable[[], None]] = {}
         self._waking: IDelayedCall | None = None
         self._alarms: tuple[str, ...] = ()
@@ -189,6 +190,11 @@ class Feed:
     # Who follows
 
     @property
+    def counters(self) -> dict[str, int]:
+        """How many events were told, and how many readers were too slow for them, by name."""
+        return {"events_told": self._number, "events_overruns": self._overruns}
+
+    @property
     def followers(self) -> int:
         """How many follow."""
         return len(self._readers)
@@ -217,6 +223,11 @@ class Feed:
         self._readers[reader] = news
         self._see_who_wants_refreshes()
         return reader
+
+    def overrun(self) -> Overrun:
+        """A reader is too slow."""
+        self._overruns += 1
+        return Overrun("you have taken events more slowly than they came")
 
     def leave(self, reader: Reader) -> None:
         """Let a reader follow no more."""
@@ -257,7 +268,7 @@ class Reader:
     def take(self) -> tuple[list[Item], bool]:
         """What comes next, and whether there is more; raises Overrun."""
         if any(place < ring.first for ring, place in self._places):
-            raise Overrun("you have taken events more slowly than they came")
+            raise self._feed.overrun()
         missing, self._missing = self._missing, None
         taken = [] if missing is None else [missing]
         for _ in range(_SCAN):

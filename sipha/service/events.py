@@ -75,9 +75,8 @@ class EventService(Service):
 
     @property
     def counters(self) -> dict[str, int]:
-        """How many follow, and what has become of the history, by name."""
-        recorded = {} if self.recorder is None else self.recorder.counters
-        return {"event_followers": self.feed.followers, **recorded}
+        """What was told, and what has become of the history, by name."""
+        return self.feed.counters | ({} if self.recorder is None else self.recorder.counters)
 
     def alarms(self) -> Iterable[str]:
         """What an operator must know."""

@@ -172,6 +172,7 @@ def test_reader_that_is_too_slow_is_dropped(monkeypatch: pytest.MonkeyPatch) -> 
         site.register(f"sip:u{number}@x")
     with pytest.raises(Overrun):
         reader.take()
+    assert site.feed.counters == {"events_told": 3, "events_overruns": 1}
 
 
 def test_reader_that_wants_no_refreshes_isnt_harmed_by_those_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
