@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Literal, NamedTuple, NoReturn, TypeVar
 
 import msgspec
@@ -14,6 +15,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 
+from sipha.admin.events import HEARTBEAT, Dropped, Messages, Start
+from sipha.admin.history import History
 from sipha.admin.log import Entries, LogView
 from sipha.admin.messages import INDEX
 from sipha.admin.queries import Filter, Page, Query, Search, Span
@@ -43,6 +46,7 @@ from sipha.admin.views import (
     Transfer,
 )
 from sipha.errors import SiphaError
+from sipha.events.event import AnyEvent
 
 DEADLINE = 10.0
 """Seconds that a node has for its answer."""
@@ -77,6 +81,13 @@ class Answer(NamedTuple):
     status: int
     headers: Headers
     content: bytes
+
+
+class Told(NamedTuple):
+    """What a stream of events tells: the id after which to go on, empty if it hasn't one, and the event."""
+
+    id: str
+    event: AnyEvent | Start | Dropped
 
 
 class AdminClient:
@@ -181,6 +192,29 @@ class AdminClient:
         """Have the node load its configuration file again; Refused with 409 if it can't run under that."""
         return await self._request("POST", "/v1/reload", Reloaded, body=Reload(), deadline=RELOAD_DEADLINE)
 
+    async def history(self, aor: str, cursor: str = "", limit: int = 1000) -> History:
+        """What has become of an AOR, the latest first; Refused with 404 if the node keeps no history."""
+        params = {"cursor": cursor, "limit": str(limit)}
+        return await self._request("GET", f"/v1/history/{segment(aor)}", History, params=params)
+
+    async def events(
+        self, take: Callable[[Told], object], *, since: str = "", kinds: Iterable[str] = (), aor: str = ""
+    ) -> None:
+        """Give what happens to `take`, from the event `since` or from now on, until the node tells no more.
+
+        `kinds` are all but plain refreshes if none is named. A kind that this release doesn't know is left out.
+        """
+        wanted = {"since": since, "kinds": ",".join(kinds), "aor": aor}
+        messages = Messages()
+
+        def took(data: bytes) -> None:
+            for message in messages.feed(data):
+                with suppress(msgspec.ValidationError):
+                    take(Told(message.id, msgspec.json.decode(message.data, type=AnyEvent | Start | Dropped)))
+
+        params = {name: value for name, value in wanted.items() if value}
+        await self._stream("/v1/events", params, took, max(self._deadline, 2.5 * HEARTBEAT))
+
     async def backup(self, take: Callable[[bytes], object]) -> int:
         """Give the pieces of a backup to `take`, and return the index at which it was made."""
         return await self._collect("/v1/backup", {}, take)
@@ -191,33 +225,52 @@ class AdminClient:
 
     async def _collect(self, path: str, params: Mapping[str, str], take: Callable[[bytes], object]) -> int:
         """Give the pieces of a long answer to `take`, and return the index of the table that it is of."""
+        headers = await self._stream(path, params, take, self._deadline)
+        return int(headers.getRawHeaders(INDEX, ["0"])[0])
+
+    async def _stream(
+        self, path: str, params: Mapping[str, str], take: Callable[[bytes], object], patience: float
+    ) -> Headers:
+        """Give what comes to `take` until it ends, and return the headers; raises what `take` raises.
+
+        Unreachable if nothing comes for `patience` seconds.
+        """
         url = self.url + path
-        index = 0
+        headers = Headers()
+        failures: list[Exception] = []
 
         async def ask() -> None:
-            nonlocal index
-            response = await self._http.request("GET", url, params=params, unbuffered=True)
+            nonlocal headers
+            response = await self._http.request("GET", url, params=dict(params), unbuffered=True)
+            headers = response.headers
             if response.code != 200:
-                self._refused(Answer(response.code, response.headers, await treq.content(response)))
-            index = int(response.headers.getRawHeaders(INDEX, ["0"])[0])
+                self._refused(Answer(response.code, headers, await treq.content(response)))
             await treq.collect(response, took)
 
         def took(piece: bytes) -> None:
-            stalled.reset(self._deadline)
-            take(piece)
+            if failures:
+                return
+            stalled.reset(patience)
+            try:
+                take(piece)
+            except Exception as error:  # noqa: BLE001  Twisted would swallow it
+                failures.append(error)
+                stalled.reset(0)
 
+        stalled = self.clock.callLater(patience, lambda: asked.cancel())  # noqa: PLW0108  it is made below
         asked = Deferred.fromCoroutine(ask())
-        stalled = self.clock.callLater(self._deadline, asked.cancel)
         try:
             await asked
         except CancelledError:
-            raise Unreachable(f"{url} sent nothing for {self._deadline:g} s") from None
+            if failures:
+                raise failures[0] from None
+            raise Unreachable(f"{url} sent nothing for {patience:g} s") from None
         except _FAILURES as error:
             raise _unreachable(url, error) from error
         finally:
             if stalled.active():
                 stalled.cancel()
-        return index
+        return headers
 
     async def _request(
         self,

@@ -25,11 +25,16 @@ def json(value: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value)))
 
 
+def json_line(value: Any) -> str:
+    """A JSON document of one line."""
+    return msgspec.json.encode(value).decode()
+
+
 def alarms(nodes: Iterable[Status]) -> None:
     """Print what an operator must know, a line for each."""
     for node in nodes:
         for alarm in node.alarms:
-            click.secho(f"ALARM {node.node}: {_printable(alarm)}", fg="red")
+            click.secho(f"ALARM {node.node}: {printable(alarm)}", fg="red")
 
 
 def nodes(found: Iterable[tuple[str, Status | str]]) -> None:
@@ -107,7 +112,7 @@ def details(found: Sequence[BindingView]) -> None:
     """Print all that is known of the bindings of one AOR."""
     click.echo(f"AOR: {found[0].aor}")
     for one in found:
-        click.echo(f"  Contact: {_printable(one.contact)}")
+        click.echo(f"  Contact: {printable(one.contact)}")
         for name, value in (
             ("Expires", f"{one.expires} s"),
             ("Q", _q(one)),
@@ -128,7 +133,7 @@ def details(found: Sequence[BindingView]) -> None:
             ("Contact-ID", one.contact_id),
         ):
             if value:
-                click.echo(f"    {name}: {_printable(value)}")
+                click.echo(f"    {name}: {printable(value)}")
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, header: bool = True) -> None:
@@ -137,7 +142,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, header: bool =
     console = Console(width=_UNBOUNDED, markup=False, highlight=False, emoji=False)
     drawn = Table(*heads, box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0))
     for row in rows:
-        drawn.add_row(*map(_printable, row))
+        drawn.add_row(*map(printable, row))
     with console.capture() as lines:
         console.print(drawn)
     click.echo("\n".join(line.rstrip() for line in lines.get().splitlines()))
@@ -226,6 +231,6 @@ def _q(binding: BindingView) -> str:
     return "" if binding.q is None else f"{binding.q:g}"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Text from a phone that can't move the cursor of who reads it."""
     return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

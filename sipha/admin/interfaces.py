@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from sipha.admin.log import EntryView, LogView
     from sipha.admin.views import NodeView, Reloaded, Status
     from sipha.errors import Unavailable
+    from sipha.events.feed import Feed
+    from sipha.events.history import Page
     from sipha.state.accounts import Account
     from sipha.state.binding import Binding
     from sipha.state.entries import Record
@@ -93,6 +95,17 @@ class INode(Interface):
 
     def propose(record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
         """Queue a record for the log and call `done` once, as `ILog.propose` does."""
+
+    def cluster_id() -> str:
+        """The cluster that the node is in; empty if it is in none."""
+
+    feed: Feed = Attribute("What the node tells of.")
+
+    def history(aor: str, cursor: str, limit: int) -> Deferred[Page]:
+        """A page of what has become of an AOR, from the latest event on.
+
+        Fails with HistoryError, and with ValueError for what is no cursor.
+        """
 
     def nodes() -> Sequence[NodeView]:
         """The members of the cluster, by name."""

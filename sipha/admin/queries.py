@@ -76,6 +76,24 @@ class Removal(Query, frozen=True, kw_only=True):
     ) = UNSET
 
 
+class Pages(Query, frozen=True, kw_only=True):
+    """One page of what isn't in the replicated table."""
+
+    limit: Limit = MAX_PAGE
+    cursor: Cursor = ""
+
+
+class Follow(Query, frozen=True, kw_only=True):
+    """Which events are told, and from where on."""
+
+    since: (
+        Annotated[str, Meta(description="The id of the last event that is known, or an index; the header counts more.")]
+        | UnsetType
+    ) = UNSET
+    kinds: Annotated[str, Meta(description="Kinds of events, with commas between them; all but refreshes.")] = ""
+    aor: Annotated[str, Meta(description="Only what concerns this AOR, or none.")] = ""
+
+
 class Span(Query, frozen=True, kw_only=True):
     """Which entries are wanted."""
 

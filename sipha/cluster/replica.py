@@ -265,6 +265,15 @@ class Replica:
         """The node that leads as far as this one knows."""
         return None if self._driver.state == "failed" else self._voter.leader
 
+    def leader_of(self, index: int) -> str | None:
+        """Who led when the entry at an index was written; None if this node doesn't know: it is of an earlier term."""
+        return self.leader if self._raft.term_at(index) == self._raft.term else None
+
+    @property
+    def cluster_id(self) -> str:
+        """The cluster that this node is in; empty if its disk is blank."""
+        return self._kinship.cluster_id
+
     @property
     def lease_until(self) -> float:
         """Until when this node may act as the only leader, in seconds of CLOCK_BOOTTIME, as far as is known now.
@@ -367,7 +376,7 @@ class Replica:
             durability="fsync" if self._sync else "os",
             journal_bytes=self._journal.size,
             peers=tuple(self._kinship.peers(match)),
-            alarms=tuple(self._alarms()),
+            alarms=tuple(self.alarms()),
             counters={**self._voter.counters, **self._network.counters, **self.sharing.counters},
         )
 
@@ -378,7 +387,8 @@ class Replica:
             return "leader"
         return "follower" if self.node in self.membership.voters else "learner"
 
-    def _alarms(self) -> Iterator[str]:
+    def alarms(self) -> Iterator[str]:
+        """What an operator must know."""
         if self._driver.reason:
             yield f"this node has left the cluster: {self._driver.reason}"
         if self._voter.disk_hangs:

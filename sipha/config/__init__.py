@@ -18,6 +18,7 @@ from sipha.config.texts import (
     AbsolutePath,
     AdminUrl,
     DomainName,
+    Duration,
     FilePath,
     Network,
     NodeName,
@@ -384,6 +385,18 @@ class Log(Section, frozen=True):
     level: Literal["debug", "info", "warn", "error", "critical"] = "info"
 
 
+class History(Section, frozen=True):
+    """What is kept, on this node, of what has become of each AOR: for how long, and how much."""
+
+    keep: Duration = Duration("30d")
+    max_bytes: Annotated[int, msgspec.Meta(ge=2**20, le=2**40)] = 2**28
+
+    @property
+    def kept(self) -> bool:
+        """True if anything is kept."""
+        return self.keep.seconds > 0
+
+
 class Config(Section, frozen=True):
     """The whole configuration of a node."""
 
@@ -401,6 +414,7 @@ class Config(Section, frozen=True):
     capture: Capture | None = None
     admin: Admin = Admin()
     log: Log = Log()
+    history: History = History()
 
     def __post_init__(self) -> None:
         """Check what concerns more than one section."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 from urllib.parse import urlsplit
 
 from sipha.errors import MalformedMessage
@@ -178,6 +178,26 @@ class AdminUrl(Text):
         if not host:
             raise ValueError(f'{text!r} is not the URL of an admin; write one such as "http://127.0.0.1:8080"')
         return cls(text.removesuffix("/"))
+
+
+class Duration(Text):
+    """A time that is long: a whole number of days, hours, minutes or seconds, `30d`; or 0, for none."""
+
+    __slots__ = ()
+
+    _UNITS: ClassVar = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the time; raises ValueError."""
+        if not re.fullmatch(r"0|[1-9][0-9]{0,5}[dhms]", text):
+            raise ValueError(f'{text!r} is not a time; write one such as "30d", "12h", "90m" or "600s", or "0"')
+        return cls(text)
+
+    @property
+    def seconds(self) -> float:
+        """The time in seconds."""
+        return 0.0 if self == "0" else float(int(self[:-1]) * self._UNITS[self[-1]])
 
 
 class AbsolutePath(Text):

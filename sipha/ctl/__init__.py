@@ -18,6 +18,7 @@ from sipha.ctl.bindings import bindings, export, rm, show
 from sipha.ctl.ca import ca
 from sipha.ctl.configuration import check, reload
 from sipha.ctl.drill import drill
+from sipha.ctl.events import events, history
 from sipha.ctl.log import log
 from sipha.ctl.nodes import node, online, prefer, standby, transfer
 from sipha.ctl.offline import cluster, disk, recover, restore
@@ -41,6 +42,8 @@ for command in (
     show,
     rm,
     export,
+    history,
+    events,
     user,
     node,
     transfer,

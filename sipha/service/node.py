@@ -28,6 +28,7 @@ from sipha.errors import ConfigError
 from sipha.garbage import GarbageCollection
 from sipha.service.address import AddressHolder, AddressService, Tickling
 from sipha.service.admin import AdminService
+from sipha.service.events import EventService, Presence
 from sipha.service.health import Health
 from sipha.service.life import Life
 from sipha.service.log import LogThreshold
@@ -67,6 +68,8 @@ class Node(MultiService):
         self._domains = Domains(*make_domains(configuration))
         self._log_threshold = LogThreshold(configuration.log)
         self._log_threshold.setServiceParent(self)
+        self.events = EventService(reactor, configuration, replica, lambda: self.view.alarms())  # noqa: PLW0108  it is made below
+        self.events.setServiceParent(self)
         GarbageCollection(reactor).setServiceParent(self)
         interfaces = [placement.interface for placement in configuration.virtual_address.placements]
         self.health = Health(reactor, boottime, replica.report, [name for name in interfaces if name])
@@ -107,9 +110,10 @@ class Node(MultiService):
             self.keepalive,
             self._probe,
             Tickling(reactor, self.address.address, replica),
+            Presence(self.events.feed, configuration.virtual_address.hosts),
         ):
             service.setServiceParent(with_address)
-        self.parts = Parts(self.replication, self.address.address, self.sip, self.keepalive, self.health)
+        self.parts = Parts(self.replication, self.address.address, self.sip, self.keepalive, self.health, self.events)
         self.view = View(reactor, configuration, self.parts, life)
         metrics = MetricRoutes(Metrics(self.view))
         self._admin = AdminService(reactor, configuration.admin, self.view, self._domains, metrics)

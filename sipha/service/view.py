@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -20,7 +20,10 @@ from sipha.cluster.handover import HandoverFailed
 from sipha.cluster.snapshots import SnapshotFile
 from sipha.config.texts import NodeName, SocketAddress
 from sipha.errors import ConfigError, Unavailable, UnknownOutcome
+from sipha.events.feed import Feed
+from sipha.events.history import HistoryOff, Page
 from sipha.nat.keepalive import OFF, SETTING, Keepalive
+from sipha.service.events import EventService
 from sipha.service.health import Health
 from sipha.service.life import Life
 from sipha.service.replication import Replication
@@ -52,6 +55,7 @@ class Parts(NamedTuple):
     sip: SipService
     keepalive: Keepalive
     health: Health
+    events: EventService
 
 
 @implementer(INode)
@@ -62,7 +66,7 @@ class View:
         self._reactor = reactor
         self.parts = parts
         self._life = life
-        self._replication, self._address, self._sip, self._keepalive, _ = parts
+        self._replication, self._address, self._sip, self._keepalive, _, self._events = parts
         self._replica = self._replication.replica
         self._started_at = reactor.seconds()
         self.adopt(configuration)
@@ -78,13 +82,7 @@ class View:
         return Status(
             node=replica.node,
             version=__version__,
-            alarms=(
-                *replica.alarms,
-                *self._life.alarms(),
-                *self._replication.alarms(),
-                *self._address.alarms(),
-                *self._keepalive.alarms(),
-            ),
+            alarms=(*replica.alarms, *self._other_alarms()),
             uptime=self._reactor.seconds() - self._started_at,
             cluster_id=replica.cluster_id,
             role=replica.role,
@@ -114,7 +112,12 @@ class View:
             bindings=machine.location.count,
             accounts=len(machine.accounts),
             pings=self._keepalive.state,
-            counters={**replica.counters, **self._sip.counters(), **self._keepalive.counted()},
+            counters={
+                **replica.counters,
+                **self._sip.counters(),
+                **self._keepalive.counted(),
+                **self._events.counters,
+            },
             peers=tuple(
                 PeerStatus(
                     peer.name,
@@ -129,6 +132,15 @@ class View:
             ),
             configuration=self._life.status(),
         )
+
+    def alarms(self) -> Iterator[str]:
+        """What an operator must know."""
+        yield from self._replica.alarms()
+        yield from self._other_alarms()
+
+    def _other_alarms(self) -> Iterator[str]:
+        for part in (self._life, self._replication, self._address, self._keepalive, self._events):
+            yield from part.alarms()
 
     def leading(self) -> bool:
         """Return True if the node leads and its lease is valid."""
@@ -280,6 +292,21 @@ class View:
     def reload(self) -> Deferred[Reloaded]:
         """Load the configuration file again."""
         return self._life.reload()
+
+    def cluster_id(self) -> str:
+        """The cluster that this node is in."""
+        return self._replica.cluster_id
+
+    @property
+    def feed(self) -> Feed:
+        """What this node tells of."""
+        return self._events.feed
+
+    def history(self, aor: str, cursor: str, limit: int) -> Deferred[Page]:
+        """What has become of an AOR."""
+        if self._events.recorder is None:
+            return fail(HistoryOff())
+        return self._events.recorder.read(aor, cursor, limit)
 
     def backup(self) -> Frozen:
         """The table as it is now."""

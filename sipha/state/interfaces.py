@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
     from sipha.errors import Unavailable
     from sipha.state.accounts import Account
+    from sipha.state.changes import Change
     from sipha.state.entries import Record
     from sipha.state.location import Binding
     from sipha.state.machine import Outcome
@@ -46,3 +47,15 @@ class ICredentials(Interface):
 
     def known(aor: str) -> bool:
         """True if an account has this AOR as its identity."""
+
+
+class IObserver(Interface):
+    """Who follows what the log changes on this node; never raises."""
+
+    refreshes: bool = Attribute("True while plain refreshes are to be told, too.")
+
+    def applied(index: int, time: int, changes: Sequence[Change]) -> None:
+        """The entry at a log index was applied, at a cluster time in ms, and has changed this."""
+
+    def adopted(index: int) -> None:
+        """The table is now that of a snapshot at this index; what the entries up to there changed isn't told."""

@@ -13,6 +13,7 @@ import msgspec
 
 from sipha.state import registration
 from sipha.state.binding import Binding
+from sipha.state.changes import Changes
 from sipha.state.entries import Expire, Policy, Register, RemoveBindings, RemoveUnreachable
 from sipha.state.expiry import ExpiryBuckets
 from sipha.state.multiset import digest
@@ -57,6 +58,7 @@ class Location:
         self._buckets = ExpiryBuckets()
         self._tombstones = Tombstones()
         self._moment = Moment(0, 0, Policy(), 1, count())
+        self._changes: Changes | None = None
         self._hash = 0
         self.count = 0
         """How many bindings there are, with those that ran out and are not yet removed."""
@@ -117,10 +119,14 @@ class Location:
 
     # Applying
 
-    def begin(self, index: int, time: int, policy: Policy, schema: int) -> None:
-        """Say at which log index and time and by what rules the next records are applied; forget what ends."""
+    def begin(self, index: int, time: int, policy: Policy, schema: int, changes: Changes | None = None) -> None:
+        """Say at which log index and time and by what rules the next records are applied; forget what ends.
+
+        What they change goes into `changes`.
+        """
         # An id names the entry that made the binding and its place there, so that it is the same on every node.
         self._moment = Moment(index, time, policy, schema, count(index << 20))
+        self._changes = changes
         self._tombstones.prune(time)
 
     def register(self, request: Register) -> Registered | Rejected | Invalid:
@@ -137,17 +143,26 @@ class Location:
                 self._store(aor, row, _row((refreshed,)))
                 if self.bound is not None:
                     self.bound(aor, (refreshed,))
+                if self._changes is not None:
+                    self._changes.refreshed(current[0], refreshed)
                 return Registered((refreshed,), time)
+        return self._register(request, row, stored, current)
+
+    def _register(
+        self, request: Register, row: _Row | None, stored: Sequence[Binding], current: Sequence[Binding]
+    ) -> Registered | Rejected | Invalid:
+        """Apply a REGISTER that does more than to refresh, or that can't; `current` are the bindings that count."""
+        aor, time = request.aor, self._moment.time
         removed = self._tombstones.cseq(aor, request.call_id)
         if not request.wildcard:
-            bindings = registration.register(request, current, removed, self._moment)
+            made = registration.register(request, current, removed, self._moment)
         elif not request.contacts:
-            bindings = registration.clear(request, current, removed)
+            made = registration.clear(request, current, removed)
         else:
             return Invalid("a wildcard stands alone (RFC 3261 §10.3 step 6)")
-        if isinstance(bindings, Rejected):
-            return bindings
-        after = tuple(bindings)
+        if isinstance(made, Rejected):
+            return made
+        after = tuple(made.bindings)
         new = row if after == current else _row(after)
         if request.cseq > removed and _removes(request, self._moment.policy):
             self._tombstones.add(aor, request.call_id, request.cseq, time)
@@ -158,6 +173,9 @@ class Location:
             self.count += len(after) - len(stored)
             if self.bound is not None:
                 self.bound(aor, after)
+            if self._changes is not None:
+                self._changes.removed(stored, current, "expired")
+                self._changes.registered(request, current, after, made.dropped)
         return Registered(after, time)
 
     def remove(self, record: RemoveBindings) -> Done | NotFound:
@@ -173,6 +191,9 @@ class Location:
         if len(after) == len(current):
             return NotFound(f"no such binding of {record.aor}")
         self._reduce(record.aor, row, stored, after)
+        if self._changes is not None:
+            self._changes.removed(stored, current, "expired")
+            self._changes.removed(current, after, "admin")
         return Done(len(current) - len(after))
 
     def remove_unreachable(self, record: RemoveUnreachable) -> Done:
@@ -186,6 +207,8 @@ class Location:
         )
         if len(after) < len(stored):
             self._reduce(record.aor, row, stored, after)
+            if self._changes is not None:
+                self._changes.removed(stored, after, "ping-timeout")
         return Done(len(stored) - len(after))
 
     def expire(self, record: Expire) -> Done:
@@ -214,6 +237,9 @@ class Location:
             self.count += len(after) - len(stored)
         for aor, new in rows:
             self._store(aor, self._rows.get(aor), new)
+        if self._changes is not None:
+            for stored, after in steps:
+                self._changes.removed(stored, after, "expired")
         return Done(sum(len(stored) - len(after) for stored, after in steps))
 
     # Copying

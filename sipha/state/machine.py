@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sipha.state.changes import (
+    AccountDeleted,
+    AccountPut,
+    Change,
+    Changes,
+    KeyAdded,
+    MembersPut,
+    SchemaRaised,
+    SettingPut,
+    TermBegun,
+)
 from sipha.state.entries import (
     UNDECODABLE,
     Barrier,
@@ -27,6 +38,9 @@ from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Outcome, Reg
 from sipha.state.snapshot import Frozen, Loaded
 from sipha.state.table import DamagedMemory, FrozenTable
 from sipha.state.tables import Tables
+
+if TYPE_CHECKING:
+    from sipha.state.interfaces import IObserver
 
 __all__ = [
     "Conflict",
@@ -51,6 +65,9 @@ class Machine(Tables):
     def __init__(self) -> None:
         super().__init__()
         self._applying = False
+        self._changes: Changes | None = None
+        self.observer: IObserver | None = None
+        """Told what the entries have changed: each node's own business."""
 
     def apply(self, index: int, entry: bytes) -> list[Outcome]:
         """Apply the entry at a log index and return one outcome for each record.
@@ -79,11 +96,14 @@ class Machine(Tables):
             self.index = index
             return [Invalid(f"there is no schema {batch.schema}")] * len(records)
         self._applying = True
-        time = max(self.time, batch.time)
-        self.location.begin(index, time, batch.policy, batch.schema)
+        time, observer = max(self.time, batch.time), self.observer
+        changes = self._changes = None if observer is None else Changes(refreshes=observer.refreshes)
+        self.location.begin(index, time, batch.policy, batch.schema, changes)
         outcomes = [self._apply(record, batch.schema) for record in records]
         self.time, self.policy, self.index = time, batch.policy, index
         self._applying = False
+        if observer is not None and changes is not None and changes.made:
+            observer.applied(index, time, changes.made)
         return outcomes
 
     def freeze(self, term: int, cluster_id: str) -> Frozen:
@@ -102,6 +122,8 @@ class Machine(Tables):
         old.take(self)
         self.take(loaded.tables)
         self._applying = False
+        if self.observer is not None:
+            self.observer.adopted(self.index)
         return old.dismantle()
 
     def scrub(self) -> Iterator[None]:
@@ -139,23 +161,36 @@ class Machine(Tables):
             case RemoveBindings():
                 return self.location.remove(record)
             case PutAccount():
-                return self.accounts.put(record)
+                created = self.accounts.get(record.username, record.domain) is None
+                identity = f"{record.username}@{record.domain}"
+                return self._made(self.accounts.put(record), AccountPut(identity, created))
             case DeleteAccount():
-                return self.accounts.delete(record)
+                return self._made(self.accounts.delete(record), AccountDeleted(f"{record.username}@{record.domain}"))
             case PutKey():
-                return self.keys.put(record)
+                return self._made(self.keys.put(record), KeyAdded())
             case PutSetting():
-                return self.settings.put(record)
+                return self._made(self.settings.put(record), SettingPut(record.name, record.value))
             case Barrier():
+                self._tell(TermBegun(record.term, record.node))
                 return Done(0)
             case RemoveUnreachable() if schema >= 3:
                 return self.location.remove_unreachable(record)
             case PutMembers() if schema >= 2:
-                return self._put_members(record)
+                return self._made(self._put_members(record), MembersPut(tuple(sorted(record.members))))
             case RaiseSchema() if schema >= 2:
-                return self._raise_schema(record, schema)
+                return self._made(self._raise_schema(record, schema), SchemaRaised(record.schema))
             case _:
                 return Invalid("not a record of this schema")
+
+    def _made(self, outcome: Outcome, change: Change) -> Outcome:
+        """Tell of a change, if the outcome says that it was made."""
+        if isinstance(outcome, Done) and outcome.count:
+            self._tell(change)
+        return outcome
+
+    def _tell(self, change: Change) -> None:
+        if self._changes is not None:
+            self._changes.made.append(change)
 
     def _put_members(self, record: PutMembers) -> Done:
         before, self.members = self.members, tuple(sorted(record.members))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 import msgspec
 
 from sipha.errors import SipError
 from sipha.sip.uri import Uri, parse_uri
 from sipha.state.binding import Binding
+from sipha.state.changes import Reason
 from sipha.state.entries import Contact, Policy, Register
 from sipha.state.outcomes import Rejected
 
@@ -34,6 +37,13 @@ class Moment(msgspec.Struct, frozen=True, gc=False):
     contact_ids: Iterator[int]
 
 
+class After(NamedTuple):
+    """The bindings after a REGISTER, and why those gave way that it doesn't name, by their ids."""
+
+    bindings: Sequence[Binding]
+    dropped: Mapping[int, Reason] = MappingProxyType({})
+
+
 def refresh(request: Register, binding: Binding, moment: Moment) -> Binding | None:
     """Return the only binding of an AOR as refreshed by the device that made it; None if the REGISTER is not just that.
 
@@ -48,7 +58,7 @@ def refresh(request: Register, binding: Binding, moment: Moment) -> Binding | No
     return _binding(request, contact, seconds, moment, reg_id=0, contact_id=binding.contact_id)
 
 
-def register(request: Register, current: Sequence[Binding], removed: int, moment: Moment) -> list[Binding] | Rejected:
+def register(request: Register, current: Sequence[Binding], removed: int, moment: Moment) -> After | Rejected:
     """Return the bindings after a REGISTER with contacts, given the unexpired ones before it.
 
     `removed` is the highest CSeq of this Call-ID that a tombstone remembers, or -1. Nothing is changed in place, so
@@ -93,17 +103,17 @@ def register(request: Register, current: Sequence[Binding], removed: int, moment
         else:
             del bindings[place]
     if not own or len(bindings) == len(own):
-        return bindings
+        return After(bindings)
     return _limit(request, bindings, own, len(current), moment.policy)
 
 
-def clear(request: Register, current: Sequence[Binding], removed: int) -> list[Binding] | Rejected:
+def clear(request: Register, current: Sequence[Binding], removed: int) -> After | Rejected:
     """Return the bindings after `Contact: *`, which removes all or fails (RFC 3261 §10.3 step 6)."""
     if request.cseq == removed:
-        return list(current)  # a repeat; what was registered since stays
+        return After(current)  # a repeat; what was registered since stays
     if request.cseq < removed or any(_is_stale(request, binding) for binding in current):
         return STALE
-    return []
+    return After(())
 
 
 def asked(contact: Contact, policy: Policy) -> int:
@@ -162,26 +172,24 @@ def _reg_id(request: Register, contact: Contact) -> int:
     return contact.reg_id if request.outbound and contact.instance else 0
 
 
-def _limit(
-    request: Register, bindings: list[Binding], own: set[int], before: int, policy: Policy
-) -> list[Binding] | Rejected:
+def _limit(request: Register, bindings: list[Binding], own: set[int], before: int, policy: Policy) -> After | Rejected:
     """Drop what one_per_instance and max_contacts don't allow beside `own`, the bindings that the REGISTER names."""
-    dropped: list[Binding] = []
-    if policy.one_per_instance:
-        dropped = _superseded(bindings, own)
+    replaced = _superseded(bindings, own) if policy.one_per_instance else []
+    evicted: list[Binding] = []
     if policy.max_contacts:
-        left = len(bindings) - len(dropped)
+        left = len(bindings) - len(replaced)
         if left > max(policy.max_contacts, before):
             if policy.full == "refuse":
                 return TOO_MANY
-            others = [binding for binding in bindings if binding.contact_id not in own and binding not in dropped]
+            others = [binding for binding in bindings if binding.contact_id not in own and binding not in replaced]
             others.sort(key=_age)
-            dropped += others[: left - policy.max_contacts]
+            evicted = others[: left - policy.max_contacts]
     # A REGISTER that comes too late doesn't drop what a later one of the same Call-ID made.
-    if any(_is_stale(request, binding) for binding in dropped):
+    if any(_is_stale(request, binding) for binding in (*replaced, *evicted)):
         return STALE
-    gone = {binding.contact_id for binding in dropped}
-    return [binding for binding in bindings if binding.contact_id not in gone]
+    dropped: dict[int, Reason] = dict.fromkeys([binding.contact_id for binding in replaced], "replaced")
+    dropped |= dict.fromkeys([binding.contact_id for binding in evicted], "evicted")
+    return After([binding for binding in bindings if binding.contact_id not in dropped], dropped)
 
 
 def _superseded(bindings: Sequence[Binding], own: set[int]) -> list[Binding]:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import treq
 from treq.client import HTTPClient
 from treq.testing import RequestTraversalAgent, _SynchronousProducer
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, Resource
@@ -21,6 +22,9 @@ from sipha.admin.site import Front
 from sipha.admin.views import NodeView, PeerStatus, Reloaded, Status
 from sipha.auth.domain import Domain, Domains
 from sipha.errors import NotLeader, SiphaError, Unavailable
+from sipha.events.feed import Feed, Source
+from sipha.events.history import History, HistoryOff, Page
+from sipha.events.recorder import Place, Recorder
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
 from sipha.state.entries import SCHEMA, Batch, Contact, Policy, PutSetting, Record, Register, encode
@@ -31,6 +35,9 @@ from sipha.state.snapshot import Frozen
 
 NOW = 1000.0
 """The cluster time, in seconds."""
+
+WALL = 1_764_380_000.0
+"""The wall time, in seconds since 1970."""
 
 
 @implementer(INode)
@@ -56,6 +63,12 @@ class FakeNode:
         self.held: list[Callable[[], None]] | None = None
         self.peers: tuple[PeerStatus, ...] = ()
         self.entry: dict[int, bytes] = {}
+        self.clock = Clock()
+        self.feed = Feed(
+            self.clock, Source(name, lambda: self.machine.index, lambda: NOW, lambda: WALL, lambda _: name)
+        )
+        self.machine.observer = self.feed
+        self.recorder: Recorder | None = None
 
     def status(self) -> Status:
         return Status(
@@ -165,6 +178,24 @@ class FakeNode:
             done(outcome)
         else:
             self.held.append(lambda: done(outcome))
+
+    def cluster_id(self) -> str:
+        return "0123456789abcdef" * 2
+
+    def keep_history(self, path: Path) -> None:
+        """Keep a history in a file; what is to be done on a thread is done at once."""
+        self.recorder = self.feed.archive = Recorder(
+            self.clock,
+            maybeDeferred,
+            lambda suspect: History(path, 3600.0, 1 << 20, suspect=suspect),
+            lambda: Place(self.cluster_id(), self.feed.reach(), int(NOW * 1000)),
+            self.feed.gap,
+        )
+
+    def history(self, aor: str, cursor: str, limit: int) -> Deferred[Page]:
+        if self.recorder is None:
+            return fail(HistoryOff())
+        return self.recorder.read(aor, cursor, limit)
 
     def nodes(self) -> Sequence[NodeView]:
         return tuple(view for _, view in sorted(self.members.items()))

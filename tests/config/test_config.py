@@ -157,6 +157,14 @@ def test_witness_doesnt_wish_to_lead(tmp_path: Path, text: str, wish: int) -> No
 
 
 @pytest.mark.parametrize(
+    ("text", "seconds"), [("0", 0), ("600s", 600), ("90m", 5400), ("12h", 43200), ("30d", 2592000)]
+)
+def test_history_is_kept_for_as_long_as_is_written(tmp_path: Path, text: str, seconds: int) -> None:
+    history = load(tmp_path, f'{MINIMAL}[history]\nkeep = "{text}"\n').history
+    assert (history.keep.seconds, history.kept) == (seconds, seconds > 0)
+
+
+@pytest.mark.parametrize(
     ("text", "wanted"),
     [
         # syntax
@@ -197,6 +205,9 @@ def test_witness_doesnt_wish_to_lead(tmp_path: Path, text: str, wish: int) -> No
             'sip.transports[1]: "sctp" is not a choice; write "udp" or "tcp"',
         ),
         (MINIMAL + '[sip]\ntransports = ["tcp"]', 'sip.transports: must contain "udp"'),
+        (MINIMAL + '[history]\nkeep = "30"', "history.keep: '30' is not a time; write one such as \"30d\""),
+        (MINIMAL + "[history]\nkeep = 0", "history.keep: 0 is an integer; write a string"),
+        (MINIMAL + "[history]\nmax_bytes = 1", "history.max_bytes: 1 is out of bounds; write at least 1048576"),
         (MINIMAL + "[sip]\nt1 = 5", "sip.t2: 4.0 must not be less than t1 = 5.0"),
         (MINIMAL + "[registrar]\nout_of_order = 400", "registrar.out_of_order: 400 is not a choice; write 500 or 200"),
         (MINIMAL + "[registrar]\nmin_expires = 4000", "registrar.default_expires: 3600 must lie between"),

@@ -10,6 +10,7 @@ from sipha.admin.routes.accounts import AccountRoutes
 from sipha.admin.routes.backup import BackupRoutes
 from sipha.admin.routes.bindings import BindingRoutes
 from sipha.admin.routes.configuration import ConfigurationRoutes
+from sipha.admin.routes.events import EventRoutes
 from sipha.admin.routes.log import LogRoutes
 from sipha.admin.routes.nodes import NodeRoutes
 from sipha.admin.routes.settings import SettingRoutes
@@ -27,5 +28,6 @@ def groups(reactor: IReactorTime, node: INode, domains: Domains) -> tuple[Group,
         LogRoutes(node),
         SettingRoutes(node),
         ConfigurationRoutes(node),
+        EventRoutes(reactor, node, domains),
         BackupRoutes(node),
     )
