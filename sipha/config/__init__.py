@@ -378,11 +378,16 @@ class Admin(Section, frozen=True):
 
 
 class Log(Section, frozen=True):
-    """What the log of the process shows: what is of this level, or above it."""
+    """What the log of the process shows, what is of this level or above it, and in which form.
 
-    live: ClassVar[frozenset[str]] = frozenset({"level"})
+    With `registers` each outcome of a REGISTER is a line.
+    """
+
+    live: ClassVar[frozenset[str]] = frozenset({"level", "registers"})
 
     level: Literal["debug", "info", "warn", "error", "critical"] = "info"
+    format: Literal["auto", "text", "journal", "json"] = "auto"
+    registers: bool = False
 
 
 class History(Section, frozen=True):

@@ -31,9 +31,10 @@ from sipha.service.admin import AdminService
 from sipha.service.events import EventService, Presence
 from sipha.service.health import Health
 from sipha.service.life import Life
-from sipha.service.log import LogThreshold
+from sipha.service.log import Log
 from sipha.service.metrics import Metrics
 from sipha.service.nat import make_keepalive, make_keepalive_settings
+from sipha.service.outcomes import RegisterOutcomes
 from sipha.service.probe import SelfProbe
 from sipha.service.replication import Replication
 from sipha.service.settings import make_capture, make_domains, make_listeners
@@ -66,8 +67,8 @@ class Node(MultiService):
         self.replication = Replication(reactor, configuration, self._replica_failed)
         replica = self.replication.replica
         self._domains = Domains(*make_domains(configuration))
-        self._log_threshold = LogThreshold(configuration.log)
-        self._log_threshold.setServiceParent(self)
+        self._log = Log(reactor, configuration.log)
+        self._log.setServiceParent(self)
         self.events = EventService(reactor, configuration, replica, lambda: self.view.alarms())  # noqa: PLW0108  it is made below
         self.events.setServiceParent(self)
         GarbageCollection(reactor).setServiceParent(self)
@@ -101,6 +102,8 @@ class Node(MultiService):
             answers=self.keepalive.datagram_received,
         )
         self.sip.askers.append(self.keepalive.response_received)
+        self._outcomes = RegisterOutcomes()
+        self._outcomes.adopt(self.sip.taps, on=configuration.log.registers)
         self.capture = make_capture(configuration.capture)
         if self.capture is not None:
             self.sip.taps.append(self.capture.passed)
@@ -166,7 +169,8 @@ class Node(MultiService):
         self.keepalive.adopt(make_keepalive_settings(new))
         self.view.adopt(new)
         self._admin.adopt(new.admin)
-        self._log_threshold.adopt(new.log)
+        self._log.adopt(new.log)
+        self._outcomes.adopt(self.sip.taps, on=new.log.registers)
 
     def settle(self) -> None:
         """Close what the configuration doesn't have."""

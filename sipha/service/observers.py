@@ -132,17 +132,22 @@ def fields(event: LogEvent) -> Iterator[tuple[str, Any]]:
 
 @implementer(ILogObserver)
 class Repeats:
-    """Passes on what is said in the same words up to BURST times in PERIOD; after that, how often it was said."""
+    """Passes on what is said again and again up to BURST times in PERIOD; after that, how often it was said.
+
+    The same is what has the same words; of warnings and worse, whatever they are about.
+    """
 
     def __init__(self, observer: ILogObserver, clock: Callable[[], float]) -> None:
         self._observer = observer
         self._clock = clock
-        self._kinds: dict[tuple[Any, ...], _Kind] = {}
+        self._kinds: dict[tuple[object, ...], _Kind] = {}
 
     def __call__(self, event: LogEvent) -> None:
         """Pass an event on, or count it."""
         now = self._clock()
-        key = (event.get("log_namespace"), event.get("log_level"), event.get("log_format"))
+        level = event["log_level"]
+        wording = event.get("log_format") if level >= LogLevel.warn else formatEvent(event)
+        key = (event.get("log_namespace"), level, wording)
         kind = self._kinds.get(key)
         if kind is None or now >= kind.until:
             self._tell(kind)

@@ -8,21 +8,24 @@ from sipha.errors import MalformedMessage
 from sipha.sip.flow import Flow
 from sipha.sip.message import Response
 from sipha.sip.parser import parse
+from sipha.transport.endpoint import Tap
 
 _OWN = b" REGISTER\r\n"
 
 
 class RegisterOutcomes:
-    """A tap of the endpoint that logs each response to a REGISTER, while it is `on`."""
+    """A tap of the endpoint that logs each response to a REGISTER."""
 
     log = Logger(namespace="sipha.registrar")
 
-    def __init__(self, *, on: bool) -> None:
-        self.on = on
+    def adopt(self, taps: list[Tap], *, on: bool) -> None:
+        """Be among the taps, or not: what isn't asked for costs nothing."""
+        others = [tap for tap in taps if tap != self.passed]
+        taps[:] = [*others, self.passed] if on else others
 
     def passed(self, data: bytes, flow: Flow, *, sent: bool) -> None:
         """Take note of a message."""
-        if not (self.on and sent and data.startswith(b"SIP/2.0 ") and _OWN in data):
+        if not (sent and data.startswith(b"SIP/2.0 ") and _OWN in data):
             return
         try:
             response = parse(data)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import json
+
 import pytest
+from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, LogPublisher, formatEvent
 from zope.interface import implementer
 
 from sipha import config
-from sipha.service.log import LogThreshold
+from sipha.service.log import Log
+from sipha.service.observers import BURST, PERIOD
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def say(publisher: LogPublisher) -> None:
 
 
 def test_log_shows_what_is_of_the_level_or_above(publisher: LogPublisher, lines: list[str]) -> None:
-    threshold = LogThreshold(config.Log(level="warn"), publisher)
+    threshold = Log(Clock(), config.Log(level="warn"), publisher)
     say(publisher)
     assert len(lines) == 5, "it has not begun"
     lines.clear()
@@ -44,3 +48,29 @@ def test_log_shows_what_is_of_the_level_or_above(publisher: LogPublisher, lines:
     threshold.stopService()
     say(publisher)
     assert len(lines) == 5
+
+
+def test_log_has_the_form_that_is_asked_for(
+    publisher: LogPublisher, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = Log(Clock(), config.Log(format="json"), publisher)
+    log.startService()
+    say(publisher)
+    assert [json.loads(line)["message"] for line in capsys.readouterr().out.splitlines()] == [
+        "info", "warn", "error", "critical",
+    ]  # fmt: skip
+    assert not lines
+    log.stopService()
+    say(publisher)
+    assert len(lines) == 5
+
+
+def test_log_tells_how_often_what_it_left_out_was_said(publisher: LogPublisher, lines: list[str]) -> None:
+    clock = Clock()
+    log = Log(clock, config.Log(), publisher)
+    log.startService()
+    for number in range(BURST + 3):
+        Logger("test", observer=publisher).error("no way to {number}", number=number)
+    assert len(lines) == BURST
+    clock.advance(PERIOD)
+    assert lines[BURST:] == [f"said 3 times more within {PERIOD:g} s: no way to 0"]

@@ -131,6 +131,13 @@ def test_what_is_said_too_often_is_counted(log: Log) -> None:
     assert {event["log_level"] for event in log.events} == {LogLevel.error}
 
 
+def test_what_is_about_different_things_is_said_each_time_unless_it_is_a_warning(log: Log) -> None:
+    log.publisher.addObserver(Repeats(log, lambda: log.now))
+    for number in range(BURST + 5):
+        log.logger.info("REGISTER {number}", number=number)
+    assert len(log.events) == BURST + 5
+
+
 def test_number_of_what_was_said_too_often_is_told_though_nothing_follows(log: Log) -> None:
     repeats = Repeats(log, lambda: log.now)
     log.publisher.addObserver(repeats)

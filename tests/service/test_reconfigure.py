@@ -147,7 +147,7 @@ TAKEN: dict[str, Taken] = {
     "log.level": (
         '[log]\nlevel = "error"',
         LogLevel.error,
-        lambda node: node._log_threshold._predicate.logLevelForNamespace(""),
+        lambda node: node._log._predicate.logLevelForNamespace(""),
     ),
 }
 """By key: what is written, and what is then seen in the node."""
