@@ -149,6 +149,7 @@ TAKEN: dict[str, Taken] = {
         LogLevel.error,
         lambda node: node._log._predicate.logLevelForNamespace(""),
     ),
+    "log.registers": ("[log]\nregisters = true", True, lambda node: node._outcomes.passed in node.sip.taps),
 }
 """By key: what is written, and what is then seen in the node."""
 
