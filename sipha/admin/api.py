@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from klein import Klein
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
@@ -20,6 +19,7 @@ from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from sipha.admin import views
+from sipha.admin.access import FORWARDED_BY, Role, Routes, caller_of, needs, vouch
 from sipha.admin.backup import INDEX, Outflow
 from sipha.admin.client import Unreachable, exchange, segment
 from sipha.admin.interfaces import INode
@@ -29,9 +29,6 @@ from sipha.errors import MalformedMessage, SiphaError, Unavailable
 from sipha.sip.uri import parse_uri
 from sipha.state.entries import DeleteAccount, PutAccount, Record, RemoveBindings
 from sipha.state.outcomes import Conflict, Done, NotFound, Outcome
-
-FORWARDED = "Sipha-Forwarded-By"
-"""The header that bears the name of the node that forwarded a request; such a request isn't forwarded again."""
 
 FORWARD_DEADLINE = 5.0
 """Seconds that the leader has for its answer; longer than it waits for a majority itself."""
@@ -43,7 +40,7 @@ _AT_ONCE = 256
 class Api:
     """The routes, for a node and its domains; `http` carries what is forwarded to the leader."""
 
-    _app = Klein()
+    _app = Routes()
 
     def __init__(self, reactor: IReactorTime, node: INode, domains: Domains, http: HTTPClient) -> None:
         self._reactor = reactor
@@ -56,11 +53,13 @@ class Api:
         return self._app.resource()
 
     @_app.route("/v1/status", methods=["GET"])
+    @needs(Role.READ)
     def _get_status(self, request: Request) -> bytes:
         read_query(request)
         return reply(request, self._node.status())
 
     @_app.route("/v1/bindings", methods=["GET"])
+    @needs(Role.READ)
     def _get_bindings(self, request: Request) -> bytes:
         query = read_query(request, "limit", "cursor", "prefix")
         limit = read_limit(query)
@@ -72,6 +71,7 @@ class Api:
         return reply(request, views.Bindings(tuple(bindings), aors[-1] if len(aors) == limit else None))
 
     @_app.route("/v1/bindings/<path:aor>", methods=["GET"])
+    @needs(Role.READ)
     def _get_bindings_of(self, request: Request, aor: str) -> bytes:
         read_query(request)
         aor = self._locate(aor)[1]
@@ -82,6 +82,7 @@ class Api:
         return reply(request, views.Bindings(bindings))
 
     @_app.route("/v1/bindings/<path:aor>", methods=["DELETE"])
+    @needs(Role.OPERATE)
     async def _delete_bindings(self, request: Request, aor: str) -> bytes:
         query = read_query(request, "contact")
         contact = query.get("contact", "")
@@ -94,6 +95,7 @@ class Api:
         return reply(request, views.Removed(_count(outcome)))
 
     @_app.route("/v1/accounts", methods=["GET"])
+    @needs(Role.READ)
     def _get_accounts(self, request: Request) -> bytes:
         query = read_query(request, "limit", "cursor")
         limit = read_limit(query)
@@ -102,6 +104,7 @@ class Api:
         return reply(request, views.Accounts(tuple(views.account_view(account) for account in accounts), cursor))
 
     @_app.route("/v1/accounts", methods=["POST"])
+    @needs(Role.ADMIN)
     async def _post_accounts(self, request: Request) -> bytes:
         read_query(request)
         body = decode(request, views.NewAccount | list[views.NewAccount])
@@ -116,6 +119,7 @@ class Api:
         return reply(request, views.account_view(records[0]))
 
     @_app.route("/v1/accounts/<path:identity>", methods=["GET"])
+    @needs(Role.READ)
     def _get_account(self, request: Request, identity: str) -> bytes:
         read_query(request)
         username, domain = self._account_named(identity)
@@ -125,6 +129,7 @@ class Api:
         return reply(request, views.account_view(account))
 
     @_app.route("/v1/accounts/<path:identity>", methods=["PUT"])
+    @needs(Role.ADMIN)
     async def _put_account(self, request: Request, identity: str) -> bytes:
         read_query(request)
         username, domain = self._account_named(identity)
@@ -143,6 +148,7 @@ class Api:
         return reply(request, views.account_view(record))
 
     @_app.route("/v1/accounts/<path:identity>", methods=["DELETE"])
+    @needs(Role.ADMIN)
     async def _delete_account(self, request: Request, identity: str) -> bytes:
         read_query(request)
         username, domain = self._account_named(identity)
@@ -152,11 +158,13 @@ class Api:
         return reply(request, views.Removed(_count(outcome)))
 
     @_app.route("/v1/nodes", methods=["GET"])
+    @needs(Role.READ)
     def _get_nodes(self, request: Request) -> bytes:
         read_query(request)
         return reply(request, views.Nodes(tuple(self._node.nodes()), self._node.successor()))
 
     @_app.route("/v1/nodes", methods=["POST"])
+    @needs(Role.ADMIN)
     async def _post_nodes(self, request: Request) -> bytes:
         read_query(request)
         new = decode(request, views.NewNode)
@@ -170,6 +178,7 @@ class Api:
         return reply(request, new)
 
     @_app.route("/v1/nodes/<name>", methods=["DELETE"])
+    @needs(Role.ADMIN)
     async def _delete_node(self, request: Request, name: str) -> bytes:
         read_query(request)
         if not self._node.leading():
@@ -178,6 +187,7 @@ class Api:
         return reply(request, views.Removed(1))
 
     @_app.route("/v1/nodes/<name>/standby", methods=["POST"])
+    @needs(Role.OPERATE)
     async def _post_standby(self, request: Request, name: str) -> bytes:
         read_query(request)
         wanted = decode(request, views.Standby)
@@ -187,6 +197,7 @@ class Api:
         return reply(request, views.Duty(name, standby=True, leader=leader))
 
     @_app.route("/v1/nodes/<name>/online", methods=["POST"])
+    @needs(Role.OPERATE)
     async def _post_online(self, request: Request, name: str) -> bytes:
         read_query(request)
         wanted = decode(request, views.Online)
@@ -197,6 +208,7 @@ class Api:
         return reply(request, views.Duty(name, standby=False, leader=self._node.status().leader))
 
     @_app.route("/v1/prefer", methods=["PUT"])
+    @needs(Role.OPERATE)
     async def _put_prefer(self, request: Request) -> bytes:
         read_query(request)
         wanted = decode(request, views.Prefer)
@@ -206,6 +218,7 @@ class Api:
         return reply(request, wanted)
 
     @_app.route("/v1/transfer", methods=["POST"])
+    @needs(Role.OPERATE)
     async def _post_transfer(self, request: Request) -> bytes:
         read_query(request)
         wanted = decode(request, views.Transfer)
@@ -214,11 +227,13 @@ class Api:
         return reply(request, views.Leader(await self._node.transfer(wanted.to)))
 
     @_app.route("/v1/pings", methods=["GET"])
+    @needs(Role.READ)
     def _get_pings(self, request: Request) -> bytes:
         read_query(request)
         return reply(request, views.Pings(self._node.pings()))
 
     @_app.route("/v1/pings", methods=["PUT"])
+    @needs(Role.OPERATE)
     async def _put_pings(self, request: Request) -> bytes:
         read_query(request)
         wanted = decode(request, views.Pings)
@@ -228,6 +243,7 @@ class Api:
         return reply(request, wanted)
 
     @_app.route("/v1/backup", methods=["GET"])
+    @needs(Role.ADMIN)
     async def _get_backup(self, request: Request) -> None:
         read_query(request)
         frozen = self._node.backup()
@@ -304,7 +320,7 @@ class Api:
 
     async def _forward(self, request: Request, path: str, body: msgspec.Struct | None = None) -> bytes:
         """Let the leader answer the request: what was understood of it goes there, not what came."""
-        if request.getHeader(FORWARDED.encode()) is not None:
+        if request.getHeader(FORWARDED_BY.encode()) is not None:
             raise Refusal(503, "the leader has just changed", retry_after=1)
         status, url = self._node.status(), self._node.leader_admin()
         if status.leader in {None, status.node}:
@@ -321,7 +337,7 @@ class Api:
                 request.method.decode("ascii"),
                 url + path,
                 content=b"" if body is None else msgspec.json.encode(body),
-                headers={FORWARDED: status.node},
+                headers=vouch(status.node, caller_of(request)),
                 deadline=FORWARD_DEADLINE,
             )
         except Unreachable as error:
@@ -330,6 +346,12 @@ class Api:
                 f"{status.leader} leads, and {error}; the change may still be made, or ask that node itself",
                 retry_after=1,
             ) from error
+        if answer.status == 401:
+            raise Refusal(
+                409,
+                f"{status.leader} leads, and doesn't know this node by a certificate under which it would take its "
+                "word: ask that node itself",
+            )
         request.setResponseCode(answer.status)
         for retry_after in answer.headers.getRawHeaders("Retry-After", []):
             request.setHeader("Retry-After", retry_after)

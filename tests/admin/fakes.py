@@ -13,8 +13,10 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, Resource
 from zope.interface import implementer
 
+from sipha.admin.access import Access
 from sipha.admin.api import Api
 from sipha.admin.interfaces import INode
+from sipha.admin.limits import Rates
 from sipha.admin.site import Front
 from sipha.admin.views import NodeView, PeerStatus, Status
 from sipha.auth.domain import Domain, Domains
@@ -221,10 +223,11 @@ DOMAINS = Domains(
 class Console:
     """Sends requests to a node's admin, as curl does, and flushes what answers later."""
 
-    def __init__(self, node: FakeNode, forward_to: IResource | None = None) -> None:
+    def __init__(self, node: FakeNode, forward_to: IResource | None = None, access: Access | None = None) -> None:
         self.node = node
         self.clock = Clock()
-        self.agent = RequestTraversalAgent(serve(node, forward_to, self.clock))
+        self.front = serve(node, forward_to, self.clock, access)
+        self.agent = RequestTraversalAgent(self.front)
         self.http = HTTPClient(self.agent, data_to_body_producer=_SynchronousProducer)
 
     def start(
@@ -280,7 +283,15 @@ class Reply(NamedTuple):
         return str(error["detail"])
 
 
-def serve(node: FakeNode, forward_to: IResource | None = None, clock: Clock | None = None) -> IResource:
-    """What a node's admin serves; what it forwards goes to `forward_to`."""
+def routes(node: FakeNode, forward_to: IResource | None = None, clock: Clock | None = None) -> IResource:
+    """The routes of a node's admin; what it forwards goes to `forward_to`."""
     http = HTTPClient(RequestTraversalAgent(forward_to or Resource()), data_to_body_producer=_SynchronousProducer)
-    return Front(Api(clock or Clock(), node, DOMAINS, http).resource(), "127.0.0.11")
+    return Api(clock or Clock(), node, DOMAINS, http).resource()
+
+
+def serve(
+    node: FakeNode, forward_to: IResource | None = None, clock: Clock | None = None, access: Access | None = None
+) -> Front:
+    """What a node's admin serves to those who have `access`, or to all."""
+    clock = clock or Clock()
+    return Front(clock, routes(node, forward_to, clock), "127.0.0.11", access or Access(), Rates(1000.0))
