@@ -20,6 +20,7 @@ from sipha.ctl.nodes import node, online, prefer, standby, transfer
 from sipha.ctl.offline import cluster, disk, recover, restore
 from sipha.ctl.pings import pings
 from sipha.ctl.status import status
+from sipha.ctl.token import token
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,6 +50,7 @@ for command in (
     recover,
     disk,
     ca,
+    token,
 ):
     cli.add_command(command)
 
