@@ -8,26 +8,35 @@ import treq.client
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.web.client import Agent
 
 from sipha import config
 from sipha.admin.api import Api
 from sipha.admin.interfaces import INode
 from sipha.admin.site import AdminSite
 from sipha.auth.domain import Domains
+from sipha.cluster.tls import TlsFactory
 from sipha.errors import ConfigError
+from sipha.service.access import AdminAccess
 
 
 class AdminService(Service):
     """The admin of `node`, as long as its process lives."""
 
-    def __init__(self, reactor: Any, settings: config.Admin, node: INode, domains: Domains) -> None:
+    def __init__(
+        self, reactor: Any, settings: config.Admin, node: INode, domains: Domains, security: AdminAccess
+    ) -> None:
         host, port = settings.listen.address
         self._reactor = reactor
         self._address = (host, port)
-        http = treq.client.HTTPClient(Agent(reactor, pool=HTTPConnectionPool(reactor), connectTimeout=2.0))
-        self._site = AdminSite(reactor, Api(reactor, node, domains, http).resource(), host)
+        agent = Agent(reactor, security.verification, connectTimeout=2.0)
+        routes = Api(reactor, node, domains, treq.client.HTTPClient(agent)).resource()
+        site = AdminSite(reactor, routes, host, security.access, settings.rate)
+        certificates = security.certificates
+        self._factory: IProtocolFactory = (
+            site if certificates is None else TlsFactory(certificates, False, site, reactor)
+        )
         self._port: IListeningPort | None = None
 
     def startService(self) -> None:
@@ -35,7 +44,7 @@ class AdminService(Service):
         super().startService()
         host, port = self._address
         try:
-            self._port = self._reactor.listenTCP(port, self._site, interface=host)
+            self._port = self._reactor.listenTCP(port, self._factory, interface=host)
         except CannotListenError as error:
             raise ConfigError(f"admin.listen: can't listen on {host} port {port}: {error.socketError}") from error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from sipha.cluster.leadership import LeaderServices
 from sipha.cluster.raft import clock as boottime
 from sipha.errors import ConfigError
 from sipha.garbage import GarbageCollection
+from sipha.service.access import AdminAccess
 from sipha.service.address import AddressHolder, AddressService, Tickling
 from sipha.service.admin import AdminService
 from sipha.service.health import Health
@@ -93,26 +95,38 @@ class Node(MultiService):
             Tickling(reactor, self.address.address, replica),
         ):
             service.setServiceParent(with_address)
-        self.parts = Parts(self.replication, self.address.address, self.sip, self.keepalive)
+        self.access = AdminAccess(
+            configuration, path, lambda name: any(member.name == name for member in replica.membership.members)
+        )
+        self.parts = Parts(self.replication, self.address.address, self.sip, self.keepalive, self.access)
         self.view = View(reactor, configuration, self.parts)
-        admin = AdminService(reactor, configuration.admin, self.view, make_domains(configuration))
+        admin = AdminService(reactor, configuration.admin, self.view, make_domains(configuration), self.access)
         admin.setServiceParent(self)
 
     def startService(self) -> None:
-        """Begin to take part in the cluster; ends the process with a message if an address can't be had."""
+        """Begin to take part in the cluster; ends the process with a message if an address can't be had.
+
+        From then on SIGHUP has certificates read again, and who may ask the admin.
+        """
         try:
             super().startService()
             self.replication.startService()
         except ConfigError as error:
             raise SystemExit(f"sipha: {error}") from error
+        signal.signal(signal.SIGHUP, lambda _, __: self._reactor.callFromThread(self._reload))
 
     def stopService(self) -> Deferred[Any]:
         """Hand leadership on if another node can have it, stop what phones see, then leave the cluster."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if self._leaving is not None and self._leaving.active():
             self._leaving.cancel()
         stopped = self._hand_on()
         stopped.addCallback(lambda _: MultiService.stopService(self))
         return stopped.addCallback(lambda _: self.replication.stopService())
+
+    def _reload(self) -> None:
+        self.replication.reload()
+        self.access.reload()
 
     def _hand_on(self) -> Deferred[Any]:
         replica = self.replication.replica

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -60,17 +59,19 @@ class Replication(Service):
             self._stand_alone()
 
     def startService(self) -> None:
-        """Take part; SIGHUP lets new connections be made with the certificates as they are then."""
+        """Take part."""
         super().startService()
         sys.setswitchinterval(SWITCH)
-        signal.signal(signal.SIGHUP, lambda _, __: self._reactor.callFromThread(self._peers.reload))
         self.replica.start()
 
     def stopService(self) -> Deferred[None]:
         """Take part no more, and leave the data directory to others."""
         super().stopService()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         return self.replica.stop().addBoth(self._leave)
+
+    def reload(self) -> None:
+        """Let new connections be made with the certificates as they are now."""
+        self._peers.reload()
 
     def alarms(self) -> Iterator[str]:
         """What an operator must know of the node's certificate."""

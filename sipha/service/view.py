@@ -21,6 +21,7 @@ from sipha.cluster.snapshots import SnapshotFile
 from sipha.config.texts import NodeName, SocketAddress
 from sipha.errors import ConfigError, Unavailable, UnknownOutcome
 from sipha.nat.keepalive import OFF, SETTING, Keepalive
+from sipha.service.access import AdminAccess
 from sipha.service.replication import Replication
 from sipha.service.sip import SipService
 from sipha.state.accounts import Account
@@ -49,6 +50,7 @@ class Parts(NamedTuple):
     address: IVirtualAddress
     sip: SipService
     keepalive: Keepalive
+    access: AdminAccess
 
 
 @implementer(INode)
@@ -58,7 +60,7 @@ class View:
     def __init__(self, reactor: Any, configuration: config.Config, parts: Parts) -> None:
         self._reactor = reactor
         self._config = configuration
-        self._replication, self._address, self._sip, self._keepalive = parts
+        self._replication, self._address, self._sip, self._keepalive, self._access = parts
         self._replica = self._replication.replica
         self._started_at = reactor.seconds()
         self._admins = {str(peer.name): str(peer.admin) for peer in configuration.cluster.peers}
@@ -74,6 +76,7 @@ class View:
                 *self._replication.alarms(),
                 *self._address.alarms(),
                 *self._keepalive.alarms(),
+                *self._access.alarms(),
             ),
             uptime=self._reactor.seconds() - self._started_at,
             cluster_id=replica.cluster_id,
