@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -46,7 +47,7 @@ port = {port}
 transports = ["udp", "tcp"]
 
 [admin]
-listen = "{admin_host}:8080"
+{admin}
 
 [[domains]]
 name = "{domain}"
@@ -63,7 +64,7 @@ _PEER = """
 [[cluster.peers]]
 name = "{name}"
 address = "{host}:7000"
-admin = "http://{host}:8080"
+admin = "{scheme}://{host}:8080"
 """
 
 
@@ -75,6 +76,7 @@ class SandboxNode:
     host: str
     directory: Path
     admin_host: str
+    scheme: str = "http"
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -95,7 +97,7 @@ class SandboxNode:
     @property
     def admin(self) -> str:
         """The URL of the node's admin."""
-        return f"http://{self.admin_host}:8080"
+        return f"{self.scheme}://{self.admin_host}:8080"
 
     @property
     def running(self) -> bool:
@@ -145,6 +147,10 @@ class Sandbox:
     def addressing(self, node: SandboxNode) -> str:  # noqa: ARG002
         """Return a node's section [virtual_address]: how the leader comes by the addresses."""
         return f'mode = "loopback"\naddresses = {json.dumps([self.virtual_address, *self.more_addresses])}'
+
+    def administration(self, node: SandboxNode) -> str:
+        """Return a node's section [admin]: where it listens, and who may ask."""
+        return f'listen = "{node.admin_host}:8080"'
 
     def found(self) -> None:
         """Let the nodes be the founders of one cluster, unless they are already."""
@@ -266,17 +272,19 @@ class Sandbox:
             certificate.write_bytes(made.certificate)
             key.write_bytes(made.key)
         own = authority.Issued(certificate.read_bytes(), key.read_bytes())
-        issued = authority.issue(own, node.name, now)
+        issued = authority.issue(own, node.name, now, addresses=[ip_address(node.host)])
         (node.directory / "ca.pem").write_bytes(own.certificate)
         (node.directory / "key.pem").write_bytes(issued.key)
         (node.directory / "cert.pem").write_bytes(issued.certificate)
 
     def _config(self, node: SandboxNode) -> str:
-        peers = [_PEER.format(name=peer.name, host=peer.host) for peer in self.nodes if peer is not node]
+        peers = [
+            _PEER.format(name=peer.name, host=peer.host, scheme=peer.scheme) for peer in self.nodes if peer is not node
+        ]
         return _CONFIG.format(
             name=node.name,
             host=node.host,
-            admin_host=node.admin_host,
+            admin=self.administration(node),
             data_dir=node.data,
             encryption=_CERTIFICATES.format(directory=node.directory) if self.tls else "plaintext = true",
             cluster=self.cluster,

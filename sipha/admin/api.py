@@ -18,7 +18,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from sipha.admin import routes
+from sipha.admin import access, routes
 from sipha.admin.interfaces import INode
 from sipha.admin.leader import Leader
 from sipha.admin.messages import Refusal, decode, read_query, refuse, reply
@@ -68,6 +68,7 @@ class Api:
 
     async def _serve(self, request: Request, route: Route, group: Group, segments: dict[str, str]) -> bytes | None:
         """Answer a request to a route."""
+        access.check(request, route.role)
         query = read_query(request, route.query)
         body = None if route.body is None else decode(request, route.body)
         if not self._is_place(route.place):

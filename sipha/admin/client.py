@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import Literal, NamedTuple, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import treq
+from OpenSSL import SSL
+from service_identity import CertificateError, VerificationError
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
 
 from sipha.admin.events import HEARTBEAT, Dropped, Messages, Start
 from sipha.admin.history import History
@@ -54,6 +61,23 @@ DEADLINE = 10.0
 RELOAD_DEADLINE = 20.0
 """Seconds that it has to load its configuration: longer than the probation of that."""
 
+ATTEMPTS = 5
+"""How often a request is sent that the node puts off, because too much was asked before."""
+
+_TROUBLE = {
+    "certificate verify failed": (
+        "its certificate is from no authority that is trusted here (siphactl --cacert, admin.ca), or not valid now"
+    ),
+    "wrong version number": "it talks in the clear; write http://",
+    "tlsv1 alert unknown ca": "our certificate is from no authority that is trusted there",
+    "tlsv1 alert decrypt error": "our certificate is from no authority that is trusted there",
+    "sslv3 alert bad certificate": "our certificate isn't taken there",
+    "sslv3 alert certificate expired": "our certificate has expired",
+}
+"""What OpenSSL's reasons mean to an operator."""
+
+_CLEAR = "; perhaps it wants https://"
+
 ResultT = TypeVar("ResultT", bound=msgspec.Struct)
 
 _FAILURES = (ConnectError, ConnectionClosed, RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived)
@@ -88,6 +112,26 @@ class Told(NamedTuple):
 
     id: str
     event: AnyEvent | Start | Dropped
+
+
+@implementer(IAgent)
+class Bearer:
+    """Shows a token with each request, which fails with AdminError if others could read it on the way."""
+
+    def __init__(self, agent: IAgent, token: str) -> None:
+        self._agent = agent
+        self._authorization = f"Bearer {token}"
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        """See IAgent."""
+        url = urlsplit(uri.decode("ascii"))
+        if url.scheme != "https" and not _is_here(url.hostname or ""):
+            return fail(AdminError(f"{url.scheme}://{url.netloc} would be told the token in the clear; write https://"))
+        headers = Headers() if headers is None else headers.copy()
+        headers.setRawHeaders("Authorization", [self._authorization])
+        return self._agent.request(method, uri, headers, bodyProducer)
 
 
 class AdminClient:
@@ -241,7 +285,7 @@ class AdminClient:
 
         async def ask() -> None:
             nonlocal headers
-            response = await self._http.request("GET", url, params=dict(params), unbuffered=True)
+            response = await self._http.request("GET", url, params=dict(params), unbuffered=True, allow_redirects=False)
             headers = response.headers
             if response.code != 200:
                 self._refused(Answer(response.code, headers, await treq.content(response)))
@@ -284,9 +328,14 @@ class AdminClient:
     ) -> ResultT:
         url = self.url + path
         content = b"" if body is None else msgspec.json.encode(body)
-        answer = await exchange(
-            self._http, self.clock, method, url, params=params, content=content, deadline=deadline or self._deadline
-        )
+        for _ in range(ATTEMPTS):
+            answer = await exchange(
+                self._http, self.clock, method, url, params=params, content=content, deadline=deadline or self._deadline
+            )
+            if answer.status != 429:
+                break
+            wait = answer.headers.getRawHeaders("Retry-After", [""])[0]
+            await deferLater(self.clock, float(wait) if wait.isdigit() else 1.0)
         return self._read(answer, kind)
 
     def _read(self, answer: Answer, kind: type[ResultT]) -> ResultT:
@@ -350,4 +399,18 @@ def _params(query: Query) -> dict[str, str]:
 def _unreachable(url: str, error: Exception) -> Unreachable:
     if isinstance(error, ConnectError):
         return Unreachable(f"{url} can't be reached: {error}")
-    return Unreachable(f"{url} hung up before it had answered")
+    for failure in getattr(error, "reasons", ()):
+        match failure.value:
+            case VerificationError() | CertificateError():
+                return Unreachable(f"{url} shows a certificate that isn't for this host")
+            case SSL.Error(args=((*_, (*_, reason)),)):
+                return Unreachable(f"{url} can't be talked to under TLS: {_TROUBLE.get(str(reason), reason)}")
+    return Unreachable(f"{url} hung up before it had answered" + (_CLEAR if url.startswith("http://") else ""))
+
+
+def _is_here(host: str) -> bool:
+    """True if what is sent there doesn't leave this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -7,12 +7,10 @@ from treq.client import HTTPClient
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 
+from sipha.admin.access import FORWARDED_BY, caller_of, vouch
 from sipha.admin.client import Answer, Unreachable, exchange
 from sipha.admin.interfaces import INode
 from sipha.admin.messages import Refusal
-
-FORWARDED = "Sipha-Forwarded-By"
-"""The header that bears the name of the node that forwarded a request; such a request isn't forwarded again."""
 
 FORWARD_DEADLINE = 5.0
 """Seconds that the leader has for its answer; longer than it waits for a majority itself."""
@@ -43,7 +41,7 @@ class Leader:
 
     async def ask(self, request: Request, method: str, path: str, body: msgspec.Struct | None = None) -> Answer:
         """Ask the leader for something on behalf of a request; raises Refusal, and Unreachable if no answer comes."""
-        if request.getHeader(FORWARDED.encode()) is not None:
+        if request.getHeader(FORWARDED_BY.encode()) is not None:
             raise Refusal(503, "the leader has just changed", retry_after=1)
         status, url = self._node.status(), self._node.leader_admin()
         if status.leader in {None, status.node}:
@@ -54,14 +52,21 @@ class Leader:
                 f"{status.leader} leads, and no [[cluster.peers]] says here where its admin is: ask that node itself",
             )
         try:
-            return await exchange(
+            answer = await exchange(
                 self._http,
                 self._reactor,
                 method,
                 url + path,
                 content=b"" if body is None else msgspec.json.encode(body),
-                headers={FORWARDED: status.node},
+                headers=vouch(status.node, caller_of(request)),
                 deadline=FORWARD_DEADLINE,
             )
         except Unreachable as error:
             raise Unreachable(f"{status.leader} leads, and {error}") from error
+        if answer.status == 401:
+            raise Refusal(
+                409,
+                f"{status.leader} leads, and doesn't know this node by a certificate under which it would take its "
+                "word: ask that node itself",
+            )
+        return answer

@@ -21,12 +21,14 @@ INDEX = "Sipha-Index"
 class Refusal(SiphaError):
     """A request that is answered with an HTTP error."""
 
-    def __init__(self, status: int, detail: str, *, retry_after: int = 0, allow: str = "") -> None:
+    def __init__(self, status: int, detail: str, *, retry_after: int = 0, allow: str = "", challenge: str = "") -> None:
         super().__init__(detail)
         self.fault = FaultReply(Fault(status, detail))
         self.headers = {"Retry-After": str(retry_after)} if retry_after else {}
         if allow:
             self.headers["Allow"] = allow
+        if challenge:
+            self.headers["WWW-Authenticate"] = challenge
 
 
 def refuse(request: IRequest, refusal: Refusal) -> bytes:

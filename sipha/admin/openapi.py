@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from sipha import __version__
+from sipha.admin.access import Role
 from sipha.admin.queries import Read
 from sipha.admin.reads import HEADERS
 from sipha.admin.route import Group, Place, Route, Routes
@@ -21,13 +22,15 @@ only the leader can do is forwarded to it."""
 
 _REASONS = {
     400: "The request isn't what it should be: path, query, or a body that isn't JSON.",
-    403: "The Host isn't one of this node, or a web page of another origin has sent this.",
+    401: "Nobody knows who asks; WWW-Authenticate says how to say it.",
+    403: "Who asks lacks the role, the Host isn't this node's, or a web page of another origin has sent this.",
     404: "There is no such thing.",
     405: "This resource doesn't have the method; Allow says which it has.",
     409: "The cluster, or what it holds already, doesn't allow this.",
     413: "The body is too large.",
     415: "The body isn't said to be application/json.",
     422: "The body is JSON, but not what is wanted here.",
+    429: "Who asks does so too often: again after Retry-After.",
     503: "No majority answers, or no node leads: ask again after Retry-After. A write may have been done.",
 }
 
@@ -44,7 +47,7 @@ class Document:
         self._groups = (*groups, self)
         self._content: msgspec.Raw | None = None
 
-    @routes.get("/v1/openapi.json")
+    @routes.get("/v1/openapi.json", role=Role.READ)
     def get_openapi(self) -> msgspec.Raw:
         """This document: OpenAPI 3.1."""
         if self._content is None:
@@ -87,6 +90,7 @@ def _operation(route: Route, noun: str, schema_of: Mapping[int, Any]) -> dict[st
     operation: dict[str, Any] = {
         "operationId": route.name,
         "tags": [noun],
+        "x-role": str(route.role),
         "summary": " ".join(summary.split()),
         "parameters": [*_segments(route), *_parameters(route)],
         "responses": {
@@ -128,7 +132,7 @@ def _answer(route: Route, status: int, kind: Any, schema_of: Mapping[int, Any]) 
 
 def _errors(route: Route) -> set[int]:
     """The statuses of all refusals that a request to a route may meet with."""
-    errors = {400, 403, *route.errors}
+    errors = {400, 401, 403, 429, *route.errors}
     if route.segments:
         errors |= {404, 405}  # a segment may make it the path of another resource
     if route.body is not None:
@@ -145,7 +149,7 @@ def _fault(status: int) -> dict[str, Any]:
         "description": _REASONS[status],
         "content": {_JSON: {"schema": {"$ref": _TEMPLATE.format(name=FaultReply.__name__)}}},
     }
-    if status == 503:
+    if status in {429, 503}:
         fault["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return fault
 

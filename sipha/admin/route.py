@@ -3,7 +3,7 @@
     class Accounts:
         routes = Routes("accounts")
 
-        @routes.get("/v1/accounts/<path:identity>", errors=(404,))
+        @routes.get("/v1/accounts/<path:identity>", role=Role.READ, errors=(404,))
         def get_account(self, identity: str) -> AccountView:
             '''One account.'''
 
@@ -23,6 +23,7 @@ from enum import Enum
 from typing import Any, NamedTuple, Protocol, TypeVar, get_type_hints
 from urllib.parse import quote
 
+from sipha.admin.access import Role
 from sipha.admin.queries import Query
 
 RouteT = TypeVar("RouteT", bound=Callable[..., Any])
@@ -50,12 +51,13 @@ class Stream(NamedTuple):
 class Route:
     """A method of a resource, and the function that answers.
 
-    `path` is a werkzeug rule. `answers` are the types of JSON, or the media types, by status; `errors` are the statuses
-    of refusals that are the route's own.
+    `path` is a werkzeug rule, `role` what who asks must have. `answers` are the types of JSON, or the media types, by
+    status; `errors` are the statuses of refusals that are the route's own.
     """
 
     method: str
     path: str
+    role: Role
     respond: Callable[..., Any]
     query: type[Query]
     body: Any
@@ -107,6 +109,7 @@ class Routes(list[Route]):
         method: str,
         path: str,
         *,
+        role: Role,
         query: type[Query] | None = None,
         body: Any = None,
         status: int = 200,
@@ -115,7 +118,7 @@ class Routes(list[Route]):
         errors: Sequence[int] = (),
         place: Place = Place.ANY,
     ) -> Callable[[RouteT], RouteT]:
-        """Let the function that is decorated answer `method` on `path`.
+        """Let the function that is decorated answer `method` on `path`, for who has the `role`.
 
         `query` and `body` are for a function that has no use for them. The answer has `status`, or if there are several
         kinds, that of its kind in `answers`; or it is of the `media` type.
@@ -127,6 +130,7 @@ class Routes(list[Route]):
                 Route(
                     method,
                     path,
+                    role,
                     function,
                     query or kinds.get("query", Query),
                     body or kinds.get("body"),

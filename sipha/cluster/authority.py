@@ -1,4 +1,4 @@
-"""The cluster's own certificate authority: it says which key speaks as which node.
+"""The cluster's own certificate authority: it says which key speaks as which node, or which operator.
 
 Pure: PEM in, PEM out, and the time is an argument. The authority's certificate is good for names of its own cluster
 alone, and for no further authorities.
@@ -7,8 +7,11 @@ alone, and for no further authorities.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -25,9 +28,12 @@ from sipha.errors import ConfigError, SiphaError
 
 AUTHORITY_DAYS = 3650
 NODE_DAYS = 730
+OPERATOR_DAYS = 365
 
 BACKDATED = timedelta(days=1)
 """How long before it was made a certificate is valid, for nodes whose clocks are slow."""
+
+IPAddress = IPv4Address | IPv6Address
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -58,6 +64,11 @@ def host_name(node: str, cluster: str) -> str:
     return f"{node}.{cluster}.sipha"
 
 
+def operator_name(operator: str, cluster: str) -> str:
+    """The name in the certificate of an operator, which no node can have."""
+    return f"{operator}.operators.{cluster}.sipha"
+
+
 def found(cluster: str, now: datetime, days: int = AUTHORITY_DAYS) -> Issued:
     """Make the authority of a cluster; raises ConfigError for a name that can't be used."""
     check_name("cluster", cluster)
@@ -83,13 +94,44 @@ def found(cluster: str, now: datetime, days: int = AUTHORITY_DAYS) -> Issued:
     return _sealed(builder.sign(key, hashes.SHA256()), key)
 
 
-def issue(authority: Issued, node: str, now: datetime, days: int = NODE_DAYS) -> Issued:
-    """Make the certificate of a node, which doesn't outlive the authority's.
+def issue(
+    authority: Issued, node: str, now: datetime, days: int = NODE_DAYS, addresses: Sequence[IPAddress] = ()
+) -> Issued:
+    """Make the certificate of a node, which doesn't outlive the authority's; its admin may be asked at `addresses`.
 
     Where old and new authorities stand side by side, the one that the key belongs to issues it. Raises ConfigError for
     a name that can't be used, and AuthorityError.
     """
     check_name("node", node)
+    purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    return _issue(authority, node, partial(host_name, node), purposes, now, days, addresses)
+
+
+def issue_operator(authority: Issued, operator: str, now: datetime, days: int = OPERATOR_DAYS) -> Issued:
+    """Make the certificate of an operator, good only for asking; raises as `issue` does."""
+    check_name("operator", operator)
+    return _issue(
+        authority, operator, partial(operator_name, operator), [ExtendedKeyUsageOID.CLIENT_AUTH], now, days, ()
+    )
+
+
+def name_in(issued: Issued) -> str:
+    """The name of the node or operator in a certificate."""
+    certificate = x509.load_pem_x509_certificate(issued.certificate)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return names.get_values_for_type(x509.DNSName)[0]
+
+
+def _issue(  # noqa: PLR0917  whose, what for, for how long
+    authority: Issued,
+    subject: str,
+    name: Callable[[str], str],
+    purposes: Sequence[x509.ObjectIdentifier],
+    now: datetime,
+    days: int,
+    addresses: Sequence[IPAddress],
+) -> Issued:
+    """Make a certificate for the name that `name` makes of the cluster's."""
     ca, ca_key = _opened(authority)
     cluster = _cluster(ca)
     if ca.not_valid_after_utc <= now:
@@ -109,15 +151,15 @@ def issue(authority: Issued, node: str, now: datetime, days: int = NODE_DAYS) ->
         encipher_only=False,
         decipher_only=False,
     )
-    purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    names: list[x509.GeneralName] = [x509.DNSName(name(cluster)), *map(x509.IPAddress, addresses)]
     issuer_id = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     end = min(now + timedelta(days=days), ca.not_valid_after_utc)
     builder = (
-        _builder(_subject(cluster, node), ca.subject, key, now, end)
+        _builder(_subject(cluster, subject), ca.subject, key, now, end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host_name(node, cluster))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id), critical=False)
     )
     return _sealed(builder.sign(ca_key, hashes.SHA256()), key)

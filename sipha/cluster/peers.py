@@ -11,6 +11,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
@@ -23,7 +24,7 @@ from zope.interface import Attribute, Interface, implementer
 from sipha.cluster.authority import check_name, host_name
 from sipha.cluster.connection import Connection, Connections
 from sipha.cluster.lastwords import LastWords
-from sipha.cluster.tls import Certificates, Credentials, TlsFactory
+from sipha.cluster.tls import Certificates, Credentials, TlsFactory, load
 from sipha.cluster.wire import PROTOCOL, AppendEntries, Hello, LastWord, Ping, RaftMessage, Shared, SnapshotChunk
 from sipha.errors import ConfigError
 from sipha.sip.flow import Address
@@ -127,7 +128,9 @@ class Peers:
         self.check(node, address)
         self._check_peers(peers)
         self.certificates = (
-            None if credentials is None else Certificates(credentials, host_name(node, cluster), self._complain)
+            None
+            if credentials is None
+            else Certificates(credentials, partial(load, credentials, host_name(node, cluster)), self._complain)
         )
         self._reactor = reactor
         self._address = address

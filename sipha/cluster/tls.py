@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -44,7 +44,7 @@ class Credentials:
 
     def marks(self) -> tuple[Mark, ...]:
         """What changes when one of the files does."""
-        return tuple(map(_mark, (self.ca, self.certificate, self.key)))
+        return tuple(map(mark, (self.ca, self.certificate, self.key)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,38 @@ class Loaded:
     expires: datetime
 
 
+LoadedT = TypeVar("LoadedT", bound=Loaded)
+
+
+class Files(Protocol):
+    """The files that `Certificates` looks at."""
+
+    @property
+    def certificate(self) -> Path:
+        """The one that speaks for all of them."""
+
+    def marks(self) -> tuple[Mark, ...]:
+        """What changes when one of the files does."""
+
+
+class Identity(NamedTuple):
+    """A certificate, those of the authorities between it and one that is trusted, and its key."""
+
+    certificate: x509.Certificate
+    between: list[x509.Certificate]
+    key: PrivateKeyTypes
+
+    def options(self) -> dict[str, Any]:
+        """What `CertificateOptions` must hear of it."""
+        # Twisted still declares pyOpenSSL's types here, which that has deprecated.
+        return {"privateKey": self.key, "certificate": self.certificate, "extraCertChain": self.between}
+
+
 def load(credentials: Credentials, name: str) -> Loaded:
     """Read the files of the node that `name` stands for; raises ConfigError if nobody could be talked to with them."""
-    authorities = _certificates(credentials.ca)
-    own, *between = _certificates(credentials.certificate)
-    key = _key(credentials.key)
-    if key.public_key() != own.public_key():
-        raise ConfigError(f"{credentials.key} is not the key of {credentials.certificate}; install the two together")
+    authorities = read_certificates(credentials.ca)
+    identity = read_identity(credentials.certificate, credentials.key)
+    own, between, _ = identity
     try:
         verify_certificate_hostname(own, name)
     except (VerificationError, CertificateError, ValueError):
@@ -72,14 +97,13 @@ def load(credentials: Credentials, name: str) -> Loaded:
     issuers = [issuer for issuer in (*between, *authorities) if _has_issued(issuer, own)]
     if not issuers:
         raise ConfigError(f"{credentials.certificate} was issued by none of the authorities in {credentials.ca}")
-    own_options: dict[str, Any] = {"privateKey": key, "certificate": own, "extraCertChain": between}
     try:
         options = CertificateOptions(
-            **own_options,  # Twisted still declares pyOpenSSL's types here, which that has deprecated
-            trustRoot=trustRootFromCertificates([Certificate(X509.from_cryptography(each)) for each in authorities]),
+            **identity.options(),
+            trustRoot=trusting(authorities),
             raiseMinimumTo=TLSVersion.TLSv1_3,
         )
-        options.getContext().set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _note)
+        options.getContext().set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, note)
     except (SSL.Error, TypeError, ValueError) as error:
         raise ConfigError(f"{credentials.certificate} can't be used for TLS 1.3: {error}") from None
     return Loaded(options, own.not_valid_before_utc, _end(own, issuers))
@@ -87,8 +111,22 @@ def load(credentials: Credentials, name: str) -> Loaded:
 
 def expires(credentials: Credentials) -> datetime:
     """When the other nodes will begin to refuse new connections of the node; raises ConfigError."""
-    own = _certificates(credentials.certificate)[0]
-    return _end(own, [issuer for issuer in _certificates(credentials.ca) if _has_issued(issuer, own)])
+    own = read_certificates(credentials.certificate)[0]
+    return _end(own, [issuer for issuer in read_certificates(credentials.ca) if _has_issued(issuer, own)])
+
+
+def read_identity(certificate: Path, key: Path) -> Identity:
+    """Read a certificate and its key, in PEM; raises ConfigError if they can't be, or don't belong together."""
+    own, *between = read_certificates(certificate)
+    own_key = _key(key)
+    if own_key.public_key() != own.public_key():
+        raise ConfigError(f"{key} is not the key of {certificate}; install the two together")
+    return Identity(own, between, own_key)
+
+
+def trusting(authorities: Iterable[x509.Certificate]) -> Any:
+    """The trust root (Twisted's, whose type is private) of those who trust these authorities and no others."""
+    return trustRootFromCertificates([Certificate(X509.from_cryptography(each)) for each in authorities])
 
 
 def bears(transport: Any, name: str) -> bool:
@@ -116,33 +154,33 @@ def fault(transport: Any, error: BaseException | None) -> str | None:
 
 
 @implementer(IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator)
-class Certificates:
-    """The certificates of the node that `name` stands for, as the files are now.
+class Certificates(Generic[LoadedT]):
+    """What `load` makes of the files, as they are now; it raises ConfigError.
 
     Each new connection begins with a look whether the files have changed; present connections live on. New files that
     can't be used are told to `complain`, once, and the old ones stay in use.
     """
 
-    def __init__(self, credentials: Credentials, name: str, complain: Callable[[str], None]) -> None:
-        self._credentials = credentials
-        self._name = name
+    def __init__(self, files: Files, load: Callable[[], LoadedT], complain: Callable[[str], None]) -> None:
+        self._files = files
+        self._load = load
         self._complain = complain
-        self._marks = credentials.marks()
-        self._loaded = load(credentials, name)
+        self._marks = files.marks()
+        self.loaded = load()
 
     @property
     def expires(self) -> datetime:
-        """When the other nodes will begin to refuse new connections."""
-        return self._loaded.expires
+        """When the others will begin to refuse new connections."""
+        return self.loaded.expires
 
     def look(self) -> None:
         """Take the files if one has changed since the last look."""
-        if self._credentials.marks() != self._marks:
+        if self._files.marks() != self._marks:
             self.reload()
 
     def check(self) -> None:
         """Raise ConfigError if the files, as they are now, could not be taken; of that nobody complains once more."""
-        marks = self._credentials.marks()
+        marks = self._files.marks()
         try:
             self._usable()
         except ConfigError:
@@ -151,29 +189,29 @@ class Certificates:
 
     def reload(self) -> None:
         """Take the files, changed or not."""
-        self._marks = self._credentials.marks()  # before they are read: what changes meanwhile is read again
+        self._marks = self._files.marks()  # before they are read: what changes meanwhile is read again
         try:
-            self._loaded = self._usable()
+            self.loaded = self._usable()
         except ConfigError as error:
             self._complain(str(error))
 
-    def _usable(self) -> Loaded:
-        loaded = load(self._credentials, self._name)
+    def _usable(self) -> LoadedT:
+        loaded = self._load()
         if not loaded.begins <= datetime.now(UTC) < loaded.expires:
             raise ConfigError(
-                f"{self._credentials.certificate} is valid from {loaded.begins} to {loaded.expires}, which is not now"
+                f"{self._files.certificate} is valid from {loaded.begins} to {loaded.expires}, which is not now"
             )
         return loaded
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """See IOpenSSLClientConnectionCreator."""
         self.look()
-        return self._loaded.options.clientConnectionForTLS(tlsProtocol)
+        return self.loaded.options.clientConnectionForTLS(tlsProtocol)
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """See IOpenSSLServerConnectionCreator."""
         self.look()
-        return self._loaded.options.serverConnectionForTLS(tlsProtocol)
+        return self.loaded.options.serverConnectionForTLS(tlsProtocol)
 
 
 class _Transport(BufferingTLSTransport):
@@ -202,14 +240,15 @@ class TlsFactory(TLSMemoryBIOFactory):
     protocol = _Transport
 
 
-def _note(connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:  # noqa: ARG001
+def note(connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:  # noqa: ARG001
     """Leave the verdict as it is, and note why it isn't favourable: the exception will not tell."""
     if not ok:
         connection.set_app_data(error)
     return bool(ok)
 
 
-def _mark(path: Path) -> Mark:
+def mark(path: Path) -> Mark:
+    """What changes when the file does."""
     try:
         found = path.stat()
     except OSError:
@@ -224,7 +263,8 @@ def _read(path: Path) -> bytes:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from None
 
 
-def _certificates(path: Path) -> list[x509.Certificate]:
+def read_certificates(path: Path) -> list[x509.Certificate]:
+    """Read certificates, one after the other in PEM; raises ConfigError."""
     try:
         return x509.load_pem_x509_certificates(_read(path))
     except ValueError:

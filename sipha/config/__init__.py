@@ -17,12 +17,14 @@ import msgspec
 from sipha.config.texts import (
     AbsolutePath,
     AdminUrl,
+    ClientName,
     DomainName,
     Duration,
     FilePath,
     Network,
     NodeName,
     PeerName,
+    Sha256,
     SipAddress,
     SocketAddress,
     VirtualIp,
@@ -37,6 +39,7 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 Expiry = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Algorithm = Literal["SHA-512-256", "SHA-256", "MD5"]
+Role = Literal["read", "operate", "admin"]
 
 STRENGTH: tuple[Algorithm, ...] = ("SHA-512-256", "SHA-256", "MD5")
 """The digest algorithms, strongest first (RFC 8760 §2.4)."""
@@ -361,19 +364,59 @@ class Capture(Section, frozen=True):
     key: Annotated[str, msgspec.Meta(max_length=256)] = ""
 
 
-class Admin(Section, frozen=True):
-    """The admin's HTTP listener."""
+class AdminToken(Section, frozen=True):
+    """A bearer token of the admin, of which only the hash is known here, and what who has it may do."""
 
-    live: ClassVar[frozenset[str]] = frozenset({"listen"})
+    name: PeerName
+    role: Role
+    sha256: Sha256
+
+
+class AdminClient(Section, frozen=True):
+    """A name in certificates that `admin.ca` has issued, and what who shows one may do."""
+
+    name: ClientName
+    role: Role
+
+
+class Admin(Section, frozen=True):
+    """The admin's HTTP listener, and who may ask; `rate` in requests a second from one address."""
+
+    live: ClassVar[frozenset[str]] = frozenset({"listen", "tokens", "clients"})
 
     listen: SocketAddress = SocketAddress("127.0.0.1:8080")
+    certificate: FilePath = FilePath()
+    key: FilePath = FilePath()
+    ca: FilePath = FilePath()
+    rate: Annotated[float, msgspec.Meta(ge=1, le=1_000_000)] = 100.0
+    tokens: tuple[AdminToken, ...] = ()
+    clients: tuple[AdminClient, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse to serve strangers while nobody is asked who he is."""
-        if not _is_loopback(self.listen.address[0]):
+        """Check what concerns more than one key; above all, that no stranger is served."""
+        _refuse_repeats("tokens", "name", (token.name for token in self.tokens))
+        _refuse_repeats("clients", "name", (client.name for client in self.clients))
+        for one, other in (("certificate", "key"), ("key", "certificate"), ("ca", "certificate")):
+            if getattr(self, one) and not getattr(self, other):
+                raise ValueError(f"{other}: is missing; {one} is of use only with it")
+        if self.clients and not self.ca:
             raise ValueError(
-                f"listen: {str(self.listen)!r} is not a loopback address, and the admin asks for no password yet; "
-                'write one such as "127.0.0.1:8080" and reach it through ssh -L'
+                "ca: is missing, and without it no certificate of [[admin.clients]] can be verified; write that of the "
+                'authority which issues them, such as "/etc/sipha/ca.pem"'
+            )
+        if _is_loopback(self.listen.address[0]):
+            return
+        if not self.certificate:
+            raise ValueError(
+                f"listen: {str(self.listen)!r} is not a loopback address, and the admin must not talk in the clear "
+                "elsewhere; write certificate and key, or an address such as "
+                '"127.0.0.1:8080"'
+            )
+        if not (self.tokens or self.clients):
+            raise ValueError(
+                f"listen: {str(self.listen)!r} is not a loopback address, and nobody is asked who he is; write "
+                "[[admin.tokens]], as siphactl token shows them, or [[admin.clients]] and ca, or an address such as "
+                '"127.0.0.1:8080"'
             )
 
 

@@ -161,6 +161,39 @@ class PeerName(Text):
         return cls(text)
 
 
+class ClientName(Text):
+    """A name in the certificate of a client: a DNS name, a mail address, or a common name in ASCII without spaces."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the name; raises ValueError."""
+        if not re.fullmatch(r"[!-~]{1,253}", text):
+            raise ValueError(
+                f'{text!r} is not a name in a certificate; write one such as "alice.operators.sipha.sipha"'
+            )
+        return cls(text)
+
+
+class Sha256(Text):
+    """A SHA-256, in hexadecimal digits."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the digits; raises ValueError, which doesn't repeat them: they may be the token itself."""
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+            raise ValueError("must be the 64 hexadecimal digits that siphactl token shows, not the token itself")
+        return cls(text.lower())
+
+    @property
+    def digest(self) -> bytes:
+        """The bytes."""
+        return bytes.fromhex(self)
+
+
 class AdminUrl(Text):
     """The URL of a node's admin: `http://127.0.0.1:8080`, without a path."""
 
@@ -171,7 +204,9 @@ class AdminUrl(Text):
         """Read the URL; raises ValueError."""
         try:
             parts = urlsplit(text)
-            plain = parts.scheme == "http" and parts.path in {"", "/"} and not parts.query and not parts.fragment
+            plain = (
+                parts.scheme in {"http", "https"} and parts.path in {"", "/"} and not parts.query and not parts.fragment
+            )
             host = parts.hostname if plain and parts.username is None and parts.port != 0 else None
         except ValueError:
             host = None

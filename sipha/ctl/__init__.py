@@ -25,6 +25,7 @@ from sipha.ctl.offline import cluster, disk, recover, restore
 from sipha.ctl.pings import pings
 from sipha.ctl.settings import settings
 from sipha.ctl.status import status
+from sipha.ctl.token import token
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,6 +63,7 @@ for command in (
     recover,
     disk,
     ca,
+    token,
 ):
     cli.add_command(command)
 

@@ -1,9 +1,11 @@
-"""`siphactl ca`: make the certificates with which the nodes know each other. It talks to no node."""
+"""`siphactl ca`: make the certificates with which the nodes know each other, and operators. It talks to no node."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 
 import click
@@ -21,7 +23,7 @@ _days = click.IntRange(1, 36500)
 
 @click.group()
 def ca() -> None:
-    """Make the certificates with which the nodes know each other; see docs/cluster-tls.md."""
+    """Make the certificates with which the nodes know each other, and operators; see docs/cluster-tls.md."""
 
 
 @ca.command()
@@ -47,9 +49,7 @@ def init(directory: Path, name: str, days: int) -> None:
     click.echo(f"made the authority of cluster {name} in {directory}; keep {KEY} secret, and off the nodes")
 
 
-@ca.command()
-@click.argument("node")
-@click.option(
+_directory = click.option(
     "--dir",
     "directory",
     type=click.Path(path_type=Path),
@@ -57,20 +57,51 @@ def init(directory: Path, name: str, days: int) -> None:
     show_default=True,
     help="Where the authority's files are.",
 )
+
+
+@ca.command()
+@click.argument("node")
+@_directory
 @click.option("--out", type=click.Path(path_type=Path), help="Where to put the node's files, if not in DIR/NODE.")
 @click.option("--days", type=_days, default=authority.NODE_DAYS, show_default=True, help="How long it is good for.")
-def issue(node: str, directory: Path, out: Path | None, days: int) -> None:
+@click.option("--address", "addresses", multiple=True, metavar="IP", help="Where its admin is asked; may be repeated.")
+def issue(node: str, directory: Path, out: Path | None, days: int, addresses: tuple[str, ...]) -> None:
     """Make the certificate of a node: cert.pem, key.pem, and a copy of ca.pem."""
-    own = Issued(_read(directory / CERTIFICATES), _read(directory / KEY))
     try:
-        made = authority.issue(own, node, datetime.now(UTC), days)
-    except SiphaError as error:
-        leave(str(error))
+        literals = [ip_address(address) for address in addresses]
+    except ValueError as error:
+        raise click.UsageError(f"--address: {error}") from error
     out = directory / node if out is None else out
-    _write(out, {"key.pem": made.key}, {"cert.pem": made.certificate, CERTIFICATES: own.certificate})
+    _issue(directory, out, lambda own: authority.issue(own, node, datetime.now(UTC), days, literals))
     click.echo(
         f"made the certificate of node {node} in {out}; install {CERTIFICATES}, cert.pem and key.pem on the node"
     )
+
+
+@ca.command()
+@click.argument("name")
+@_directory
+@click.option("--out", type=click.Path(path_type=Path), help="Where to put the files, if not in DIR/operators/NAME.")
+@click.option("--days", type=_days, default=authority.OPERATOR_DAYS, show_default=True, help="How long it is good for.")
+def operator(name: str, directory: Path, out: Path | None, days: int) -> None:
+    """Make the certificate of an operator, for siphactl --cert and --key."""
+    out = directory / "operators" / name if out is None else out
+    made = _issue(directory, out, lambda own: authority.issue_operator(own, name, datetime.now(UTC), days))
+    click.echo(
+        f"made the certificate of {made} in {out}; add this to the configuration of all nodes, and reload them:\n"
+    )
+    click.echo(f'[[admin.clients]]\nname = "{made}"\nrole = "read"    # or "operate", or "admin"')
+
+
+def _issue(directory: Path, out: Path, make: Callable[[Issued], Issued]) -> str:
+    """Let the authority in a directory issue a certificate, and write what belongs to it; returns the name in it."""
+    own = Issued(_read(directory / CERTIFICATES), _read(directory / KEY))
+    try:
+        made = make(own)
+    except SiphaError as error:
+        leave(str(error))
+    _write(out, {"key.pem": made.key}, {"cert.pem": made.certificate, CERTIFICATES: own.certificate})
+    return authority.name_in(made)
 
 
 def _read(path: Path) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -16,7 +16,10 @@ from twisted.internet.task import react
 from twisted.web.client import Agent
 
 from sipha.admin import display
-from sipha.admin.client import AdminClient, AdminError, Unreachable
+from sipha.admin.client import AdminClient, AdminError, Refused, Unreachable
+from sipha.ctl import credentials
+from sipha.ctl.credentials import Credentials
+from sipha.errors import ConfigError
 
 DEFAULT_URLS = ("http://127.0.0.1:8080", *(f"http://127.0.0.{host}:8080" for host in (11, 12, 13)))
 """Where nodes are looked for: the address in etc/sipha.toml, then the three of `make run`."""
@@ -30,13 +33,14 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 Main = Callable[[HTTPClient, IReactorTime], Coroutine[Deferred[Any], Any, None]]
 
 
-def run_in_reactor(main: Main) -> None:
+def run_in_reactor(main: Main, shown: Credentials) -> None:
     """Run the reactor until `main` is done, and leave the process with its exit status."""
     finished = False
 
     async def run(reactor: Any) -> None:
         nonlocal finished
-        await main(HTTPClient(Agent(reactor, connectTimeout=CONNECT_TIMEOUT)), reactor)
+        agent = Agent(reactor, shown.verification(), connectTimeout=CONNECT_TIMEOUT)
+        await main(shown.client(agent), reactor)
         finished = True
 
     try:
@@ -48,11 +52,12 @@ def run_in_reactor(main: Main) -> None:
 
 @dataclass(slots=True)
 class Session:
-    """What holds for the whole command: where the nodes are, how to answer, and what runs the requests."""
+    """What holds for the whole command: where the nodes are, who asks, how to answer, and what runs the requests."""
 
     urls: tuple[str, ...] = ()
     json: bool = False
-    run: Callable[[Main], None] = run_in_reactor
+    said: dict[str, str] = field(default_factory=dict)
+    run: Callable[[Main, Credentials], None] = run_in_reactor
 
     def ask(self, command: Callable[[AdminClient], Coroutine[Deferred[Any], Any, None]]) -> None:
         """Run a command against the first node that answers; leaves with status 1 if it isn't done."""
@@ -68,7 +73,11 @@ class Session:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise SystemExit(1) from None
 
-        self.run(main)
+        try:
+            shown = credentials.read(self.said)
+        except ConfigError as error:
+            leave(str(error))
+        self.run(main, shown)
 
     def answer(self, result: Any, sentence: str) -> None:
         """Say what was done: the result in JSON, or a sentence."""
@@ -79,15 +88,20 @@ class Session:
 
 
 async def _first(clients: Iterable[AdminClient]) -> AdminClient:
-    """The first node that answers."""
+    """The first node that answers, and lets us look."""
     problems: list[str] = []
+    refused: Refused | None = None
     for client in clients:
         try:
             await client.at(client.url, deadline=PROBE_DEADLINE).status()
+        except Refused as error:
+            refused = refused or error
         except AdminError as error:
             problems.append(str(error))
         else:
             return client
+    if refused is not None:
+        raise refused
     raise Unreachable("no node answers: " + "; ".join(problems))
 
 
@@ -104,11 +118,14 @@ def json_option(command: CommandT) -> CommandT:
 
 
 def options(command: CommandT) -> CommandT:
-    """Let a command that asks nodes take --url and --json, wherever on the command line they stand."""
+    """Let a command that asks nodes take --url, --json and credentials, wherever on the command line they stand."""
 
     def set_urls(context: click.Context, _: click.Parameter, values: tuple[str, ...]) -> None:
         if values:
             context.ensure_object(Session).urls = _urls(",".join(values))
+
+    def note(context: click.Context, name: str, value: str) -> None:
+        context.ensure_object(Session).said[name] = value
 
     command = click.option(
         "--url",
@@ -118,7 +135,7 @@ def options(command: CommandT) -> CommandT:
         callback=set_urls,
         help="Admin of a node; several, repeated or with commas, are tried in turn. SIPHA_URL does the same.",
     )(command)
-    return json_option(command)
+    return json_option(credentials.options(command, note))
 
 
 def leave(problem: str) -> NoReturn:
@@ -130,6 +147,6 @@ def leave(problem: str) -> NoReturn:
 def _urls(text: str) -> tuple[str, ...]:
     urls = tuple(text.replace(",", " ").split())
     for url in urls:
-        if not url.startswith("http://"):
+        if not url.startswith(("http://", "https://")):
             raise click.UsageError(f"{url!r} is not the URL of an admin; write one such as http://127.0.0.1:8080")
     return urls

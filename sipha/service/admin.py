@@ -9,8 +9,8 @@ import treq.client
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.web.client import Agent
 
 from sipha import config
 from sipha.admin.api import Api
@@ -18,17 +18,28 @@ from sipha.admin.interfaces import INode
 from sipha.admin.route import Group
 from sipha.admin.site import AdminSite
 from sipha.auth.domain import Domains
+from sipha.cluster.tls import TlsFactory
 from sipha.errors import ConfigError
+from sipha.service.access import AdminAccess
 from sipha.sip.flow import Address
 
 
 class AdminService(Service):
     """The admin of `node`, as long as its process lives; it has `more` groups of routes than those of any node."""
 
-    def __init__(self, reactor: Any, settings: config.Admin, node: INode, domains: Domains, *more: Group) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        settings: config.Admin,
+        node: INode,
+        domains: Domains,
+        security: AdminAccess,
+        *more: Group,
+    ) -> None:
         self._reactor = reactor
         self._settings = settings
-        http = treq.client.HTTPClient(Agent(reactor, pool=HTTPConnectionPool(reactor), connectTimeout=2.0))
+        self._security = security
+        http = treq.client.HTTPClient(Agent(reactor, security.verification, connectTimeout=2.0))
         self._api = Api(reactor, node, domains, http, *more).resource()
         self._ports: dict[Address, IListeningPort] = {}
 
@@ -47,8 +58,13 @@ class AdminService(Service):
         host, port = new.listen.address
         if (host, port) in self._ports:
             return
+        certificates = self._security.certificates
+        site = AdminSite(self._reactor, self._api, host, self._security.access, new.rate)
+        factory: IProtocolFactory = (
+            site if certificates is None else TlsFactory(certificates, False, site, self._reactor)
+        )
         try:
-            opened = self._reactor.listenTCP(port, AdminSite(self._reactor, self._api, host), interface=host)
+            opened = self._reactor.listenTCP(port, factory, interface=host)
         except CannotListenError as error:
             raise ConfigError(f"admin.listen: can't listen on {host} port {port}: {error.socketError}") from error
         self._ports[host, port] = opened

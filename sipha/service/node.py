@@ -26,6 +26,7 @@ from sipha.cluster.leadership import LeaderServices
 from sipha.cluster.raft import clock as boottime
 from sipha.errors import ConfigError
 from sipha.garbage import GarbageCollection
+from sipha.service.access import AdminAccess
 from sipha.service.address import AddressHolder, AddressService, Tickling
 from sipha.service.admin import AdminService
 from sipha.service.events import EventService, Presence
@@ -116,10 +117,21 @@ class Node(MultiService):
             Presence(self.events.feed, configuration.virtual_address.hosts),
         ):
             service.setServiceParent(with_address)
-        self.parts = Parts(self.replication, self.address.address, self.sip, self.keepalive, self.health, self.events)
+        self.access = AdminAccess(
+            configuration, lambda name: any(member.name == name for member in replica.membership.members)
+        )
+        self.parts = Parts(
+            self.replication,
+            self.address.address,
+            self.sip,
+            self.keepalive,
+            self.health,
+            self.events,
+            self.access,
+        )
         self.view = View(reactor, configuration, self.parts, life)
         metrics = MetricRoutes(Metrics(self.view))
-        self._admin = AdminService(reactor, configuration.admin, self.view, self._domains, metrics)
+        self._admin = AdminService(reactor, configuration.admin, self.view, self._domains, self.access, metrics)
         self._admin.setServiceParent(self)
 
     def startService(self) -> None:
@@ -153,6 +165,7 @@ class Node(MultiService):
         """
         try:
             self.replication.check()
+            self.access.check(new.admin)
             self.address.listen(new)
             self.sip.listen(new)
             self._admin.listen(new.admin)
@@ -168,6 +181,7 @@ class Node(MultiService):
         self.sip.adopt(new)
         self.keepalive.adopt(make_keepalive_settings(new))
         self.view.adopt(new)
+        self.access.adopt(new.admin)
         self._admin.adopt(new.admin)
         self._log.adopt(new.log)
         self._outcomes.adopt(self.sip.taps, on=new.log.registers)

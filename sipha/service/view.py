@@ -23,6 +23,7 @@ from sipha.errors import ConfigError, Unavailable, UnknownOutcome
 from sipha.events.feed import Feed
 from sipha.events.history import HistoryOff, Page
 from sipha.nat.keepalive import OFF, SETTING, Keepalive
+from sipha.service.access import AdminAccess
 from sipha.service.events import EventService
 from sipha.service.health import Health
 from sipha.service.life import Life
@@ -56,6 +57,7 @@ class Parts(NamedTuple):
     keepalive: Keepalive
     health: Health
     events: EventService
+    access: AdminAccess
 
 
 @implementer(INode)
@@ -66,7 +68,7 @@ class View:
         self._reactor = reactor
         self.parts = parts
         self._life = life
-        self._replication, self._address, self._sip, self._keepalive, _, self._events = parts
+        self._replication, self._address, self._sip, self._keepalive, _, self._events, self._access = parts
         self._replica = self._replication.replica
         self._started_at = reactor.seconds()
         self.adopt(configuration)
@@ -139,7 +141,14 @@ class View:
         yield from self._other_alarms()
 
     def _other_alarms(self) -> Iterator[str]:
-        for part in (self._life, self._replication, self._address, self._keepalive, self._events):
+        for part in (
+            self._life,
+            self._replication,
+            self._address,
+            self._keepalive,
+            self._events,
+            self._access,
+        ):
             yield from part.alarms()
 
     def leading(self) -> bool:

@@ -14,8 +14,10 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, Resource
 from zope.interface import implementer
 
+from sipha.admin.access import Access
 from sipha.admin.api import Api
 from sipha.admin.interfaces import INode, Listing, Position
+from sipha.admin.limits import Rates
 from sipha.admin.log import EntryView, LogView, entry_view
 from sipha.admin.route import Group
 from sipha.admin.site import Front
@@ -286,13 +288,16 @@ DOMAINS = Domains(
 class Console:
     """Sends requests to a node's admin, as curl does, and flushes what answers later."""
 
-    def __init__(self, node: FakeNode, forward_to: IResource | None = None, *more: Group) -> None:
+    def __init__(
+        self, node: FakeNode, forward_to: IResource | None = None, *more: Group, access: Access | None = None
+    ) -> None:
         self.node = node
         self.clock = Clock()
         http = HTTPClient(RequestTraversalAgent(forward_to or Resource()), data_to_body_producer=_SynchronousProducer)
         self.api = Api(self.clock, node, DOMAINS, http, *more)
         self.site = self.api.resource()
-        self.agent = RequestTraversalAgent(Front(self.site, "127.0.0.11"))
+        self.front = Front(self.clock, self.site, "127.0.0.11", access or Access(), Rates(1000.0))
+        self.agent = RequestTraversalAgent(self.front)
         self.http = HTTPClient(self.agent, data_to_body_producer=_SynchronousProducer)
 
     def start(
@@ -348,6 +353,11 @@ class Reply(NamedTuple):
         return str(error["detail"])
 
 
-def serve(node: FakeNode) -> IResource:
-    """What a node's admin serves."""
-    return Front(Console(node).site, "127.0.0.11")
+def routes(node: FakeNode) -> IResource:
+    """The routes of a node's admin."""
+    return Console(node).site
+
+
+def serve(node: FakeNode, access: Access | None = None) -> Front:
+    """What a node's admin serves to those who have `access`, or to all."""
+    return Console(node, access=access).front

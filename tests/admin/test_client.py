@@ -16,6 +16,7 @@ from twisted.web.resource import Resource
 from zope.interface import implementer
 
 from sipha.admin.client import AdminClient, AdminError, Refused, Unreachable
+from sipha.admin.limits import Rates
 from sipha.admin.queries import Search
 from sipha.admin.views import NewAccount, Secret
 from tests.admin.fakes import Console, FakeNode
@@ -138,3 +139,30 @@ def test_client_waits_no_longer_than_its_deadline(canceller: Callable[[Deferred[
     assert failures[0].check(Unreachable)
     assert failures[0].getErrorMessage() == "http://127.0.0.1:8080/v1/status didn't answer within 3 s"
     assert clock.getDelayedCalls() == []
+
+
+def test_client_waits_as_it_is_told(node: FakeNode) -> None:
+    console = Console(node)
+    console.front._rates = Rates(1.0)
+    while not console.front._rates.take("127.0.0.1", 0.0):
+        pass
+    clock = Clock()
+    results: list[Any] = []
+    Deferred.fromCoroutine(AdminClient(console.http, clock, "http://127.0.0.1:8080").status()).addBoth(results.append)
+    assert results == []
+    for waiting in (console.clock, clock):
+        waiting.advance(1)
+    assert results == [node.status()]
+
+
+def test_client_does_not_wait_for_ever(node: FakeNode) -> None:
+    console = Console(node)
+    console.front._rates = Rates(1.0)
+    while not console.front._rates.take("127.0.0.1", 0.0):
+        pass
+    clock = Clock()
+    results: list[Any] = []
+    Deferred.fromCoroutine(AdminClient(console.http, clock, "http://127.0.0.1:8080").status()).addBoth(results.append)
+    clock.pump([1.0] * 20)
+    assert results[0].check(Refused)
+    assert results[0].value.status == 429

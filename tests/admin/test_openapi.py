@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sipha import __version__
+from sipha.admin.access import Role
 from sipha.admin.route import Routes
 from sipha.admin.views import Leader
 from tests.admin.fakes import Console, FakeNode
@@ -95,12 +96,12 @@ class _More:
 
     routes = Routes("more")
 
-    @routes.get("/v1/more/<name>", errors=(404,))
+    @routes.get("/v1/more/<name>", role=Role.READ, errors=(404,))
     def get_more(self, name: str) -> Leader:
         """More of it."""
         return Leader(name)
 
-    @routes.get("/more", media="text/plain")
+    @routes.get("/more", role=Role.READ, media="text/plain")
     def get_much_more(self) -> bytes:
         """Much more of it."""
         return b"much more"

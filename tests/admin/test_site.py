@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.web.resource import IResource
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET, Request
 
-from sipha.admin.site import MAX_BODY, AdminSite
-from tests.admin.fakes import Console, FakeNode, serve
+from sipha.admin.site import MAX_BODY, MAX_CONNECTIONS, PATIENCE, AdminSite
+from tests.admin.fakes import Console, FakeNode, routes
 
 ALICE = {"username": "alice", "domain": "sipha.test", "password": "alice-secret"}
 
@@ -83,7 +88,7 @@ class TestOrigin:
 
 def talk(request: bytes, *more: bytes, resource: IResource | None = None) -> bytes:
     """Send bytes to the admin's server and return what came back."""
-    site = AdminSite(Clock(), resource or serve(FakeNode()), "127.0.0.11")
+    site = AdminSite(Clock(), resource or routes(FakeNode()), "127.0.0.11")
     protocol = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 40000))
     assert protocol is not None
     transport = StringTransport()
@@ -142,3 +147,163 @@ class TestBounds:
     def test_odd_request_is_answered(self, request_line: bytes) -> None:
         answer = talk(request_line + b"\r\nHost: localhost\r\n\r\n")
         assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 200 "))
+
+
+class _Transport(StringTransport):
+    """A connection that is gone as soon as it is ended."""
+
+    protocol: Any
+
+    def __init__(self, host: str) -> None:
+        super().__init__(peerAddress=IPv4Address("TCP", host, 40000))
+        self.closed = False
+
+    def loseConnection(self) -> None:
+        super().loseConnection()
+        self.end()
+
+    def abortConnection(self) -> None:
+        super().abortConnection()
+        self.end()
+
+    def end(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.protocol.connectionLost(Failure(ConnectionAborted()))
+
+
+class _Waiting(Resource):
+    """A resource that doesn't answer yet."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[Request] = []
+
+    def render(self, request: Request) -> int:
+        self.requests.append(request)
+        return NOT_DONE_YET
+
+
+class Server:
+    """An admin's server, and who connects to it."""
+
+    def __init__(self, resource: IResource | None = None, rate: float = 1000.0) -> None:
+        self.clock = Clock()
+        self.site = AdminSite(self.clock, resource or routes(FakeNode()), "127.0.0.11", rate=rate)
+
+    def connect(self, host: str = "192.0.2.1") -> _Transport:
+        protocol = self.site.buildProtocol(IPv4Address("TCP", host, 40000))
+        transport = _Transport(host)
+        transport.protocol = protocol
+        protocol.makeConnection(transport)
+        return transport
+
+
+GET = b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+class TestRate:
+    def test_who_asks_too_often_is_told_when_to_ask_again(self) -> None:
+        server = Server(rate=2.0)
+        client = server.connect()
+        client.protocol.dataReceived(GET * 4)
+        assert client.value().count(b"HTTP/1.1 200 ") == 4
+        client.clear()
+        client.protocol.dataReceived(GET)
+        assert client.value().startswith(b"HTTP/1.1 429 ")
+        assert b"\r\nRetry-After: 1\r\n" in client.value()
+        assert b'"detail":"you ask too often"' in client.value()
+        client.clear()
+        other = server.connect("192.0.2.2")
+        other.protocol.dataReceived(GET)
+        assert other.value().startswith(b"HTTP/1.1 200 ")
+        server.clock.advance(1.0)
+        client.protocol.dataReceived(GET)
+        assert client.value().startswith(b"HTTP/1.1 200 ")
+
+    def test_who_connects_too_often_is_hung_up_on(self) -> None:
+        server = Server(rate=2.0)
+        assert [server.connect().closed for _ in range(9)] == [False] * 8 + [True]
+        assert not server.connect("192.0.2.2").closed
+        server.clock.advance(1.0)
+        assert not server.connect().closed
+
+
+class TestConnections:
+    def test_oldest_on_which_nothing_is_answered_makes_place(self) -> None:
+        waiting = _Waiting()
+        server = Server(waiting)
+        clients = [server.connect() for _ in range(MAX_CONNECTIONS)]
+        clients[0].protocol.dataReceived(GET)
+        clients[2].protocol.dataReceived(GET[:-2])
+        late = [server.connect(), server.connect()]
+        assert [number for number, client in enumerate(clients) if client.closed] == [1, 2]
+        late[1].protocol.dataReceived(GET)
+        assert len(waiting.requests) == 2
+        assert not any(client.closed for client in late)
+
+    def test_nobody_is_let_in_while_all_are_answered(self) -> None:
+        waiting = _Waiting()
+        server = Server(waiting)
+        clients = [server.connect() for _ in range(MAX_CONNECTIONS)]
+        for client in clients:
+            client.protocol.dataReceived(GET)
+        assert server.connect().closed
+        assert not any(client.closed for client in clients)
+        waiting.requests[7].finish()
+        assert not server.connect().closed
+        assert clients[7].closed
+
+    def test_closed_ones_leave_their_place(self) -> None:
+        server = Server()
+        clients = [server.connect() for _ in range(MAX_CONNECTIONS)]
+        for client in clients[:10]:
+            client.end()
+        for _ in range(10):
+            assert not server.connect().closed
+        assert not any(client.closed for client in clients[10:])
+
+
+class TestPatience:
+    @pytest.mark.parametrize("said", [b"", b"GET /v1/status HTTP/1.1\r\n", HEAD + b"Content-Length: 10\r\n\r\n{"])
+    def test_who_says_nothing_more_is_hung_up_on(self, said: bytes) -> None:
+        server = Server()
+        client = server.connect()
+        client.protocol.dataReceived(said)
+        server.clock.advance(PATIENCE - 1)
+        assert not client.closed
+        server.clock.advance(2)
+        assert client.closed
+
+    @pytest.mark.parametrize("piece", [b"X: y\r\n", b"x"])
+    def test_request_that_dribbles_in_is_given_no_more_time(self, piece: bytes) -> None:
+        server = Server()
+        client = server.connect()
+        client.protocol.dataReceived(HEAD + (b"Content-Length: 1000\r\n\r\n" if piece == b"x" else b""))
+        for _ in range(int(PATIENCE) + 1):
+            if not client.closed:
+                client.protocol.dataReceived(piece)
+            server.clock.advance(1)
+        assert client.closed
+
+    def test_time_begins_afresh_after_each_answer(self) -> None:
+        server = Server()
+        client = server.connect()
+        for _ in range(5):
+            server.clock.advance(PATIENCE - 1)
+            client.protocol.dataReceived(GET)
+        assert client.value().count(b"HTTP/1.1 200 ") == 5
+        server.clock.advance(PATIENCE + 1)
+        assert client.closed
+
+    def test_answer_may_take_its_time(self) -> None:
+        waiting = _Waiting()
+        server = Server(waiting)
+        client = server.connect()
+        client.protocol.dataReceived(GET)
+        server.clock.advance(PATIENCE * 2)
+        assert not client.closed
+        waiting.requests[0].finish()
+        assert client.value().startswith(b"HTTP/1.1 200 ")

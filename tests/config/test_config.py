@@ -20,6 +20,9 @@ name = "a"
 name = "sipha.test"
 """
 
+ADMIN = '[admin]\nlisten = "192.0.2.11:8080"\ncertificate = "/c.pem"\nkey = "/k.pem"\n'
+TOKEN = f'[[admin.tokens]]\nname = "grafana"\nrole = "read"\nsha256 = "{"0" * 64}"\n'
+CLIENT = '[[admin.clients]]\nname = "alice@sipha.test"\nrole = "operate"\n'
 CLUSTER = """
 [cluster]
 listen = "127.0.0.11:7000"
@@ -81,9 +84,13 @@ def test_default_file_loads_and_changes_nothing(tmp_path: Path) -> None:
 
 def test_default_file_loads_with_its_comments_taken_away(tmp_path: Path) -> None:
     text = re.sub(r"^#(?=\S)", "", DEFAULT.read_text(), flags=re.MULTILINE)
-    loaded = load(tmp_path, text.replace("plaintext = false", "plaintext = true"))
+    text = text.replace("plaintext = false", "plaintext = true")
+    before, section, admin = text.partition("[admin]")  # whose clients want certificates
+    admin = re.sub('^(certificate|key|ca) = ""', r'\1 = "/\1.pem"', admin, flags=re.MULTILINE)
+    loaded = load(tmp_path, before + section + admin)
     assert loaded.cluster.peers[0].name == "b"
     assert loaded.peers[0].name == "carrier"
+    assert (loaded.admin.tokens[0].role, loaded.admin.clients[0].role) == ("read", "admin")
 
 
 @pytest.mark.parametrize(("heading", "section"), sections())
@@ -336,14 +343,61 @@ def test_history_is_kept_for_as_long_as_is_written(tmp_path: Path, text: str, se
             MINIMAL + CLUSTER.replace("127.0.0.11:7000", "0.0.0.0:7000"),
             "cluster.listen: '0.0.0.0:7000' is not a loopback address",
         ),
+        (MINIMAL + ADMIN, "admin.listen: '192.0.2.11:8080' is not a loopback address, and nobody is asked who he is"),
+        (
+            MINIMAL + ADMIN.replace('certificate = "/c.pem"\n', ""),
+            "admin.certificate: is missing; key is of use only with it",
+        ),
+        (MINIMAL + ADMIN.replace('key = "/k.pem"\n', ""), "admin.key: is missing; certificate is of use only with it"),
+        (MINIMAL + '[admin]\nca = "/ca.pem"', "admin.certificate: is missing; ca is of use only with it"),
+        (MINIMAL + ADMIN + CLIENT, "admin.ca: is missing, and without it no certificate of [[admin.clients]] can be"),
+        (
+            MINIMAL + '[admin]\nlisten = "192.0.2.11:8080"\n' + TOKEN,
+            "admin.listen: '192.0.2.11:8080' is not a loopback",
+        ),
+        (MINIMAL + TOKEN + TOKEN, "admin.tokens: name 'grafana' appears twice"),
+        (
+            MINIMAL + ADMIN + 'ca = "/ca.pem"\n' + CLIENT + CLIENT,
+            "admin.clients: name 'alice@sipha.test' appears twice",
+        ),
+        (
+            MINIMAL + TOKEN.replace("read", "root"),
+            'admin.tokens[0].role: "root" is not a choice; write "read" or "operate" or "admin"',
+        ),
+        (MINIMAL + TOKEN.replace("grafana", "a b"), "admin.tokens[0].name: 'a b' is not a name"),
+        (MINIMAL + TOKEN.replace('role = "read"\n', ""), "admin.tokens[0].role: is missing"),
+        (
+            MINIMAL + ADMIN + CLIENT.replace("alice@", "al ice@"),
+            "admin.clients[0].name: 'al ice@sipha.test' is not a name",
+        ),
+        (MINIMAL + ADMIN + "rate = 0.5", "admin.rate: 0.5 is out of bounds; write at least 1"),
         (
             MINIMAL + '[admin]\nlisten = "0.0.0.0:8080"',
-            "admin.listen: '0.0.0.0:8080' is not a loopback address, and the admin asks for no password",
+            "admin.listen: '0.0.0.0:8080' is not a loopback address, and the admin must not talk in the clear",
         ),
     ],
 )
 def test_config_names_what_is_wrong_and_what_would_be_right(tmp_path: Path, text: str, wanted: str) -> None:
     assert complaint(tmp_path, text).startswith(wanted)
+
+
+def test_config_never_repeats_a_token_that_stands_for_its_hash(tmp_path: Path) -> None:
+    said = complaint(tmp_path, MINIMAL + TOKEN.replace("0" * 64, "sipha_secret"))
+    assert said.startswith("admin.tokens[0].sha256: must be the 64 hexadecimal digits that siphactl token shows")
+    assert "secret" not in said
+
+
+def test_admin_may_be_asked_from_elsewhere_under_tls_by_those_who_are_known(tmp_path: Path) -> None:
+    admin = load(tmp_path, MINIMAL + ADMIN + TOKEN.replace("0" * 64, "AB" * 32)).admin
+    assert admin.tokens[0].sha256.digest == b"\xab" * 32
+    admin = load(tmp_path, MINIMAL + ADMIN + 'ca = "/ca.pem"\n' + CLIENT).admin
+    assert (admin.clients[0].name, admin.clients[0].role) == ("alice@sipha.test", "operate")
+    assert load(tmp_path, MINIMAL + TOKEN).admin.tokens  # and on this machine even without
+
+
+def test_admin_of_a_peer_may_be_asked_under_tls(tmp_path: Path) -> None:
+    loaded = load(tmp_path, MINIMAL + CLUSTER.replace("http://", "https://"))
+    assert loaded.cluster.peers[0].admin == "https://127.0.0.12:8080"
 
 
 def test_config_names_a_file_that_is_not_there(tmp_path: Path) -> None:

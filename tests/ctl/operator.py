@@ -17,7 +17,9 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
+from sipha.admin.client import Bearer
 from sipha.ctl import cli
+from sipha.ctl.credentials import Credentials
 from sipha.ctl.session import Main, Session
 from tests.admin.fakes import Console, FakeNode
 
@@ -86,27 +88,30 @@ class Operator:
 
     def __init__(self, nodes: dict[str, FakeNode]) -> None:
         self.network = _Network(nodes)
+        self.run: Callable[[Main, Credentials], None] = self.carry_out
         self.answers = {("127.0.0.10", 5060)}
         self.sockets: list[_Socket] = []
         self.meanwhile: Callable[[], None] = lambda: None
 
     def types(self, *words: str, stdin: str | None = None, env: dict[str, str] | None = None) -> Result:
-        def run(main: Main) -> None:
-            results: list[Any] = []
-            clock = _Reactor(self)
-            http = HTTPClient(self.network, data_to_body_producer=_SynchronousProducer)
-            Deferred.fromCoroutine(main(http, clock)).addBoth(results.append)
-            for _ in range(200):
-                if not results:
-                    self.network.flush()
-                    clock.pump([0.02] * 5)
-                    self.meanwhile()
-            (result,) = results
-            if isinstance(result, Failure):
-                result.raiseException()
-
-        session = Session(run=run)
+        session = Session(run=self.run)
         return CliRunner().invoke(cli, words, obj=session, input=stdin, env={"SIPHA_URL": "", **(env or {})})
+
+    def carry_out(self, main: Main, shown: Credentials) -> None:
+        """Let a command ask the nodes."""
+        results: list[Any] = []
+        clock = _Reactor(self)
+        agent = Bearer(self.network, shown.token) if shown.token else self.network
+        http = HTTPClient(agent, data_to_body_producer=_SynchronousProducer)
+        Deferred.fromCoroutine(main(http, clock)).addBoth(results.append)
+        for _ in range(200):
+            if not results:
+                self.network.flush()
+                clock.pump([0.02] * 5)
+                self.meanwhile()
+        (result,) = results
+        if isinstance(result, Failure):
+            result.raiseException()
 
     def reads(self, *words: str) -> Any:
         """What a command prints with --json."""

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from service_identity.cryptography import verify_certificate_ip_address
 
+from sipha.admin.tls import names
 from sipha.cluster import tls
 from sipha.cluster.tls import Credentials
 from sipha.ctl.ca import ca
+from sipha.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +59,34 @@ def test_operator_chooses_names_places_and_times(here: Path) -> None:
     assert timedelta(days=8) < loaded.expires - datetime.now(UTC) <= timedelta(days=9)
     assert types("issue", "n1", "--dir", "deep/ca").exit_code == 0  # which ends with its authority
     assert tls.expires(credentials(here / "deep" / "ca" / "n1")) - datetime.now(UTC) <= timedelta(days=30)
+
+
+def test_operator_makes_the_certificate_of_a_node_whose_admin_is_asked_by_address(here: Path) -> None:
+    types("init")
+    assert types("issue", "n1", "--address", "192.0.2.11", "--address", "2001:db8::11").exit_code == 0
+    certificate = tls.read_certificates(here / "n1" / "cert.pem")[0]
+    for address in ("192.0.2.11", "2001:db8::11"):
+        verify_certificate_ip_address(certificate, address)
+    tls.load(credentials(here / "n1"), "n1.sipha.sipha")
+    refused = types("issue", "n2", "--address", "n2.sipha.test")
+    assert refused.exit_code == 2
+    assert "--address: 'n2.sipha.test' does not appear to be an IPv4 or IPv6 address" in refused.stderr
+
+
+def test_operator_makes_certificates_of_operators(here: Path) -> None:
+    types("init", "--name", "prod")
+    made = types("operator", "alice")
+    assert made.exit_code == 0
+    first, _, rest = made.stdout.partition("\n")
+    assert first.startswith("made the certificate of alice.operators.prod.sipha in operators/alice; add this")
+    (client,) = tomllib.loads(rest)["admin"]["clients"]
+    assert client == {"name": "alice.operators.prod.sipha", "role": "read"}
+    assert modes(here / "operators" / "alice") == {"ca.pem": 0o644, "cert.pem": 0o644, "key.pem": 0o600}
+    certificate = tls.read_certificates(here / "operators" / "alice" / "cert.pem")[0]
+    assert names(certificate) == {"alice.operators.prod.sipha"}
+    assert types("operator", "al.ice").exit_code == 1
+    with pytest.raises(ConfigError):  # nor is it one of a node
+        tls.load(credentials(here / "operators" / "alice"), "alice.prod.sipha")
 
 
 def test_new_authority_issues_while_the_old_one_is_trusted(here: Path) -> None:

@@ -26,10 +26,11 @@ name = "sipha.test"
 """
 
 
-def configuration(directory: Path, cluster: str = "plaintext = true") -> config.Config:
-    """A configuration whose data are in this directory."""
+def configuration(directory: Path, cluster: str = "plaintext = true", admin: str = "") -> config.Config:
+    """A configuration whose data are in this directory, and which is there itself."""
     path = directory / "sipha.toml"
-    path.write_text(CONFIG.format(directory=directory, cluster=cluster))
+    text = CONFIG.format(directory=directory, cluster=cluster)
+    path.write_text(text.replace("[[domains]]", f"{admin}[[domains]]"))
     return config.load(path)
 
 
@@ -42,7 +43,7 @@ def found(settings: config.Config, **others: str) -> None:
 class Alone:
     """The node, between its start and its end."""
 
-    def __init__(self, world: World, settings: config.Config) -> None:
+    def __init__(self, world: World, settings: config.Config, path: Path = Path("sipha.toml")) -> None:
         self.world = world
         self.config = settings
         self.life = Life(world.reactor, settings.node.data_dir.path.parent / "sipha.toml")

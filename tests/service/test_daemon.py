@@ -135,6 +135,7 @@ def test_node_whose_new_addresses_are_taken_starts_on_the_copy(
 def test_node_without_a_copy_whose_addresses_are_taken_ends_with_a_message(world: World, tmp_path: Path) -> None:
     found(configuration(tmp_path))
     with socket.socket() as admin:
+        admin.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         admin.bind(("127.0.0.51", 8080))
         admin.listen()
         daemon = Daemon(world.reactor, tmp_path / "sipha.toml")

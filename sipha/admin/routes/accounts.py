@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from twisted.internet.defer import gatherResults
 
 from sipha.admin import views
+from sipha.admin.access import Role
 from sipha.admin.interfaces import INode
 from sipha.admin.messages import Refusal
 from sipha.admin.names import account_named
@@ -31,14 +32,16 @@ class AccountRoutes:
         self._node = node
         self._domains = domains
 
-    @routes.get("/v1/accounts")
+    @routes.get("/v1/accounts", role=Role.READ)
     def list_accounts(self, query: Page) -> views.Accounts:
         """Accounts by the order of `user@domain`, without their hashes."""
         accounts = self._node.accounts(query.cursor, query.limit)
         cursor = accounts[-1].identity if len(accounts) == query.limit else None
         return views.Accounts(tuple(views.account_view(account) for account in accounts), cursor)
 
-    @routes.post("/v1/accounts", answers={201: views.AccountView, 200: views.Results}, errors=(409, 503))
+    @routes.post(
+        "/v1/accounts", role=Role.ADMIN, answers={201: views.AccountView, 200: views.Results}, errors=(409, 503)
+    )
     async def create_accounts(self, body: views.NewAccount | list[views.NewAccount]) -> object:
         """Create the account, or those of an array: 200 then, with a result for each.
 
@@ -52,7 +55,7 @@ class AccountRoutes:
             raise Refusal(result.status, result.detail)
         return views.account_view(record)
 
-    @routes.get("/v1/accounts/<path:identity>", query=Read, errors=(404,))
+    @routes.get("/v1/accounts/<path:identity>", role=Role.READ, query=Read, errors=(404,))
     def get_account(self, identity: str) -> views.AccountView:
         """One account, without its hashes."""
         username, domain = account_named(self._domains, identity)
@@ -61,7 +64,7 @@ class AccountRoutes:
             raise Refusal(404, f"there is no account {username}@{domain.name}")
         return views.account_view(account)
 
-    @routes.put("/v1/accounts/<path:identity>", errors=(404, 409, 503))
+    @routes.put("/v1/accounts/<path:identity>", role=Role.ADMIN, errors=(404, 409, 503))
     async def change_account(self, identity: str, body: views.Secret) -> views.AccountView:
         """Give the account another password, and `auth_name` if there is one."""
         username, domain = account_named(self._domains, identity)
@@ -78,7 +81,7 @@ class AccountRoutes:
         count(outcome)
         return views.account_view(record)
 
-    @routes.delete("/v1/accounts/<path:identity>", errors=(404, 503))
+    @routes.delete("/v1/accounts/<path:identity>", role=Role.ADMIN, errors=(404, 503))
     async def delete_account(self, identity: str) -> views.Removed:
         """Delete the account; its bindings expire."""
         username, domain = account_named(self._domains, identity)

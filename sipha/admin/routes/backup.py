@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from sipha.admin.access import Role
 from sipha.admin.interfaces import INode
 from sipha.admin.messages import INDEX
 from sipha.admin.route import Routes, Stream
@@ -17,7 +18,7 @@ class BackupRoutes:
     def __init__(self, node: INode) -> None:
         self._node = node
 
-    @routes.get("/v1/backup", media="application/octet-stream", errors=(409,))
+    @routes.get("/v1/backup", role=Role.ADMIN, media="application/octet-stream", errors=(409,))
     def get_backup(self) -> Stream:
         """The whole table as of one entry of the log, whose index is in `Sipha-Index`: for `siphactl restore`."""
         frozen = self._node.backup()

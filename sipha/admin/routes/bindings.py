@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from sipha.admin import views
+from sipha.admin.access import Role
 from sipha.admin.filter import Choice
 from sipha.admin.interfaces import INode
 from sipha.admin.messages import Refusal
@@ -46,7 +47,7 @@ class BindingRoutes:
         self._node = node
         self._domains = domains
 
-    @routes.get("/v1/bindings")
+    @routes.get("/v1/bindings", role=Role.READ)
     async def list_bindings(self, query: Search) -> views.Bindings:
         """The bindings that match, by the order of their AORs.
 
@@ -74,17 +75,17 @@ class BindingRoutes:
                 return views.Bindings(tuple(found), cursor)
             await deferLater(self._reactor, PAUSE)
 
-    @routes.get("/v1/bindings.jsonl", media="application/x-ndjson", errors=(409,))
+    @routes.get("/v1/bindings.jsonl", role=Role.READ, media="application/x-ndjson", errors=(409,))
     def export_jsonl(self, query: Filter) -> Stream:
         """All bindings that match, as they are at one moment: a JSON object in each line, by the order of the AORs."""
         return self._export(query, _lines)
 
-    @routes.get("/v1/bindings.csv", media="text/csv; charset=utf-8", errors=(409,))
+    @routes.get("/v1/bindings.csv", role=Role.READ, media="text/csv; charset=utf-8", errors=(409,))
     def export_csv(self, query: Filter) -> Stream:
         """All bindings that match, as they are at one moment: RFC 4180, with a line of names first."""
         return self._export(query, _rows, _csv([_COLUMNS]))
 
-    @routes.get("/v1/bindings/<path:aor>", query=Read, errors=(404,))
+    @routes.get("/v1/bindings/<path:aor>", role=Role.READ, query=Read, errors=(404,))
     def get_bindings(self, aor: str) -> views.Bindings:
         """The bindings of one AOR: `alice@sipha.test`, or `sip:alice@sipha.test`."""
         aor = locate(self._domains, aor)[1]
@@ -94,7 +95,7 @@ class BindingRoutes:
             raise Refusal(404, f"{aor} has no bindings")
         return views.Bindings(bindings)
 
-    @routes.delete("/v1/bindings/<path:aor>", errors=(404, 503))
+    @routes.delete("/v1/bindings/<path:aor>", role=Role.OPERATE, errors=(404, 503))
     async def remove_bindings(self, aor: str, query: Removal) -> views.Removed:
         """Remove all bindings of an AOR, or the one to `contact`."""
         contact = query.contact or ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
+from sipha.admin.access import Role
 from sipha.admin.interfaces import INode
 from sipha.admin.log import Entries, LogView
 from sipha.admin.queries import Span
@@ -18,12 +19,12 @@ class LogRoutes:
     def __init__(self, node: INode) -> None:
         self._node = node
 
-    @routes.get("/v1/log")
+    @routes.get("/v1/log", role=Role.READ)
     def get_log(self) -> LogView:
         """Where this node's log is: indices, term, snapshot, bytes."""
         return self._node.log()
 
-    @routes.get("/v1/log/entries")
+    @routes.get("/v1/log/entries", role=Role.READ)
     def list_entries(self, query: Span) -> Entries:
         """The latest entries, the newest first, as far as they are in memory, without secrets.
 

@@ -9,6 +9,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from twisted.web.server import Request
 
+from sipha.admin.access import Role
 from sipha.admin.route import Routes
 
 
@@ -27,7 +28,7 @@ class MetricRoutes:
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
 
-    @routes.get("/metrics", media="text/plain")
+    @routes.get("/metrics", role=Role.READ, media="text/plain")
     def get_metrics(self, request: Request) -> None:
         """The figures of this node, for Prometheus."""
         encode, content_type = choose_encoder((request.getHeader(b"Accept") or b"").decode("ascii", "replace"))

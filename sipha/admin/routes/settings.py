@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from twisted.internet.defer import Deferred
 
 from sipha.admin import views
+from sipha.admin.access import Role
 from sipha.admin.interfaces import INode
 from sipha.admin.messages import Refusal
 from sipha.admin.outcomes import available, count
@@ -27,17 +28,17 @@ class SettingRoutes:
     def __init__(self, node: INode) -> None:
         self._node = node
 
-    @routes.get("/v1/settings", query=Read)
+    @routes.get("/v1/settings", role=Role.READ, query=Read)
     def list_settings(self) -> views.Settings:
         """The settings that hold for the whole cluster and survive restarts."""
         return views.Settings(tuple(self._settings()))
 
-    @routes.get("/v1/settings/<path:name>", query=Read, errors=(404,))
+    @routes.get("/v1/settings/<path:name>", role=Role.READ, query=Read, errors=(404,))
     def get_setting(self, name: str) -> views.Setting:
         """One setting."""
         return self._setting(name)
 
-    @routes.put("/v1/settings/<path:name>", errors=(404, 409, 503), place=Place.LOG_LEADER)
+    @routes.put("/v1/settings/<path:name>", role=Role.OPERATE, errors=(404, 409, 503), place=Place.LOG_LEADER)
     async def put_setting(self, name: str, body: views.SettingValue) -> views.Setting:
         """Give a setting another value; what it may be is said with the setting."""
         setting = self._setting(name)
@@ -53,12 +54,12 @@ class SettingRoutes:
             await self._node.bring_online(name.removeprefix(_STANDBY))
         return views.Setting(name, body.value, setting.default, setting.about)
 
-    @routes.get("/v1/pings", query=Read)
+    @routes.get("/v1/pings", role=Role.READ, query=Read)
     def get_pings(self) -> views.Pings:
         """Whether the cluster pings phones behind NAT."""
         return views.Pings(self._node.pings())
 
-    @routes.put("/v1/pings", errors=(503,))
+    @routes.put("/v1/pings", role=Role.OPERATE, errors=(503,))
     async def put_pings(self, body: views.Pings) -> views.Pings:
         """Have the cluster ping phones behind NAT, or not."""
         await self._turn_pings(on=body.on)
