@@ -22,6 +22,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from sipha.admin import views
 from sipha.admin.backup import INDEX, Outflow
 from sipha.admin.client import Unreachable, exchange, segment
+from sipha.admin.imports import SCHEMA, BroughtAll, NewBinding, brought, domain_views, import_of
 from sipha.admin.interfaces import INode
 from sipha.admin.messages import Refusal, decode, read_limit, read_query, refuse, reply
 from sipha.auth.domain import Domain, Domains
@@ -70,6 +71,20 @@ class Api:
         now = self._node.cluster_time()
         bindings = (views.binding_view(binding, now) for aor in aors for binding in self._node.bindings(aor))
         return reply(request, views.Bindings(tuple(bindings), aors[-1] if len(aors) == limit else None))
+
+    @_app.route("/v1/bindings", methods=["POST"])
+    async def _post_bindings(self, request: Request) -> bytes:
+        read_query(request)
+        records = [import_of(binding, self._domains) for binding in decode(request, list[NewBinding])]
+        if (schema := self._node.status().schema) < SCHEMA:
+            raise Refusal(409, f"the log is of schema {schema} yet: upgrade all nodes before you import bindings")
+        outcomes = await self._outcomes(records)
+        return reply(request, BroughtAll(tuple(map(brought, records, outcomes))))
+
+    @_app.route("/v1/domains", methods=["GET"])
+    def _get_domains(self, request: Request) -> bytes:
+        read_query(request)
+        return reply(request, domain_views(self._domains))
 
     @_app.route("/v1/bindings/<path:aor>", methods=["GET"])
     def _get_bindings_of(self, request: Request, aor: str) -> bytes:
@@ -253,7 +268,7 @@ class Api:
                 allow = ", ".join(sorted(error.valid_methods or ()))
                 return refuse(request, Refusal(405, f"this resource has {allow} only", allow=allow))
             case _:
-                routes = "/v1/status, bindings, accounts, nodes, transfer, prefer, pings and backup"
+                routes = "/v1/status, domains, bindings, accounts, nodes, transfer, prefer, pings and backup"
                 return refuse(request, Refusal(404, f"there is no such resource; there are {routes}"))
 
     def _locate(self, text: str) -> tuple[Domain, str]:
@@ -285,12 +300,14 @@ class Api:
         return PutAccount(username, domain.name, auth_name, domain.realm, hashes, create_only=True)
 
     async def _create_all(self, records: Sequence[PutAccount]) -> tuple[views.Result, ...]:
-        results: list[views.Result] = []
+        return tuple(map(_created, records, await self._outcomes(records)))
+
+    async def _outcomes(self, records: Sequence[Record]) -> list[Outcome | Unavailable]:
+        """Propose many records, some at a time, and return what became of each."""
+        outcomes: list[Outcome | Unavailable] = []
         for start in range(0, len(records), _AT_ONCE):
-            part = records[start : start + _AT_ONCE]
-            outcomes = await gatherResults([self._outcome(record) for record in part])
-            results += [_created(record, outcome) for record, outcome in zip(part, outcomes, strict=True)]
-        return tuple(results)
+            outcomes += await gatherResults([self._outcome(record) for record in records[start : start + _AT_ONCE]])
+        return outcomes
 
     def _outcome(self, record: Record) -> Deferred[Outcome | Unavailable]:
         """Propose a record; the Deferred fires with what apply returned, or why it didn't come."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn, TypeVar
 from urllib.parse import quote
 
@@ -16,6 +16,7 @@ from twisted.web.client import RequestTransmissionFailed, ResponseFailed, Respon
 from twisted.web.http_headers import Headers
 
 from sipha.admin.backup import INDEX
+from sipha.admin.imports import BroughtAll, DomainViews, NewBinding
 from sipha.admin.views import (
     Accounts,
     AccountView,
@@ -30,6 +31,7 @@ from sipha.admin.views import (
     Pings,
     Prefer,
     Removed,
+    Results,
     Secret,
     Standby,
     Status,
@@ -106,6 +108,18 @@ class AdminClient:
     async def create_account(self, account: NewAccount) -> AccountView:
         """Create an account; Refused with 409 if it exists."""
         return await self._request("POST", "/v1/accounts", AccountView, body=account)
+
+    async def create_accounts(self, accounts: Sequence[NewAccount]) -> Results:
+        """Create accounts; Refused with 422, and none is created, if one is not as it should be."""
+        return await self._request("POST", "/v1/accounts", Results, body=accounts)
+
+    async def bring_bindings(self, bindings: Sequence[NewBinding]) -> BroughtAll:
+        """Bring bindings from another registrar; Refused with 422, and none comes, if one is not as it should be."""
+        return await self._request("POST", "/v1/bindings", BroughtAll, body=bindings)
+
+    async def domains(self) -> DomainViews:
+        """The domains that are served."""
+        return await self._request("GET", "/v1/domains", DomainViews)
 
     async def change_account(self, identity: str, secret: Secret) -> AccountView:
         """Give the account `user@domain` another password."""
@@ -184,7 +198,7 @@ class AdminClient:
         kind: type[ResultT],
         *,
         params: dict[str, str] | None = None,
-        body: msgspec.Struct | None = None,
+        body: msgspec.Struct | Sequence[msgspec.Struct] | None = None,
     ) -> ResultT:
         url = self.url + path
         content = b"" if body is None else msgspec.json.encode(body)

@@ -16,6 +16,7 @@ from sipha.ctl.backup import backup
 from sipha.ctl.bindings import rm, show
 from sipha.ctl.ca import ca
 from sipha.ctl.drill import drill
+from sipha.ctl.imports import import_
 from sipha.ctl.nodes import node, online, prefer, standby, transfer
 from sipha.ctl.offline import cluster, disk, recover, restore
 from sipha.ctl.pings import pings
@@ -44,6 +45,7 @@ for command in (
     drill,
     pings,
     backup,
+    import_,
     cluster,
     restore,
     recover,
