@@ -20,6 +20,7 @@ from sipha.ctl.imports import import_
 from sipha.ctl.nodes import node, online, prefer, standby, transfer
 from sipha.ctl.offline import cluster, disk, recover, restore
 from sipha.ctl.pings import pings
+from sipha.ctl.setup import init, join
 from sipha.ctl.status import status
 
 
@@ -46,6 +47,8 @@ for command in (
     pings,
     backup,
     import_,
+    init,
+    join,
     cluster,
     restore,
     recover,

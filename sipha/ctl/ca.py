@@ -37,14 +37,20 @@ def ca() -> None:
 @click.option(
     "--days", type=_days, default=authority.AUTHORITY_DAYS, show_default=True, help="How long it is good for."
 )
-def init(directory: Path, name: str, days: int) -> None:
-    """Make the certificate authority of a cluster: ca.pem, and ca-key.pem, which no node needs."""
+@click.argument("nodes", metavar="[NODE]...", nargs=-1)
+def init(directory: Path, name: str, days: int, nodes: tuple[str, ...]) -> None:
+    """Make the certificate authority of a cluster: ca.pem, and ca-key.pem, which no node needs.
+
+    The certificates of the NODEs are made at once, each in a directory of its name, as issue does.
+    """
     try:
         made = authority.found(name, datetime.now(UTC), days)
     except SiphaError as error:
         leave(str(error))
     _write(directory, {KEY: made.key}, {CERTIFICATES: made.certificate})
     click.echo(f"made the authority of cluster {name} in {directory}; keep {KEY} secret, and off the nodes")
+    for node in nodes:
+        _issue(directory, node, directory / node, authority.NODE_DAYS)
 
 
 @ca.command()
@@ -61,12 +67,15 @@ def init(directory: Path, name: str, days: int) -> None:
 @click.option("--days", type=_days, default=authority.NODE_DAYS, show_default=True, help="How long it is good for.")
 def issue(node: str, directory: Path, out: Path | None, days: int) -> None:
     """Make the certificate of a node: cert.pem, key.pem, and a copy of ca.pem."""
+    _issue(directory, node, directory / node if out is None else out, days)
+
+
+def _issue(directory: Path, node: str, out: Path, days: int) -> None:
     own = Issued(_read(directory / CERTIFICATES), _read(directory / KEY))
     try:
         made = authority.issue(own, node, datetime.now(UTC), days)
     except SiphaError as error:
         leave(str(error))
-    out = directory / node if out is None else out
     _write(out, {"key.pem": made.key}, {"cert.pem": made.certificate, CERTIFICATES: own.certificate})
     click.echo(
         f"made the certificate of node {node} in {out}; install {CERTIFICATES}, cert.pem and key.pem on the node"

@@ -52,7 +52,7 @@ class View:
         self._replication, self._address, self._sip, self._keepalive, _ = parts
         self._replica = self._replication.replica
         self._started_at = reactor.seconds()
-        self._admins = {str(peer.name): str(peer.admin) for peer in configuration.cluster.peers}
+        self._admins = {str(peer.name): str(peer.admin) for peer in configuration.cluster.peers if peer.admin}
 
     def status(self) -> Status:
         """What the node is, and what it sees of the others."""

@@ -1,0 +1,1 @@
+`siphactl import opensips|kamailio` brings accounts (all kinds of hashes; plain passwords are hashed on the way) and bindings from a MySQL or MariaDB dump, CSV, or a database: SQLite, MySQL, MariaDB, PostgreSQL. It may be repeated, and evicts nobody (docs/migration.md). All nodes must run this release before bindings can be imported.

@@ -1,0 +1,1 @@
+From nothing to three nodes in five commands a node (docs/quickstart.md): `siphactl init` writes a node's configuration and installs its certificates, `siphactl ca init n1 n2 n3` makes them all at once, and `siphactl join` has a node made a member. `admin` may be left out of `[[cluster.peers]]`.
