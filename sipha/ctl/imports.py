@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import click
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from sipha.admin.client import AdminClient, Refused
 from sipha.admin.imports import Brought, NewBinding
@@ -32,8 +33,13 @@ from sipha.migration.subscriber import Subscribers, by_name
 AT_ONCE = 256
 """How many accounts or bindings go into one request: as many as a node proposes at a time."""
 
+ATTEMPTS = 10
+RESPITE = 1.0
+"""How often a request is sent that the cluster puts off, and the seconds between two attempts."""
+
 Origin = Literal["opensips", "kamailio"]
 NewT = TypeVar("NewT", NewAccount, NewBinding)
+_Rows = list[tuple[Row, NewT]]
 
 
 @click.command("import")
@@ -107,7 +113,7 @@ class _Kind(Generic[NewT]):
     make: Callable[[Mapping[str, str | None]], NewT]
     take: Callable[[Sequence[NewT]], Coroutine[Deferred[Any], Any, Sequence[Result | Brought]]]
     tally: Tally = field(default_factory=Tally)
-    waiting: list[tuple[Row, NewT]] = field(default_factory=list)
+    waiting: _Rows[NewT] = field(default_factory=list)
 
 
 class Taking:
@@ -162,33 +168,46 @@ class Taking:
             await self._send(kind)
 
     async def _send(self, kind: _Kind[NewT]) -> None:
+        """Have those that wait taken; who is put off, as while no node leads, is sent again."""
         waiting, kind.waiting = kind.waiting, []
         if self._dry_run:
             kind.tally.made += len(waiting)
-        elif waiting:
-            await self._send_some(waiting, kind)
+            return
+        for attempt in range(ATTEMPTS):
+            if not waiting:
+                return
+            if attempt:
+                await deferLater(self._client.clock, RESPITE)
+            waiting = await self._send_some(waiting, kind)
+        for row, _ in waiting:
+            self._refuse(row, kind, "the cluster took nothing more: import it again")
 
-    async def _send_some(self, some: Sequence[tuple[Row, NewT]], kind: _Kind[NewT]) -> None:
-        """Have them taken; what is refused for one among them is taken in halves."""
+    async def _send_some(self, some: _Rows[NewT], kind: _Kind[NewT]) -> _Rows[NewT]:
+        """Have them taken, in halves if one among them is refused for what it is, and return those put off."""
         try:
             results = await kind.take([new for _, new in some])
         except Refused as error:
+            if error.status == 503:
+                return some
             if error.status != 422:
                 raise
-            if len(some) == 1:
-                self._refuse(some[0][0], kind, str(error))
-                return
-            half = len(some) // 2
-            await self._send_some(some[:half], kind)
-            await self._send_some(some[half:], kind)
-            return
-        for (row, _), result in zip(some, results, strict=True):
+            if len(some) > 1:
+                half = len(some) // 2
+                put_off = await self._send_some(some[:half], kind)
+                return put_off + await self._send_some(some[half:], kind)
+            self._refuse(some[0][0], kind, str(error))
+            return []
+        put_off = []
+        for (row, new), result in zip(some, results, strict=True):
             if result.status == 201:
                 kind.tally.made += 1
             elif result.status == 200:
                 kind.tally.here += 1
+            elif result.status == 503:
+                put_off.append((row, new))
             else:
                 self._refuse(row, kind, result.detail)
+        return put_off
 
     def _refuse(self, row: Row, kind: _Kind[NewT], why: str) -> None:
         kind.tally.refused += 1
@@ -198,10 +217,13 @@ class Taking:
 
     async def _take_accounts(self, accounts: Sequence[NewAccount]) -> Sequence[Result | Brought]:
         """Create those that aren't here, and say of the others that they are."""
-        return [
-            Result(result.account, 200) if result.status == 409 and result.account in self._present else result
-            for result in (await self._client.create_accounts(accounts)).results
-        ]
+        results = []
+        for result in (await self._client.create_accounts(accounts)).results:
+            if result.status == 503:
+                self._present.add(result.account)  # it may have been made all the same
+            is_here = result.status == 409 and result.account in self._present
+            results.append(Result(result.account, 200) if is_here else result)
+        return results
 
     async def _take_bindings(self, bindings: Sequence[NewBinding]) -> Sequence[Result | Brought]:
         return (await self._client.bring_bindings(bindings)).results

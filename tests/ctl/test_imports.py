@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sipha.ctl import imports
+from sipha.errors import NoQuorum
 from sipha.sip.digest import ha1
 from tests.admin.fakes import FakeNode
 from tests.ctl.operator import Operator
@@ -132,3 +133,26 @@ def test_a_source_that_is_not_there_is_named(operator: Operator, source: str) ->
 def test_large_imports_go_in_parts(operator: Operator, dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imports, "AT_ONCE", 1)
     assert operator.reads("import", "opensips", str(dump))["accounts"]["made"] == 2
+
+
+def test_what_is_put_off_is_sent_again(operator: Operator, node: FakeNode, dump: Path) -> None:
+    node.trouble = NoQuorum("no majority answers", retry_after=1)
+    looks: list[int] = []
+
+    def recover() -> None:
+        looks.append(len(looks))
+        if len(looks) == 20:
+            node.trouble = None
+
+    operator.meanwhile = recover
+    result = operator.reads("import", "opensips", str(dump))
+    assert result["accounts"] == {"made": 2, "here": 0, "expired": 0, "refused": 0}
+    assert result["bindings"]["made"] == 1
+    assert len(looks) >= 20
+
+
+def test_an_import_ends_where_the_cluster_takes_nothing(operator: Operator, node: FakeNode, dump: Path) -> None:
+    node.trouble = NoQuorum("no majority answers", retry_after=1)
+    result = operator.types("import", "opensips", str(dump))
+    assert result.exit_code == 1
+    assert result.stderr.count("the cluster took nothing more: import it again") == 3
