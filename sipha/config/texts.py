@@ -162,13 +162,15 @@ class PeerName(Text):
 
 
 class AdminUrl(Text):
-    """The URL of a node's admin: `http://127.0.0.1:8080`, without a path."""
+    """The URL of a node's admin: `http://127.0.0.1:8080`, without a path; empty if there is none to be asked."""
 
     __slots__ = ()
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read the URL; raises ValueError."""
+        if not text:
+            return cls()
         try:
             parts = urlsplit(text)
             plain = parts.scheme == "http" and parts.path in {"", "/"} and not parts.query and not parts.fragment
