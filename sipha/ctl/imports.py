@@ -126,6 +126,7 @@ class Taking:
         self._source = source
         self._dry_run = dry_run
         self._present: set[str] = set()
+        self._uncertain: set[str] = set()
         self._accounts = _Kind(subscribers.account, self._take_accounts)
         self._bindings = _Kind(locations.binding, self._take_bindings)
 
@@ -217,13 +218,17 @@ class Taking:
 
     async def _take_accounts(self, accounts: Sequence[NewAccount]) -> Sequence[Result | Brought]:
         """Create those that aren't here, and say of the others that they are."""
-        results = []
-        for result in (await self._client.create_accounts(accounts)).results:
-            if result.status == 503:
-                self._present.add(result.account)  # it may have been made all the same
-            is_here = result.status == 409 and result.account in self._present
-            results.append(Result(result.account, 200) if is_here else result)
-        return results
+        return [self._seen(result) for result in (await self._client.create_accounts(accounts)).results]
+
+    def _seen(self, result: Result) -> Result:
+        """What became of an account in the light of what is known of it."""
+        if result.status == 503:
+            self._uncertain.add(result.account)
+        elif result.status == 409 and result.account in self._present:
+            return Result(result.account, 200)
+        elif result.status == 409 and result.account in self._uncertain:
+            return Result(result.account, 201)  # it was made, although no answer came
+        return result
 
     async def _take_bindings(self, bindings: Sequence[NewBinding]) -> Sequence[Result | Brought]:
         return (await self._client.bring_bindings(bindings)).results

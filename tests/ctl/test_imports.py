@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from sipha.ctl import imports
-from sipha.errors import NoQuorum
+from sipha.errors import NoQuorum, Unavailable, UnknownOutcome
 from sipha.sip.digest import ha1
+from sipha.state.entries import PutAccount, Record
+from sipha.state.outcomes import Outcome
 from tests.admin.fakes import FakeNode
 from tests.ctl.operator import Operator
 
@@ -156,3 +159,26 @@ def test_an_import_ends_where_the_cluster_takes_nothing(operator: Operator, node
     result = operator.types("import", "opensips", str(dump))
     assert result.exit_code == 1
     assert result.stderr.count("the cluster took nothing more: import it again") == 3
+
+
+def test_what_was_made_without_an_answer_counts_as_made(
+    operator: Operator, node: FakeNode, dump: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    propose = node.propose
+    lost: set[str] = set()
+
+    def lossy(record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
+        if isinstance(record, PutAccount) and record.username not in lost:
+            lost.add(record.username)
+            node.apply(record)
+            done(UnknownOutcome("the leader has changed meanwhile"))
+        else:
+            propose(record, done)
+
+    monkeypatch.setattr(node, "propose", lossy)
+    assert operator.reads("import", "opensips", str(dump))["accounts"] == {
+        "made": 2,
+        "here": 0,
+        "expired": 0,
+        "refused": 0,
+    }
