@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,28 +38,29 @@ def mariadb(directory: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def postgresql(directory: Path) -> Iterator[str]:
-    """A PostgreSQL server, of which the URL is returned, with a database `sip`."""
-    directory.mkdir()
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL server, of which the URL is returned, with a database `sip`.
+
+    It refuses to run as root, and so lives where another user gets to.
+    """
     programs = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
-    shutil.chown(directory, "postgres")
-    for above in directory.parents:  # the server is no root, and must get there
-        if above.owner() == "root" and os.geteuid() == 0 and above.is_relative_to(directory.parents[2]):
-            above.chmod(above.stat().st_mode | 0o711)
     as_postgres = ("runuser", "-u", "postgres", "--") if os.geteuid() == 0 else ()
-    data = directory / "data"
-    _run(*as_postgres, str(programs / "initdb"), "--auth=trust", "--no-sync", "--encoding=UTF8", "-D", str(data))
-    server = subprocess.Popen(
-        [*as_postgres, str(programs / "postgres"), "-D", str(data), "-k", str(directory), "-c", "listen_addresses="],
-        stderr=(directory / "log").open("wb"),
-    )
-    try:
-        host = ("-h", str(directory), "-U", "postgres")
-        _wait(lambda: _succeeds(str(programs / "createdb"), *host, "sip"), directory / "log")
-        yield f"postgresql://postgres@/sip?host={directory}"
-    finally:
-        server.terminate()
-        server.wait()
+    with tempfile.TemporaryDirectory(prefix="sipha-postgresql-") as directory:
+        if as_postgres:
+            shutil.chown(directory, "postgres")
+        data = f"{directory}/data"
+        _run(*as_postgres, str(programs / "initdb"), "--auth=trust", "--no-sync", "--encoding=UTF8", "-D", data)
+        log = Path(directory, "log")
+        server = subprocess.Popen(
+            [*as_postgres, str(programs / "postgres"), "-D", data, "-k", directory, "-c", "listen_addresses="],
+            stderr=log.open("wb"),
+        )
+        try:
+            _wait(lambda: _succeeds(str(programs / "createdb"), "-h", directory, "-U", "postgres", "sip"), log)
+            yield f"postgresql://postgres@/sip?host={directory}"
+        finally:
+            server.terminate()
+            server.wait()
 
 
 def missing() -> str:

@@ -132,7 +132,7 @@ def test_opensips_comes_from_a_dump_and_from_a_mariadb_that_runs(cluster: Sandbo
     wait_until(lambda: agree(cluster), "the nodes to agree")
 
 
-def test_kamailio_comes_from_a_postgresql_that_runs(cluster: Sandbox, tmp_path: Path) -> None:
+def test_kamailio_comes_from_a_postgresql_that_runs(cluster: Sandbox) -> None:
     expires = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time.time() + 600))
     phones = (
         (n, f"uloc-{n}", f"k{n}", DOMAIN, f"sip:k{n}@192.0.2.2:{10_000 + n}", None, expires, -1.0, f"call-{n}", n, 0, 0,
@@ -140,7 +140,7 @@ def test_kamailio_comes_from_a_postgresql_that_runs(cluster: Sandbox, tmp_path: 
         for n in range(PHONES)
     )  # fmt: skip
     accounts, bindings = counts(cluster)
-    with databases.postgresql(tmp_path / "postgresql") as url:
+    with databases.postgresql() as url:
         with psycopg.connect(url) as connection, connection.cursor() as cursor:
             cursor.execute(_SUBSCRIBER.format(more="ha1b VARCHAR(128) NOT NULL"))
             cursor.execute(_KAMAILIO)
