@@ -1,6 +1,7 @@
 """`siphactl`: look at the nodes, their bindings and accounts, and change them, through the admin's HTTP API.
 
 What is done to a node whose daemon is stopped (cluster init, recover, restore, disk) goes to its data directory itself.
+init, join and ca are for new nodes.
 
 Exit status: 0 done; 1 it wasn't done, or what was asked for doesn't exist; 2 the command line is wrong; 130 Ctrl-C.
 """
