@@ -8,6 +8,7 @@ STAMP := $(VENV)/.installed
 BUILD_PACKAGES := python3-venv
 LOAD_PACKAGES := gcc libc6-dev libssl-dev
 TEST_PACKAGES := sip-tester sipsak baresip-core iproute2 nftables libfaketime $(LOAD_PACKAGES)
+LONG_PACKAGES := mariadb-server postgresql
 BENCH_PACKAGES := util-linux $(LOAD_PACKAGES)
 FAILOVER_PACKAGES := iproute2 nftables kamailio keepalived $(LOAD_PACKAGES)
 
@@ -27,7 +28,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -q -m "system and not long"
 
 test-long: $(STAMP)
-	@.ci/packages $(TEST_PACKAGES)
+	@.ci/packages $(TEST_PACKAGES) $(LONG_PACKAGES)
 	$(BIN)/python -m pytest -q --numprocesses auto -m "not system"
 	$(BIN)/python -m pytest -q -m "system"
 

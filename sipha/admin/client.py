@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Literal, NamedTuple, NoReturn, TypeVar
@@ -24,6 +24,7 @@ from zope.interface import implementer
 
 from sipha.admin.events import HEARTBEAT, Dropped, Messages, Start
 from sipha.admin.history import History
+from sipha.admin.imports import BroughtAll, DomainViews, NewBinding
 from sipha.admin.log import Entries, LogView
 from sipha.admin.messages import INDEX
 from sipha.admin.queries import Filter, Page, Query, Search, Span
@@ -44,6 +45,7 @@ from sipha.admin.views import (
     Reload,
     Reloaded,
     Removed,
+    Results,
     Secret,
     Setting,
     Settings,
@@ -171,6 +173,18 @@ class AdminClient:
     async def create_account(self, account: NewAccount) -> AccountView:
         """Create an account; Refused with 409 if it exists."""
         return await self._request("POST", "/v1/accounts", AccountView, body=account)
+
+    async def create_accounts(self, accounts: Sequence[NewAccount]) -> Results:
+        """Create accounts; Refused with 422, and none is created, if one is not as it should be."""
+        return await self._request("POST", "/v1/accounts", Results, body=accounts)
+
+    async def bring_bindings(self, bindings: Sequence[NewBinding]) -> BroughtAll:
+        """Bring bindings from another registrar; Refused with 422, and none comes, if one is not as it should be."""
+        return await self._request("POST", "/v1/bindings", BroughtAll, body=bindings)
+
+    async def domains(self) -> DomainViews:
+        """The domains that are served."""
+        return await self._request("GET", "/v1/domains", DomainViews)
 
     async def change_account(self, identity: str, secret: Secret) -> AccountView:
         """Give the account `user@domain` another password."""
@@ -323,7 +337,7 @@ class AdminClient:
         kind: type[ResultT],
         *,
         params: dict[str, str] | None = None,
-        body: msgspec.Struct | None = None,
+        body: msgspec.Struct | Sequence[msgspec.Struct] | None = None,
         deadline: float | None = None,
     ) -> ResultT:
         url = self.url + path

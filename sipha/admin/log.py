@@ -12,6 +12,7 @@ from sipha.state.entries import (
     Barrier,
     DeleteAccount,
     Expire,
+    ImportBinding,
     PutAccount,
     PutKey,
     PutMembers,
@@ -70,6 +71,7 @@ class RecordView(msgspec.Struct, frozen=True):
 
     kind: Literal[
         "register",
+        "import-binding",
         "remove-bindings",
         "expire",
         "remove-unreachable",
@@ -156,6 +158,8 @@ def record_view(record: Record | None) -> RecordView:
     """Show a record; None is one that can't be decoded."""
     if record is None:
         return RecordView("unreadable")
+    if isinstance(record, ImportBinding):
+        return msgspec.structs.replace(record_view(record.register), kind="import-binding")
     kind, subject, names = _SHOWN[type(record)]
     fields = {name: _plain(getattr(record, name)) for name in names}
     return RecordView(kind, getattr(record, subject) if subject else "", fields)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred, gatherResults
 
 from sipha.admin.interfaces import INode
 from sipha.admin.messages import Refusal
@@ -10,12 +12,23 @@ from sipha.errors import Unavailable
 from sipha.state.entries import Record
 from sipha.state.outcomes import Done, Outcome
 
+_AT_ONCE = 256
+"""The proposals of one bulk request that are under way at a time."""
+
 
 def outcome_of(node: INode, record: Record) -> Deferred[Outcome | Unavailable]:
     """Propose a record; the Deferred fires with what apply returned, or why it didn't come."""
     deferred: Deferred[Outcome | Unavailable] = Deferred()
     node.propose(record, deferred.callback)
     return deferred
+
+
+async def outcomes_of(node: INode, records: Sequence[Record]) -> list[Outcome | Unavailable]:
+    """Propose many records, some at a time, and return what became of each."""
+    outcomes: list[Outcome | Unavailable] = []
+    for start in range(0, len(records), _AT_ONCE):
+        outcomes += await gatherResults([outcome_of(node, record) for record in records[start : start + _AT_ONCE]])
+    return outcomes
 
 
 async def propose(node: INode, record: Record) -> Outcome:

@@ -16,6 +16,7 @@ from sipha.errors import NoQuorum, NotLeader, QueueFull, Unavailable, UnknownOut
 from sipha.state.entries import (
     UNDECODABLE,
     DeleteAccount,
+    ImportBinding,
     PutAccount,
     PutKey,
     PutSetting,
@@ -42,7 +43,7 @@ class _Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
     retry_after: Annotated[int, Meta(ge=0, lt=1 << 31)]
 
 
-_Forwardable = Register | RemoveBindings | PutAccount | DeleteAccount | PutKey | PutSetting
+_Forwardable = Register | RemoveBindings | PutAccount | DeleteAccount | PutKey | PutSetting | ImportBinding
 # The other records are the leader's own, or need its leave.
 
 _encoder = msgspec.msgpack.Encoder()

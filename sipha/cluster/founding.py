@@ -170,12 +170,12 @@ def recover(disk: Disk, node: str, address: str, *, force: bool = False) -> str:
     return cluster_id
 
 
-def restore(disk: Disk, node: str, address: str, backup: Path) -> str:
+def restore(disk: Disk, node: str, address: str, backup: Path, show: Callable[[int], object] = lambda _: None) -> str:
     """Let a blank disk hold what the file of a backup does, in a new cluster of one; index and time go on from there.
 
-    Returns the cluster's id; raises SiphaError and OSError.
+    `show` is told how many bytes of it have been read. Returns the cluster's id; raises SiphaError and OSError.
     """
-    loaded = _read(backup)
+    loaded = _read(backup, show)
     header = loaded.header
     base = (header.index, header.term)
     entries = _first_entries({node: address}, base)
@@ -281,13 +281,14 @@ def _command(kind: int, record: Record) -> bytes:
     return bytes([kind]) + encode(Batch(SCHEMA, 0, Policy(), (record,)))
 
 
-def _read(backup: Path) -> Loaded:
+def _read(backup: Path, show: Callable[[int], object]) -> Loaded:
     """The whole of a backup; raises ConfigError, and UnknownSchema."""
     loader = Loader()
     try:
         with backup.open("rb") as file:
             while piece := file.read(_PIECE):
                 loader.feed(piece)
+                show(file.tell())
         return loader.finish()
     except OSError as error:
         raise ConfigError(f"can't read the backup {backup}: {error.strerror}") from None

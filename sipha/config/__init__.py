@@ -72,11 +72,14 @@ class Node(Section, frozen=True):
 
 
 class ClusterPeer(Section, frozen=True):
-    """Another node, of those that one which isn't a member yet looks for; `admin` is where siphactl finds it."""
+    """Another node, of those that one which isn't a member yet looks for.
+
+    `admin` is where siphactl finds it; empty if that can't be from another machine.
+    """
 
     name: NodeName
     address: SocketAddress
-    admin: AdminUrl
+    admin: AdminUrl = AdminUrl()
 
 
 class Cluster(Section, frozen=True):

@@ -195,13 +195,15 @@ class Sha256(Text):
 
 
 class AdminUrl(Text):
-    """The URL of a node's admin: `http://127.0.0.1:8080`, without a path."""
+    """The URL of a node's admin: `http://127.0.0.1:8080`, without a path; empty if there is none to be asked."""
 
     __slots__ = ()
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read the URL; raises ValueError."""
+        if not text:
+            return cls()
         try:
             parts = urlsplit(text)
             plain = (

@@ -1,7 +1,7 @@
 """`siphactl`: look at the nodes, their bindings and accounts, and change them, through the admin's HTTP API.
 
 What is done to a node whose daemon is stopped (cluster init, recover, restore, disk) goes to its data directory itself;
-`check` reads a configuration file alone.
+`check` reads a configuration file alone. init, join and ca are for new nodes.
 
 Exit status: 0 done; 1 it wasn't done, or what was asked for doesn't exist; 2 the command line is wrong; 130 Ctrl-C.
 """
@@ -19,11 +19,13 @@ from sipha.ctl.ca import ca
 from sipha.ctl.configuration import check, reload
 from sipha.ctl.drill import drill
 from sipha.ctl.events import events, history
+from sipha.ctl.imports import import_
 from sipha.ctl.log import log
 from sipha.ctl.nodes import node, online, prefer, standby, transfer
 from sipha.ctl.offline import cluster, disk, recover, restore
 from sipha.ctl.pings import pings
 from sipha.ctl.settings import settings
+from sipha.ctl.setup import init, join
 from sipha.ctl.status import status
 from sipha.ctl.token import token
 
@@ -58,6 +60,9 @@ for command in (
     backup,
     check,
     reload,
+    import_,
+    init,
+    join,
     cluster,
     restore,
     recover,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 import click
@@ -39,14 +39,20 @@ def ca() -> None:
 @click.option(
     "--days", type=_days, default=authority.AUTHORITY_DAYS, show_default=True, help="How long it is good for."
 )
-def init(directory: Path, name: str, days: int) -> None:
-    """Make the certificate authority of a cluster: ca.pem, and ca-key.pem, which no node needs."""
+@click.argument("nodes", metavar="[NODE]...", nargs=-1)
+def init(directory: Path, name: str, days: int, nodes: tuple[str, ...]) -> None:
+    """Make the certificate authority of a cluster: ca.pem, and ca-key.pem, which no node needs.
+
+    The certificates of the NODEs are made at once, each in a directory of its name, as issue does.
+    """
     try:
         made = authority.found(name, datetime.now(UTC), days)
     except SiphaError as error:
         leave(str(error))
     _write(directory, {KEY: made.key}, {CERTIFICATES: made.certificate})
     click.echo(f"made the authority of cluster {name} in {directory}; keep {KEY} secret, and off the nodes")
+    for node in nodes:
+        _issue_node(directory, node, directory / node, authority.NODE_DAYS)
 
 
 _directory = click.option(
@@ -71,8 +77,13 @@ def issue(node: str, directory: Path, out: Path | None, days: int, addresses: tu
         literals = [ip_address(address) for address in addresses]
     except ValueError as error:
         raise click.UsageError(f"--address: {error}") from error
-    out = directory / node if out is None else out
-    _issue(directory, out, lambda own: authority.issue(own, node, datetime.now(UTC), days, literals))
+    _issue_node(directory, node, directory / node if out is None else out, days, literals)
+
+
+def _issue_node(
+    directory: Path, node: str, out: Path, days: int, addresses: Sequence[IPv4Address | IPv6Address] = ()
+) -> None:
+    _issue(directory, out, lambda own: authority.issue(own, node, datetime.now(UTC), days, addresses))
     click.echo(
         f"made the certificate of node {node} in {out}; install {CERTIFICATES}, cert.pem and key.pem on the node"
     )

@@ -15,6 +15,7 @@ from sipha.admin.client import AdminClient
 from sipha.admin.views import NodeView, Status
 from sipha.ctl.nodes import leader_of
 from sipha.ctl.outage import Outage
+from sipha.ctl.progress import progress
 from sipha.ctl.session import Session, leave, options
 
 BEFORE = 2.0
@@ -79,12 +80,12 @@ def drill(session: Session, to: str | None, dry_run: bool, limit: float, port: i
         before = await client.status()
         outages = _outages(client, before, port)
         try:
-            await deferLater(client.clock, BEFORE)
+            await _measure(client, "before", BEFORE)
             deaf = [str(address) for address, outage in outages.items() if outage.lost == outage.sent]
             if deaf:
                 leave(f"{', '.join(deaf)} can't be reached from here over UDP, port {port}: nothing was done")
             await client.transfer(to)
-            await deferLater(client.clock, AFTER)
+            await _measure(client, "after", AFTER)
         finally:
             await _stop(outages)
         result = _result(before, await client.status(), outages, limit)
@@ -112,6 +113,15 @@ def drill(session: Session, to: str | None, dry_run: bool, limit: float, port: i
             leave(f"{', '.join(unreachable)} can't be reached from here over UDP, port {port}")
 
     session.ask(rehearse if dry_run else carry_out)
+
+
+async def _measure(client: AdminClient, what: str, seconds: float) -> None:
+    """Let the time pass, and show how much has."""
+    with progress(what, seconds) as show:
+        steps = round(seconds / LOOK)
+        for step in range(1, steps + 1):
+            await deferLater(client.clock, seconds / steps)
+            show(step * seconds / steps)
 
 
 def _outages(client: AdminClient, status: Status, port: int) -> dict[str, Outage]:

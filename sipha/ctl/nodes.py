@@ -48,10 +48,15 @@ def node_add(session: Session, name: str, address: str, no_wait: bool) -> None:
 
     Its data directory must be empty. It stores the log first, and votes when it has all that is committed.
     """
+    add(session, NewNode(name, address), no_wait=no_wait)
+
+
+def add(session: Session, new: NewNode, *, no_wait: bool) -> None:
+    """Make a node a member, and wait until it votes."""
 
     async def command(client: AdminClient) -> None:
         leader = await leader_of(client)
-        added = await leader.add_node(NewNode(name, address))
+        added = await leader.add_node(new)
         if no_wait:
             session.answer(added, f"{added.name} is a member, and will vote when it has caught up")
         else:

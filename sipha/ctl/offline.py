@@ -14,6 +14,7 @@ from sipha.admin import display
 from sipha.cluster import founding
 from sipha.cluster.disk import Disk
 from sipha.cluster.founding import Contents
+from sipha.ctl.progress import progress
 from sipha.ctl.session import Session, json_option, leave
 from sipha.errors import SiphaError
 
@@ -61,8 +62,9 @@ def init(session: Session, path: Path) -> None:
 @click.pass_obj
 def restore(session: Session, path: Path, file: Path) -> None:
     """Found a new cluster of this one node, whose data directory is empty, that has what a backup has."""
-    with _alone(path, create=True) as (node, address, disk):
-        cluster_id = founding.restore(disk, node, address, file)
+    size = file.stat().st_size if file.exists() else 0
+    with _alone(path, create=True) as (node, address, disk), progress(str(file), size) as show:
+        cluster_id = founding.restore(disk, node, address, file, show)
     session.answer(
         {"cluster_id": cluster_id}, f"restored {file} into cluster {cluster_id}, of which {node} is the only node yet"
     )

@@ -76,7 +76,7 @@ class View:
     def adopt(self, configuration: config.Config) -> None:
         """Speak of another configuration."""
         self._config = configuration
-        self._admins = {str(peer.name): str(peer.admin) for peer in configuration.cluster.peers}
+        self._admins = {str(peer.name): str(peer.admin) for peer in configuration.cluster.peers if peer.admin}
 
     def status(self) -> Status:
         """What the node is, and what it sees of the others."""

@@ -18,11 +18,11 @@ from msgspec import Meta
 
 from sipha.errors import SiphaError
 
-SCHEMA = 3
+SCHEMA = 4
 """The latest schema that this release knows.
 
 1: the records up to Barrier. 2: PutMembers and RaiseSchema too; a REGISTER may remove what isn't there, however late.
-3: RemoveUnreachable too.
+3: RemoveUnreachable too. 4: ImportBinding too.
 """
 
 _Number = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
@@ -129,6 +129,15 @@ class RemoveUnreachable(msgspec.Struct, frozen=True, gc=False, array_like=True, 
     version: int
 
 
+class ImportBinding(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="imp"):
+    """A binding that another registrar has granted, as the REGISTER that made it there.
+
+    `register` has one contact, whose `expires` is what is left of what was granted, whatever the policy would grant.
+    """
+
+    register: Register
+
+
 class PutAccount(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="acc+"):
     """Create or replace an account; `ha1` maps the digest algorithm to the hex of H(auth_name:realm:password).
 
@@ -214,6 +223,7 @@ Record = (
     | PutMembers
     | RaiseSchema
     | RemoveUnreachable
+    | ImportBinding
 )
 
 

@@ -14,10 +14,10 @@ import msgspec
 from sipha.state import registration
 from sipha.state.binding import Binding
 from sipha.state.changes import Changes
-from sipha.state.entries import Expire, Policy, Register, RemoveBindings, RemoveUnreachable
+from sipha.state.entries import Expire, ImportBinding, Policy, Register, RemoveBindings, RemoveUnreachable
 from sipha.state.expiry import ExpiryBuckets
 from sipha.state.multiset import digest
-from sipha.state.outcomes import Done, Invalid, NotFound, Registered, Rejected
+from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Registered, Rejected
 from sipha.state.registration import Moment
 from sipha.state.table import DamagedMemory, Digested, FrozenTable, Table
 from sipha.state.tombstones import LIFETIME, Tombstone, Tombstones
@@ -177,6 +177,26 @@ class Location:
                 self._changes.removed(stored, current, "expired")
                 self._changes.registered(request, current, after, made.dropped)
         return Registered(after, time)
+
+    def bring(self, record: ImportBinding) -> Done | Conflict | Invalid:
+        """Add a binding from elsewhere, unless its phone has one here, or has gone since."""
+        request = record.register
+        row = self._rows.get(request.aor)
+        stored = () if row is None else _decode(row.data)
+        current = _unexpired(stored, self._moment.time)
+        removed = self._tombstones.cseq(request.aor, request.call_id)
+        made = registration.bring(request, current, removed, self._moment)
+        if not isinstance(made, Binding):
+            return Done(0) if made is None else made
+        after = (*current, made)
+        self._bury(stored, after)
+        self._store(request.aor, row, _row(after))
+        self.count += len(after) - len(stored)
+        if self.bound is not None:
+            self.bound(request.aor, after)
+        if self._changes is not None:
+            self._changes.registered(request, current, after, {})
+        return Done(1)
 
     def remove(self, record: RemoveBindings) -> Done | NotFound:
         """Remove the bindings of an AOR, or the one whose contact is `contact`."""

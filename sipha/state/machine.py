@@ -21,6 +21,7 @@ from sipha.state.entries import (
     Barrier,
     DeleteAccount,
     Expire,
+    ImportBinding,
     PutAccount,
     PutKey,
     PutMembers,
@@ -173,8 +174,16 @@ class Machine(Tables):
             case Barrier():
                 self._tell(TermBegun(record.term, record.node))
                 return Done(0)
+            case _:
+                return self._change_since(record, schema)
+
+    def _change_since(self, record: Record | None, schema: int) -> Outcome:
+        """Apply a record that the first schema didn't know."""
+        match record:
             case RemoveUnreachable() if schema >= 3:
                 return self.location.remove_unreachable(record)
+            case ImportBinding() if schema >= 4:
+                return self.location.bring(record)
             case PutMembers() if schema >= 2:
                 return self._made(self._put_members(record), MembersPut(tuple(sorted(record.members))))
             case RaiseSchema() if schema >= 2:

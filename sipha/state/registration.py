@@ -13,7 +13,7 @@ from sipha.sip.uri import Uri, parse_uri
 from sipha.state.binding import Binding
 from sipha.state.changes import Reason
 from sipha.state.entries import Contact, Policy, Register
-from sipha.state.outcomes import Rejected
+from sipha.state.outcomes import Conflict, Invalid, Rejected
 
 STALE = Rejected(500, "Invalid CSeq number")
 TOO_MANY = Rejected(403, "Too many registered contacts")
@@ -114,6 +114,27 @@ def clear(request: Register, current: Sequence[Binding], removed: int) -> After 
     if request.cseq < removed or any(_is_stale(request, binding) for binding in current):
         return STALE
     return After(())
+
+
+def bring(
+    request: Register, current: Sequence[Binding], removed: int, moment: Moment
+) -> Binding | Conflict | Invalid | None:
+    """Return the binding that comes with a REGISTER from elsewhere, None if what is here is as good or later.
+
+    `removed` is as for `register`. What a phone has told this registrar counts, however the order of the two was.
+    """
+    if len(request.contacts) != 1 or request.wildcard or not (seconds := request.contacts[0].expires):
+        return Invalid("a binding is one contact with an expiry")
+    contact, reg_id = request.contacts[0], _reg_id(request, request.contacts[0])
+    if request.cseq <= removed or find(current, contact.uri, contact.instance, reg_id) >= 0:
+        return None
+    new = _binding(request, contact, seconds, moment, reg_id=reg_id, contact_id=next(moment.contact_ids))
+    binding = msgspec.structs.replace(new, expires_at=moment.time + seconds * 1000)
+    if moment.policy.one_per_instance and _superseded((*current, binding), {old.contact_id for old in current}):
+        return None
+    if moment.policy.max_contacts and len(current) >= moment.policy.max_contacts:
+        return Conflict(f"{request.aor} has {len(current)} bindings, and may have no more")
+    return binding
 
 
 def asked(contact: Contact, policy: Policy) -> int:

@@ -92,7 +92,7 @@ class FakeNode:
             last_index=self.machine.index,
             snapshot_index=0,
             hash=self.machine.hash_hex(),
-            schema=2,
+            schema=SCHEMA,
             time=NOW,
             lease=0.19 if self.leads else 0.0,
             proposals=0,

@@ -21,6 +21,8 @@ ROLES = {
     "GET /v1/bindings.csv": Role.READ,
     "GET /v1/bindings/<path:aor>": Role.READ,
     "DELETE /v1/bindings/<path:aor>": Role.OPERATE,
+    "POST /v1/bindings": Role.ADMIN,
+    "GET /v1/domains": Role.READ,
     "GET /v1/accounts": Role.READ,
     "POST /v1/accounts": Role.ADMIN,
     "GET /v1/accounts/<path:identity>": Role.READ,

@@ -22,6 +22,7 @@ from sipha.state.entries import (
     Contact,
     DeleteAccount,
     Expire,
+    ImportBinding,
     Member,
     PutKey,
     PutMembers,
@@ -181,7 +182,15 @@ def test_every_refusal_has_its_place_in_a_message() -> None:
 
 
 @pytest.mark.parametrize(
-    "record", [REGISTER, RemoveBindings("a"), DeleteAccount("a", "b"), PutKey(b"k" * 32), PutSetting("a", "b")]
+    "record",
+    [
+        REGISTER,
+        ImportBinding(REGISTER),
+        RemoveBindings("a"),
+        DeleteAccount("a", "b"),
+        PutKey(b"k" * 32),
+        PutSetting("a", "b"),
+    ],
 )
 def test_records_arrive_as_they_are(cluster: Cluster, record: Record) -> None:
     cluster.other.forward(record)

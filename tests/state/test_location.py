@@ -13,6 +13,7 @@ from sipha.state.entries import (
     Batch,
     Contact,
     Expire,
+    ImportBinding,
     Policy,
     Record,
     Register,
@@ -21,7 +22,7 @@ from sipha.state.entries import (
     encode,
 )
 from sipha.state.location import Binding, Location, listed
-from sipha.state.machine import Done, Invalid, Machine, NotFound, Outcome, Registered, Rejected
+from sipha.state.machine import Conflict, Done, Invalid, Machine, NotFound, Outcome, Registered, Rejected
 from sipha.state.tombstones import CAPACITY, LIFETIME
 
 AOR = "sip:alice@example.com"
@@ -625,6 +626,63 @@ def test_remove_unreachable_spares_a_binding_refreshed_since(log: Log) -> None:
     assert log.apply(RemoveUnreachable(AOR, binding.contact_id, binding.version)) == Done(0)
     assert log.apply(RemoveUnreachable("sip:nobody@x", 1, 1)) == Done(0)
     assert log.contacts == [HOME]
+
+
+def brought(contact: Contact, cseq: int = 1, call_id: str = "one") -> ImportBinding:
+    return ImportBinding(Register(AOR, call_id, cseq, (contact,), outbound=bool(contact.reg_id)))
+
+
+def test_import_binding_grants_what_was_left_elsewhere_whatever_the_policy(log: Log) -> None:
+    log.policy = Policy(min_expires=60, max_expires=3600)
+    assert log.apply(brought(Contact(HOME, 7, q=500))) == Done(1)
+    assert log.apply(brought(Contact(DESK, 86400))) == Done(1)
+    assert [(b.contact, b.expires_at - log.now, b.q) for b in log.bindings] == [
+        (HOME, 7_000, 500),
+        (DESK, 86_400_000, None),
+    ]
+    assert log.location.count == 2
+
+
+def test_import_binding_leaves_alone_what_its_phone_has_told_here(log: Log) -> None:
+    log.register(Contact(HOME, 600), cseq=9, call_id="new")
+    before = log.bindings
+    assert log.apply(brought(Contact(HOME, 3000), cseq=99)) == Done(0)
+    assert log.bindings == before
+
+
+def test_import_binding_brings_nothing_back_that_its_phone_has_removed_here(log: Log) -> None:
+    log.register(HOME, cseq=5)
+    log.register(Contact(HOME, 0), cseq=6)
+    assert log.apply(brought(Contact(HOME, 60), cseq=5)) == Done(0)
+    assert log.bindings == []
+
+
+def test_import_binding_gives_no_second_binding_to_a_device_that_has_moved(log: Log) -> None:
+    log.register(Contact(HOME, instance="<urn:uuid:1>"), cseq=1, call_id="new")
+    assert log.apply(brought(Contact(DESK, 60, instance="<urn:uuid:1>"))) == Done(0)
+    assert log.contacts == [HOME]
+    assert log.apply(brought(Contact(DESK, 60, instance="<urn:uuid:2>"))) == Done(1)
+
+
+def test_import_binding_evicts_nobody(log: Log) -> None:
+    log.policy = Policy(max_contacts=1, full="replace")
+    log.register(HOME, cseq=1)
+    assert log.apply(brought(Contact(DESK, 60))) == Conflict(f"{AOR} has 1 bindings, and may have no more")
+    assert log.contacts == [HOME]
+
+
+def test_import_binding_is_refreshed_by_its_phone(log: Log) -> None:
+    log.apply(brought(Contact(HOME, 60), cseq=5))
+    assert log.register(HOME, cseq=5) != STALE  # the very REGISTER that made it there
+    assert log.register(HOME, cseq=4) == STALE
+    assert isinstance(log.register(Contact(HOME, 600), cseq=6), Registered)
+    assert [b.expires_at - log.now for b in log.bindings] == [600_000]
+
+
+@pytest.mark.parametrize("contacts", [(), (Contact(HOME),), (Contact(HOME, 0),), (Contact(HOME, 1), Contact(DESK, 1))])
+def test_import_binding_is_one_contact_with_an_expiry(log: Log, contacts: tuple[Contact, ...]) -> None:
+    assert isinstance(log.apply(ImportBinding(Register(AOR, "one", 1, contacts))), Invalid)
+    assert log.bindings == []
 
 
 def test_location_tells_of_each_binding_that_is_made_or_refreshed(log: Log) -> None:

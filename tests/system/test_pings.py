@@ -17,6 +17,7 @@ import pytest
 from sipha.sandbox import Sandbox
 from sipha.sip.message import Request, response_to
 from sipha.sip.parser import StreamParser, parse
+from sipha.state.entries import SCHEMA
 from tests.system.conftest import agree, bindings, wait_until
 from tests.system.nodes import quick, restore, siphactl
 from tests.system.ua import UserAgent
@@ -109,7 +110,7 @@ def cluster(running: Sandbox) -> Sandbox:
     for user in USERS:
         if bindings(running, running.wait_for_leader(), user):
             running.request(running.wait_for_leader(), "DELETE", f"/v1/bindings/{user}@{running.domain}")
-    wait_until(lambda: {quick(node)["schema"] for node in running.nodes} == {3}, "the schema to be raised")
+    wait_until(lambda: {quick(node)["schema"] for node in running.nodes} == {SCHEMA}, "the schema to be raised")
     return running
 
 

@@ -10,6 +10,7 @@ from sipha.admin.routes.accounts import AccountRoutes
 from sipha.admin.routes.backup import BackupRoutes
 from sipha.admin.routes.bindings import BindingRoutes
 from sipha.admin.routes.configuration import ConfigurationRoutes
+from sipha.admin.routes.domains import DomainRoutes
 from sipha.admin.routes.events import EventRoutes
 from sipha.admin.routes.log import LogRoutes
 from sipha.admin.routes.nodes import NodeRoutes
@@ -24,6 +25,7 @@ def groups(reactor: IReactorTime, node: INode, domains: Domains) -> tuple[Group,
         StatusRoutes(node),
         BindingRoutes(reactor, node, domains),
         AccountRoutes(node, domains),
+        DomainRoutes(domains),
         NodeRoutes(node),
         LogRoutes(node),
         SettingRoutes(node),

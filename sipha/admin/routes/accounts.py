@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from twisted.internet.defer import gatherResults
-
 from sipha.admin import views
 from sipha.admin.access import Role
 from sipha.admin.interfaces import INode
 from sipha.admin.messages import Refusal
 from sipha.admin.names import account_named
-from sipha.admin.outcomes import count, outcome_of, propose
+from sipha.admin.outcomes import count, outcomes_of, propose
 from sipha.admin.queries import Page, Read
 from sipha.admin.route import Routes
 from sipha.auth.domain import Domains
 from sipha.errors import Unavailable
 from sipha.state.entries import DeleteAccount, PutAccount
 from sipha.state.outcomes import Conflict, NotFound, Outcome
-
-_AT_ONCE = 256
-"""The proposals of one bulk request that are under way at a time."""
 
 
 class AccountRoutes:
@@ -104,12 +99,7 @@ class AccountRoutes:
         return PutAccount(username, domain.name, auth_name, domain.realm, hashes, create_only=True)
 
     async def _create_all(self, records: Sequence[PutAccount]) -> tuple[views.Result, ...]:
-        results: list[views.Result] = []
-        for start in range(0, len(records), _AT_ONCE):
-            part = records[start : start + _AT_ONCE]
-            outcomes = await gatherResults([outcome_of(self._node, record) for record in part])
-            results += [_created(record, outcome) for record, outcome in zip(part, outcomes, strict=True)]
-        return tuple(results)
+        return tuple(map(_created, records, await outcomes_of(self._node, records)))
 
 
 def _created(record: PutAccount, outcome: Outcome | Unavailable) -> views.Result:

@@ -13,10 +13,11 @@ from twisted.internet.task import deferLater
 from sipha.admin import views
 from sipha.admin.access import Role
 from sipha.admin.filter import Choice
+from sipha.admin.imports import SCHEMA, BroughtAll, NewBinding, brought, import_of
 from sipha.admin.interfaces import INode
 from sipha.admin.messages import Refusal
 from sipha.admin.names import locate
-from sipha.admin.outcomes import count, propose
+from sipha.admin.outcomes import count, outcomes_of, propose
 from sipha.admin.outflow import PAUSE
 from sipha.admin.queries import Filter, Read, Removal, Search
 from sipha.admin.route import Routes, Stream
@@ -94,6 +95,17 @@ class BindingRoutes:
         if not bindings:
             raise Refusal(404, f"{aor} has no bindings")
         return views.Bindings(bindings)
+
+    @routes.post("/v1/bindings", role=Role.ADMIN, errors=(409, 503))
+    async def import_bindings(self, body: list[NewBinding]) -> BroughtAll:
+        """Take over bindings that another registrar has granted: 200 with a result for each.
+
+        The array is checked as a whole before any comes.
+        """
+        records = [import_of(binding, self._domains) for binding in body]
+        if (schema := self._node.status().schema) < SCHEMA:
+            raise Refusal(409, f"the log is of schema {schema} yet: upgrade all nodes before you import bindings")
+        return BroughtAll(tuple(map(brought, records, await outcomes_of(self._node, records))))
 
     @routes.delete("/v1/bindings/<path:aor>", role=Role.OPERATE, errors=(404, 503))
     async def remove_bindings(self, aor: str, query: Removal) -> views.Removed:

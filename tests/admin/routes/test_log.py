@@ -10,6 +10,7 @@ from sipha.state.entries import (
     Barrier,
     Batch,
     Expire,
+    ImportBinding,
     Member,
     Policy,
     PutAccount,
@@ -17,6 +18,7 @@ from sipha.state.entries import (
     PutMembers,
     PutSetting,
     Record,
+    Register,
     RemoveBindings,
     encode,
 )
@@ -77,7 +79,11 @@ def test_every_kind_of_record_can_be_shown() -> None:
     }
     assert record_view(Barrier(3, "n1")).fields == {"term": 3}
     assert record_view(None).kind == "unreadable"
-    assert set(_SHOWN) == set(get_args(Record))
+    register = Register("sip:a@b", "c1", 1, ())
+    brought = record_view(ImportBinding(register))
+    assert (brought.kind, brought.subject) == ("import-binding", "sip:a@b")
+    assert brought.fields == record_view(register).fields
+    assert {*_SHOWN, ImportBinding} == set(get_args(Record))
 
 
 def test_long_entry_shows_its_first_records() -> None:

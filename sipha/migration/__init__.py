@@ -1,0 +1,1 @@
+"""The tables of OpenSIPS and Kamailio: read from where they are, and what their rows mean here."""
