@@ -32,6 +32,7 @@ from sipha.service.probe import SelfProbe
 from sipha.service.replication import Replication
 from sipha.service.settings import make_domains
 from sipha.service.sip import KeyRing, SipService
+from sipha.service.supervision import Supervision
 from sipha.service.view import Parts, View
 
 PARTING = 2.0
@@ -97,17 +98,20 @@ class Node(MultiService):
         self.view = View(reactor, configuration, self.parts)
         admin = AdminService(reactor, configuration.admin, self.view, make_domains(configuration))
         admin.setServiceParent(self)
+        self._supervision = Supervision(reactor, self.view.summary)
 
     def startService(self) -> None:
         """Begin to take part in the cluster; ends the process with a message if an address can't be had."""
         try:
             super().startService()
             self.replication.startService()
+            self._supervision.startService()
         except ConfigError as error:
             raise SystemExit(f"sipha: {error}") from error
 
     def stopService(self) -> Deferred[Any]:
         """Hand leadership on if another node can have it, stop what phones see, then leave the cluster."""
+        self._supervision.stopService()
         if self._leaving is not None and self._leaving.active():
             self._leaving.cancel()
         stopped = self._hand_on()

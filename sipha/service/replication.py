@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
-from sipha import config
+from sipha import config, systemd
 from sipha.cluster import founding
 from sipha.cluster.disk import FileDisk
 from sipha.cluster.peers import WARNING, Peers
@@ -63,7 +63,7 @@ class Replication(Service):
         """Take part; SIGHUP lets new connections be made with the certificates as they are then."""
         super().startService()
         sys.setswitchinterval(SWITCH)
-        signal.signal(signal.SIGHUP, lambda _, __: self._reactor.callFromThread(self._peers.reload))
+        signal.signal(signal.SIGHUP, lambda _, __: self._reactor.callFromThread(self._reload))
         self.replica.start()
 
     def stopService(self) -> Deferred[None]:
@@ -80,6 +80,10 @@ class Replication(Service):
                 f"the certificate of this node expires at {certificates.expires:%Y-%m-%d %H:%M} UTC, when the others "
                 "will begin to refuse it: make another with siphactl ca issue"
             )
+
+    def _reload(self) -> None:
+        with systemd.reloading():
+            self._peers.reload()
 
     def _leave(self, result: Any) -> Any:
         self._lock.close()
