@@ -111,7 +111,7 @@ class View:
         """What the node is, in a line."""
         status = self.status()
         role = "serves phones" if status.leading else status.role
-        alarms = f"; {len(status.alarms)} alarms: see siphactl status" if status.alarms else ""
+        alarms = f"; alarms: {len(status.alarms)}, see siphactl status" if status.alarms else ""
         return f"{status.node}: {role}, term {status.term}{alarms}"
 
     def leading(self) -> bool:

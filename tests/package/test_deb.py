@@ -84,7 +84,7 @@ def test_units_are_as_systemd_wants_them_and_confined(debian: Machine) -> None:
 def test_guard_is_left_out_where_nothing_is_to_be_guarded(debian: Machine) -> None:
     debian.run("systemctl", "start", "sipha")
     assert debian.systemd("sipha-guard", "ActiveState", "Result") == ("inactive", "exec-condition")
-    assert debian.systemd("sipha", "StatusText") == ("a: learner, term 0; 1 alarms: see siphactl status",)
+    assert debian.systemd("sipha", "StatusText") == ("a: learner, term 0; alarms: 1, see siphactl status",)
     debian.run("systemctl", "stop", "sipha")
     assert debian.systemd("sipha", "ActiveState", "Result") == ("inactive", "success")
     assert not debian.journal("--priority=warning", "--unit=sipha-guard")

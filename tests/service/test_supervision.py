@@ -101,7 +101,7 @@ def test_node_tells_systemd_when_it_has_started_what_it_is_and_when_it_stops(
 
 def test_node_with_alarms_says_so_to_systemd(systemd: Systemd, world: World, tmp_path: Path) -> None:
     alone = Alone(world, configuration(tmp_path))
-    assert systemd.heard()[-1] == "STATUS=n1: learner, term 0; 1 alarms: see siphactl status"
+    assert systemd.heard()[-1] == "STATUS=n1: learner, term 0; alarms: 1, see siphactl status"
     alone.end()
 
 
