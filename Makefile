@@ -10,12 +10,15 @@ LOAD_PACKAGES := gcc libc6-dev libssl-dev
 TEST_PACKAGES := sip-tester sipsak baresip-core iproute2 nftables libfaketime $(LOAD_PACKAGES)
 LONG_PACKAGES := mariadb-server postgresql
 BENCH_PACKAGES := util-linux $(LOAD_PACKAGES)
+DEB_PACKAGES := bash-completion build-essential debhelper dh-virtualenv lintian \
+    python3-build python3-setuptools python3-venv python3-wheel
+DEB_TEST_PACKAGES := groff-base mmdebstrap systemd-container
 FAILOVER_PACKAGES := iproute2 nftables kamailio keepalived $(LOAD_PACKAGES)
 
 SEEDS := 1000
 FIRST := 1
 
-.PHONY: run test test-long sim check format bench bench-log bench-export failover clean
+.PHONY: run test test-long test-deb sim check format bench bench-log bench-export failover deb pins clean
 
 # Three nodes on this machine, until Ctrl-C. FRESH=1 starts empty, TLS=1 has them talk under TLS.
 run: $(STAMP)
@@ -27,10 +30,15 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -q --numprocesses auto -m "not system and not long"
 	$(BIN)/python -m pytest -q -m "system and not long"
 
-test-long: $(STAMP)
-	@.ci/packages $(TEST_PACKAGES) $(LONG_PACKAGES)
+test-long: $(STAMP) deb
+	@.ci/packages $(TEST_PACKAGES) $(LONG_PACKAGES) $(DEB_TEST_PACKAGES)
 	$(BIN)/python -m pytest -q --numprocesses auto -m "not system"
 	$(BIN)/python -m pytest -q -m "system"
+
+# The Debian package installed, run, upgraded and purged in a Debian of its own; as root.
+test-deb: $(STAMP) deb
+	@.ci/packages $(DEB_TEST_PACKAGES)
+	$(BIN)/python -m pytest -q tests/package tests/man
 
 # The simulated cluster, from seed FIRST on, until a seed fails or SEEDS have passed.
 sim: $(STAMP)
@@ -64,6 +72,25 @@ bench-export: $(STAMP)
 failover: $(STAMP)
 	@.ci/packages $(FAILOVER_PACKAGES)
 	$(BIN)/python -m bench.failover $(if $(ROUNDS),--rounds $(ROUNDS))
+
+# The Debian package, built from the source archive, into dist/.
+deb: export PATH := /usr/sbin:/usr/bin:/sbin:/bin
+deb:
+	@.ci/packages $(DEB_PACKAGES)
+	rm -rf build/deb
+	$(PYTHON) -m build --sdist --no-isolation --outdir build/deb .
+	tar --extract --directory build/deb --file build/deb/sipha-*.tar.gz
+	cd build/deb/sipha-*/ && dpkg-buildpackage --unsigned-source --unsigned-changes --build=binary
+	lintian --allow-root --fail-on error,warning build/deb/sipha_*.changes
+	mkdir -p dist
+	cp build/deb/sipha_*.deb dist/
+
+# Choose the libraries that the Debian package brings anew: the newest that setup.cfg allows, with their hashes.
+pins: $(STAMP)
+	$(PYTHON) -m venv build/pins
+	build/pins/bin/python -m pip install --quiet pip-tools
+	CUSTOM_COMPILE_COMMAND="make pins" build/pins/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras \
+	    --no-emit-index-url --no-emit-find-links --output-file debian/requirements.txt setup.cfg
 
 $(STAMP): setup.cfg setup.py pyproject.toml
 	@.ci/packages $(BUILD_PACKAGES)

@@ -10,9 +10,11 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.python.failure import Failure
 
+from sipha import systemd
 from sipha.errors import ConfigError
 from sipha.service.life import Life
 from sipha.service.node import Node
+from sipha.service.supervision import Supervision
 
 
 class Daemon(MultiService):
@@ -33,6 +35,7 @@ class Daemon(MultiService):
                 raise
             self.node = Node(reactor, self.life)
         self.node.setServiceParent(self)
+        self._supervision = Supervision(reactor, lambda: self.node.view.summary())  # noqa: PLW0108  it may be another
 
     def startService(self) -> None:
         """Start the node; ends the process with a message if it can't be, nor under the last good configuration."""
@@ -45,15 +48,18 @@ class Daemon(MultiService):
             self._restart()
         else:
             self.life.begin(self.node)
+        self._supervision.startService()
 
     def stopService(self) -> Deferred[Any]:
         """Stop the node."""
+        self._supervision.stopService()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self.life.end()
         return gatherResults([maybeDeferred(super().stopService), self._restarting])
 
     def _hung_up(self) -> None:
-        self.life.reload().addErrback(Failure.trap, ConfigError)  # the log has it
+        with systemd.reloading():
+            self.life.reload().addErrback(Failure.trap, ConfigError)  # the log has it
 
     def _restart(self) -> None:
         """Have another node in the place of this one."""

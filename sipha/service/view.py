@@ -151,6 +151,13 @@ class View:
         ):
             yield from part.alarms()
 
+    def summary(self) -> str:
+        """What the node is, in a line."""
+        status = self.status()
+        role = "serves phones" if status.leading else status.role
+        alarms = f"; alarms: {len(status.alarms)}, see siphactl status" if status.alarms else ""
+        return f"{status.node}: {role}, term {status.term}{alarms}"
+
     def leading(self) -> bool:
         """Return True if the node leads and its lease is valid."""
         return self._replica.leading()

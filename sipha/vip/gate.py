@@ -73,6 +73,10 @@ class Gate:
         """Put the gate up, shut, in the place of one that is there; raises GateError."""
         self._run(ruleset(self._placements, {name for _, name in socket.if_nameindex()}))
 
+    def remove(self) -> None:
+        """Take the gate away, so that everything passes; raises GateError."""
+        self._run(_AWAY)
+
     def open(self, addresses: Iterable[str], deadline: float) -> None:
         """Let pass what comes from these addresses until the deadline; raises Lapsed or GateError.
 
@@ -139,7 +143,7 @@ def ruleset(placements: Sequence[Placement], interfaces: Collection[str]) -> str
         _EGRESS.format(number=number, interface=interface, rules="\n".join(rules))
         for number, (interface, rules) in enumerate(egress.items())
     ]
-    return _RULESET.format(arp="\n".join(arp), inet="\n".join(inet), egress="\n".join(chains))
+    return _AWAY + _RULESET.format(arp="\n".join(arp), inet="\n".join(inet), egress="\n".join(chains))
 
 
 _EGRESS = """\
@@ -148,15 +152,19 @@ type filter hook egress device "{interface}" priority 0; policy accept;
 {rules}
 }}"""
 
-# Adding a table that is there does nothing, and deleting one that isn't fails: so the three make it new in one step.
-# What a node routes for others isn't its own, whoever it comes from: hence output, not postrouting.
-_RULESET = """\
+# Adding a table that is there does nothing, and deleting one that isn't fails.
+_AWAY = """\
 add table arp sipha
 delete table arp sipha
 add table inet sipha
 delete table inet sipha
 add table netdev sipha
 delete table netdev sipha
+"""
+
+# With the old tables away, they are new in one step.
+# What a node routes for others isn't its own, whoever it comes from: hence output, not postrouting.
+_RULESET = """\
 table arp sipha {{
 set lease {{ type ipv4_addr; flags timeout; }}
 set opening {{ type ipv4_addr; flags timeout; }}

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 
+from sipha import systemd
 from sipha.errors import ConfigError
 from sipha.vip.addresses import Addresses, drain, open_watch
 from sipha.vip.claim import LAPSED, Claim, State
@@ -45,7 +46,7 @@ from sipha.vip.messages import (
 )
 from sipha.vip.messages import Claim as ClaimOrder
 from sipha.vip.rights import hurry
-from sipha.vip.settings import Settings, read_settings
+from sipha.vip.settings import Settings, read_settings, wanted
 from sipha.vip.words import LastWords
 
 EX_CONFIG = 78
@@ -86,13 +87,10 @@ class Guard:
     def __init__(self, settings: Settings, uids: frozenset[int], parent: int = 0) -> None:
         self._placements = {placement.address: placement for placement in settings.placements}
         self._uids = uids
-        self._lock = _lock(settings.socket.with_name(settings.socket.name + ".lock"))
+        self._lock = _lock(settings)
         self._addresses = Addresses()
         self._gate = Gate(settings.placements, boottime, Nft().run)
-        # What an earlier guard has left: nothing of it gets out from now on, and then it goes.
-        self._gate.install()
-        for placement in settings.placements:
-            self._addresses.remove(placement)
+        _clear(settings, self._gate, self._addresses)
         self._selector = selectors.DefaultSelector()
         self._listener = _listen(settings.socket)
         self._watch(self._listener, self._accept)
@@ -109,6 +107,8 @@ class Guard:
         self._spoken: deque[bytes] = deque(maxlen=MEMORY)
         self._told: tuple[str, ...] | None = None
         self._leaving = False
+        self._alive = systemd.patience() / 3
+        """Seconds between two signs of life."""
 
     def run(self) -> None:
         """Serve until told to stop and nothing is held."""
@@ -119,8 +119,13 @@ class Guard:
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
+        systemd.notify("READY=1")
+        alive = boottime()
         while not (self._leaving and self._claim is None and self._words.due == float("inf")):
-            due = min(self._words.due, float("inf") if self._claim is None else self._claim.due)
+            if boottime() >= alive:
+                alive = boottime() + self._alive
+                systemd.notify("WATCHDOG=1")
+            due = min(alive, self._words.due, float("inf") if self._claim is None else self._claim.due)
             timeout = None if due == float("inf") else max(due - boottime(), 0.0)
             for key, _ in self._selector.select(timeout):
                 if self._selector.get_map().get(key.fd) is key:  # what came before may have ended this
@@ -206,6 +211,7 @@ class Guard:
 
     def _stop(self, signals: socket.socket) -> None:
         signals.recv(64)
+        systemd.notify("STOPPING=1")
         self._leaving = True
         if self._claim is not None:
             self._claim.end("the guard was stopped")
@@ -289,8 +295,23 @@ class Guard:
         self._selector.register(what, selectors.EVENT_READ, ready)
 
 
-def _lock(path: Path) -> int:
+def remove(settings: Settings) -> None:
+    """Take the addresses away that a guard has left which is no more; the gate stays, shut. Raises as Guard does."""
+    lock = _lock(settings)
+    _clear(settings, Gate(settings.placements, boottime, Nft().run), Addresses())
+    os.close(lock)
+
+
+def _clear(settings: Settings, gate: Gate, addresses: Addresses) -> None:
+    """End what an earlier guard has left: nothing of it gets out from now on, and then it goes."""
+    gate.install()
+    for placement in settings.placements:
+        addresses.remove(placement)
+
+
+def _lock(settings: Settings) -> int:
     """Be the only guard at this socket; the lock goes with the process."""
+    path = settings.socket.with_name(settings.socket.name + ".lock")
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -311,19 +332,31 @@ def _listen(path: Path) -> socket.socket:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the guard of a node: `sipha-guard --config FILE [--user NAME]`."""
+    """Run the guard of a node: `sipha-guard --config FILE [--user NAME]`, or do one thing in its place, and end."""
     parser = argparse.ArgumentParser("sipha-guard", description="Holds the virtual addresses for the sipha daemon.")
     parser.add_argument("--config", type=Path, default=Path("/etc/sipha/sipha.toml"), help="the configuration file")
     parser.add_argument("--user", help="who may claim the addresses, beside root and the guard's own user")
     parser.add_argument("--parent", type=int, default=0, help="the process with which the guard ends")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--wanted", action="store_true", help="only say by the exit status whether a guard is needed")
+    instead.add_argument(
+        "--remove", action="store_true", help="only take away the addresses that a dead guard has left"
+    )
+    instead.add_argument("--dismantle", action="store_true", help="only take down the gate in the kernel, for good")
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO)
+    systemd.mark_priorities()
+    logging.basicConfig(format="%(levelname)s%(name)s: %(message)s", level=logging.INFO)
     logging.raiseExceptions = False
     try:
-        uids = {0, os.geteuid()}
-        if options.user:
-            uids.add(pwd.getpwnam(options.user).pw_uid)
-        guard = Guard(read_settings(options.config), frozenset(uids), options.parent)
+        if options.wanted:
+            sys.exit(not wanted(options.config))
+        elif options.remove:
+            if wanted(options.config):
+                remove(read_settings(options.config))
+        elif options.dismantle:
+            Gate((), boottime, Nft().run).remove()
+        else:
+            guard = Guard(read_settings(options.config), _uids(options.user), options.parent)
     except (ConfigError, KeyError) as error:
         log.error("%s", error)  # noqa: TRY400  a traceback tells an operator nothing
         sys.exit(EX_CONFIG)
@@ -331,9 +364,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log.error("can't guard the virtual addresses: %s", error)  # noqa: TRY400
         time.sleep(RESPITE)
         sys.exit(1)
+    if options.remove or options.dismantle:
+        return
     for refused in hurry():
         log.warning("%s", refused)
+    if options.parent:
+        os.environ.pop("NOTIFY_SOCKET", None)  # systemd listens to the parent there
     guard.run()
+
+
+def _uids(user: str | None) -> frozenset[int]:
+    """Who may claim."""
+    return frozenset({0, os.geteuid()} | ({pwd.getpwnam(user).pw_uid} if user else set()))
 
 
 if __name__ == "__main__":

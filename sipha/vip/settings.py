@@ -20,6 +20,19 @@ class Settings(NamedTuple):
     socket: Path
 
 
+def wanted(path: Path) -> bool:
+    """Return False if the configuration says that the addresses are moved by other means than a guard's.
+
+    True if it can't be read: then it is for the guard to say why.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = tomllib.load(file).get("virtual_address", {}).get("mode", "loopback")
+    except (OSError, ValueError, AttributeError):
+        return True
+    return mode not in {"loopback", "external", "hook"}
+
+
 def read_settings(path: Path) -> Settings:
     """Read the section [virtual_address] of the configuration; raises ConfigError."""
     try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -210,6 +212,79 @@ def test_guard_of_a_parent_ends_with_it_after_the_last_word(site: Site) -> None:
 def test_second_guard_is_refused(site: Site) -> None:
     site.start_guard()
     assert site.run_guard().wait(20) == 78
+
+
+def test_what_a_killed_guard_has_left_is_taken_away_without_another(site: Site) -> None:
+    guard = site.start_guard()
+    daemon = site.start_daemon()
+    daemon.claim()
+    guard.kill()
+    guard.wait()
+    assert site.node.has(IPV4)
+    assert site.node.has(IPV6)
+    assert site.run_guard("--remove").wait(20) == 0
+    assert site.gone()
+    assert "@lease6 drop" in site.node.gate(), "the gate stays, shut"
+
+
+def test_nothing_is_taken_away_from_a_guard_that_runs(site: Site) -> None:
+    site.start_guard()
+    daemon = site.start_daemon()
+    daemon.claim()
+    assert site.run_guard("--remove").wait(20) == 78
+    assert site.node.has(IPV4)
+    assert site.phone.resolves(IPV4)
+
+
+def test_gate_is_taken_down_for_good(site: Site) -> None:
+    guard = site.start_guard()
+    guard.kill()
+    guard.wait()
+    assert "sipha" in site.node.gate()
+    assert site.run_guard("--dismantle").wait(20) == 0
+    assert "sipha" not in site.node.gate()
+    assert site.run_guard("--dismantle").wait(20) == 0, "there is nothing to take down"
+
+
+def test_systemd_hears_of_a_guard_while_it_turns(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "600000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(20)
+        guard = site.run_guard()
+        site.guard = guard
+        assert systemd.recv(100) == b"READY=1"
+        assert [systemd.recv(100) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+        guard.send_signal(signal.SIGSTOP)
+        time.sleep(0.1)
+        systemd.setblocking(False)
+        while select.select([systemd], [], [], 0)[0]:
+            systemd.recv(100)
+        time.sleep(0.6)
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)
+        guard.send_signal(signal.SIGCONT)
+        systemd.settimeout(20)
+        assert systemd.recv(100) == b"WATCHDOG=1"
+        guard.terminate()
+        while (said := systemd.recv(100)) == b"WATCHDOG=1":
+            pass
+        assert said == b"STOPPING=1"
+
+
+def test_guard_of_a_parent_doesnt_speak_for_it(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    parent = subprocess.Popen(["sleep", "60"])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        site.start_guard("--parent", str(parent.pid))
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)
+    parent.kill()
+    parent.wait()
 
 
 def test_guard_refuses_a_configuration_that_others_can_change(site: Site) -> None:

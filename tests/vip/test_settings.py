@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from sipha.errors import ConfigError
-from sipha.vip.settings import read_settings
+from sipha.vip.settings import read_settings, wanted
 
 NETLINK = '[virtual_address]\nmode = "netlink"\n'
 
@@ -51,3 +51,25 @@ def test_guard_believes_no_file_that_others_can_change(tmp_path: Path, mode: int
         read_settings(path)
     with pytest.raises(ConfigError, match="No such file"):
         read_settings(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("", False),
+        ('[virtual_address]\nmode = "hook"', False),
+        ("[virtual_address]\naddresses = []", False),
+        (NETLINK, True),
+        ('[virtual_address]\nmode = "netlnk"', True),
+        ("virtual_address = 3", True),
+        ("[virtual_address", True),
+    ],
+)
+def test_guard_is_wanted_unless_the_configuration_surely_says_otherwise(
+    tmp_path: Path, text: str, answer: bool
+) -> None:
+    assert wanted(write(tmp_path, text)) is answer
+
+
+def test_guard_that_cant_read_the_configuration_is_wanted_to_say_so(tmp_path: Path) -> None:
+    assert wanted(tmp_path / "absent.toml")
