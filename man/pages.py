@@ -17,7 +17,7 @@ from sipha import __version__, ctl
 HERE = Path(__file__).parent
 CONFIGURATION = HERE.parent / "etc" / "sipha.toml"
 
-_TITLE = '.TH {name} {section} "" "sipha {version}" "sipha"\n.SH NAME\n{name} \\- {what}\n'
+_TITLE = '.TH {name} {section} "" "sipha {version}" "sipha"\n.ad l\n.SH NAME\n{name} \\- {what}\n'
 _KEY = re.compile(r"#?(?P<key>\w+) = (?P<value>(\[.*?\]|\".*?\"|[^#]*?))\s*(#\s*(?P<text>.*))?$")
 _ESCAPES = {"\\": "\\e", "-": "\\-", "'": "\\(aq", '"': "\\(dq", "`": "\\(ga", "|": "|\\:"}
 _TABLE = re.compile(r"#?(?P<table>\[+[\w.]+\]+)$")
