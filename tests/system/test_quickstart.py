@@ -156,7 +156,7 @@ def test_the_page_has_at_most_five_commands_a_node() -> None:
         assert not any(word in {"&&", ";", "||", "|"} for line in typed for word in shlex.split(line))
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_operator_follows_the_page(machines: Machines) -> None:
     page = commands()
     kill = next(place for place, command in enumerate(page) if "SIGKILL" in command.text)
