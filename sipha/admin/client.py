@@ -60,8 +60,8 @@ from sipha.events.event import AnyEvent
 DEADLINE = 10.0
 """Seconds that a node has for its answer."""
 
-RELOAD_DEADLINE = 20.0
-"""Seconds that it has to load its configuration: longer than the probation of that."""
+RELOAD_DEADLINE = 30.0
+"""Seconds that it has to load its configuration: longer than the probation of that, and of the one before."""
 
 ATTEMPTS = 5
 """How often a request is sent that the node puts off, because too much was asked before."""

@@ -144,8 +144,10 @@ class Life:
     def reload(self) -> Deferred[Reloaded]:
         """Run under what the file says now, all of it or nothing; fires once that has passed its probation.
 
-        Fails with ConfigError if it is refused, or taken back.
+        What is on probation comes to its end first. Fails with ConfigError if it is refused, or taken back.
         """
+        if self._probation is not None:
+            return self._after(self._probation).addCallback(lambda _: self.reload())
         before = self.running
         try:
             node, changed = self._take_up()
@@ -159,10 +161,21 @@ class Life:
 
         return self._try(node).addCallbacks(self._judge, stopped, callbackArgs=(node, before, changed))
 
+    def _after(self, probation: Probation) -> Deferred[None]:
+        """Fires when a probation has come to its end, and what follows from that is done."""
+        over: Deferred[None] = Deferred()
+
+        def ended(verdict: T) -> T:
+            self._reactor.callLater(0, over.callback, None)
+            return verdict
+
+        probation.verdict.addBoth(ended)
+        return over
+
     def _take_up(self) -> tuple[Runs, Sequence[Key]]:
         node = self._node
         if node is None or self._probation is not None:
-            raise ConfigError("the configuration that was loaded last is still on probation; try again in 10 s")
+            raise ConfigError("the node is being started or stopped; try again in 10 s")
         source = config.load_source(self.path)
         changed = compare(self.running.config, source.config)
         if fixed := [key.path for key in changed if not key.live]:
