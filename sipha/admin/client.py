@@ -29,6 +29,7 @@ from sipha.admin.log import Entries, LogView
 from sipha.admin.messages import INDEX
 from sipha.admin.queries import Filter, Page, Query, Search, Span
 from sipha.admin.route import segment
+from sipha.admin.trace import LONGEST, Traced, TraceEnded
 from sipha.admin.views import (
     Accounts,
     AccountView,
@@ -272,6 +273,18 @@ class AdminClient:
 
         params = {name: value for name, value in wanted.items() if value}
         await self._stream("/v1/events", params, took, max(self._deadline, 2.5 * HEARTBEAT))
+
+    async def trace(self, aor: str, take: Callable[[Traced | TraceEnded], object]) -> None:
+        """Give the messages of an AOR to `take` as they pass; Refused with 409 if another node serves phones."""
+        rest = b""
+
+        def took(data: bytes) -> None:
+            nonlocal rest
+            *lines, rest = (rest + data).split(b"\n")
+            for line in filter(None, lines):
+                take(msgspec.json.decode(line, type=Traced | TraceEnded))
+
+        await self._stream(f"/v1/trace/{segment(aor)}", {}, took, LONGEST + self._deadline)
 
     async def backup(self, take: Callable[[bytes], object]) -> int:
         """Give the pieces of a backup to `take`, and return the index at which it was made."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from sipha.admin.log import EntryView, LogView
+    from sipha.admin.trace import Traced
     from sipha.admin.views import NodeView, Reloaded, Status
     from sipha.errors import Unavailable
     from sipha.events.feed import Feed
@@ -105,6 +106,12 @@ class INode(Interface):
         """A page of what has become of an AOR, from the latest event on.
 
         Fails with HistoryError, and with ValueError for what is no cursor.
+        """
+
+    def trace(aor: str, take: Callable[[Traced], object]) -> Callable[[], None]:
+        """Have `take` told of each message of an AOR that passes this node, until what is returned is called.
+
+        Raises QueueFull.
         """
 
     def nodes() -> Sequence[NodeView]:

@@ -24,7 +24,7 @@ WAITING = 500
 _encode = msgspec.json.Encoder().encode
 
 
-class Traced(msgspec.Struct, frozen=True):
+class Traced(msgspec.Struct, frozen=True, tag="message"):
     """A message: when it passed (wall clock), whether we sent it, between which addresses, and its text."""
 
     at: str
@@ -35,7 +35,7 @@ class Traced(msgspec.Struct, frozen=True):
     message: str
 
 
-class TraceEnded(msgspec.Struct, frozen=True):
+class TraceEnded(msgspec.Struct, frozen=True, tag="end"):
     """The last line: why there are no more."""
 
     ended: str

@@ -28,6 +28,7 @@ from sipha.ctl.settings import settings
 from sipha.ctl.setup import init, join
 from sipha.ctl.status import status
 from sipha.ctl.token import token
+from sipha.ctl.trace import trace
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,6 +47,7 @@ for command in (
     rm,
     export,
     history,
+    trace,
     events,
     user,
     node,

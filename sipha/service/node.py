@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,7 @@ from sipha.service.probe import SelfProbe
 from sipha.service.replication import Replication
 from sipha.service.settings import make_capture, make_domains, make_listeners
 from sipha.service.sip import KeyRing, SipService
+from sipha.service.trace import Tracing
 from sipha.service.view import Parts, View
 
 PARTING = 2.0
@@ -128,6 +130,7 @@ class Node(MultiService):
             self.health,
             self.events,
             self.access,
+            Tracing(self.sip.taps, self._domains, time.time),
         )
         self.view = View(reactor, configuration, self.parts, life)
         metrics = MetricRoutes(Metrics(self.view))

@@ -14,6 +14,7 @@ from zope.interface import implementer
 from sipha import __version__, config
 from sipha.admin.interfaces import INode, Listing, Position
 from sipha.admin.log import EntryView, Kind, LogView, SnapshotView, entry_view
+from sipha.admin.trace import Traced
 from sipha.admin.views import NodeView, PeerStatus, Reloaded, Status
 from sipha.cluster.guards import MEMBERSHIP, NO_OP, REGULAR
 from sipha.cluster.handover import HandoverFailed
@@ -29,6 +30,7 @@ from sipha.service.health import Health
 from sipha.service.life import Life
 from sipha.service.replication import Replication
 from sipha.service.sip import SipService
+from sipha.service.trace import Tracing
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
 from sipha.state.entries import PutSetting, Record
@@ -58,6 +60,7 @@ class Parts(NamedTuple):
     health: Health
     events: EventService
     access: AdminAccess
+    tracing: Tracing
 
 
 @implementer(INode)
@@ -68,7 +71,9 @@ class View:
         self._reactor = reactor
         self.parts = parts
         self._life = life
-        self._replication, self._address, self._sip, self._keepalive, _, self._events, self._access = parts
+        self._replication, self._address, self._sip, self._keepalive, _, self._events, self._access, self._tracing = (
+            parts
+        )
         self._replica = self._replication.replica
         self._started_at = reactor.seconds()
         self.adopt(configuration)
@@ -239,6 +244,10 @@ class View:
     def propose(self, record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
         """Queue a record for the log."""
         self._replica.propose(record, done)
+
+    def trace(self, aor: str, take: Callable[[Traced], object]) -> Callable[[], None]:
+        """Have `take` told of each message of an AOR, until what is returned is called."""
+        return self._tracing.follow(aor, take)
 
     def nodes(self) -> Sequence[NodeView]:
         """The members of the cluster, by name."""

@@ -21,6 +21,7 @@ from sipha.admin.limits import Rates
 from sipha.admin.log import EntryView, LogView, entry_view
 from sipha.admin.route import Group
 from sipha.admin.site import Front
+from sipha.admin.trace import Traced
 from sipha.admin.views import NodeView, PeerStatus, Reloaded, Status
 from sipha.auth.domain import Domain, Domains
 from sipha.errors import NotLeader, SiphaError, Unavailable
@@ -71,6 +72,7 @@ class FakeNode:
         )
         self.machine.observer = self.feed
         self.recorder: Recorder | None = None
+        self.traces: dict[str, Callable[[Traced], object]] = {}
 
     def status(self) -> Status:
         return Status(
@@ -249,6 +251,10 @@ class FakeNode:
         if self.refusal is not None:
             return fail(self.refusal)
         return succeed(Reloaded("/etc/sipha/sipha.toml", 2, ("sip.port", "domains")))
+
+    def trace(self, aor: str, take: Callable[[Traced], object]) -> Callable[[], None]:
+        self.traces[aor] = take
+        return lambda: self.traces.pop(aor, None) and None
 
     def backup(self) -> Frozen:
         return self.machine.freeze(3, "0123456789abcdef" * 2)
