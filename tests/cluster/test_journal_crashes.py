@@ -65,6 +65,7 @@ def test_journal_that_isnt_synced_is_no_mixture_after_a_power_cut(seed: int) -> 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("sync", "spoils"), [(True, 0), (True, 2), (False, 1)])
 def test_journal_keeps_what_it_promised_for_long(spoils: int, *, sync: bool) -> None:
     for number in range(1500):

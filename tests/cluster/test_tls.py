@@ -364,8 +364,9 @@ class TestStrangers:
             caller.close()
 
     def test_node_that_does_not_read_gets_no_more_entries_and_then_none_at_all(
-        self, world: World, target: Target, of_c: ssl.SSLContext
+        self, world: World, target: Target, of_c: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("sipha.cluster.peers.SILENCE", 60.0)  # it says nothing, either
         caller = target.call(of_c)
         caller.say(HELLO)
         world.until(lambda: target.user.events == ["+b", "+c"])
