@@ -81,7 +81,7 @@ def test_events_go_on_and_history_is_whole_when_a_node_dies(
     dies = cluster.nodes[0]
     if leader is dies:
         siphactl(dies, "transfer")
-        wait_until(lambda: cluster.leader() not in {None, dies}, "another node to lead")
+        wait_until(lambda: (found := cluster.leader()) is not None and found is not dies, "another node to lead")
     output = tmp_path / "told"
     operator = follow(cluster, output, "--since", "0", "--aor", f"alice@{cluster.domain}")
     try:
