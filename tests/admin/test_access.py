@@ -45,6 +45,7 @@ ROLES = {
     "GET /v1/events": Role.READ,
     "GET /v1/history/<path:aor>": Role.READ,
     "POST /v1/reload": Role.ADMIN,
+    "POST /mi": Role.READ,
 }
 """What each route is for; a route that isn't here is one that nobody has thought about."""
 
