@@ -20,12 +20,16 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.server import Request
 
 from sipha.admin import access
 from sipha.admin.access import Role
 from sipha.admin.messages import Refusal
+from sipha.admin.outflow import PAUSE
 from sipha.admin.route import Stream
 from sipha.errors import SiphaError, Unavailable
 
@@ -137,14 +141,18 @@ class _Bound(NamedTuple):
 class Dispatcher:
     """Answers calls of the methods of these groups."""
 
-    def __init__(self, *groups: MethodGroup) -> None:
+    def __init__(self, reactor: IReactorTime, *groups: MethodGroup) -> None:
+        self._reactor = reactor
         self._bound = {
             name: _Bound(method, group) for group in groups for method in group.methods for name in method.names
         }
         self._log = Logger(namespace="sipha.admin")
 
     async def answer(self, request: Request, content: bytes) -> bytes | Stream:
-        """The answer to a call or a batch, whose calls are made one after the other; empty if none wants one."""
+        """The answer to a call or a batch; empty if none wants one.
+
+        The calls of a batch are made one after the other, each in a turn of the reactor.
+        """
         try:
             message = msgspec.json.decode(content)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -154,11 +162,18 @@ class Dispatcher:
         if not 1 <= len(message) <= MAX_BATCH:
             return _failure(None, INVALID_REQUEST, f"Invalid Request: a batch has 1 to {MAX_BATCH} calls")
         answers: list[bytes | Stream] = []
-        for call in message:
-            # A stream holds what the table was until it has been taken: one at a time.
-            answer = await self._answer(request, call, alone=not any(isinstance(one, Stream) for one in answers))
-            if answer is not None:
-                answers.append(answer)
+        try:
+            for place, call in enumerate(message):
+                if place:
+                    await deferLater(self._reactor, PAUSE)
+                # A stream holds what the table was until it has been taken: one at a time.
+                answer = await self._answer(request, call, alone=not _streams(answers))
+                if answer is not None:
+                    answers.append(answer)
+        except BaseException:  # who has called is gone
+            for stream in _streams(answers):
+                stream.close()
+            raise
         return _joined(answers)
 
     async def _answer(self, request: Request, message: object, *, alone: bool) -> bytes | Stream | None:
@@ -169,6 +184,8 @@ class Dispatcher:
             return _failure(None, INVALID_REQUEST, f"Invalid Request: {error}")
         try:
             result = await self._call(request, call)
+        except CancelledError:
+            raise
         except RpcError as error:
             answer: bytes | Stream = _failure(call.id, error.code, error.message)
         except Refusal as refusal:
@@ -212,6 +229,10 @@ def _failure(id_: Any, code: int, message: str) -> bytes:
     return _encode(answer)
 
 
+def _streams(answers: Sequence[bytes | Stream]) -> list[Stream]:
+    return [answer for answer in answers if isinstance(answer, Stream)]
+
+
 def _joined(answers: Sequence[bytes | Stream]) -> bytes | Stream:
     """The answer to a batch."""
     if not answers:
@@ -219,7 +240,7 @@ def _joined(answers: Sequence[bytes | Stream]) -> bytes | Stream:
     plain = [answer for answer in answers if isinstance(answer, bytes)]
     if len(plain) == len(answers):
         return b"[" + b",".join(plain) + b"]"
-    (stream,) = (answer for answer in answers if isinstance(answer, Stream))
+    (stream,) = _streams(answers)
     place = next(place for place, answer in enumerate(answers) if answer is stream)
     head = b"[" + b"".join([answer + b"," for answer in plain[:place]])
     tail = b"".join([b"," + answer for answer in plain[place:]]) + b"]"

@@ -8,12 +8,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from twisted.logger import LogEvent
+from twisted.python.failure import Failure
+from twisted.web.server import Request
+from twisted.web.test.requesthelper import DummyChannel
 
-from sipha.admin.access import Access, Caller, Role, Token
-from sipha.admin.rpc import MAX_BATCH
+from sipha.admin.access import ANYONE, Access, Caller, ICaller, Role, Token
+from sipha.admin.mi.location import LocationMethods
+from sipha.admin.rpc import MAX_BATCH, Dispatcher
 from sipha.errors import NoQuorum
-from tests.admin.fakes import Console, FakeNode
+from tests.admin.fakes import DOMAINS, Console, FakeNode
 
 BY_ROLE = {role: f"token-of-{role}" for role in Role}
 ACCESS = Access([Token(sha256(token.encode()).digest(), Caller(f"a {role}", role)) for role, token in BY_ROLE.items()])
@@ -113,7 +119,12 @@ def test_notification_is_done_and_not_answered(console: Console) -> None:
     console.node.register("sip:alice@sipha.test")
     notification = {"jsonrpc": "2.0", "method": "ul_rm", "params": RM}
     for body in (notification, [notification, notification], {"jsonrpc": "2.0", "method": "ul_dump"}):
-        reply = console.ask("POST", "/mi", body)
+        replies: list[Any] = []
+        console.start("POST", "/mi", body).addCallback(replies.append)
+        for _ in range(3):
+            console.flush()
+            console.clock.advance(0.01)
+        (reply,) = replies
         assert (reply.status, reply.content) == (200, b"")
     assert not console.node.bindings("sip:alice@sipha.test")
     assert console.node.freed == 1
@@ -134,6 +145,23 @@ def test_batch_has_one_dump(console: Console) -> None:
     assert first["result"]["Domains"][0]["AORs"]
     assert second["error"]["code"] == -32600
     assert console.node.freed == 2
+
+
+def test_dump_is_given_back_if_the_caller_goes_before_the_batch_is_done() -> None:
+    node = FakeNode()
+    node.held = []
+    request = Request(DummyChannel(), queued=False)
+    request.setComponent(ICaller, ANYONE)
+    clock = Clock()
+    batch = json.dumps([call("ul_dump"), call("ul_rm", RM)]).encode()
+    dispatcher = Dispatcher(clock, LocationMethods(node, DOMAINS))
+    answered = Deferred.fromCoroutine(dispatcher.answer(request, batch))
+    clock.advance(1)
+    assert (len(node.held), node.freed) == (1, 0)
+    answered.cancel()
+    assert isinstance(answered.result, Failure)
+    answered.addErrback(lambda failure: failure.trap(CancelledError))
+    assert node.freed == 1
 
 
 def test_body_must_be_said_to_be_json(console: Console) -> None:

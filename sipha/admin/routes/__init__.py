@@ -32,5 +32,5 @@ def groups(reactor: IReactorTime, node: INode, domains: Domains, leader: Leader)
         ConfigurationRoutes(node),
         EventRoutes(reactor, node, domains),
         BackupRoutes(node),
-        ManagementRoutes(node, domains, leader),
+        ManagementRoutes(reactor, node, domains, leader),
     )

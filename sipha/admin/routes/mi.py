@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 
 from sipha.admin.access import Role
@@ -20,9 +21,9 @@ class ManagementRoutes:
 
     routes = Routes("mi")
 
-    def __init__(self, node: INode, domains: Domains, leader: Leader) -> None:
+    def __init__(self, reactor: IReactorTime, node: INode, domains: Domains, leader: Leader) -> None:
         groups = (LocationMethods(node, domains), ClusterMethods(node, leader))
-        self._dispatcher = Dispatcher(*groups, CoreMethods(node, *groups))
+        self._dispatcher = Dispatcher(reactor, *groups, CoreMethods(node, *groups))
 
     @routes.post("/mi", role=Role.READ, body="application/json", media="application/json")
     async def call_method(self, request: Request, body: bytes) -> bytes | Stream:
