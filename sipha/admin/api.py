@@ -21,7 +21,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from sipha.admin import access, routes
 from sipha.admin.interfaces import INode
 from sipha.admin.leader import Leader
-from sipha.admin.messages import Refusal, decode, read_query, refuse, reply
+from sipha.admin.messages import Refusal, read_body, read_query, refuse, reply
 from sipha.admin.openapi import Document
 from sipha.admin.outflow import Outflow
 from sipha.admin.queries import Read
@@ -48,7 +48,7 @@ class Api:
         self._log = Logger(namespace="sipha.admin")
         self._streams = 0
         self._app = Klein()
-        self.groups = (*routes.groups(reactor, node, domains), *more)
+        self.groups = (*routes.groups(reactor, node, domains, self._leader), *more)
         document = Document(self.groups)
         self.groups += (document,)
         for group in self.groups:
@@ -70,7 +70,7 @@ class Api:
         """Answer a request to a route."""
         access.check(request, route.role)
         query = read_query(request, route.query)
-        body = None if route.body is None else decode(request, route.body)
+        body = read_body(request, route.body)
         if not self._is_place(route.place):
             return await self._leader.forward(request, route.fill(segments), body)
         if isinstance(query, Read):

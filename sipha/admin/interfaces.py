@@ -70,6 +70,9 @@ class INode(Interface):
     def log() -> LogView:
         """Where the log is."""
 
+    def log_level() -> str:
+        """The level of the process's log, as the configuration has it."""
+
     def entries(end: int, limit: int) -> Sequence[EntryView]:
         """Up to `limit` entries before index `end` that are in memory, newest first, and no more than 64 KiB or one."""
 

@@ -11,6 +11,7 @@ from sipha.admin.access import FORWARDED_BY, caller_of, vouch
 from sipha.admin.client import Answer, Unreachable, exchange
 from sipha.admin.interfaces import INode
 from sipha.admin.messages import Refusal
+from sipha.admin.views import FaultReply
 
 FORWARD_DEADLINE = 5.0
 """Seconds that the leader has for its answer; longer than it waits for a majority itself."""
@@ -38,6 +39,19 @@ class Leader:
         request.setHeader("Content-Type", "application/json")
         request.setHeader("Cache-Control", "no-store")
         return answer.content
+
+    async def command(self, request: Request, method: str, path: str, body: msgspec.Struct) -> None:
+        """Have the leader do something on behalf of a request; raises Refusal."""
+        try:
+            answer = await self.ask(request, method, path, body)
+        except Unreachable as error:
+            raise Refusal(503, f"{error}; the change may still be made", retry_after=1) from error
+        if answer.status >= 400:
+            try:
+                fault = msgspec.json.decode(answer.content, type=FaultReply).error
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise Refusal(502, f"the leader answered {answer.status}, but not as sipha's admin does") from error
+            raise Refusal(answer.status, fault.detail)
 
     async def ask(self, request: Request, method: str, path: str, body: msgspec.Struct | None = None) -> Answer:
         """Ask the leader for something on behalf of a request; raises Refusal, and Unreachable if no answer comes."""

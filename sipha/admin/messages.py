@@ -65,15 +65,20 @@ def read_query(request: Request, kind: type[QueryT]) -> QueryT:
         raise Refusal(400, f"the query: {error}") from error
 
 
-def decode(request: Request, kind: Any) -> Any:
-    """What the body holds; raises Refusal."""
+def read_body(request: Request, kind: Any) -> Any:
+    """What the body holds: JSON of this kind, or as bytes if the kind is a media type; raises Refusal."""
+    if kind is None:
+        return None
     assert request.content is not None  # noqa: S101 - Twisted has read the body
     content_type = (request.getHeader(b"Content-Type") or b"").decode("ascii", "replace")
     # A web page can make a browser send a form or plain text anywhere, but not JSON.
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise Refusal(415, f"the body is {content_type or 'of no type'}; send Content-Type: application/json")
+    content = request.content.read()
+    if isinstance(kind, str):
+        return content
     try:
-        return msgspec.json.decode(request.content.read(), type=kind)
+        return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as error:
         raise Refusal(422, str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -80,9 +80,7 @@ def document(groups: Sequence[Group]) -> dict[str, Any]:
 
 def _kinds(route: Route) -> Iterator[Any]:
     """The types of JSON that a route takes and gives."""
-    if route.body is not None:
-        yield route.body
-    yield from (kind for kind in route.answers.values() if not isinstance(kind, str))
+    yield from (kind for kind in (route.body, *route.answers.values()) if not isinstance(kind, str | None))
 
 
 def _operation(route: Route, noun: str, schema_of: Mapping[int, Any]) -> dict[str, Any]:
@@ -101,7 +99,8 @@ def _operation(route: Route, noun: str, schema_of: Mapping[int, Any]) -> dict[st
     if more:
         operation["description"] = " ".join(more.split())
     if route.body is not None:
-        operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": schema_of[id(route.body)]}}}
+        content = {route.body: {}} if isinstance(route.body, str) else {_JSON: {"schema": schema_of[id(route.body)]}}
+        operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 

@@ -36,6 +36,13 @@ async def propose(node: INode, record: Record) -> Outcome:
     return available(await outcome_of(node, record))
 
 
+async def turn_pings(node: INode, *, on: bool) -> None:
+    """Have the cluster ping phones behind NAT, or not; raises Unavailable."""
+    turned: Deferred[Outcome | Unavailable] = Deferred()
+    node.turn_pings(turned.callback, on=on)
+    count(available(await turned))
+
+
 def available(outcome: Outcome | Unavailable) -> Outcome:
     """The outcome; raises Unavailable if there is none."""
     if isinstance(outcome, Unavailable):

@@ -51,8 +51,9 @@ class Stream(NamedTuple):
 class Route:
     """A method of a resource, and the function that answers.
 
-    `path` is a werkzeug rule, `role` what who asks must have. `answers` are the types of JSON, or the media types, by
-    status; `errors` are the statuses of refusals that are the route's own.
+    `path` is a werkzeug rule, `role` what who asks must have. `body` is the type of JSON that is taken, or its media
+    type for a function that reads it itself; `answers` are the types, or the media types, by status. `errors` are the
+    statuses of refusals that are the route's own.
     """
 
     method: str

@@ -204,6 +204,10 @@ class View:
             snapshot=None if file is None else _snapshot_view(file),
         )
 
+    def log_level(self) -> str:
+        """The level of the process's log."""
+        return self._config.log.level
+
     def entries(self, end: int, limit: int) -> Sequence[EntryView]:
         """Up to `limit` entries before index `end` that are in memory, newest first."""
         commit_index = self._replica.status().commit_index

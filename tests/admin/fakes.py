@@ -131,6 +131,9 @@ class FakeNode:
         index = self.machine.index
         return LogView(3, self.name, 0, index, index, index, index, 0, 2, 1000, None)
 
+    def log_level(self) -> str:
+        return "info"
+
     def entries(self, end: int, limit: int) -> Sequence[EntryView]:
         last = min(end - 1, self.machine.index)
         return [

@@ -48,6 +48,7 @@ ROLES = {
     "GET /v1/history/<path:aor>": Role.READ,
     "POST /v1/reload": Role.ADMIN,
     "GET /v1/trace/<path:aor>": Role.ADMIN,
+    "POST /mi": Role.READ,
 }
 """What each route is for; a route that isn't here is one that nobody has thought about."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.interfaces import IReactorTime
 
 from sipha.admin.interfaces import INode
+from sipha.admin.leader import Leader
 from sipha.admin.route import Group
 from sipha.admin.routes.accounts import AccountRoutes
 from sipha.admin.routes.backup import BackupRoutes
@@ -13,14 +14,15 @@ from sipha.admin.routes.configuration import ConfigurationRoutes
 from sipha.admin.routes.domains import DomainRoutes
 from sipha.admin.routes.events import EventRoutes
 from sipha.admin.routes.log import LogRoutes
+from sipha.admin.routes.mi import ManagementRoutes
 from sipha.admin.routes.nodes import NodeRoutes
 from sipha.admin.routes.settings import SettingRoutes
 from sipha.admin.routes.status import StatusRoutes
 from sipha.auth.domain import Domains
 
 
-def groups(reactor: IReactorTime, node: INode, domains: Domains) -> tuple[Group, ...]:
-    """All groups of routes that need nothing but a node and its domains."""
+def groups(reactor: IReactorTime, node: INode, domains: Domains, leader: Leader) -> tuple[Group, ...]:
+    """All groups of routes that need nothing but a node, its domains and who leads."""
     return (
         StatusRoutes(node),
         BindingRoutes(reactor, node, domains),
@@ -32,4 +34,5 @@ def groups(reactor: IReactorTime, node: INode, domains: Domains) -> tuple[Group,
         ConfigurationRoutes(node),
         EventRoutes(reactor, node, domains),
         BackupRoutes(node),
+        ManagementRoutes(reactor, node, domains, leader),
     )

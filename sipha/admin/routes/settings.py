@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from twisted.internet.defer import Deferred
-
 from sipha.admin import views
 from sipha.admin.access import Role
 from sipha.admin.interfaces import INode
 from sipha.admin.messages import Refusal
-from sipha.admin.outcomes import available, count
+from sipha.admin.outcomes import turn_pings
 from sipha.admin.queries import Read
 from sipha.admin.route import Place, Routes
-from sipha.errors import Unavailable
-from sipha.state.outcomes import Outcome
 
 _ON = {"on": True, "off": False}
 _STANDBY = "standby/"
@@ -47,7 +43,7 @@ class SettingRoutes:
         elif body.value not in _ON:
             raise Refusal(422, f"{name} is on or off, not {body.value[:80]!r}")
         elif name == "pings":
-            await self._turn_pings(on=_ON[body.value])
+            await turn_pings(self._node, on=_ON[body.value])
         elif _ON[body.value]:
             await self._node.put_in_standby(name.removeprefix(_STANDBY), force=False)
         else:
@@ -62,7 +58,7 @@ class SettingRoutes:
     @routes.put("/v1/pings", role=Role.OPERATE, errors=(503,))
     async def put_pings(self, body: views.Pings) -> views.Pings:
         """Have the cluster ping phones behind NAT, or not."""
-        await self._turn_pings(on=body.on)
+        await turn_pings(self._node, on=body.on)
         return body
 
     def _settings(self) -> Iterator[views.Setting]:
@@ -79,11 +75,6 @@ class SettingRoutes:
         if name not in found:
             raise Refusal(404, f"there is no setting {name[:80]!r}; there are {', '.join(found)}")
         return found[name]
-
-    async def _turn_pings(self, *, on: bool) -> None:
-        turned: Deferred[Outcome | Unavailable] = Deferred()
-        self._node.turn_pings(turned.callback, on=on)
-        count(available(await turned))
 
 
 def _word(on: bool) -> str:

@@ -1,0 +1,1 @@
+"""What OpenSIPS's management interface calls its methods, and what sipha does for them (docs/mi.md)."""
