@@ -26,7 +26,7 @@ from sipha.ctl.offline import cluster, disk, recover, restore
 from sipha.ctl.pings import pings
 from sipha.ctl.settings import settings
 from sipha.ctl.setup import init, join
-from sipha.ctl.status import status
+from sipha.ctl.status import status, watch
 from sipha.ctl.token import token
 from sipha.ctl.trace import trace
 
@@ -42,6 +42,7 @@ def cli(context: click.Context) -> None:
 
 for command in (
     status,
+    watch,
     bindings,
     show,
     rm,

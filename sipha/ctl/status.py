@@ -1,16 +1,56 @@
-"""`siphactl status`: every node beside the others."""
+"""`siphactl status` and `watch`: every node beside the others."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import click
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 
 from sipha.admin import display
 from sipha.admin.client import AdminClient, AdminError
 from sipha.admin.views import Status
 from sipha.ctl.session import PROBE_DEADLINE, Session, leave, options
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the nodes that answer say of themselves, by name, and of the others why they don't."""
+
+    found: dict[str, Status]
+    absent: dict[str, str]
+    peers: Sequence[AdminClient]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """All nodes."""
+        return sorted({*self.found, *self.absent})
+
+    def rows(self) -> Iterable[tuple[str, Status | str]]:
+        """Each node, and its status or why there is none."""
+        return ((name, self.found.get(name, self.absent.get(name, ""))) for name in self.names)
+
+    def plain(self) -> dict[str, object]:
+        """The same for programs."""
+        return {"nodes": [self.found.get(name, {"node": name, "role": self.absent.get(name)}) for name in self.names]}
+
+    def show(self) -> None:
+        """Show what needs an operator, and the table of nodes."""
+        display.alarms(self.found[name] for name in self.names if name in self.found)
+        display.nodes(self.rows())
+
+
+async def survey(client: AdminClient) -> Survey:
+    """Ask a node, and those that it knows of; raises AdminError if it doesn't answer."""
+    own = await client.status()
+    peers = [client.at(peer.admin, deadline=PROBE_DEADLINE) for peer in own.peers if peer.admin]
+    others = await gatherResults([Deferred.fromCoroutine(_status_or_none(peer)) for peer in peers])
+    found = {node.node: node for node in (own, *others) if node is not None}
+    absent = {peer.name: "unreachable" if peer.admin else "not asked" for peer in own.peers}
+    return Survey(found, absent, peers)
 
 
 @click.command()
@@ -20,20 +60,54 @@ def status(session: Session) -> None:
     """Show every node, what needs an operator first. Exit status 1 if none leads, or if tables differ."""
 
     async def command(client: AdminClient) -> None:
-        own = await client.status()
-        peers = [client.at(peer.admin, deadline=PROBE_DEADLINE) for peer in own.peers if peer.admin]
-        others = await gatherResults([Deferred.fromCoroutine(_status_or_none(peer)) for peer in peers])
-        found = {node.node: node for node in (own, *others) if node is not None}
-        absent = {peer.name: "unreachable" if peer.admin else "not asked" for peer in own.peers}
-        names = sorted({own.node, *absent})
+        seen = await survey(client)
         if session.json:
-            display.json({"nodes": [found.get(name, {"node": name, "role": absent.get(name)}) for name in names]})
+            display.json(seen.plain())
         else:
-            display.alarms(found[name] for name in names if name in found)
-            display.nodes((name, found.get(name, absent.get(name, ""))) for name in names)
-        _judge(found.values(), {name for name, why in absent.items() if why == "not asked"})
+            seen.show()
+        _judge(seen)
 
     session.ask(command)
+
+
+@click.command()
+@click.option(
+    "--every", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True, help="Seconds between looks."
+)
+@click.option("--times", type=click.IntRange(min=1), help="How many looks; until Ctrl-C without.")
+@options
+@click.pass_obj
+def watch(session: Session, every: float, times: int | None) -> None:
+    """Show every node, again and again. If the node that is asked is gone, another one is. With --json a line each."""
+
+    async def command(client: AdminClient) -> None:
+        nodes, looks = [client], 0
+        while True:
+            seen = await _first(nodes)
+            if session.json:
+                click.echo(display.json_line({"nodes": []} if seen is None else seen.plain()))
+            else:
+                click.clear()
+                click.echo(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+                click.echo("no node answers") if seen is None else seen.show()
+            if seen is not None:
+                nodes = [client, *seen.peers]
+            looks += 1
+            if looks == times:
+                return
+            await deferLater(client.clock, every)
+
+    session.ask(command)
+
+
+async def _first(nodes: Iterable[AdminClient]) -> Survey | None:
+    """What the first node that answers knows."""
+    for node in nodes:
+        try:
+            return await survey(node)
+        except AdminError:
+            continue
+    return None
 
 
 async def _status_or_none(client: AdminClient) -> Status | None:
@@ -43,12 +117,12 @@ async def _status_or_none(client: AdminClient) -> Status | None:
         return None
 
 
-def _judge(nodes: Iterable[Status], not_asked: Collection[str]) -> None:
+def _judge(seen: Survey) -> None:
     """Leave with status 1 if no node leads, or if two have applied the same and have it differently."""
     tables: dict[int, str] = {}
     leading = False
-    for node in nodes:
-        leading = leading or node.leading or node.leader in not_asked
+    for node in seen.found.values():
+        leading = leading or node.leading or seen.absent.get(node.leader or "") == "not asked"
         if tables.setdefault(node.applied_index, node.hash) != node.hash:
             leave(
                 f"the tables of two nodes differ at index {node.applied_index}: this must not be; keep their data_dir"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from click.testing import CliRunner
 
@@ -39,6 +41,19 @@ class TestStatus:
         assert "127.0.0.10" in lines[2]
         assert "127.0.0.10" not in lines[1] + lines[3]
         assert "\x1b" not in result.stdout
+
+    def test_operator_watches_all_nodes(self, nodes: dict[str, FakeNode]) -> None:
+        result = Operator(nodes).types("watch", "--times", "2", "--every", "0.1")
+        assert result.exit_code == 0
+        lines = result.stdout.splitlines()
+        assert len(lines) == 2 * 5
+        assert lines[0].endswith(" UTC")
+        assert [line.split()[0] for line in lines[1:5]] == ["node", "n1", "n2", "n3"]
+
+    def test_program_watches_all_nodes(self, nodes: dict[str, FakeNode]) -> None:
+        result = Operator(nodes).types("watch", "--times", "2", "--every", "0.1", "--json")
+        looks = [json.loads(line) for line in result.stdout.splitlines()]
+        assert [[node["node"] for node in look["nodes"]] for look in looks] == [["n1", "n2", "n3"]] * 2
 
     def test_operator_sees_that_a_node_is_unreachable(self, nodes: dict[str, FakeNode]) -> None:
         del nodes["127.0.0.13:8080"]
