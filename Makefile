@@ -9,6 +9,7 @@ BUILD_PACKAGES := python3-venv
 LOAD_PACKAGES := gcc libc6-dev libssl-dev
 TEST_PACKAGES := sip-tester sipsak baresip-core iproute2 nftables libfaketime $(LOAD_PACKAGES)
 BENCH_PACKAGES := util-linux $(LOAD_PACKAGES)
+BROWSER_PACKAGES := chromium chromium-driver
 FAILOVER_PACKAGES := iproute2 nftables kamailio keepalived $(LOAD_PACKAGES)
 
 SEEDS := 1000
@@ -27,7 +28,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -q -m "system and not long"
 
 test-long: $(STAMP)
-	@.ci/packages $(TEST_PACKAGES)
+	@.ci/packages $(TEST_PACKAGES) $(BROWSER_PACKAGES)
 	$(BIN)/python -m pytest -q --numprocesses auto -m "not system"
 	$(BIN)/python -m pytest -q -m "system"
 

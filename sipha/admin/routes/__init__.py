@@ -13,6 +13,7 @@ from sipha.admin.routes.configuration import ConfigurationRoutes
 from sipha.admin.routes.events import EventRoutes
 from sipha.admin.routes.log import LogRoutes
 from sipha.admin.routes.nodes import NodeRoutes
+from sipha.admin.routes.page import PageRoutes
 from sipha.admin.routes.settings import SettingRoutes
 from sipha.admin.routes.status import StatusRoutes
 from sipha.auth.domain import Domains
@@ -30,4 +31,5 @@ def groups(reactor: IReactorTime, node: INode, domains: Domains) -> tuple[Group,
         ConfigurationRoutes(node),
         EventRoutes(reactor, node, domains),
         BackupRoutes(node),
+        PageRoutes(),
     )
