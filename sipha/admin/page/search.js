@@ -1,7 +1,7 @@
 // Phones: the search, and of one AOR all that a support desk needs.
 
 import { ask } from "./api.js";
-import { $, clock, make, say, show, span, time } from "./dom.js";
+import { $, clock, fill, make, say, show, span, time } from "./dom.js";
 
 const PAGE = 50;
 const EVENTS = 50;
@@ -84,7 +84,7 @@ function openPhone(aor) {
   open = aor;
   say("phone-title", aor.replace(/^sips?:/, ""));
   $("phone-bindings").replaceChildren();
-  $("history").replaceChildren();
+  fill("history", "", () => []);
   show("phone", true);
   $("phone").focus();
   refresh(aor);
@@ -105,13 +105,14 @@ async function refresh(aor) {
     $("phone-bindings").replaceChildren(make("p", { class: "bad" }, found.message));
   }
   say("history-note", history.events ? (history.begins ? `this node keeps it since ${clock(history.begins)}` : "") : history.message);
-  $("history").replaceChildren(...events.map(line));
+  fill("history", JSON.stringify([aor, events.map((event) => event.id)]), () => events.map(line));
 }
 
 /** Since when a binding has been there: when it was added, as far as the history reaches back. */
 function since(binding, events) {
   const added = events.find((event) => event.kind === "binding-added" && event.contact_id === binding.contact_id);
-  return added ? `${clock(added.at)}, ${span((Date.now() - new Date(added.at)) / 1000)} ago` : "before what the history tells";
+  return added ? `${clock(added.at)}, ${span((Date.now() - new Date(added.at)) / 1000)} ago`
+    : events.length ? `before ${clock(events.at(-1).at)}` : "before what this node's history tells";
 }
 
 function nat(binding) {
@@ -131,11 +132,21 @@ function card(binding, events) {
     make("div", {}, make("dt", {}, name), make("dd", { class: "foreign" }, text))));
 }
 
+/** What a phone's REGISTER has changed about its binding. */
+function differences({ before, received, contact, call_id, user_agent }) {
+  return [
+    before.received !== received && `moved from ${place(before.received)}`,
+    before.contact !== contact && `its contact was ${before.contact}`,
+    before.user_agent !== user_agent && `it was ${before.user_agent}`,
+    before.call_id !== call_id && "another Call-ID, as after a restart",
+  ];
+}
+
 function line(event) {
   const word = event.kind === "gap" ? "gap" : event.kind.replace("binding-", "").replace("account-", "account ");
   const reason = { "ping-timeout": "its pings were not answered", unregistered: "by the phone itself" }[event.reason] ?? event.reason;
   const text = event.kind === "gap" ? event.why
-    : [event.reason && reason, event.received && `at ${place(event.received)}`, event.before && `before at ${place(event.before.received)}`,
+    : [event.reason && reason, ...(event.before ? differences(event) : []), event.received && `at ${place(event.received)}`,
       event.user_agent].filter(Boolean).join(" · ");
   const mood = { "binding-added": "good", "binding-removed": "bad", gap: "warn" }[event.kind] ?? "";
   return make("li", { class: mood }, time(event.at), make("b", {}, word), make("span", { class: "foreign" }, text));
