@@ -59,6 +59,7 @@ class Front(Resource):
         host: str,
         access: Access,
         rates: Rates,
+        *,
         open_paths: frozenset[bytes] = frozenset(),
     ) -> None:
         super().__init__()
@@ -204,9 +205,10 @@ class AdminSite(Site):
         host: str,
         access: Access | None = None,
         rate: float = RATE,
+        *,
         open_paths: frozenset[bytes] = frozenset(),
     ) -> None:
-        front = Front(reactor, api, host, Access() if access is None else access, Rates(rate), open_paths)
+        front = Front(reactor, api, host, Access() if access is None else access, Rates(rate), open_paths=open_paths)
         super().__init__(front, timeout=PATIENCE, reactor=reactor)
         self._rates = Rates(2 * rate)
         self._channels: dict[Channel, None] = {}  # in the order in which they came

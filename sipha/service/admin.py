@@ -60,7 +60,7 @@ class AdminService(Service):
         if (host, port) in self._ports:
             return
         certificates = self._security.certificates
-        site = AdminSite(self._reactor, self._api, host, self._security.access, new.rate, self._open_paths)
+        site = AdminSite(self._reactor, self._api, host, self._security.access, new.rate, open_paths=self._open_paths)
         factory: IProtocolFactory = (
             site if certificates is None else TlsFactory(certificates, False, site, self._reactor)
         )

@@ -249,6 +249,7 @@ def test_operator_drills(cluster: Sandbox, page: Page) -> None:
     leader = cluster.wait_for_leader()
     page.open(leader)
     page.wait(lambda: page.text("#leader") == leader.name, "the leader")
+    page.wait(lambda: page.count("#timeline li"), "what has happened before")
     page.press("#drill")
     page.wait(lambda: f"Hand leadership on from {leader.name}?" in page.text("#confirm"), "the question")
     page.press("#confirm-yes")

@@ -82,6 +82,7 @@ export async function follow(path, tell) {
     const cut = new AbortController();
     let timer;
     const expect = () => { clearTimeout(timer); timer = setTimeout(() => cut.abort(), SILENCE); };
+    expect();
     try {
       const response = await request(path, { headers: { "Last-Event-ID": last }, signal: cut.signal });
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

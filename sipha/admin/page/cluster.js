@@ -106,7 +106,8 @@ function nodeRow(row, act) {
     make("td", {}, row.leads ? make("b", { class: "tag main" }, "leader") : row.role,
       row.standby ? make("b", { class: "tag warn" }, "standby") : "", row.preferred ? make("b", { class: "tag" }, "preferred") : ""),
     make("td", {}, make("span", { class: `dot ${kind}` }), word),
-    make("td", { class: "number" }), make("td", { class: "number" }), make("td", {}, could),
+    make("td", { class: "number", "data-label": "heard" }), make("td", { class: "number", "data-label": "lag" }),
+    make("td", { "data-label": "could lead:" }, could),
     make("td", { class: "number" }, row.role === "learner" ? "" : button));
 }
 
@@ -158,9 +159,15 @@ export async function drill(status, members, timeline) {
   if (!chosen) return;
   const mark = timeline.mark();
   await change("/v1/transfer", chosen === true ? {} : { to: chosen }, async (answer) => {
-    await new Promise((resolve) => setTimeout(resolve, 1500)); // for the events to come
+    const elected = () => timeline.since(mark).some((event) => event.kind === "leader-elected" && event.node === answer.leader);
+    for (let waits = 0; waits < 50 && !elected(); waits += 1) await pause(100);
+    await pause(500); // for what follows
     return `${answer.leader} leads. ${gap(timeline.since(mark), status.node)}`;
   });
+}
+
+function pause(milliseconds) {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
 /** What a node's own events say of a handover: the address given up, another one elected, the address gained. */

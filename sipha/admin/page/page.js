@@ -33,7 +33,7 @@ function entries() {
 
 const plots = [
   [new Plot("REGISTERs done", "/s"), counter("registrar_registered")],
-  [new Plot("Requests proxied", "/s"), counter("proxy_requests")],
+  [new Plot("Forwarded", "/s"), counter("proxy_forwarded")],
   [new Plot("Pings answered", "/s"), counter("pings_answered")],
   [new Plot("Pings lost", "/s"), counter("pings_lost")],
   [new Plot("Log entries applied", "/s"), entries()],

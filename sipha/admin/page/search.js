@@ -76,8 +76,8 @@ function hit(binding) {
   const name = binding.aor.replace(/^sips?:/, "");
   const button = make("button", { type: "button", class: "link", onclick: () => openPhone(binding.aor) }, name);
   return make("tr", {}, make("th", { scope: "row" }, button), make("td", {}, where(binding)),
-    make("td", {}, clock(wall(binding.last_modified))), make("td", {}, binding.behind_nat ? "behind" : "no"),
-    make("td", { class: "number" }, expiry(binding)), make("td", { class: "foreign" }, binding.user_agent));
+    make("td", { "data-label": "last REGISTER" }, clock(wall(binding.last_modified))), make("td", { "data-label": "NAT:" }, binding.behind_nat ? "behind" : "no"),
+    make("td", { class: "number", "data-label": "expires" }, expiry(binding)), make("td", { class: "foreign" }, binding.user_agent));
 }
 
 function openPhone(aor) {

@@ -13,7 +13,7 @@ const CLOSE = 10; // seconds: what comes sooner after what was before belongs to
 
 const MOODS = {
   "leader-elected": "main", "vip-gained": "good", "lease-gained": "good", "vip-lost": "bad", "lease-lost": "bad",
-  "alarm-raised": "warn", "alarm-cleared": "good", gap: "warn", dropped: "warn",
+  "alarm-raised": "warn", "alarm-cleared": "good", gap: "warn",
 };
 
 function sentence(event) {
@@ -25,7 +25,7 @@ function sentence(event) {
     case "vip-lost": return `serves phones at ${event.addresses.join(", ")} no more`;
     case "alarm-raised": return event.alarm;
     case "alarm-cleared": return `over: ${event.alarm}`;
-    case "setting-changed": return `${event.name} is ${event.value || "as delivered"}`;
+    case "setting-changed": return event.value ? `${event.name} is ${event.value}` : `${event.name} is back at its default`;
     case "members-changed": return `members: ${event.members.map((member) => member.name).join(", ")}`;
     case "schema-raised": return `the log has version ${event.schema}`;
     case "gap": return `what came before isn't known here: ${event.why}`;
@@ -70,7 +70,7 @@ export class Timeline {
       const after = index ? (new Date(event.at) - new Date(shown[index - 1].at)) / 1000 : CLOSE;
       return make("li", { class: MOODS[event.kind] ?? "", "data-kind": event.kind },
         time(event.at), make("b", {}, event.node ?? "–"), make("span", {}, sentence(event)),
-        make("small", {}, after < CLOSE ? `+${after.toFixed(3)} s` : ""));
+        make("small", {}, after >= 0 && after < CLOSE ? `+${after.toFixed(3)} s` : ""));
     }).reverse());
   }
 }

@@ -1,4 +1,4 @@
-"""The page for a browser (docs/page.md): files as they are, which tell nothing of the cluster, so everybody may have them."""
+"""The page for a browser (docs/page.md): files that tell nothing of the cluster, so that everybody may have them."""
 
 from __future__ import annotations
 

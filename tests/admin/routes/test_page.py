@@ -138,6 +138,14 @@ def test_kinds_of_events_that_the_page_asks_for_are_told() -> None:
 
 def test_no_script_makes_markup_or_code_of_texts() -> None:
     for name, text in SCRIPTS.items():
-        for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "setHTML"):
+        for word in (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+            "setHTML",
+        ):
             assert word not in text, name
         assert "localStorage" not in text, name
