@@ -66,7 +66,12 @@ class Page:
 
     def press(self, selector: str) -> None:
         """Press a button by the keyboard."""
-        self.browser.find_element(By.CSS_SELECTOR, selector).send_keys(Keys.ENTER)
+
+        def pressed() -> bool:
+            self.browser.find_element(By.CSS_SELECTOR, selector).send_keys(Keys.ENTER)
+            return True
+
+        self.wait(pressed, f"{selector} to stand still")
 
     def resize(self, width: int, height: int, scheme: str) -> None:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
