@@ -13,6 +13,7 @@ BENCH_PACKAGES := util-linux $(LOAD_PACKAGES)
 DEB_PACKAGES := bash-completion build-essential debhelper dh-virtualenv lintian \
     python3-build python3-setuptools python3-venv python3-wheel
 DEB_TEST_PACKAGES := groff-base mmdebstrap systemd-container
+BROWSER_PACKAGES := chromium chromium-driver
 FAILOVER_PACKAGES := iproute2 nftables kamailio keepalived $(LOAD_PACKAGES)
 
 SEEDS := 1000
@@ -31,7 +32,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -q -m "system and not long"
 
 test-long: $(STAMP) deb
-	@.ci/packages $(TEST_PACKAGES) $(LONG_PACKAGES) $(DEB_TEST_PACKAGES)
+	@.ci/packages $(TEST_PACKAGES) $(LONG_PACKAGES) $(DEB_TEST_PACKAGES) $(BROWSER_PACKAGES)
 	$(BIN)/python -m pytest -q --numprocesses auto -m "not system"
 	$(BIN)/python -m pytest -q -m "system"
 

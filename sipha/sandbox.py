@@ -307,7 +307,7 @@ def describe(sandbox: Sandbox) -> str:
         f"  SIP       {sandbox.virtual_address}:{sandbox.port}, udp and tcp: the leader alone answers there",
         f"  domain    {sandbox.domain}",
         "  accounts  " + ", ".join(f"{user} ({user}-secret)" for user in USERS),
-        *(f"  node {node.name}   admin {node.admin}/v1/status, files in {node.directory}" for node in sandbox.nodes),
+        *(f"  node {node.name}   page {node.admin}/, files in {node.directory}" for node in sandbox.nodes),
         f"  control   {Path(sys.executable).with_name('siphactl')} status",
         "  stop      Ctrl-C",
         "",

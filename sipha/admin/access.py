@@ -30,8 +30,9 @@ _CHALLENGE = 'Bearer realm="sipha"'
 
 
 class Role(IntEnum):
-    """What a caller may do: look; or operate, too; or everything."""
+    """What a caller may do: look; or operate, too; or everything. A route for NONE tells nothing, and asks nobody."""
 
+    NONE = 0
     READ = 1
     OPERATE = 2
     ADMIN = 3
@@ -56,6 +57,9 @@ class Caller:
 
 ANYONE = Caller("anyone", Role.ADMIN)
 """Whoever asks an admin that asks nobody who he is."""
+
+NOBODY = Caller("nobody", Role.NONE)
+"""Whoever asks for what is for everybody."""
 
 
 class Token(NamedTuple):

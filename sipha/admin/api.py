@@ -19,6 +19,7 @@ from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from sipha.admin import access, routes
+from sipha.admin.access import Role
 from sipha.admin.interfaces import INode
 from sipha.admin.leader import Leader
 from sipha.admin.messages import Refusal, read_body, read_query, refuse, reply
@@ -55,6 +56,12 @@ class Api:
             for route in group.routes:
                 self._add(group, route)
         self._app.handle_errors(Exception)(self._failed)
+
+    @property
+    def open_paths(self) -> frozenset[bytes]:
+        """The paths, without variables, that whoever can't say who he is may read, too."""
+        routes = (route for group in self.groups for route in group.routes)
+        return frozenset(route.path.encode() for route in routes if route.role is Role.NONE and not route.segments)
 
     def resource(self) -> IResource:
         """The resource that serves the routes; admin/site.py stands before it."""

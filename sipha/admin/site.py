@@ -17,7 +17,7 @@ from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 
-from sipha.admin.access import Access, ICaller
+from sipha.admin.access import NOBODY, Access, ICaller
 from sipha.admin.limits import Rates
 from sipha.admin.messages import Refusal, refuse
 
@@ -47,18 +47,28 @@ class Front(Resource):
     That is what somebody sends who has no `access`, or too often for `rates`, and what a web page in an operator's
     browser could send here. One that rebinds its own name to this address sends that name as Host (under TLS it has no
     certificate for it); one that posts across origins sends its own as Origin. `host` is the address that is listened
-    on.
+    on. For reading `open_paths` nobody is asked who he is.
     """
 
     isLeaf = True
 
-    def __init__(self, clock: IReactorTime, behind: IResource, host: str, access: Access, rates: Rates) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        behind: IResource,
+        host: str,
+        access: Access,
+        rates: Rates,
+        *,
+        open_paths: frozenset[bytes] = frozenset(),
+    ) -> None:
         super().__init__()
         self._clock = clock
         self._behind = behind
         self._host = host
         self._access = access
         self._rates = rates
+        self._open_paths = open_paths
         self._log = Logger(namespace="sipha.admin")
         self._unknown = 0
         self._quiet_until = 0.0
@@ -67,7 +77,8 @@ class Front(Resource):
         """Answer a request, or let the resource behind do so."""
         try:
             self._check(request)
-            request.setComponent(ICaller, self._access.identify(request))
+            is_open = request.method in _READS and request.path in self._open_paths
+            request.setComponent(ICaller, NOBODY if is_open else self._access.identify(request))
         except Refusal as refusal:
             if refusal.fault.error.status == 401:
                 self._note(request.getClientAddress().host)
@@ -188,9 +199,16 @@ class AdminSite(Site):
     noisy = False
 
     def __init__(
-        self, reactor: Any, api: IResource, host: str, access: Access | None = None, rate: float = RATE
+        self,
+        reactor: Any,
+        api: IResource,
+        host: str,
+        access: Access | None = None,
+        rate: float = RATE,
+        *,
+        open_paths: frozenset[bytes] = frozenset(),
     ) -> None:
-        front = Front(reactor, api, host, Access() if access is None else access, Rates(rate))
+        front = Front(reactor, api, host, Access() if access is None else access, Rates(rate), open_paths=open_paths)
         super().__init__(front, timeout=PATIENCE, reactor=reactor)
         self._rates = Rates(2 * rate)
         self._channels: dict[Channel, None] = {}  # in the order in which they came

@@ -40,7 +40,8 @@ class AdminService(Service):
         self._settings = settings
         self._security = security
         http = treq.client.HTTPClient(Agent(reactor, security.verification, connectTimeout=2.0))
-        self._api = Api(reactor, node, domains, http, *more).resource()
+        api = Api(reactor, node, domains, http, *more)
+        self._api, self._open_paths = api.resource(), api.open_paths
         self._ports: dict[Address, IListeningPort] = {}
 
     def startService(self) -> None:
@@ -59,7 +60,7 @@ class AdminService(Service):
         if (host, port) in self._ports:
             return
         certificates = self._security.certificates
-        site = AdminSite(self._reactor, self._api, host, self._security.access, new.rate)
+        site = AdminSite(self._reactor, self._api, host, self._security.access, new.rate, open_paths=self._open_paths)
         factory: IProtocolFactory = (
             site if certificates is None else TlsFactory(certificates, False, site, self._reactor)
         )

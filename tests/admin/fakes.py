@@ -305,7 +305,9 @@ class Console:
         http = HTTPClient(RequestTraversalAgent(forward_to or Resource()), data_to_body_producer=_SynchronousProducer)
         self.api = Api(self.clock, node, DOMAINS, http, *more)
         self.site = self.api.resource()
-        self.front = Front(self.clock, self.site, "127.0.0.11", access or Access(), Rates(1000.0))
+        self.front = Front(
+            self.clock, self.site, "127.0.0.11", access or Access(), Rates(1000.0), open_paths=self.api.open_paths
+        )
         self.agent = RequestTraversalAgent(self.front)
         self.http = HTTPClient(self.agent, data_to_body_producer=_SynchronousProducer)
 

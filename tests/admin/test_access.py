@@ -12,7 +12,7 @@ from sipha.admin.messages import Refusal
 from sipha.admin.route import Routes
 from tests.admin.fakes import Console, FakeNode, Reply
 
-TOKENS = {f"sipha_{role}": role for role in Role}
+TOKENS = {f"sipha_{role}": role for role in Role if role}
 
 ROLES = {
     "GET /v1/status": Role.READ,
@@ -49,6 +49,16 @@ ROLES = {
     "POST /v1/reload": Role.ADMIN,
     "GET /v1/trace/<path:aor>": Role.ADMIN,
     "POST /mi": Role.READ,
+    "GET /": Role.NONE,
+    "GET /page/style.css": Role.NONE,
+    "GET /page/icon.svg": Role.NONE,
+    "GET /page/page.js": Role.NONE,
+    "GET /page/api.js": Role.NONE,
+    "GET /page/dom.js": Role.NONE,
+    "GET /page/cluster.js": Role.NONE,
+    "GET /page/timeline.js": Role.NONE,
+    "GET /page/plot.js": Role.NONE,
+    "GET /page/search.js": Role.NONE,
 }
 """What each route is for; a route that isn't here is one that nobody has thought about."""
 
@@ -72,7 +82,7 @@ def test_each_route_has_the_role_that_it_should_have(console: Console) -> None:
     assert len(served) == len(list(console.api._app.url_map.iter_rules()))
 
 
-@pytest.mark.parametrize("route", ROLES)
+@pytest.mark.parametrize("route", [route for route, role in ROLES.items() if role])
 def test_each_route_is_for_its_role_and_those_above(console: Console, route: str) -> None:
     method, path = route.split()
     path = (
@@ -99,6 +109,20 @@ def test_each_route_is_for_its_role_and_those_above(console: Console, route: str
             assert console.node.records == []
         else:
             assert reply.status not in {401, 403}
+
+
+@pytest.mark.parametrize("route", [route for route, role in ROLES.items() if not role])
+def test_what_is_for_everybody_is_read_by_whoever_asks_and_by_nothing_but_its_own_path(
+    console: Console, route: str
+) -> None:
+    _, path = route.split()
+    for authorization in ("Bearer sipha_read", "Bearer sipha_wrong", ""):
+        reply = console.ask("GET", path, authorization=authorization)
+        assert (reply.status, bool(reply.content)) == (200, True)
+    assert console.ask("HEAD", path).status == 200
+    assert console.ask("POST", path, {}).status == 401
+    for other in (f"{path}/../v1/status", f"{path}%2f..", f"{path}x", f"/{path}"):
+        assert console.ask("GET", other).status == 401, other
 
 
 def test_route_without_a_role_can_not_be_written() -> None:

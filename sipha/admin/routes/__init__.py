@@ -16,6 +16,7 @@ from sipha.admin.routes.events import EventRoutes
 from sipha.admin.routes.log import LogRoutes
 from sipha.admin.routes.mi import ManagementRoutes
 from sipha.admin.routes.nodes import NodeRoutes
+from sipha.admin.routes.page import PageRoutes
 from sipha.admin.routes.settings import SettingRoutes
 from sipha.admin.routes.status import StatusRoutes
 from sipha.auth.domain import Domains
@@ -35,4 +36,5 @@ def groups(reactor: IReactorTime, node: INode, domains: Domains, leader: Leader)
         EventRoutes(reactor, node, domains),
         BackupRoutes(node),
         ManagementRoutes(reactor, node, domains, leader),
+        PageRoutes(),
     )
