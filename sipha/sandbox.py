@@ -149,8 +149,8 @@ class Sandbox:
         return f'mode = "loopback"\naddresses = {json.dumps([self.virtual_address, *self.more_addresses])}'
 
     def administration(self, node: SandboxNode) -> str:
-        """Return a node's section [admin]: where it listens, and who may ask."""
-        return f'listen = "{node.admin_host}:8080"'
+        """Return a node's section [admin]: where it listens, and who may ask; it is asked by turns, without rest."""
+        return f'listen = "{node.admin_host}:8080"\nrate = 100000'
 
     def found(self) -> None:
         """Let the nodes be the founders of one cluster, unless they are already."""
