@@ -338,7 +338,9 @@ class TestAccounts:
 
 
 class TestRoutes:
-    @pytest.mark.parametrize("path", ["/", "/v1", "/v2/status", "/v1/status/", "/v1//status", "/v1/accounts/", "/%00"])
+    @pytest.mark.parametrize(
+        "path", ["/page", "/page/", "/v1", "/v2/status", "/v1/status/", "/v1//status", "/v1/accounts/", "/%00"]
+    )
     def test_unknown_route_is_not_found(self, console: Console, path: str) -> None:
         assert console.ask("GET", path).status == 404
         assert "/v1/status" in console.ask("GET", path).fault
