@@ -101,7 +101,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         cluster = Sandbox(
             tmp_path_factory.mktemp("page"),
             prefix=PREFIX,
-            cluster="heartbeat = 0.1\nelection_min = 2.0\nelection_max = 4.0",
+            cluster="heartbeat = 0.2\nelection_min = 4.0\nelection_max = 8.0",
         )
         try:
             cluster.start()
