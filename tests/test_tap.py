@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.service.alone import configuration, found
+from tests.service.alone import addresses, configuration, found
 
 RUN = """
 import sys, time
@@ -39,5 +39,6 @@ reactor.run()
 def test_node_goes_on_when_the_clock_on_the_wall_is_put_back(tmp_path: Path) -> None:
     found(configuration(tmp_path))
     command = [sys.executable, "-c", RUN, str(tmp_path / "sipha.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    with addresses():
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert done.stdout == "leads\n", done.stderr

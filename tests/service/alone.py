@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sipha import config
@@ -24,6 +28,14 @@ listen = "127.0.0.51:8080"
 [[domains]]
 name = "sipha.test"
 """
+
+
+@contextmanager
+def addresses() -> Iterator[None]:
+    """Have the node's addresses, which are the machine's: who else wants them waits."""
+    with Path(tempfile.gettempdir(), "sipha-service-tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def configuration(directory: Path, cluster: str = "plaintext = true", admin: str = "") -> config.Config:

@@ -1,25 +1,21 @@
 from __future__ import annotations
 
-import fcntl
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.world import World
-from tests.service.alone import Alone, configuration, found
+from tests.service.alone import Alone, addresses, configuration, found
 
 
 @pytest.fixture
 def world() -> Iterator[World]:
     """A reactor of its own, in a process that is afterwards as it was."""
     handler, interval = signal.getsignal(signal.SIGHUP), sys.getswitchinterval()
-    with Path(tempfile.gettempdir(), "sipha-service-tests.lock").open("w") as lock:
-        # The addresses are the machine's: another run of the tests waits until this one is through.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with addresses():
         yield World()
     signal.signal(signal.SIGHUP, handler)
     sys.setswitchinterval(interval)
