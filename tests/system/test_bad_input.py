@@ -620,7 +620,7 @@ def run(file: Path) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [
-        ("GET", "/", None, 404),
+        ("GET", "/page", None, 404),
         ("GET", "/v1/nothing", None, 404),
         ("GET", "/v1/%ff", None, 400),
         ("GET", "/v1/status?x=1", None, 400),
