@@ -61,7 +61,15 @@ def history(cluster: Sandbox, node: SandboxNode, user: str) -> list[dict[str, An
 
 def follow(cluster: Sandbox, output: Path, *words: str) -> subprocess.Popen[bytes]:
     """Have an operator follow all nodes' events."""
-    command = [str(Path(sys.executable).with_name("siphactl")), "events", "--json", *words]
+    # Whatever runs the tests may ignore SIGINT, which its children inherit.
+    command = [
+        "env",
+        "--default-signal=INT",
+        str(Path(sys.executable).with_name("siphactl")),
+        "events",
+        "--json",
+        *words,
+    ]
     urls = ["--url", ",".join(node.admin for node in cluster.nodes)]
     with output.open("wb") as file:
         return subprocess.Popen([*command, *urls], stdout=file, stderr=subprocess.DEVNULL)
