@@ -73,6 +73,10 @@ def cut_it_off_with_the_caller(hosts: Hosts, node: SandboxNode) -> None:
     hosts.network.partition({other.name for other in hosts.nodes if other is not node}, {node.name, OUTSIDE})
 
 
+def cut_all_off(hosts: Hosts, _: SandboxNode) -> None:
+    hosts.network.partition(*({node.name} for node in hosts.nodes))
+
+
 def set_clock_ahead(hosts: Hosts, node: SandboxNode) -> None:
     hosts.set_clock(node, STEP)
 

@@ -14,6 +14,7 @@ from tests.system.conftest import wait_until
 from tests.system.faults import (
     STEP,
     Fault,
+    cut_all_off,
     cut_it_off,
     cut_it_off_with_the_caller,
     cut_what_it_hears,
@@ -101,7 +102,7 @@ def test_nobody_has_the_addresses_when_all_are_cut_off(hosts: Hosts) -> None:
     leader = hosts.wait_for_leader()
     with Capture(hosts.network, VIRTUAL) as capture:
         time.sleep(BETWEEN)
-        hosts.network.partition({"n1"}, {"n2"}, {"n3"})
+        cut_all_off(hosts, leader)
         befallen = time.time()
         time.sleep(2.0)
         mended = time.time()
@@ -144,7 +145,7 @@ def test_addresses_are_never_at_two_nodes_in_many_rounds(hosts: Hosts) -> None:
     print(f"seed {seed}")
     chance = random.Random(seed)
     for number in range(ROUNDS):
-        fault = chance.choice([*MOVING, *STEPS, lose_half])
+        fault = chance.choice([*MOVING, *STEPS, cut_all_off, lose_half])
         leader = hosts.wait_for_leader()
         print(f"round {number}: {fault.__name__} befalls {leader.name}", flush=True)
         with Capture(hosts.network, VIRTUAL) as capture:
