@@ -113,9 +113,11 @@ class Changes:
         self.made: list[Change] = []
         self._refreshes = refreshes
 
-    def refreshed(self, before: Binding, binding: Binding) -> None:
-        """A binding was refreshed."""
-        if (
+    def put(self, before: Binding | None, binding: Binding) -> None:
+        """A binding was made, or was refreshed."""
+        if before is None:
+            self.made.append(Added(binding))
+        elif (
             before.received != binding.received
             or before.flow != binding.flow
             or before.call_id != binding.call_id
@@ -138,10 +140,8 @@ class Changes:
                 self.made.append(Removed(binding, dropped.get(binding.contact_id, "unregistered"), request))
         for binding in after:
             old = former.get(binding.contact_id)
-            if old is None:
-                self.made.append(Added(binding))
-            elif old is not binding:
-                self.refreshed(old, binding)
+            if old is not binding:
+                self.put(old, binding)
 
     def removed(self, before: Sequence[Binding], after: Sequence[Binding], reason: Reason) -> None:
         """Of the bindings `before`, those `after` are left."""

@@ -137,21 +137,25 @@ class Location:
         current = stored if row is None or row.earliest > time else _unexpired(stored, time)
         if not request.contacts and not request.wildcard:
             return Registered(current, time)
+        only: Binding | None = None
         if len(stored) == len(current) == 1:
-            refreshed = registration.refresh(request, current[0], self._moment)
-            if refreshed is not None:
-                self._store(aor, row, _row((refreshed,)))
-                if self.bound is not None:
-                    self.bound(aor, (refreshed,))
-                if self._changes is not None:
-                    self._changes.refreshed(current[0], refreshed)
-                return Registered((refreshed,), time)
+            only = registration.refresh(request, current[0], self._moment)
+        elif not stored:
+            only = registration.first(request, self._tombstones.cseq(aor, request.call_id), self._moment)
+        if only is not None:
+            self._store(aor, row, _row((only,)))
+            self.count += 1 - len(stored)
+            if self.bound is not None:
+                self.bound(aor, (only,))
+            if self._changes is not None:
+                self._changes.put(current[0] if current else None, only)
+            return Registered((only,), time)
         return self._register(request, row, stored, current)
 
     def _register(
         self, request: Register, row: _Row | None, stored: Sequence[Binding], current: Sequence[Binding]
     ) -> Registered | Rejected | Invalid:
-        """Apply a REGISTER that does more than to refresh, or that can't; `current` are the bindings that count."""
+        """Apply a REGISTER that does more than to put one binding; `current` are the bindings that count."""
         aor, time = request.aor, self._moment.time
         removed = self._tombstones.cseq(aor, request.call_id)
         if not request.wildcard:

@@ -58,6 +58,21 @@ def refresh(request: Register, binding: Binding, moment: Moment) -> Binding | No
     return _binding(request, contact, seconds, moment, reg_id=0, contact_id=binding.contact_id)
 
 
+def first(request: Register, removed: int, moment: Moment) -> Binding | None:
+    """Return the binding of an AOR that has none yet; None if the REGISTER asks for more than one, or for none.
+
+    It is what `register` returns too, cut short: what a storm of phones that come back is made of.
+    """
+    if len(request.contacts) != 1 or request.cseq <= removed or request.wildcard:
+        return None
+    contact = request.contacts[0]
+    seconds = asked(contact, moment.policy)
+    if not seconds:
+        return None
+    reg_id = _reg_id(request, contact)
+    return _binding(request, contact, seconds, moment, reg_id=reg_id, contact_id=next(moment.contact_ids))
+
+
 def register(request: Register, current: Sequence[Binding], removed: int, moment: Moment) -> After | Rejected:
     """Return the bindings after a REGISTER with contacts, given the unexpired ones before it.
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sipha.state import registration
 from sipha.state.entries import SCHEMA, Batch, Contact, Policy, Register, encode
 from sipha.state.machine import Machine, Outcome, Registered, Rejected
+from sipha.state.registration import After, Moment
 
 AORS = ["sip:alice@x", "sip:bob@x"]
 ALIKE = [{"sip:a@h1", "sip:a@H1"}]
@@ -235,3 +239,23 @@ def test_location_follows_the_model(history: list[tuple[Register, int]], policy:
         for call_id, stone in model.tombstones.items()
         if stone[1] > time
     }
+
+
+@given(registers, contacts, policies, st.integers(-1, 12), st.integers(0, 2))
+def test_shortcuts_end_where_the_rules_end(
+    request: Register, contact: Contact, policy: Policy, removed: int, later: int
+) -> None:
+    def moment(version: int) -> Moment:
+        return Moment(version, version * 1000, policy, SCHEMA, count(version << 20))
+
+    request = msgspec.structs.replace(request, contacts=(contact,))
+    made = registration.first(request, removed, moment(1))
+    by_rules = registration.register(request, (), removed, moment(1))
+    if made is None:
+        assert by_rules in (registration.STALE, After([]))
+        return
+    assert by_rules == After([made])
+    again = msgspec.structs.replace(request, cseq=request.cseq + later)
+    refreshed = registration.refresh(again, made, moment(2))
+    if refreshed is not None:
+        assert registration.register(again, [made], removed, moment(2)) == After([refreshed])
