@@ -88,6 +88,8 @@ class AddressService(Service):
         )
         self._replica = replica
         self._health = health
+        self.elsewhere = False
+        """True while another tool has the addresses on another node, or nowhere."""
         self._mode = configuration.virtual_address.mode
         self._config = configuration
         self._sockets: StandingSockets | None = None
@@ -133,7 +135,8 @@ class AddressService(Service):
     def _lost(self, reason: str) -> None:
         """The addresses are gone and the claim with them; another brings them back, on a node that may keep them."""
         self.log.warn("the virtual addresses are lost: {reason}", reason=reason)  # noqa: G010  Twisted's
-        self._health.fault(_KIND, f"the virtual addresses were lost: {reason}")
+        if self._mode != "external":  # there it is no fault of this node's, and counts for as long as they are away
+            self._health.fault(_KIND, f"the virtual addresses were lost: {reason}")
         self._replica.claim_ended()
 
     def _guarded(self, trouble: str) -> None:
@@ -145,6 +148,7 @@ class AddressService(Service):
 
     def _moved(self, missing: str) -> None:
         """Another tool decides which node has the addresses: that one is to lead."""
+        self.elsewhere = bool(missing)
         if missing:
             self._health.fault(_PLACE, f"{missing} isn't here", math.inf)
         else:

@@ -33,8 +33,8 @@ class Runs(Protocol):
     def settle(self) -> None:
         """Close what the configuration doesn't have."""
 
-    def leading(self) -> bool:
-        """Return True if the node leads and its lease is valid."""
+    def must_serve(self) -> bool:
+        """Return True if phones are to be served here: the node leads, and no tool has the addresses elsewhere."""
 
     def questions(self) -> int:
         """The number of the last question that the node has asked itself."""
@@ -194,7 +194,7 @@ class Life:
     def _try(self, node: Runs, *, patient: bool = False) -> Deferred[str]:
         since = node.questions()
         self._probation = probation = Probation(
-            self._reactor, node.leading, lambda: node.trouble(since), patient=patient
+            self._reactor, node.must_serve, lambda: node.trouble(since), patient=patient
         )
 
         def over(verdict: T) -> T:

@@ -196,9 +196,9 @@ class Node(MultiService):
         self.address.settle()
         self._admin.settle()
 
-    def leading(self) -> bool:
-        """Return True if the node leads and its lease is valid."""
-        return self.replication.replica.leading()
+    def must_serve(self) -> bool:
+        """Return True if phones are to be served here: the node leads, and no tool has the addresses elsewhere."""
+        return self.replication.replica.leading() and not self.address.elsewhere
 
     def questions(self) -> int:
         """The number of the last question that the node has asked itself."""

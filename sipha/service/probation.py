@@ -18,16 +18,16 @@ LOOK = 0.1
 class Probation:
     """The `verdict` on a configuration that has been applied: why it can't stay, or nothing if it can.
 
-    A node that `leads` must serve phones within LIMIT: `trouble` says why it doesn't yet. One that doesn't lead has
-    shown all that it can by having opened its sockets; a `patient` probation waits whether it will come to lead.
+    A node that `must_serve` phones has LIMIT for it: `trouble` says why it doesn't yet. Any other has shown all that it
+    can by having opened its sockets; a `patient` probation waits whether it will come to serve them.
     """
 
     def __init__(
-        self, reactor: Any, leads: Callable[[], bool], trouble: Callable[[], str], *, patient: bool = False
+        self, reactor: Any, must_serve: Callable[[], bool], trouble: Callable[[], str], *, patient: bool = False
     ) -> None:
         self.verdict: Deferred[str] = Deferred()
         self._reactor = reactor
-        self._leads = leads
+        self._must_serve = must_serve
         self._trouble = trouble
         self._patient = patient
         self._until = reactor.seconds() + LIMIT
@@ -43,7 +43,7 @@ class Probation:
 
     def _look(self) -> None:
         late = self._reactor.seconds() >= self._until
-        if not self._leads():
+        if not self._must_serve():
             if late or not self._patient:
                 self._decide("")
         elif not (trouble := self._trouble()):

@@ -239,6 +239,33 @@ def test_addresses_that_are_lost_end_the_claim(alone: Alone) -> None:
     assert replica.last_word != secret
 
 
+def test_addresses_that_another_tool_takes_away_count_until_they_are_back(alone: Alone) -> None:
+    hosts = msgspec.structs.replace(
+        alone.config.virtual_address, mode="external", addresses=(VirtualIp.parse("192.0.2.10"),)
+    )
+    settings = msgspec.structs.replace(alone.config, virtual_address=hosts)
+    replica, health = alone.node.replication.replica, alone.node.health
+    service = AddressService(alone.world.reactor, settings, Path("sipha.toml"), replica, health)
+    secret = replica.last_word
+    service._lost("192.0.2.10 was taken away")
+    service._moved("192.0.2.10")
+    assert service.elsewhere
+    assert not health.well()
+    alone.world.until(lambda: alone.node.view.status().leading)
+    assert replica.last_word != secret
+    service._moved("")
+    assert not service.elsewhere
+    assert health.well(), "it may lead at once"
+
+
+def test_node_needn_t_serve_while_another_tool_has_the_addresses(alone: Alone) -> None:
+    assert alone.node.must_serve()
+    alone.node.address._moved("192.0.2.10")
+    assert not alone.node.must_serve()
+    alone.node.address._moved("")
+    assert alone.node.must_serve()
+
+
 def test_node_without_a_guard_is_unwell_and_for_a_while_after(alone: Alone) -> None:
     alone.node.address._guarded("the guard is gone")
     assert alone.node.view.status().alarms == (

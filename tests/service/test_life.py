@@ -42,7 +42,7 @@ class FakeNode:
     def settle(self) -> None:
         self.settled.append(self.ran[-1])
 
-    def leading(self) -> bool:
+    def must_serve(self) -> bool:
         return self.leads
 
     def questions(self) -> int:
