@@ -85,6 +85,12 @@ class INode(Interface):
     def bindings(aor: str) -> Sequence[Binding]:
         """The unexpired bindings of an AOR."""
 
+    def last_answered(binding: Binding) -> int | None:
+        """The cluster time in ms at which the last ping was sent that a phone has answered; None if it isn't known.
+
+        Who leads knows it, and nobody else: since it began to, and once a phone has answered.
+        """
+
     def accounts(after: str, limit: int) -> Sequence[Account]:
         """The first `limit` accounts after an identity `username@domain`, in the order of their identities."""
 

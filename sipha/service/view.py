@@ -229,6 +229,10 @@ class View:
         """The unexpired bindings of an AOR."""
         return self._replica.bindings(aor)
 
+    def last_answered(self, binding: Binding) -> int | None:
+        """When the last ping was sent that a phone has answered, as this node knows."""
+        return self._keepalive.last_answered(binding)
+
     def accounts(self, after: str, limit: int) -> Sequence[Account]:
         """The first `limit` accounts after an identity."""
         return self._replica.machine.accounts.page(after, limit)

@@ -66,6 +66,7 @@ class FakeNode:
         self.held: list[Callable[[], None]] | None = None
         self.peers: tuple[PeerStatus, ...] = ()
         self.entry: dict[int, bytes] = {}
+        self.answered: dict[str, int] = {}
         self.clock = Clock()
         self.feed = Feed(
             self.clock, Source(name, lambda: self.machine.index, lambda: NOW, lambda: WALL, lambda _: name)
@@ -156,6 +157,9 @@ class FakeNode:
 
     def bindings(self, aor: str) -> Sequence[Binding]:
         return self.machine.location.bindings(aor, int(NOW * 1000))
+
+    def last_answered(self, binding: Binding) -> int | None:
+        return self.answered.get(binding.aor) if self.leads else None
 
     def accounts(self, after: str, limit: int) -> Sequence[Account]:
         return self.machine.accounts.page(after, limit)

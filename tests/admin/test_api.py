@@ -63,6 +63,7 @@ class TestBindings:
             "attr": "x",
             "kv_store": "{}",
             "last_modified": 1_000_000,
+            "answered": None,
         }
 
     @pytest.mark.parametrize(

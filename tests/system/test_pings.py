@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import socket
 import tempfile
 import threading
@@ -153,9 +154,11 @@ def test_phones_behind_nat_are_pinged_by_the_leader_and_by_the_one_after_it(clus
         intervals = [later - earlier for earlier, later in pairwise(came)]
         assert all(abs(interval - INTERVAL) < 1.0 for interval in intervals), intervals
     leader = cluster.wait_for_leader()
-    [shown] = bindings(cluster, leader, "alice")
-    assert shown["behind_nat"]
-    assert "behind NAT" in siphactl(leader, "show", "alice@sipha.test")
+    [binding] = bindings(cluster, leader, "alice")
+    assert binding["behind_nat"]
+    shown = siphactl(leader, "show", "alice@sipha.test")
+    assert "behind NAT" in shown
+    assert re.search(r"Answered: a ping of [0-4] s ago", shown)
     counters = quick(leader)["counters"]
     assert counters["pings_answered"] >= 6
     assert counters["pings_unsent"] == 0
