@@ -6,6 +6,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from sipha.journal import Level
 from sipha.sip.digest import ha1
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
@@ -55,6 +56,12 @@ class Reloaded(msgspec.Struct, frozen=True):
 
 class Reload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The configuration is to be loaded again."""
+
+
+class LogLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the log of the process shows: what is of this level or above it."""
+
+    level: Level
 
 
 class Status(msgspec.Struct, frozen=True):

@@ -30,6 +30,7 @@ from sipha.config.texts import (
     VirtualIp,
 )
 from sipha.errors import ConfigError
+from sipha.journal import Level
 from sipha.nat import detection
 from sipha.toml import Section, convert, parse, read
 from sipha.vip.messages import SOCKET
@@ -431,7 +432,7 @@ class Log(Section, frozen=True):
 
     live: ClassVar[frozenset[str]] = frozenset({"level", "registers"})
 
-    level: Literal["debug", "info", "warn", "error", "critical"] = "info"
+    level: Level = "info"
     format: Literal["auto", "text", "journal", "json"] = "auto"
     registers: bool = False
 

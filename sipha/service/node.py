@@ -131,6 +131,7 @@ class Node(MultiService):
             self.events,
             self.access,
             Tracing(self.sip.taps, self._domains, time.time),
+            self._log,
         )
         self.view = View(reactor, configuration, self.parts, life)
         metrics = MetricRoutes(Metrics(self.view))

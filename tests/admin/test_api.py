@@ -608,6 +608,13 @@ class TestNodes:
         assert spy.bodies == []
 
 
+def test_level_of_the_log_is_shown_and_set(console: Console) -> None:
+    assert console.ask("GET", "/v1/log-level").json == {"level": "info"}
+    assert console.ask("PUT", "/v1/log-level", {"level": "debug"}).json == {"level": "debug"}
+    assert console.node.level == "debug"
+    assert console.ask("PUT", "/v1/log-level", {"level": "verbose"}).status == 422
+
+
 def test_reload_says_what_has_changed_or_why_it_was_refused(console: Console) -> None:
     loaded = {"file": "/etc/sipha/sipha.toml", "generation": 2, "changed": ["sip.port", "domains"]}
     assert console.ask("POST", "/v1/reload", {}).json == loaded
