@@ -6,11 +6,13 @@ it was asked. Each route says what role it is for (admin/route.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha256
 from hmac import compare_digest
+from types import MappingProxyType
 from typing import NamedTuple
 
 from twisted.web.server import Request
@@ -25,6 +27,12 @@ FORWARDED_BY = "Sipha-Forwarded-By"
 FORWARDED_FOR = "Sipha-Forwarded-For"
 FORWARDED_ROLE = "Sipha-Forwarded-Role"
 """Who asked that node, and in which role; it is believed if its certificate is a member's."""
+
+REFUSED: Mapping[int, str] = MappingProxyType({401: "unknown", 403: "forbidden", 413: "too_large", 429: "too_often"})
+"""The statuses of what is refused for who asks, or for how much: the reasons that it is counted under."""
+
+CONNECTION = "connection"
+"""The reason that a connection is counted under which was closed before anything was asked."""
 
 _CHALLENGE = 'Bearer realm="sipha"'
 
@@ -74,7 +82,7 @@ class Access:
 
     `tokens` and `clients` (by a name in their certificate) may be replaced at any time. `certificates` are those by
     which the admin knows who is at the other end, None without TLS. `certified_name` says which name the certificate
-    of a member of the cluster bears, and None of who isn't one.
+    of a member of the cluster bears, and None of who isn't one. `refused` counts who may not, by reason.
     """
 
     def __init__(
@@ -88,6 +96,7 @@ class Access:
         self.clients = tuple(clients)
         self._certificates = certificates
         self._certified_name = certified_name
+        self.refused = Counter(dict.fromkeys((*REFUSED.values(), CONNECTION), 0))
 
     def identify(self, request: Request) -> Caller:
         """Return who sent the request; raises Refusal."""

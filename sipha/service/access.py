@@ -68,6 +68,10 @@ class AdminAccess:
         except ValueError as error:
             raise ConfigError(f"admin.{error}") from error
 
+    def counted(self) -> dict[str, int]:
+        """How much was refused, by counter."""
+        return {f"admin_refused_{reason}": count for reason, count in self.access.refused.items()}
+
     def alarms(self) -> Iterator[str]:
         """What an operator must know of the admin's certificate."""
         certificates = self.certificates

@@ -135,6 +135,7 @@ class View:
                 **self._sip.counters(),
                 **self._keepalive.counted(),
                 **self._events.counters,
+                **self._access.counted(),
             },
             peers=tuple(
                 PeerStatus(

@@ -169,6 +169,8 @@ def test_who_has_a_token_is_served_in_its_role(secured: Alone, ask: Ask) -> None
     assert ask(Authorization="Bearer sipha_ro").status == 200
     refused = ask("/v1/transfer", {}, Authorization="Bearer sipha_ro")
     assert (refused.status, fault(refused)) == (403, "this needs the role operate, and read has read")
+    counters = secured.node.view.status().counters
+    assert (counters["admin_refused_unknown"], counters["admin_refused_forbidden"]) == (1, 1)
 
 
 def test_operator_is_known_by_certificate(secured: Alone, ask: Ask, site: Site) -> None:
