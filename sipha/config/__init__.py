@@ -94,6 +94,7 @@ class Cluster(Section, frozen=True):
     certificate: FilePath = FilePath()
     key: FilePath = FilePath()
     plaintext: bool = False
+    admin_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     durability: Literal["fsync", "os"] = "fsync"
     priority: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 100
     witness: bool = False
@@ -114,6 +115,10 @@ class Cluster(Section, frozen=True):
         _refuse_repeats("peers", "name", (peer.name for peer in self.peers))
         _refuse_repeats("peers", "address", (peer.address for peer in self.peers))
         self._check_encryption()
+        if self.admin_port and not self.encrypted:
+            raise ValueError("admin_port: is of use only with ca, certificate and key")
+        if self.admin_port == self.listen.address[1]:
+            raise ValueError(f"admin_port: {self.admin_port} is the port of listen; write another")
 
     def _check_encryption(self) -> None:
         """Check that the nodes know each other by certificates, or are all on this machine."""

@@ -186,7 +186,7 @@ class View:
     def leader_admin(self) -> str | None:
         """Return the admin URL of the node that leads, or None if it is this one or unknown."""
         leader = self._replica.leader
-        return None if leader is None else self._admins.get(leader)
+        return None if leader is None else self._admins.get(leader) or self._access.url(leader)
 
     def cluster_time(self) -> float:
         """Return the cluster time now, in seconds."""

@@ -601,7 +601,9 @@ class TestNodes:
         follower.node.leader_url = None
         reply = follower.ask("POST", "/v1/transfer", {})
         assert reply.status == 409
-        assert reply.fault.startswith("b leads, and no [[cluster.peers]] says here where its admin is")
+        assert reply.fault.startswith(
+            "b leads, and neither cluster.admin_port nor its admin in [[cluster.peers]] says here"
+        )
 
     def test_follower_refuses_wrong_bodies_itself(self, follower: Console, spy: _Spy) -> None:
         assert follower.ask("POST", "/v1/nodes", {"name": "n4"}).status == 422
