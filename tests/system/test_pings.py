@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +17,7 @@ from sipha.sip.message import Request, response_to
 from sipha.sip.parser import StreamParser, parse
 from sipha.state.entries import SCHEMA
 from tests.system.conftest import agree, bindings, wait_until
-from tests.system.nodes import quick, restore, siphactl
+from tests.system.nodes import quick, restore, siphactl, started
 from tests.system.ua import UserAgent
 
 pytestmark = pytest.mark.system
@@ -94,15 +91,9 @@ class Phone:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with Path(tempfile.gettempdir(), "sipha-ping-tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        cluster = Sandbox(tmp_path_factory.mktemp("pings"), prefix=PREFIX, extra=NAT)
-        try:
-            cluster.start()
-            cluster.add_accounts({user: f"{user}-secret" for user in USERS})
-            yield cluster
-        finally:
-            cluster.stop()
+    cluster = Sandbox(tmp_path_factory.mktemp("pings"), prefix=PREFIX, extra=NAT)
+    with started(cluster, *USERS):
+        yield cluster
 
 
 @pytest.fixture
