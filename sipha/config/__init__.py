@@ -480,6 +480,10 @@ class Config(Section, frozen=True):
         names = [name for domain in self.domains for name in (domain.name, *domain.aliases)]
         _refuse_repeats("domains", "name or alias", names)
         _refuse_repeats("peers", "name", (peer.name for peer in self.peers))
+        if self.admin.listen.address == (self.cluster.listen.address[0], self.cluster.admin_port):
+            raise ValueError(
+                f"admin.listen: {str(self.admin.listen)!r} is taken by cluster.admin_port; write another port"
+            )
         for peer in self.cluster.peers:
             if peer.name == self.node.name:
                 raise ValueError(f"cluster.peers: {str(peer.name)!r} is this node itself; list only the other nodes")

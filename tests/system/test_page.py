@@ -167,6 +167,7 @@ def test_operator_finds_phone_whose_user_agent_is_hostile(cluster: Sandbox, page
     facts = page.text("#phone-bindings")
     assert f"seen at {PREFIX}.151:" in facts
     assert "takes itself to be at 10.1.2.3:5062" in facts
+    assert "none answered yet" in facts, "the phone doesn't answer pings"
     assert HOSTILE in facts
     assert HOSTILE in page.text("#history")
     assert page.count("img, body script") == 0, "what a stranger writes is text"

@@ -9,7 +9,7 @@ const MAX_LOOKS = 25; // short pages in a row, of 20,000 AORs each, until the op
 
 let search = null; // what is looked for, and where the next page begins
 let open = null; // the AOR that is shown
-let status = { time: 0, leading: false, leader: null }; // of the node, as of its last answer
+let status = { time: 0 }; // of the node, as of its last answer
 
 export function keep(latest) {
   status = latest;
@@ -124,7 +124,7 @@ function nat(binding) {
 function ping({ answered, behind_nat: pinged }) {
   if (answered !== null) return `answered, ${span(answered)} ago`;
   if (!pinged) return "";
-  return status.leading ? `none answered since ${status.node} has led` : `${status.leader ?? "who leads"} knows: look there`;
+  return status.leading ? "none answered yet" : `${status.leader ?? "who leads"} knows: look there`;
 }
 
 function card(binding, events) {
