@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 BUILD_PACKAGES := python3-venv
 LOAD_PACKAGES := gcc libc6-dev libssl-dev
 TEST_PACKAGES := sip-tester sipsak baresip-core iproute2 nftables libfaketime keepalived curl $(LOAD_PACKAGES)
-LONG_PACKAGES := mariadb-server postgresql
+LONG_PACKAGES := mariadb-server postgresql sngrep tshark
 BENCH_PACKAGES := util-linux $(LOAD_PACKAGES)
 DEB_PACKAGES := bash-completion build-essential debhelper dh-virtualenv lintian \
     python3-build python3-setuptools python3-venv python3-wheel

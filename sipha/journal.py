@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Literal
 
 from twisted.logger import FileLogObserver, LogEvent, LogLevel, eventAsText
+
+Level = Literal["debug", "info", "warn", "error", "critical"]
+"""The names of the levels of twisted.logger, which the journal's priorities stand for."""
 
 _PRIORITIES = {
     LogLevel.debug: 7,

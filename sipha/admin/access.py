@@ -6,18 +6,20 @@ it was asked. Each route says what role it is for (admin/route.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha256
 from hmac import compare_digest
+from types import MappingProxyType
 from typing import NamedTuple
 
 from twisted.web.server import Request
 from zope.interface import Interface, implementer
 
 from sipha.admin.messages import Refusal
-from sipha.admin.tls import AdminCertificates, shown_by
+from sipha.admin.tls import AdminCertificates, Loaded, Shown, shown_by
 
 FORWARDED_BY = "Sipha-Forwarded-By"
 """The header that bears the name of the node that forwarded a request; such a request isn't forwarded again."""
@@ -25,6 +27,12 @@ FORWARDED_BY = "Sipha-Forwarded-By"
 FORWARDED_FOR = "Sipha-Forwarded-For"
 FORWARDED_ROLE = "Sipha-Forwarded-Role"
 """Who asked that node, and in which role; it is believed if its certificate is a member's."""
+
+REFUSED: Mapping[int, str] = MappingProxyType({401: "unknown", 403: "forbidden", 413: "too_large", 429: "too_often"})
+"""The statuses of what is refused for who asks, or for how much: the reasons that it is counted under."""
+
+CONNECTION = "connection"
+"""The reason that a connection is counted under which was closed before anything was asked."""
 
 _CHALLENGE = 'Bearer realm="sipha"'
 
@@ -74,7 +82,7 @@ class Access:
 
     `tokens` and `clients` (by a name in their certificate) may be replaced at any time. `certificates` are those by
     which the admin knows who is at the other end, None without TLS. `certified_name` says which name the certificate
-    of a member of the cluster bears, and None of who isn't one.
+    of a member of the cluster bears, and None of who isn't one. `refused` counts who may not, by reason.
     """
 
     def __init__(
@@ -88,6 +96,7 @@ class Access:
         self.clients = tuple(clients)
         self._certificates = certificates
         self._certified_name = certified_name
+        self.refused = Counter(dict.fromkeys((*REFUSED.values(), CONNECTION), 0))
 
     def identify(self, request: Request) -> Caller:
         """Return who sent the request; raises Refusal."""
@@ -100,14 +109,17 @@ class Access:
         shown = None if trusted is None else shown_by(request)
         if trusted is None or shown is None:
             raise _unknown("say who you are: send Authorization: Bearer and a token, or show a client certificate")
-        node = _header(request, FORWARDED_BY)
-        if shown.authority in trusted.nodes and self._certified_name(node) in shown.names:
+        if self._is_node(request, trusted, shown):
             return _forwarded(request)
         if shown.authority in trusted.clients:
             for client in self.clients:
                 if client.name in shown.names:
                     return client
         raise Refusal(403, f"the certificate of {', '.join(sorted(shown.names)) or 'nobody'} has no role here")
+
+    def _is_node(self, request: Request, trusted: Loaded, shown: Shown) -> bool:
+        """Return True if the certificate is that of the member which the request says it comes from."""
+        return shown.authority in trusted.nodes and self._certified_name(_header(request, FORWARDED_BY)) in shown.names
 
     def _bearer(self, authorization: bytes) -> Caller:
         scheme, _, token = (part.strip() for part in authorization.partition(b" "))
@@ -119,6 +131,21 @@ class Access:
         if not callers:
             raise _unknown("the token is none of this node's", ', error="invalid_token"')
         return callers[0]
+
+
+class NodeAccess(Access):
+    """Who may ask where nodes ask each other: another node, in the name of whom it speaks for, and nobody else."""
+
+    def __init__(self, certificates: AdminCertificates, certified_name: Callable[[str], str | None]) -> None:
+        super().__init__(certificates=certificates, certified_name=certified_name)
+        self._trusted = certificates
+
+    def identify(self, request: Request) -> Caller:
+        """Return for whom the node speaks that sent the request; raises Refusal."""
+        shown = shown_by(request)
+        if shown is None or not self._is_node(request, self._trusted.loaded, shown):
+            raise Refusal(403, "only the other nodes of the cluster are served here")
+        return _forwarded(request)
 
 
 def caller_of(request: Request) -> Caller:

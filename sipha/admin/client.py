@@ -37,6 +37,7 @@ from sipha.admin.views import (
     Duty,
     FaultReply,
     Leader,
+    LogLevel,
     NewAccount,
     NewNode,
     Nodes,
@@ -57,6 +58,7 @@ from sipha.admin.views import (
 )
 from sipha.errors import SiphaError
 from sipha.events.event import AnyEvent
+from sipha.journal import Level
 
 DEADLINE = 10.0
 """Seconds that a node has for its answer."""
@@ -250,6 +252,14 @@ class AdminClient:
     async def reload(self) -> Reloaded:
         """Have the node load its configuration file again; Refused with 409 if it can't run under that."""
         return await self._request("POST", "/v1/reload", Reloaded, body=Reload(), deadline=RELOAD_DEADLINE)
+
+    async def log_level(self) -> LogLevel:
+        """The level of the node's log."""
+        return await self._request("GET", "/v1/log-level", LogLevel)
+
+    async def set_log_level(self, level: Level) -> LogLevel:
+        """Give the node's log another level until its configuration is loaded again."""
+        return await self._request("PUT", "/v1/log-level", LogLevel, body=LogLevel(level))
 
     async def history(self, aor: str, cursor: str = "", limit: int = 1000) -> History:
         """What has become of an AOR, the latest first; Refused with 404 if the node keeps no history."""

@@ -63,8 +63,8 @@ def members(found: Iterable[NodeView]) -> None:
 
 
 def bindings(page: Iterable[BindingView], *, header: bool = True) -> None:
-    """Print a table of bindings: where each is, and for how long."""
-    heads = ("AOR", "contact", "expires", "q", "received", "NAT", "socket", "user agent")
+    """Print a table of bindings: where each is, for how long, and when it last answered a ping, as the leader knows."""
+    heads = ("AOR", "contact", "expires", "q", "received", "NAT", "answered", "socket", "user agent")
     rows = (
         (
             one.aor,
@@ -73,6 +73,7 @@ def bindings(page: Iterable[BindingView], *, header: bool = True) -> None:
             _q(one),
             one.received,
             "yes" if one.behind_nat else "",
+            _answered(one),
             one.socket,
             one.user_agent,
         )
@@ -120,6 +121,7 @@ def details(found: Sequence[BindingView]) -> None:
             ("CSeq", str(one.cseq)),
             ("User-Agent", one.user_agent),
             ("Received", f"{one.received}, behind NAT" if one.behind_nat else one.received),
+            ("Answered", f"a ping of {_answered(one)}" if _answered(one) else ""),
             ("Socket", one.socket),
             ("Flow", one.flow),
             ("Path", ", ".join(one.path)),
@@ -229,6 +231,10 @@ def _lease(status: Status) -> str:
 
 def _q(binding: BindingView) -> str:
     return "" if binding.q is None else f"{binding.q:g}"
+
+
+def _answered(binding: BindingView) -> str:
+    return "" if binding.answered is None else f"{binding.answered} s ago"
 
 
 def printable(text: str) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sipha.errors import Unavailable
     from sipha.events.feed import Feed
     from sipha.events.history import Page
+    from sipha.journal import Level
     from sipha.state.accounts import Account
     from sipha.state.binding import Binding
     from sipha.state.entries import Record
@@ -70,8 +71,11 @@ class INode(Interface):
     def log() -> LogView:
         """Where the log is."""
 
-    def log_level() -> str:
-        """The level of the process's log, as the configuration has it."""
+    def log_level() -> Level:
+        """The level of the process's log, below which it shows nothing."""
+
+    def set_log_level(level: Level) -> None:
+        """Give the process's log another level until the configuration is loaded again, and say so in it."""
 
     def entries(end: int, limit: int) -> Sequence[EntryView]:
         """Up to `limit` entries before index `end` that are in memory, newest first, and no more than 64 KiB or one."""
@@ -84,6 +88,12 @@ class INode(Interface):
 
     def bindings(aor: str) -> Sequence[Binding]:
         """The unexpired bindings of an AOR."""
+
+    def last_answered(binding: Binding) -> int | None:
+        """The cluster time in ms at which the last ping was sent that a phone has answered; None if it isn't known.
+
+        Who leads knows it, and nobody else: since it began to, and once a phone has answered.
+        """
 
     def accounts(after: str, limit: int) -> Sequence[Account]:
         """The first `limit` accounts after an identity `username@domain`, in the order of their identities."""

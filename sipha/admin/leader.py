@@ -63,7 +63,8 @@ class Leader:
         if url is None:
             raise Refusal(
                 409,
-                f"{status.leader} leads, and no [[cluster.peers]] says here where its admin is: ask that node itself",
+                f"{status.leader} leads, and neither cluster.admin_port nor its admin in [[cluster.peers]] says here "
+                "where it takes what is handed on: ask that node itself",
             )
         try:
             answer = await exchange(

@@ -17,7 +17,7 @@ from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 
-from sipha.admin.access import NOBODY, Access, ICaller
+from sipha.admin.access import CONNECTION, NOBODY, REFUSED, Access, ICaller
 from sipha.admin.limits import Rates
 from sipha.admin.messages import Refusal, refuse
 
@@ -138,6 +138,7 @@ def _size(request: Request) -> int:
 class BoundedRequest(Request):
     """A request that keeps no more of its body than it may have, and hangs up on one that goes on and on."""
 
+    channel: Channel
     _received = 0
 
     def handleContentChunk(self, data: bytes) -> None:
@@ -147,6 +148,8 @@ class BoundedRequest(Request):
             super().handleContentChunk(data)
         self._received += len(data)
         if self._received > _MAX_FORGOTTEN:
+            self.code = 413  # which nobody reads any more
+            self.channel.site.log(self)
             self.channel.loseConnection()
 
 
@@ -208,22 +211,27 @@ class AdminSite(Site):
         *,
         open_paths: frozenset[bytes] = frozenset(),
     ) -> None:
-        front = Front(reactor, api, host, Access() if access is None else access, Rates(rate), open_paths=open_paths)
+        self._access = Access() if access is None else access
+        front = Front(reactor, api, host, self._access, Rates(rate), open_paths=open_paths)
         super().__init__(front, timeout=PATIENCE, reactor=reactor)
         self._rates = Rates(2 * rate)
         self._channels: dict[Channel, None] = {}  # in the order in which they came
 
     def admit(self, channel: Channel) -> bool:
         """Return False if there is no place for a new connection."""
-        if self._rates.take(channel.transport.getPeer().host, self.reactor.seconds()):
+        if self._rates.take(channel.transport.getPeer().host, self.reactor.seconds()) or not self._make_place():
+            self._access.refused[CONNECTION] += 1
             return False
+        self._channels[channel] = None
+        return True
+
+    def _make_place(self) -> bool:
         if len(self._channels) >= MAX_CONNECTIONS:
             waiting = next((channel for channel in self._channels if not channel.answering), None)
             if waiting is None:
                 return False
             del self._channels[waiting]
             waiting.transport.abortConnection()
-        self._channels[channel] = None
         return True
 
     def gone(self, channel: Channel) -> None:
@@ -235,4 +243,6 @@ class AdminSite(Site):
         return [b"http/1.1"]
 
     def log(self, request: HTTPRequest) -> None:
-        """Keep quiet: siphactl and monitors ask every few seconds."""
+        """Count what was refused, and say nothing: siphactl and monitors ask every few seconds."""
+        if request.code in REFUSED:
+            self._access.refused[REFUSED[request.code]] += 1

@@ -106,19 +106,27 @@ class Verification:
     """Verifies a server by the host in its URL, and shows it a certificate, if there is one.
 
     `authorities` are files, in PEM, of those that are trusted; if there are none, the system's are. `identity` is the
-    certificate and its key. All are read for each connection; one fails with ConfigError if they can't be.
+    certificate and its key. All are read for each connection; one fails with ConfigError if they can't be. `called` may
+    say by which name who is at a host and port is known instead.
     """
 
-    def __init__(self, authorities: Sequence[Path] = (), identity: tuple[Path, Path] | None = None) -> None:
+    def __init__(
+        self,
+        authorities: Sequence[Path] = (),
+        identity: tuple[Path, Path] | None = None,
+        called: Callable[[str, int], str | None] = lambda *_: None,
+    ) -> None:
         self._authorities = authorities
         self._identity = identity
+        self._called = called
 
-    def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:  # noqa: ARG002
+    def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
         """See IPolicyForHTTPS."""
+        host = hostname.decode("ascii")
         trusted = [certificate for path in self._authorities for certificate in read_certificates(path)]
         own = {} if self._identity is None else read_identity(*self._identity).options()
         return optionsForClientTLS(
-            hostname.decode("ascii"),
+            self._called(host, port) or host,
             trustRoot=trusting(trusted) if self._authorities else platformTrust(),
             extraCertificateOptions=own,
         )

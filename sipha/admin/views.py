@@ -6,6 +6,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from sipha.journal import Level
 from sipha.sip.digest import ha1
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
@@ -55,6 +56,12 @@ class Reloaded(msgspec.Struct, frozen=True):
 
 class Reload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The configuration is to be loaded again."""
+
+
+class LogLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the log of the process shows: what is of this level or above it."""
+
+    level: Level
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -204,7 +211,11 @@ class SettingValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BindingView(msgspec.Struct, frozen=True):
-    """A binding; `expires` is in seconds from now, `q` from 0 to 1 or None, `last_modified` in ms of cluster time."""
+    """A binding; `expires` is in seconds from now, `q` from 0 to 1 or None, `last_modified` in ms of cluster time.
+
+    `answered` is how many seconds ago the ping was sent that the phone answered last; None if the node that was asked
+    doesn't know: who leads does, and has to hear an answer first.
+    """
 
     aor: str
     contact: str
@@ -228,6 +239,7 @@ class BindingView(msgspec.Struct, frozen=True):
     kv_store: str
     contact_id: str
     last_modified: int
+    answered: int | None = None
 
 
 class Bindings(msgspec.Struct, frozen=True):
@@ -327,8 +339,8 @@ class FaultReply(msgspec.Struct, frozen=True):
     error: Fault
 
 
-def binding_view(binding: Binding, now: float) -> BindingView:
-    """Show a binding at a cluster time in seconds."""
+def binding_view(binding: Binding, now: float, last_answered: int | None = None) -> BindingView:
+    """Show a binding at a cluster time in seconds; `last_answered`, in ms of it, is what is known of its pings."""
     return BindingView(
         aor=binding.aor,
         contact=_text(binding.contact),
@@ -353,6 +365,7 @@ def binding_view(binding: Binding, now: float) -> BindingView:
         # 64 bits are more than a number in JavaScript holds.
         contact_id=f"{binding.contact_id:016x}",
         last_modified=binding.last_modified,
+        answered=None if last_answered is None else max(int(now - last_answered / 1000), 0),
     )
 
 

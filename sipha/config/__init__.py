@@ -30,6 +30,7 @@ from sipha.config.texts import (
     VirtualIp,
 )
 from sipha.errors import ConfigError
+from sipha.journal import Level
 from sipha.nat import detection
 from sipha.toml import Section, convert, parse, read
 from sipha.vip.messages import SOCKET
@@ -93,6 +94,7 @@ class Cluster(Section, frozen=True):
     certificate: FilePath = FilePath()
     key: FilePath = FilePath()
     plaintext: bool = False
+    admin_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     durability: Literal["fsync", "os"] = "fsync"
     priority: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 100
     witness: bool = False
@@ -113,6 +115,10 @@ class Cluster(Section, frozen=True):
         _refuse_repeats("peers", "name", (peer.name for peer in self.peers))
         _refuse_repeats("peers", "address", (peer.address for peer in self.peers))
         self._check_encryption()
+        if self.admin_port and not self.encrypted:
+            raise ValueError("admin_port: is of use only with ca, certificate and key")
+        if self.admin_port == self.listen.address[1]:
+            raise ValueError(f"admin_port: {self.admin_port} is the port of listen; write another")
 
     def _check_encryption(self) -> None:
         """Check that the nodes know each other by certificates, or are all on this machine."""
@@ -431,7 +437,7 @@ class Log(Section, frozen=True):
 
     live: ClassVar[frozenset[str]] = frozenset({"level", "registers"})
 
-    level: Literal["debug", "info", "warn", "error", "critical"] = "info"
+    level: Level = "info"
     format: Literal["auto", "text", "journal", "json"] = "auto"
     registers: bool = False
 
@@ -474,6 +480,10 @@ class Config(Section, frozen=True):
         names = [name for domain in self.domains for name in (domain.name, *domain.aliases)]
         _refuse_repeats("domains", "name or alias", names)
         _refuse_repeats("peers", "name", (peer.name for peer in self.peers))
+        if self.admin.listen.address == (self.cluster.listen.address[0], self.cluster.admin_port):
+            raise ValueError(
+                f"admin.listen: {str(self.admin.listen)!r} is taken by cluster.admin_port; write another port"
+            )
         for peer in self.cluster.peers:
             if peer.name == self.node.name:
                 raise ValueError(f"cluster.peers: {str(peer.name)!r} is this node itself; list only the other nodes")

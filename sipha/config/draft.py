@@ -16,6 +16,9 @@ EXAMPLE = Config(Node(NodeName("a")), (Domain(DomainName("sipha.test")),))
 CERTIFICATES = {"ca": "ca.pem", "certificate": "cert.pem", "key": "key.pem"}
 """The files of a node's certificate, by the key that names each, as `siphactl ca` calls them."""
 
+ADMIN_PORT = 7001
+"""Where nodes that know each other by certificates hand on what only the leader can do."""
+
 _HEAD = """\
 # sipha: the configuration of node {name}, as siphactl init has written it.
 #
@@ -59,6 +62,7 @@ class Draft:
             yield "# With these the nodes know each other (docs/cluster-tls.md)."
             for key, file in CERTIFICATES.items():
                 yield _line(key, str(self.certificates / file))
+            yield _line("admin_port", ADMIN_PORT, "where other nodes hand on what only who leads can do")
         elif self.peers:
             yield "plaintext = true                # the nodes talk in the clear: they are all on this machine"
         yield ""
@@ -85,7 +89,7 @@ class Draft:
         yield ""
 
 
-def _line(key: str, value: str, meaning: str = "") -> str:
+def _line(key: str, value: str | int, meaning: str = "") -> str:
     # JSON's strings are TOML's, too.
     line = f"{key} = {json.dumps(value)}"
     return f"{line:<31} # {meaning}" if meaning else line

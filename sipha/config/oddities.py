@@ -41,6 +41,12 @@ def _of_the_cluster(cluster: Cluster) -> Iterator[str]:
         yield (
             f"cluster.peers: {nodes} nodes bear no greater loss than {nodes - 1} do; add one, which may be a witness"
         )
+    strangers = [str(peer.name) for peer in cluster.peers if not peer.admin]
+    if strangers and not cluster.admin_port:
+        yield (
+            f"cluster.admin_port: without it, or an admin of {', '.join(strangers)} in cluster.peers, what only the "
+            "leader can do must be asked of that node itself"
+        )
     if cluster.witness and cluster.priority:
         yield f"cluster.priority: {cluster.priority} counts for nothing with witness = true"
 

@@ -16,7 +16,7 @@ from sipha.ctl.accounts import user
 from sipha.ctl.backup import backup
 from sipha.ctl.bindings import bindings, export, rm, show
 from sipha.ctl.ca import ca
-from sipha.ctl.configuration import check, reload
+from sipha.ctl.configuration import check, log_level, reload
 from sipha.ctl.drill import drill
 from sipha.ctl.events import events, history
 from sipha.ctl.imports import import_
@@ -63,6 +63,7 @@ for command in (
     backup,
     check,
     reload,
+    log_level,
     import_,
     init,
     join,

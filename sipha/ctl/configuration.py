@@ -1,10 +1,11 @@
-"""`siphactl check` and `reload`: what is wrong with a configuration file, and have a node run under it."""
+"""`siphactl check`, `reload` and `log-level`: what is wrong with a configuration file, and how a node is to run."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -18,6 +19,7 @@ from sipha.config import Config
 from sipha.config.oddities import oddities
 from sipha.ctl.session import Session, json_option, options
 from sipha.errors import ConfigError
+from sipha.journal import Level
 
 
 @click.command()
@@ -57,6 +59,20 @@ def reload(session: Session) -> None:
         done = await client.reload()
         changed = f"changed {', '.join(done.changed)}" if done.changed else "nothing has changed"
         session.answer(done, f"loaded {done.file}: {changed}")
+
+    session.ask(command)
+
+
+@click.command("log-level")
+@click.argument("level", type=click.Choice(get_args(Level)), required=False)
+@options
+@click.pass_obj
+def log_level(session: Session, level: Level | None) -> None:
+    """Say what the log of a node shows, or have it show more or less until its configuration is loaded again."""
+
+    async def command(client: AdminClient) -> None:
+        found = await (client.log_level() if level is None else client.set_log_level(level))
+        session.answer(found, f"the log shows {found.level} and above")
 
     session.ask(command)
 

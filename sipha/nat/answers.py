@@ -8,9 +8,13 @@ from typing import NamedTuple
 
 
 class Awaited(NamedTuple):
-    """A ping that waits: sent in a slot for a binding as it was then, to the phone itself or to the edge before it."""
+    """A ping that waits: sent in a slot for a binding as it was then, to the phone itself or to the edge before it.
+
+    `remainder` is that of the binding's own slots, of which `sent` isn't one if it was late.
+    """
 
     sent: int
+    remainder: int
     aor: str
     contact_id: int
     version: int

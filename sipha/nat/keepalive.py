@@ -157,6 +157,13 @@ class Keepalive(Service):
         """The counters, by name."""
         return {f"pings_{name}": getattr(self.counters, name) for name in self.counters.__slots__}
 
+    def last_answered(self, binding: Binding) -> int | None:
+        """The cluster time in ms at which the last ping was sent that a binding answered within the timeout.
+
+        None if that isn't known: it has answered none since this node began to ping, which only the leader does.
+        """
+        return self._schedule.last_answered(binding.aor, binding.contact_id) if self.running else None
+
     # Life
 
     def startService(self) -> None:
@@ -270,11 +277,13 @@ class Keepalive(Service):
         for binding in self._machine.location.bindings(aor, now):
             if schedule.remainder(aor, binding.contact_id) == remainder and self._is_in_scope(binding):
                 found = True
-                self._ping_one(binding, now // SLOT, transport, tokens)
+                self._ping_one(aor, binding, remainder, now // SLOT, transport, tokens)
         if not found:
             schedule.discard(aor, slot)
 
-    def _ping_one(self, binding: Binding, sent: int, transport: IPingTransport, tokens: Tokens) -> None:
+    def _ping_one(  # noqa: PLR0917  one caller
+        self, aor: str, binding: Binding, remainder: int, sent: int, transport: IPingTransport, tokens: Tokens
+    ) -> None:
         path = path_of(binding, transport) if binding.path else ()
         flow = self._flow(binding, path, transport)
         if flow is None or (flow.reliable and not flow.connection and not path):
@@ -284,7 +293,8 @@ class Keepalive(Service):
             via = f"SIP/2.0/{flow.transport} {transport.sent_by(flow)}"
             data = options(binding.request_uri, via, path, self._settings.sender, token)
             if self._send(data, flow, transport):
-                ping = Awaited(sent, binding.aor, binding.contact_id, binding.version, bool(path))
+                # The schedule's own text has its hash already, for when the answer comes.
+                ping = Awaited(sent, remainder, aor, binding.contact_id, binding.version, bool(path))
                 self._answers.await_(token, ping)
         elif not path:
             self._send(DOUBLE_CRLF if flow.reliable else ZEROS, flow, transport)
@@ -353,6 +363,7 @@ class Keepalive(Service):
         if not (ping.to_edge and _tells_nothing(status)):
             self.counters.answered += 1
             self._answers.came(token)
+            self._schedule.answered(ping.aor, ping.remainder, ping.sent)
         return True
 
     def _answered_late(self, token: str, status: int) -> bool:

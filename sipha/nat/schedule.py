@@ -20,14 +20,16 @@ _FREED = 50
 
 
 class Schedule:
-    """The AORs by their bindings' slots; `interval` and all times are in ms of cluster time.
+    """The AORs by their bindings' slots, with what they answered last; all times are in ms of cluster time.
 
-    It goes on from `since`, up to where an earlier leader is known to have pinged, but from less than an interval ago.
+    Each binding has one slot in an `interval`. It goes on from `since`, up to where an earlier leader is known to have
+    pinged, but from less than an interval ago.
     """
 
     def __init__(self, interval: int, since: int, now: int) -> None:
         self.slots = max(interval // SLOT, 1)
-        self._aors: list[dict[str, None]] = [{} for _ in range(self.slots)]
+        # To each AOR the slot in which the last ping was sent that it answered, None yet.
+        self._aors: list[dict[str, int | None]] = [{} for _ in range(self.slots)]
         self._next = since // SLOT
         self._rest: list[str] = []  # of the slot before _next
         self._keep_up(now)
@@ -43,7 +45,19 @@ class Schedule:
 
     def add(self, aor: str, contact_id: int) -> None:
         """Let a binding have its slots."""
-        self._aors[self.remainder(aor, contact_id)][aor] = None
+        self._aors[self.remainder(aor, contact_id)].setdefault(aor)
+
+    def answered(self, aor: str, remainder: int, slot: int) -> None:
+        """The ping that a binding of this remainder was sent in a slot has been answered."""
+        self._aors[remainder][aor] = slot
+
+    def last_answered(self, aor: str, contact_id: int) -> int | None:
+        """When the last ping was sent that a binding has answered; None if it hasn't yet.
+
+        Bindings of one AOR that have their slots in common, one pair in `slots`, have this in common, too.
+        """
+        slot = self._aors[self.remainder(aor, contact_id)].get(aor)
+        return None if slot is None else slot * SLOT
 
     def discard(self, aor: str, slot: int) -> None:
         """Let no binding of an AOR have this slot any more."""

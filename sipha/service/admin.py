@@ -17,6 +17,7 @@ from sipha.admin.api import Api
 from sipha.admin.interfaces import INode
 from sipha.admin.route import Group
 from sipha.admin.site import AdminSite
+from sipha.admin.tls import AdminCertificates
 from sipha.auth.domain import Domains
 from sipha.cluster.tls import TlsFactory
 from sipha.errors import ConfigError
@@ -30,14 +31,15 @@ class AdminService(Service):
     def __init__(
         self,
         reactor: Any,
-        settings: config.Admin,
+        configuration: config.Config,
         node: INode,
         domains: Domains,
         security: AdminAccess,
         *more: Group,
     ) -> None:
         self._reactor = reactor
-        self._settings = settings
+        self._settings = configuration.admin
+        self._for_nodes = configuration.cluster.listen.address[0], configuration.cluster.admin_port
         self._security = security
         http = treq.client.HTTPClient(Agent(reactor, security.verification, connectTimeout=2.0))
         api = Api(reactor, node, domains, http, *more)
@@ -45,8 +47,12 @@ class AdminService(Service):
         self._ports: dict[Address, IListeningPort] = {}
 
     def startService(self) -> None:
-        """Listen; raises ConfigError if the address can't be had."""
+        """Listen; raises ConfigError if an address can't be had."""
         self.listen(self._settings)
+        access, certificates = self._security.node_access, self._security.node_certificates
+        if access is not None:
+            site = AdminSite(self._reactor, self._api, self._for_nodes[0], access, self._settings.rate)
+            self._open("cluster.admin_port", self._for_nodes, site, certificates)
         super().startService()
 
     def stopService(self) -> Deferred[Any]:
@@ -59,16 +65,18 @@ class AdminService(Service):
         host, port = new.listen.address
         if (host, port) in self._ports:
             return
-        certificates = self._security.certificates
         site = AdminSite(self._reactor, self._api, host, self._security.access, new.rate, open_paths=self._open_paths)
+        self._open("admin.listen", (host, port), site, self._security.certificates)
+
+    def _open(self, key: str, address: Address, site: AdminSite, certificates: AdminCertificates | None) -> None:
+        host, port = address
         factory: IProtocolFactory = (
             site if certificates is None else TlsFactory(certificates, False, site, self._reactor)
         )
         try:
-            opened = self._reactor.listenTCP(port, factory, interface=host)
+            self._ports[address] = self._reactor.listenTCP(port, factory, interface=host)
         except CannotListenError as error:
-            raise ConfigError(f"admin.listen: can't listen on {host} port {port}: {error.socketError}") from error
-        self._ports[host, port] = opened
+            raise ConfigError(f"{key}: can't listen on {host} port {port}: {error.socketError}") from error
 
     def adopt(self, new: config.Admin) -> None:
         """Go by other settings."""
@@ -76,7 +84,7 @@ class AdminService(Service):
 
     def settle(self) -> None:
         """Listen no more where the settings don't say; requests that have come there are answered."""
-        self._retire((self._settings.listen.address,))
+        self._retire((self._settings.listen.address, self._for_nodes))
 
     def _retire(self, keep: Collection[Address]) -> Deferred[Any]:
         retired = [self._ports.pop(address) for address in self._ports.keys() - set(keep)]

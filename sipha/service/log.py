@@ -10,6 +10,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import (
     FilteringLogObserver,
     ILogObserver,
+    Logger,
     LogLevel,
     LogLevelFilterPredicate,
     LogPublisher,
@@ -17,6 +18,7 @@ from twisted.logger import (
 )
 
 from sipha import config
+from sipha.journal import Level
 from sipha.service.observers import PERIOD, Repeats, make_observer
 
 
@@ -36,6 +38,7 @@ class Log(Service):
         self._own: list[ILogObserver] = []
         self._flushing = LoopingCall(self._flush)
         self._flushing.clock = reactor
+        self._own_log = Logger(source=self, observer=publisher)
         self.adopt(settings)
 
     def startService(self) -> None:
@@ -56,9 +59,29 @@ class Log(Service):
         self._flushing.stop()
         self._exchange(self._own, self._before)
 
+    @property
+    def level(self) -> Level:
+        """The level that this goes by now."""
+        return self._level
+
     def adopt(self, settings: config.Log) -> None:
-        """Go by another level."""
-        self._predicate.setLogLevelForNamespace("", LogLevel.levelWithName(settings.level))
+        """Go by the level of a configuration."""
+        self._go_by(settings.level)
+
+    def set_level(self, level: Level) -> None:
+        """Go by another level until a configuration is adopted, and say so if either level shows that."""
+        before = self._level
+        self._go_by(min(before, level, key=LogLevel.levelWithName))
+        self._own_log.warn(
+            "the log shows {now} and above, no longer {before}, until the configuration is loaded again",
+            now=level,
+            before=before,
+        )
+        self._go_by(level)
+
+    def _go_by(self, level: Level) -> None:
+        self._level = level
+        self._predicate.setLogLevelForNamespace("", LogLevel.levelWithName(level))
 
     def _flush(self) -> None:
         for repeats in self._repeats:

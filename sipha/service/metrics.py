@@ -16,7 +16,7 @@ from sipha.histogram import Histogram
 from sipha.service.view import View
 
 _ROLES = ("leader", "follower", "learner", "failed")
-_ROOMS = ("registrar", "proxy", "takeover", "shadow", "transaction", "transport", "pings", "events", "history")
+_ROOMS = ("registrar", "proxy", "takeover", "shadow", "transaction", "transport", "pings", "events", "history", "admin")
 
 _DROPS = {
     "transport_malformed": "malformed",

@@ -119,9 +119,7 @@ class Node(MultiService):
             Presence(self.events.feed, configuration.virtual_address.hosts),
         ):
             service.setServiceParent(with_address)
-        self.access = AdminAccess(
-            configuration, lambda name: any(member.name == name for member in replica.membership.members)
-        )
+        self.access = AdminAccess(configuration, lambda: replica.membership.members)
         self.parts = Parts(
             self.replication,
             self.address.address,
@@ -131,10 +129,11 @@ class Node(MultiService):
             self.events,
             self.access,
             Tracing(self.sip.taps, self._domains, time.time),
+            self._log,
         )
         self.view = View(reactor, configuration, self.parts, life)
         metrics = MetricRoutes(Metrics(self.view))
-        self._admin = AdminService(reactor, configuration.admin, self.view, self._domains, self.access, metrics)
+        self._admin = AdminService(reactor, configuration, self.view, self._domains, self.access, metrics)
         self._admin.setServiceParent(self)
 
     def startService(self) -> None:

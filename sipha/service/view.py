@@ -23,11 +23,13 @@ from sipha.config.texts import NodeName, SocketAddress
 from sipha.errors import ConfigError, Unavailable, UnknownOutcome
 from sipha.events.feed import Feed
 from sipha.events.history import HistoryOff, Page
+from sipha.journal import Level
 from sipha.nat.keepalive import OFF, SETTING, Keepalive
 from sipha.service.access import AdminAccess
 from sipha.service.events import EventService
 from sipha.service.health import Health
 from sipha.service.life import Life
+from sipha.service.log import Log
 from sipha.service.replication import Replication
 from sipha.service.sip import SipService
 from sipha.service.trace import Tracing
@@ -61,6 +63,7 @@ class Parts(NamedTuple):
     events: EventService
     access: AdminAccess
     tracing: Tracing
+    log: Log
 
 
 @implementer(INode)
@@ -71,9 +74,17 @@ class View:
         self._reactor = reactor
         self.parts = parts
         self._life = life
-        self._replication, self._address, self._sip, self._keepalive, _, self._events, self._access, self._tracing = (
-            parts
-        )
+        (
+            self._replication,
+            self._address,
+            self._sip,
+            self._keepalive,
+            _,
+            self._events,
+            self._access,
+            self._tracing,
+            self._log,
+        ) = parts
         self._replica = self._replication.replica
         self._started_at = reactor.seconds()
         self.adopt(configuration)
@@ -124,6 +135,7 @@ class View:
                 **self._sip.counters(),
                 **self._keepalive.counted(),
                 **self._events.counters,
+                **self._access.counted(),
             },
             peers=tuple(
                 PeerStatus(
@@ -174,7 +186,7 @@ class View:
     def leader_admin(self) -> str | None:
         """Return the admin URL of the node that leads, or None if it is this one or unknown."""
         leader = self._replica.leader
-        return None if leader is None else self._admins.get(leader)
+        return None if leader is None else self._admins.get(leader) or self._access.url(leader)
 
     def cluster_time(self) -> float:
         """Return the cluster time now, in seconds."""
@@ -204,9 +216,13 @@ class View:
             snapshot=None if file is None else _snapshot_view(file),
         )
 
-    def log_level(self) -> str:
+    def log_level(self) -> Level:
         """The level of the process's log."""
-        return self._config.log.level
+        return self._log.level
+
+    def set_log_level(self, level: Level) -> None:
+        """Give the process's log another level until the configuration is loaded again."""
+        self._log.set_level(level)
 
     def entries(self, end: int, limit: int) -> Sequence[EntryView]:
         """Up to `limit` entries before index `end` that are in memory, newest first."""
@@ -228,6 +244,10 @@ class View:
     def bindings(self, aor: str) -> Sequence[Binding]:
         """The unexpired bindings of an AOR."""
         return self._replica.bindings(aor)
+
+    def last_answered(self, binding: Binding) -> int | None:
+        """When the last ping was sent that a phone has answered, as this node knows."""
+        return self._keepalive.last_answered(binding)
 
     def accounts(self, after: str, limit: int) -> Sequence[Account]:
         """The first `limit` accounts after an identity."""

@@ -28,6 +28,7 @@ from sipha.errors import NotLeader, SiphaError, Unavailable
 from sipha.events.feed import Feed, Source
 from sipha.events.history import History, HistoryOff, Page
 from sipha.events.recorder import Place, Recorder
+from sipha.journal import Level
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
 from sipha.state.entries import SCHEMA, Batch, Contact, Policy, PutSetting, Record, Register, encode
@@ -66,6 +67,8 @@ class FakeNode:
         self.held: list[Callable[[], None]] | None = None
         self.peers: tuple[PeerStatus, ...] = ()
         self.entry: dict[int, bytes] = {}
+        self.answered: dict[str, int] = {}
+        self.level: Level = "info"
         self.clock = Clock()
         self.feed = Feed(
             self.clock, Source(name, lambda: self.machine.index, lambda: NOW, lambda: WALL, lambda _: name)
@@ -131,8 +134,11 @@ class FakeNode:
         index = self.machine.index
         return LogView(3, self.name, 0, index, index, index, index, 0, 2, 1000, None)
 
-    def log_level(self) -> str:
-        return "info"
+    def log_level(self) -> Level:
+        return self.level
+
+    def set_log_level(self, level: Level) -> None:
+        self.level = level
 
     def entries(self, end: int, limit: int) -> Sequence[EntryView]:
         last = min(end - 1, self.machine.index)
@@ -156,6 +162,9 @@ class FakeNode:
 
     def bindings(self, aor: str) -> Sequence[Binding]:
         return self.machine.location.bindings(aor, int(NOW * 1000))
+
+    def last_answered(self, binding: Binding) -> int | None:
+        return self.answered.get(binding.aor) if self.leads else None
 
     def accounts(self, after: str, limit: int) -> Sequence[Account]:
         return self.machine.accounts.page(after, limit)

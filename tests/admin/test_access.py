@@ -47,6 +47,8 @@ ROLES = {
     "GET /v1/events": Role.READ,
     "GET /v1/history/<path:aor>": Role.READ,
     "POST /v1/reload": Role.ADMIN,
+    "GET /v1/log-level": Role.READ,
+    "PUT /v1/log-level": Role.OPERATE,
     "GET /v1/trace/<path:aor>": Role.ADMIN,
     "POST /mi": Role.READ,
     "GET /": Role.NONE,

@@ -63,6 +63,7 @@ class TestBindings:
             "attr": "x",
             "kv_store": "{}",
             "last_modified": 1_000_000,
+            "answered": None,
         }
 
     @pytest.mark.parametrize(
@@ -600,11 +601,20 @@ class TestNodes:
         follower.node.leader_url = None
         reply = follower.ask("POST", "/v1/transfer", {})
         assert reply.status == 409
-        assert reply.fault.startswith("b leads, and no [[cluster.peers]] says here where its admin is")
+        assert reply.fault.startswith(
+            "b leads, and neither cluster.admin_port nor its admin in [[cluster.peers]] says here"
+        )
 
     def test_follower_refuses_wrong_bodies_itself(self, follower: Console, spy: _Spy) -> None:
         assert follower.ask("POST", "/v1/nodes", {"name": "n4"}).status == 422
         assert spy.bodies == []
+
+
+def test_level_of_the_log_is_shown_and_set(console: Console) -> None:
+    assert console.ask("GET", "/v1/log-level").json == {"level": "info"}
+    assert console.ask("PUT", "/v1/log-level", {"level": "debug"}).json == {"level": "debug"}
+    assert console.node.level == "debug"
+    assert console.ask("PUT", "/v1/log-level", {"level": "verbose"}).status == 422
 
 
 def test_reload_says_what_has_changed_or_why_it_was_refused(console: Console) -> None:

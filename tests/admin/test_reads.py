@@ -98,4 +98,4 @@ def test_follower_that_cant_ask_the_leader_says_so(follower: Console) -> None:
     follower.node.leader_url = None
     reply = follower.ask("GET", FRESH)
     assert reply.status == 409
-    assert "where its admin is" in reply.fault
+    assert "where it takes what is handed on" in reply.fault

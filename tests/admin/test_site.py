@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
+from sipha.admin.access import Access
 from sipha.admin.site import MAX_BODY, MAX_CONNECTIONS, PATIENCE, AdminSite
 from tests.admin.fakes import Console, FakeNode, routes
 
@@ -191,7 +193,8 @@ class Server:
 
     def __init__(self, resource: IResource | None = None, rate: float = 1000.0) -> None:
         self.clock = Clock()
-        self.site = AdminSite(self.clock, resource or routes(FakeNode()), "127.0.0.11", rate=rate)
+        self.access = Access()
+        self.site = AdminSite(self.clock, resource or routes(FakeNode()), "127.0.0.11", self.access, rate)
 
     def connect(self, host: str = "192.0.2.1") -> _Transport:
         protocol = self.site.buildProtocol(IPv4Address("TCP", host, 40000))
@@ -199,6 +202,11 @@ class Server:
         transport.protocol = protocol
         protocol.makeConnection(transport)
         return transport
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """How much was refused, for the reasons that there were."""
+        return dict(+self.access.refused)
 
 
 GET = b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -215,6 +223,7 @@ class TestRate:
         assert client.value().startswith(b"HTTP/1.1 429 ")
         assert b"\r\nRetry-After: 1\r\n" in client.value()
         assert b'"detail":"you ask too often"' in client.value()
+        assert server.refused == {"too_often": 1}
         client.clear()
         other = server.connect("192.0.2.2")
         other.protocol.dataReceived(GET)
@@ -226,9 +235,33 @@ class TestRate:
     def test_who_connects_too_often_is_hung_up_on(self) -> None:
         server = Server(rate=2.0)
         assert [server.connect().closed for _ in range(9)] == [False] * 8 + [True]
+        assert server.refused == {"connection": 1}
         assert not server.connect("192.0.2.2").closed
         server.clock.advance(1.0)
         assert not server.connect().closed
+
+
+class TestRefused:
+    def test_what_is_refused_is_counted_by_its_reason(self) -> None:
+        server = Server()
+        client = server.connect()
+        for request in (
+            GET,
+            GET.replace(b"localhost", b"evil.test"),
+            GET.replace(b"status", b"nowhere"),
+            HEAD + b"Content-Length: %d\r\n\r\n" % (MAX_BODY + 1) + bytes(MAX_BODY + 1),
+        ):
+            client.protocol.dataReceived(request)
+        assert re.findall(rb"HTTP/1.1 (\d+)", client.value()) == [b"200", b"403", b"404", b"413"]
+        assert server.refused == {"forbidden": 1, "too_large": 1}
+
+    def test_who_never_ends_is_counted(self) -> None:
+        server = Server()
+        client = server.connect()
+        client.protocol.dataReceived(HEAD + b"Content-Length: %d\r\n\r\n" % (100 * MAX_BODY))
+        while not client.disconnecting:
+            client.protocol.dataReceived(bytes(MAX_BODY))
+        assert server.refused == {"too_large": 1}
 
 
 class TestConnections:
@@ -251,6 +284,7 @@ class TestConnections:
         for client in clients:
             client.protocol.dataReceived(GET)
         assert server.connect().closed
+        assert server.refused == {"connection": 1}
         assert not any(client.closed for client in clients)
         waiting.requests[7].finish()
         assert not server.connect().closed

@@ -251,6 +251,12 @@ def test_history_is_kept_for_as_long_as_is_written(tmp_path: Path, text: str, se
             "virtual_address.addresses[0]: '192.0.2.10%eth0/33' has no interface and prefix length",
         ),
         (MINIMAL + "[cluster]\nheartbeat = 0.2", "cluster.heartbeat: 0.2 is too long for election_min = 0.4"),
+        (MINIMAL + "[cluster]\nadmin_port = 7001", "cluster.admin_port: is of use only with ca, certificate and key"),
+        (MINIMAL + TLS + "admin_port = 7000", "cluster.admin_port: 7000 is the port of listen"),
+        (
+            MINIMAL + TLS.replace("192.0.2.11", "127.0.0.1") + "admin_port = 8080",
+            "admin.listen: '127.0.0.1:8080' is taken by cluster.admin_port",
+        ),
         (MINIMAL + "[cluster]\nelection_min = 0.9", "cluster.election_max: 0.8 must be more than election_min = 0.9"),
         (
             MINIMAL + '[nat]\ndetect = ["private-via", "rfc1918"]',

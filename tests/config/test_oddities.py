@@ -41,6 +41,10 @@ def test_what_is_delivered_is_not_odd() -> None:
         ("[cluster]\nplaintext = true\n" + peers("127.0.0.12", "127.0.0.13"), []),
         ("[cluster]\nplaintext = true\n" + peers("127.0.0.12"), ["cluster.peers"]),
         ("[cluster]\nplaintext = true\n" + peers("127.0.0.12", "127.0.0.10"), ["cluster.peers[1].address"]),
+        (
+            "[cluster]\nplaintext = true\n" + peers("127.0.0.12", "127.0.0.13").replace("admin", "#admin", 1),
+            ["cluster.admin_port"],
+        ),
         ('[admin]\nlisten = "127.0.0.10:8080"\n', ["admin.listen"]),
         (f'[cluster]\nlisten = "192.0.2.1:7000"\n{TLS}' + peers("192.0.2.2", "192.0.2.3"), ["virtual_address.mode"]),
     ],

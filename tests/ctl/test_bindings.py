@@ -7,7 +7,7 @@ import pytest
 
 from sipha.state.binding import BEHIND_NAT
 from sipha.state.machine import DamagedMemory
-from tests.admin.fakes import FakeNode
+from tests.admin.fakes import NOW, FakeNode
 from tests.ctl.operator import Operator
 
 
@@ -41,6 +41,15 @@ def test_operator_finds_bindings(operator: Operator, words: tuple[str, ...], fou
     assert result.exit_code == 0, result.stderr
     assert shown(result.stdout) == found
     assert [one["aor"] for one in operator.reads("bindings", *words)["bindings"]] == found
+
+
+def test_operator_sees_when_a_phone_last_answered_a_ping(operator: Operator, node: FakeNode) -> None:
+    node.answered["sip:alice@sipha.test"] = int((NOW - 12.5) * 1000)
+    _, alice, bob = operator.types("bindings").stdout.splitlines()
+    assert "12 s ago" in alice
+    assert "ago" not in bob
+    assert "    Answered: a ping of 12 s ago\n" in operator.types("show", "alice@sipha.test").stdout
+    assert "Answered" not in operator.types("show", "bob@sipha.test").stdout
 
 
 def test_operator_is_told_what_is_wrong_with_a_filter(operator: Operator) -> None:

@@ -83,6 +83,13 @@ class TestCheck:
         assert check(tmp_path, text).exit_code == 0
 
 
+def test_operator_sees_and_sets_the_level_of_the_log() -> None:
+    operator = Operator({"127.0.0.1:8080": (node := FakeNode("n1"))})
+    assert operator.types("log-level").stdout == "the log shows info and above\n"
+    assert operator.reads("log-level", "debug") == {"level": "debug"}
+    assert node.level == "debug"
+
+
 class TestReload:
     @pytest.fixture
     def node(self) -> FakeNode:

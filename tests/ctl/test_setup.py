@@ -10,7 +10,7 @@ import pytest
 
 from sipha import config
 from sipha.cluster import authority
-from sipha.config.draft import EXAMPLE
+from sipha.config.draft import ADMIN_PORT, EXAMPLE
 from sipha.ctl import setup
 from tests.admin.fakes import FakeNode
 from tests.ctl.operator import Operator
@@ -61,6 +61,7 @@ def test_operator_writes_a_configuration_that_the_daemon_takes(operator: Operato
     assert (loaded.virtual_address.mode, loaded.virtual_address.addresses) == ("netlink", ("192.0.2.10%eth0",))
     assert [domain.name for domain in loaded.domains] == ["example.com"]
     assert loaded.cluster.key == str(file.parent / "key.pem")
+    assert loaded.cluster.admin_port == ADMIN_PORT
     assert "# the addresses that phones use; the leader has them" in file.read_text()
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from sipha.nat.answers import Answers, Awaited
 
-ALICE, BOB = Awaited(100, "sip:alice@x", 1, 7, False), Awaited(101, "sip:bob@x", 2, 8, True)
+ALICE, BOB = Awaited(100, 50, "sip:alice@x", 1, 7, False), Awaited(101, 51, "sip:bob@x", 2, 8, True)
 
 
 def test_ping_is_awaited_until_its_time_is_up() -> None:

@@ -11,6 +11,7 @@ from zope.interface.verify import verifyObject
 
 from sipha.nat.interfaces import IPingTransport
 from sipha.nat.keepalive import SUSPENDED_AFTER
+from sipha.nat.schedule import SLOT
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request, response_to
 from sipha.sip.parser import parse
@@ -626,6 +627,48 @@ def test_answers_that_the_kernel_may_have_dropped_are_not_missed() -> None:
     assert len(site.contacts()) == len(USERS)
     site.run(6.5)
     assert site.contacts() == [aor(USERS[0])]
+
+
+# When a phone last answered
+
+
+def last_answered(site: Site, node: Node, user: str) -> int | None:
+    [binding] = site.machine.location.bindings(aor(user), 0)
+    return node.keepalive.last_answered(binding)
+
+
+def test_leader_knows_when_the_ping_was_sent_that_a_phone_answered_last(site: Site) -> None:
+    site.register("u1", "u2")
+    node = site.lead("a")
+    assert last_answered(site, node, "u1") is None
+    site.run(20.0)
+    site.dead.add(address("u1"))
+    site.register("u1", "u2")  # a refresh is no answer, and forgets none
+    site.run(20.0)
+    for user in ("u1", "u2"):
+        assert last_answered(site, node, user) == pytest.approx(site.heard[address(user)][-1] * 1000, abs=SLOT)
+    assert site.clock.seconds() - site.heard[address("u1")][-1] > 19
+
+
+def test_new_leader_knows_of_no_answer_before_it_has_heard_one(site: Site) -> None:
+    site.register("u1")
+    former, new = site.lead("a"), site.nodes["b"]
+    site.run(10.0)
+    site.fail("a")
+    site.lead("b")
+    assert last_answered(site, former, "u1") is last_answered(site, new, "u1") is None
+    site.run(6.0)
+    assert last_answered(site, new, "u1") == pytest.approx(site.heard[address("u1")][-1] * 1000, abs=SLOT)
+
+
+def test_answer_is_forgotten_with_its_binding(site: Site) -> None:
+    site.register("u1")
+    node = site.lead("a")
+    site.run(10.0)
+    [binding] = site.machine.location.bindings(aor("u1"), 0)
+    site.register("u1", expires=0)
+    site.run(6.0)
+    assert node.keepalive.last_answered(binding) is None
 
 
 # This node's own failures

@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PACKAGES = ("dbus", "iproute2", "libnftables1", "man-db", "nftables", "procps", "python3", "systemd", "systemd-sysv")
-"""What is there beside Debian's essential packages: among it what the package depends on."""
+PACKAGES = (
+    *("autopkgtest", "dbus", "dpkg-dev", "iproute2", "libnftables1", "man-db", "nftables", "procps", "python3"),
+    *("systemd", "systemd-sysv"),
+)
+"""What is there beside Debian's essential packages: among it what the package depends on, and what runs its tests."""
 
 START = 60.0
 

@@ -30,6 +30,7 @@ from sipha.cluster.authority import Issued
 from sipha.config.texts import FilePath
 from sipha.errors import ConfigError
 from sipha.service.access import AdminAccess
+from sipha.state.entries import Member
 from tests.cluster.certificates import Pki, any_authority, any_certificate, replace, serial
 from tests.cluster.world import World
 from tests.service.alone import Alone, configuration, found
@@ -63,10 +64,12 @@ class Site:
             replace(path, data)
         return files
 
-    def configure(self, who: str, listen: str = "") -> Any:
+    def configure(self, who: str, listen: str = "", cluster: str = "") -> Any:
         ca = self.directory / "cluster-ca.pem"
         own = f'certificate = "{self.node[0]}"\nkey = "{self.node[1]}"\n'
-        settings = configuration(self.directory, f'ca = "{ca}"\n{own}', f'{own}ca = "{self.clients[0]}"\n{who}')
+        settings = configuration(
+            self.directory, f'ca = "{ca}"\n{own}{cluster}', f'{own}ca = "{self.clients[0]}"\n{who}'
+        )
         if listen:
             path = self.directory / "sipha.toml"
             path.write_text(path.read_text().replace(f"{HOST}:8080", listen))
@@ -169,6 +172,8 @@ def test_who_has_a_token_is_served_in_its_role(secured: Alone, ask: Ask) -> None
     assert ask(Authorization="Bearer sipha_ro").status == 200
     refused = ask("/v1/transfer", {}, Authorization="Bearer sipha_ro")
     assert (refused.status, fault(refused)) == (403, "this needs the role operate, and read has read")
+    counters = secured.node.view.status().counters
+    assert (counters["admin_refused_unknown"], counters["admin_refused_forbidden"]) == (1, 1)
 
 
 def test_operator_is_known_by_certificate(secured: Alone, ask: Ask, site: Site) -> None:
@@ -208,6 +213,44 @@ def test_word_of_a_member_is_taken(secured: Alone, ask: Ask, site: Site) -> None
     assert done.status == 200
     refused = ask("/v1/accounts", [], identity=site.node, headers=WORD)
     assert (refused.status, fault(refused)) == (403, "this needs the role admin, and alice has operate")
+
+
+def test_where_nodes_ask_each_other_they_are_heard_and_nobody_else(world: World, ask: Ask, site: Site) -> None:
+    settings = site.configure(WHO, cluster="admin_port = 7001\n")
+    found(settings)
+    alone = Alone(world, settings, site.directory / "sipha.toml")
+    world.until(lambda: alone.node.view.status().leading)
+    alice = site.install("alice", authority.issue_operator(site.pki.authority, "alice", datetime.now(UTC)))
+    here = f"https://{HOST}:7001"
+    try:
+        assert ask("/v1/transfer", {"to": "n1"}, identity=site.node, headers=WORD, url=here).status == 200
+        for refused in (
+            ask(url=here),
+            ask("/", url=here),
+            ask(url=here, Authorization="Bearer sipha_ro"),
+            ask(url=here, identity=alice),
+            ask(url=here, identity=alice, headers=WORD),
+        ):
+            assert (refused.status, fault(refused)) == (403, "only the other nodes of the cluster are served here")
+        assert alone.node.view.status().counters["admin_refused_forbidden"] == 5
+        alone.node.reconfigure(site.configure(WHO, f"{HOST}:8081", cluster="admin_port = 7001\n"))
+        alone.node.settle()
+        assert ask("/v1/transfer", {"to": "n1"}, identity=site.node, headers=WORD, url=here).status == 200
+    finally:
+        alone.end()
+
+
+def test_node_knows_where_another_one_takes_what_is_handed_on(site: Site) -> None:
+    members = [
+        Member("n1", f"{HOST}:7000", "voter"),
+        Member("n2", "192.0.2.12:7000", "voter"),
+        Member("n3", "[2001:db8::13]:7000", "learner"),
+    ]
+    asks = AdminAccess(site.configure(WHO, cluster="admin_port = 7001\n"), lambda: members)
+    assert [asks.url(name) for name in ("n1", "n2", "n3", "n4")] == [
+        None, "https://192.0.2.12:7001", "https://[2001:db8::13]:7001", None,
+    ]  # fmt: skip
+    assert AdminAccess(site.configure(WHO), lambda: members).url("n2") is None
 
 
 @pytest.mark.parametrize("role", ["", "root", "ADMIN;", "3"])
@@ -302,7 +345,7 @@ def test_other_settings_never_open_what_strangers_reach(site: Site) -> None:
     """Whatever the file says by then of the address: the one that is listened on stays."""
     settings = site.configure(WHO)
     admin = msgspec.structs.replace(settings.admin, listen=type(settings.admin.listen).parse("192.0.2.1:8080"))
-    access = AdminAccess(msgspec.structs.replace(settings, admin=admin), lambda _: False)
+    access = AdminAccess(msgspec.structs.replace(settings, admin=admin), tuple)
     open_to_all = site.configure("").admin  # on a loopback address that is a good configuration
     with pytest.raises(ConfigError, match="nobody is asked who he is"):
         access.check(open_to_all)
@@ -317,7 +360,7 @@ def test_node_says_that_the_admins_certificate_ends_soon(site: Site, days: int, 
     admin = msgspec.structs.replace(
         settings.admin, certificate=FilePath.parse(str(other[0])), key=FilePath.parse(str(other[1]))
     )
-    access = AdminAccess(msgspec.structs.replace(settings, admin=admin), lambda _: True)
+    access = AdminAccess(msgspec.structs.replace(settings, admin=admin), tuple)
     assert len(list(access.alarms())) == alarms
 
 
@@ -333,7 +376,7 @@ def test_files_that_can_not_be_used_are_refused(site: Site, file: str, content: 
     settings = site.configure(WHO)
     (site.directory / file).write_bytes(content)
     with pytest.raises(ConfigError, match=problem):
-        AdminAccess(settings, lambda _: True)
+        AdminAccess(settings, tuple)
 
 
 def test_no_token_is_in_the_log(secured: Alone, ask: Ask, log: _Events) -> None:

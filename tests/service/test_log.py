@@ -8,6 +8,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, LogPublishe
 from zope.interface import implementer
 
 from sipha import config
+from sipha.journal import Level
 from sipha.service.log import Log
 from sipha.service.observers import BURST, PERIOD
 
@@ -48,6 +49,26 @@ def test_log_shows_what_is_of_the_level_or_above(publisher: LogPublisher, lines:
     threshold.stopService()
     say(publisher)
     assert len(lines) == 5
+
+
+@pytest.mark.parametrize(
+    ("before", "level", "said"), [("info", "debug", True), ("warn", "critical", True), ("critical", "error", False)]
+)
+def test_other_level_is_said_and_ends_with_the_next_configuration(
+    publisher: LogPublisher, lines: list[str], before: Level, level: Level, said: bool
+) -> None:
+    log = Log(Clock(), config.Log(level=before), publisher)
+    log.startService()
+    log.set_level(level)
+    words = f"the log shows {level} and above, no longer {before}, until the configuration is loaded again"
+    assert lines == [words] * said
+    lines.clear()
+    say(publisher)
+    assert lines[0] == log.level == level
+    log.adopt(config.Log(level=before))
+    lines.clear()
+    say(publisher)
+    assert lines[0] == log.level == before
 
 
 def test_log_has_the_form_that_is_asked_for(

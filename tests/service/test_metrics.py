@@ -58,6 +58,10 @@ def test_metrics_say_what_the_node_is(alone: Alone) -> None:
         (("sipha_stall_seconds_count",), lambda alone: alone.world.turn(1.0)),
         (("sipha_commit_seconds_count",), commit),
         (("sipha_fsync_seconds_bucket", "+Inf"), commit),
+        (
+            ("sipha_admin_total", "refused too large"),
+            lambda alone: alone.node.access.access.refused.update(["too_large"]),
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sipha.sandbox import Sandbox, SandboxNode
 from tests.system.conftest import agree, wait_until
 from tests.system.registrations import Load
+
+
+@contextmanager
+def started(cluster: Sandbox, *users: str) -> Iterator[Sandbox]:
+    """Run a cluster that has accounts of these users, once no other run of the tests has its addresses."""
+    with Path(tempfile.gettempdir(), f"sipha-{cluster.prefix}-tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            cluster.start()
+            cluster.add_accounts({user: f"{user}-secret" for user in users})
+            yield cluster
+        finally:
+            for node in cluster.nodes:
+                thaw(node)
+            cluster.stop()
 
 
 def check(cluster: Sandbox, phones: Load, *, stood: float = 0.0) -> None:

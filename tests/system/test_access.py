@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import signal
 import ssl
 import subprocess
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,11 +17,11 @@ import pytest
 
 from sipha.sandbox import Sandbox, SandboxNode
 from tests.system.conftest import wait_until
-from tests.system.nodes import run_siphactl
+from tests.system.nodes import run_siphactl, started
 
 pytestmark = pytest.mark.system
 
-PREFIX = "127.0.34"
+PREFIX = "127.0.40"
 TOKENS = {f"sipha_{role}_secret": role for role in ("read", "operate", "admin")}
 READ, OPERATE, ADMIN = TOKENS
 
@@ -89,21 +87,16 @@ class Secured(Sandbox):
 
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    with Path(tempfile.gettempdir(), "sipha-access-tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # Leases that outlast whatever else this machine does meanwhile: what moves is what is told to.
-        sandbox = Secured(
-            tmp_path_factory.mktemp("access"),
-            prefix=PREFIX,
-            tls=True,
-            cluster="heartbeat = 0.1\nelection_min = 2.0\nelection_max = 4.0",
-        )
-        try:
-            sandbox.start()
-            (sandbox.directory / "token").write_text(f"{OPERATE}\n")
-            yield sandbox
-        finally:
-            sandbox.stop()
+    # Leases that outlast whatever else this machine does meanwhile: what moves is what is told to.
+    sandbox = Secured(
+        tmp_path_factory.mktemp("access"),
+        prefix=PREFIX,
+        tls=True,
+        cluster="heartbeat = 0.1\nelection_min = 2.0\nelection_max = 4.0",
+    )
+    with started(sandbox):
+        (sandbox.directory / "token").write_text(f"{OPERATE}\n")
+        yield sandbox
 
 
 @pytest.fixture(scope="module")

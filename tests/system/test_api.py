@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
@@ -24,6 +22,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from sipha.sandbox import USERS, Sandbox
+from tests.system.nodes import started
 from tests.system.ua import UserAgent
 
 pytestmark = pytest.mark.system
@@ -54,14 +53,9 @@ KNOWN: Mapping[str, Sequence[str]] = {
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with Path(tempfile.gettempdir(), "sipha-api-tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        sandbox = Sandbox(tmp_path_factory.mktemp("api"), prefix=PREFIX)
-        try:
-            sandbox.start()
-            yield sandbox
-        finally:
-            sandbox.stop()
+    sandbox = Sandbox(tmp_path_factory.mktemp("api"), prefix=PREFIX)
+    with started(sandbox):
+        yield sandbox
 
 
 def test_nodes_answer_as_their_document_says(cluster: Sandbox) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pickle
 import signal
 import socket
 import ssl
 import struct
-import tempfile
 import threading
 import time
 import zlib
@@ -27,6 +25,7 @@ from sipha.sandbox import Sandbox, SandboxNode
 from tests.cluster.certificates import Pki, replace, serial
 from tests.cluster.nodes import greeting
 from tests.system.conftest import agree, wait_until
+from tests.system.nodes import started
 
 pytestmark = pytest.mark.system
 
@@ -61,14 +60,9 @@ class Writer(threading.Thread):
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with Path(tempfile.gettempdir(), "sipha-cluster-tls-tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        sandbox = Sandbox(tmp_path_factory.mktemp("cluster-tls"), prefix=PREFIX, tls=True)
-        try:
-            sandbox.start()
-            yield sandbox
-        finally:
-            sandbox.stop()
+    sandbox = Sandbox(tmp_path_factory.mktemp("cluster-tls"), prefix=PREFIX, tls=True)
+    with started(sandbox):
+        yield sandbox
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import pytest
 
 from sipha.sandbox import Sandbox, SandboxNode
 from tests.system.conftest import agree, wait_until
-from tests.system.nodes import restore, siphactl
+from tests.system.nodes import restore, siphactl, started
 from tests.system.ua import UserAgent
 
 pytestmark = pytest.mark.system
@@ -27,20 +25,14 @@ USERS = ("alice", "bob", "carol")
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with Path(tempfile.gettempdir(), "sipha-events-tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        cluster = Sandbox(
-            tmp_path_factory.mktemp("events"),
-            prefix=PREFIX,
-            cluster="heartbeat = 0.1\nelection_min = 2.0\nelection_max = 4.0",
-            extra='[nat]\nping_scope = "none"',
-        )
-        try:
-            cluster.start()
-            cluster.add_accounts({user: f"{user}-secret" for user in USERS})
-            yield cluster
-        finally:
-            cluster.stop()
+    cluster = Sandbox(
+        tmp_path_factory.mktemp("events"),
+        prefix=PREFIX,
+        cluster="heartbeat = 0.1\nelection_min = 2.0\nelection_max = 4.0",
+        extra='[nat]\nping_scope = "none"',
+    )
+    with started(cluster, *USERS):
+        yield cluster
 
 
 @pytest.fixture

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -28,6 +25,7 @@ from tests.system.nodes import (
     quick_status,
     restore,
     siphactl,
+    started,
     steady,
     table,
     thaw,
@@ -49,21 +47,9 @@ MakeLoad = Callable[..., Load]
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with Path(tempfile.gettempdir(), "sipha-failover-tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        cluster = Sandbox(tmp_path_factory.mktemp("failover"), prefix=PREFIX, tls=True)
-        try:
-            cluster.start()
-            accounts = [
-                {"username": user, "domain": cluster.domain, "password": f"{user}-secret"}
-                for user in ("alice", "bob", *USERS)
-            ]
-            cluster.request(cluster.wait_for_leader(), "POST", "/v1/accounts", accounts)
-            yield cluster
-        finally:
-            for node in cluster.nodes:
-                thaw(node)
-            cluster.stop()
+    cluster = Sandbox(tmp_path_factory.mktemp("failover"), prefix=PREFIX, tls=True)
+    with started(cluster, "alice", "bob", *USERS):
+        yield cluster
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +16,7 @@ from selenium.webdriver.common.keys import Keys
 
 from sipha.sandbox import Sandbox, SandboxNode
 from tests.system.conftest import wait_until
-from tests.system.nodes import restore
+from tests.system.nodes import restore, started
 from tests.system.ua import UserAgent
 
 pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(900)]
@@ -95,20 +93,14 @@ class Page:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with Path(tempfile.gettempdir(), "sipha-page-tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # Leases that outlast whatever else this machine does meanwhile, such as starting a browser.
-        cluster = Sandbox(
-            tmp_path_factory.mktemp("page"),
-            prefix=PREFIX,
-            cluster="heartbeat = 0.2\nelection_min = 4.0\nelection_max = 8.0",
-        )
-        try:
-            cluster.start()
-            cluster.add_accounts({user: f"{user}-secret" for user in USERS})
-            yield cluster
-        finally:
-            cluster.stop()
+    # Leases that outlast whatever else this machine does meanwhile, such as starting a browser.
+    cluster = Sandbox(
+        tmp_path_factory.mktemp("page"),
+        prefix=PREFIX,
+        cluster="heartbeat = 0.2\nelection_min = 4.0\nelection_max = 8.0",
+    )
+    with started(cluster, *USERS):
+        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +167,7 @@ def test_operator_finds_phone_whose_user_agent_is_hostile(cluster: Sandbox, page
     facts = page.text("#phone-bindings")
     assert f"seen at {PREFIX}.151:" in facts
     assert "takes itself to be at 10.1.2.3:5062" in facts
+    assert "none answered yet" in facts, "the phone doesn't answer pings"
     assert HOSTILE in facts
     assert HOSTILE in page.text("#history")
     assert page.count("img, body script") == 0, "what a stranger writes is text"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
+import re
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +17,7 @@ from sipha.sip.message import Request, response_to
 from sipha.sip.parser import StreamParser, parse
 from sipha.state.entries import SCHEMA
 from tests.system.conftest import agree, bindings, wait_until
-from tests.system.nodes import quick, restore, siphactl
+from tests.system.nodes import quick, restore, siphactl, started
 from tests.system.ua import UserAgent
 
 pytestmark = pytest.mark.system
@@ -93,15 +91,9 @@ class Phone:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with Path(tempfile.gettempdir(), "sipha-ping-tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        cluster = Sandbox(tmp_path_factory.mktemp("pings"), prefix=PREFIX, extra=NAT)
-        try:
-            cluster.start()
-            cluster.add_accounts({user: f"{user}-secret" for user in USERS})
-            yield cluster
-        finally:
-            cluster.stop()
+    cluster = Sandbox(tmp_path_factory.mktemp("pings"), prefix=PREFIX, extra=NAT)
+    with started(cluster, *USERS):
+        yield cluster
 
 
 @pytest.fixture
@@ -153,9 +145,11 @@ def test_phones_behind_nat_are_pinged_by_the_leader_and_by_the_one_after_it(clus
         intervals = [later - earlier for earlier, later in pairwise(came)]
         assert all(abs(interval - INTERVAL) < 1.0 for interval in intervals), intervals
     leader = cluster.wait_for_leader()
-    [shown] = bindings(cluster, leader, "alice")
-    assert shown["behind_nat"]
-    assert "behind NAT" in siphactl(leader, "show", "alice@sipha.test")
+    [binding] = bindings(cluster, leader, "alice")
+    assert binding["behind_nat"]
+    shown = siphactl(leader, "show", "alice@sipha.test")
+    assert "behind NAT" in shown
+    assert re.search(r"Answered: a ping of [0-4] s ago", shown)
     counters = quick(leader)["counters"]
     assert counters["pings_answered"] >= 6
     assert counters["pings_unsent"] == 0

@@ -176,5 +176,7 @@ def test_operator_follows_the_page(machines: Machines) -> None:
         assert command.prints(output), f"{command}\n{output}"
     wait_until(lambda: machines.leader() not in {"", leader}, "another node to lead")
     call(bob, alice).exchange("BYE")
+    for node in {*machines.network.nodes} - {leader}:  # one of them doesn't lead, and hands on what it is asked
+        assert machines.types(node, "siphactl prefer --nobody") == "no node is preferred\n"
     alice.close()
     bob.close()

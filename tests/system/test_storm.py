@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import random
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -17,7 +15,7 @@ import pytest
 from bench.load import build
 from sipha.sandbox import Sandbox, SandboxNode
 from tests.system.conftest import agree, wait_until
-from tests.system.nodes import check, clear, restore, table, thaw
+from tests.system.nodes import check, clear, restore, started, table, thaw
 from tests.system.registrations import Load
 
 pytestmark = pytest.mark.system
@@ -30,15 +28,9 @@ USERS = 1500
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with Path(tempfile.gettempdir(), "sipha-storm-tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        cluster = Sandbox(tmp_path_factory.mktemp("storm"), prefix=PREFIX, tls=True)
-        try:
-            cluster.start()
-            cluster.add_accounts({user: f"{user}-secret" for user in PHONES})
-            yield cluster
-        finally:
-            cluster.stop()
+    cluster = Sandbox(tmp_path_factory.mktemp("storm"), prefix=PREFIX, tls=True)
+    with started(cluster, *PHONES):
+        yield cluster
 
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=[pytest.mark.long, pytest.mark.timeout(1200)])])

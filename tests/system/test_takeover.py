@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from sipha.sandbox import Sandbox, SandboxNode
 from sipha.sip.message import Request, Response
 from tests.system.conftest import wait_until
-from tests.system.nodes import restore, table
+from tests.system.nodes import restore, started, table
 from tests.system.ua import Call, UserAgent
 
 pytestmark = pytest.mark.system
@@ -29,15 +26,9 @@ Agents = Callable[[str], UserAgent]
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with Path(tempfile.gettempdir(), "sipha-takeover-tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        cluster = Sandbox(tmp_path_factory.mktemp("takeover"), prefix=PREFIX, tls=True)
-        try:
-            cluster.start()
-            cluster.add_accounts({user: f"{user}-secret" for user in ("alice", "bob")})
-            yield cluster
-        finally:
-            cluster.stop()
+    cluster = Sandbox(tmp_path_factory.mktemp("takeover"), prefix=PREFIX, tls=True)
+    with started(cluster, "alice", "bob"):
+        yield cluster
 
 
 @pytest.fixture

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
-from pathlib import Path
 
 import pytest
 
 from sipha.sandbox import Sandbox, SandboxNode
 from tests.system.conftest import agree, wait_until
-from tests.system.nodes import check, clear, freeze, quick, restore, run_siphactl, siphactl, thaw
+from tests.system.nodes import check, clear, freeze, quick, restore, run_siphactl, siphactl, started, thaw
 from tests.system.questions import Questions
 from tests.system.registrations import Load
 
@@ -30,24 +27,15 @@ _seeds = count(1)  # each load has Call-IDs and contacts of its own
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with Path(tempfile.gettempdir(), "sipha-verbs-tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # Leases that outlast whatever else this machine does meanwhile: what moves is what is told to.
-        cluster = Sandbox(
-            tmp_path_factory.mktemp("verbs"),
-            prefix=PREFIX,
-            tls=True,
-            cluster="heartbeat = 0.1\nelection_min = 2.0\nelection_max = 4.0",
-        )
-        try:
-            cluster.start()
-            accounts = [{"username": user, "domain": cluster.domain, "password": f"{user}-secret"} for user in USERS]
-            cluster.request(cluster.wait_for_leader(), "POST", "/v1/accounts", accounts)
-            yield cluster
-        finally:
-            for node in cluster.nodes:
-                thaw(node)
-            cluster.stop()
+    # Leases that outlast whatever else this machine does meanwhile: what moves is what is told to.
+    cluster = Sandbox(
+        tmp_path_factory.mktemp("verbs"),
+        prefix=PREFIX,
+        tls=True,
+        cluster="heartbeat = 0.1\nelection_min = 2.0\nelection_max = 4.0",
+    )
+    with started(cluster, *USERS):
+        yield cluster
 
 
 @pytest.fixture

@@ -8,13 +8,17 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from twisted.web.server import Request
+
+from sipha.admin import access
 from sipha.admin.access import Role
 from sipha.admin.interfaces import INode
 from sipha.admin.mi.location import TABLE
-from sipha.admin.rpc import Method, MethodGroup, Methods, RpcError
+from sipha.admin.rpc import INVALID_PARAMS, Method, MethodGroup, Methods, RpcError
 from sipha.admin.views import Status
+from sipha.journal import Level
 
-_LEVELS = {"critical": -2, "error": -1, "warn": 1, "info": 3, "debug": 4}
+_LEVELS: Mapping[Level, int] = {"critical": -2, "error": -1, "warn": 1, "info": 3, "debug": 4}
 """The numbers that OpenSIPS has for these levels of the log."""
 
 _PROCESS = "sipha"
@@ -79,12 +83,24 @@ class CoreMethods:
         return {"Server": f"sipha ({self._node.status().version})"}
 
     @methods.add("log_level", role=Role.READ)
-    def log_level(self, level: int | None = None, pid: int | None = None) -> dict[str, Any]:
-        """The level of the log, which is set in the configuration."""
-        if level is not None or pid is not None:
-            raise RpcError(400, "write log.level in the configuration file, and reload it")
-        process = {"PID": os.getpid(), "Log level": _LEVELS[self._node.log_level()], "Type": _PROCESS}
-        return {"Processes": [process]}
+    def log_level(self, request: Request, level: int | None = None, pid: int | None = None) -> dict[str, Any]:
+        """The level of the log; to change it needs the role operate."""
+        if level is None and pid is None:
+            process = {"PID": os.getpid(), "Log level": _LEVELS[self._node.log_level()], "Type": _PROCESS}
+            return {"Processes": [process]}
+        if level is None:
+            raise RpcError(INVALID_PARAMS, "Invalid params: pid needs a level")
+        if pid not in {None, os.getpid()}:
+            raise RpcError(INVALID_PARAMS, "Invalid params: Bad PID")
+        access.check(request, Role.OPERATE)
+        chosen = _level(level)
+        self._node.set_log_level(chosen)
+        return {"New global log level" if pid is None else "Log level": _LEVELS[chosen]}
+
+
+def _level(number: int) -> Level:
+    """The highest level that shows no more than OpenSIPS shows at this one; its alerts are critical here."""
+    return max((level for level in _LEVELS if _LEVELS[level] <= number), key=_LEVELS.__getitem__, default="critical")
 
 
 def _ways(method: Method) -> Sequence[Sequence[str]]:

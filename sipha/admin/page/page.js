@@ -4,7 +4,7 @@ import { Refused, ask, follow, forgetToken, hasToken } from "./api.js";
 import { drill, isLost, putOnDuty, showNodes, showSummary } from "./cluster.js";
 import { $, clock, fill, make, say, show, span } from "./dom.js";
 import { Plot, Rate } from "./plot.js";
-import { keepTime, startSearch } from "./search.js";
+import { keep, startSearch } from "./search.js";
 import { KINDS, Timeline } from "./timeline.js";
 
 const INTERVAL = 1000;
@@ -66,7 +66,7 @@ function render() {
   show("forget", hasToken());
   show("alarms", status.alarms.length > 0);
   fill("alarms", status.alarms.join("\n"), () => status.alarms.map((alarm) => make("li", {}, alarm)));
-  keepTime(status);
+  keep(status);
   showSummary(status, timeline);
   showNodes(status, members, async (duty, row) => { await putOnDuty(duty, row); look(); });
   $("drill").disabled = status.leader === null;

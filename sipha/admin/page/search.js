@@ -9,15 +9,15 @@ const MAX_LOOKS = 25; // short pages in a row, of 20,000 AORs each, until the op
 
 let search = null; // what is looked for, and where the next page begins
 let open = null; // the AOR that is shown
-let clusterTime = 0; // seconds, as of the last answer of the status
+let status = { time: 0 }; // of the node, as of its last answer
 
-export function keepTime(status) {
-  clusterTime = status.time;
+export function keep(latest) {
+  status = latest;
 }
 
 /** Wall time of a moment in ms of cluster time, as exact as the two clocks agree. */
 function wall(milliseconds) {
-  return Date.now() - (clusterTime * 1000 - milliseconds);
+  return Date.now() - (status.time * 1000 - milliseconds);
 }
 
 /** Where a SIP URI points: host, port, and transport. */
@@ -120,11 +120,18 @@ function nat(binding) {
   return `yes: seen at ${place(binding.received)}, while the phone takes itself to be at ${place(binding.contact)}`;
 }
 
+/** When a phone last answered a ping, which only who leads knows. */
+function ping({ answered, behind_nat: pinged }) {
+  if (answered !== null) return `answered, ${span(answered)} ago`;
+  if (!pinged) return "";
+  return status.leading ? "none answered yet" : `${status.leader ?? "who leads"} knows: look there`;
+}
+
 function card(binding, events) {
   const facts = [
     ["Where", where(binding)], ["Registered since", since(binding, events)],
     ["Last REGISTER", `${clock(wall(binding.last_modified))}, expires ${expiry(binding)}`],
-    ["NAT", nat(binding)], ["User-Agent", binding.user_agent || "not said"], ["Contact", binding.contact],
+    ["NAT", nat(binding)], ["Last ping", ping(binding)], ["User-Agent", binding.user_agent || "not said"], ["Contact", binding.contact],
     ["Served at", binding.socket], ["Path", binding.path.join(", ")], ["Instance", binding.instance],
     ["Call-ID", `${binding.call_id}, CSeq ${binding.cseq}`], ["Methods", binding.methods],
   ];

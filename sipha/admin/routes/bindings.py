@@ -66,7 +66,7 @@ class BindingRoutes:
                     return views.Bindings(tuple(found))
                 cursor = aor
                 bindings = self._node.bindings(aor)
-                found += [views.binding_view(binding, now) for binding in bindings if choice.matches(binding)]
+                found += [self._view(binding, now) for binding in bindings if choice.matches(binding)]
                 if len(found) >= query.limit:
                     return views.Bindings(tuple(found), cursor)
             if len(aors) < STEP:
@@ -91,7 +91,7 @@ class BindingRoutes:
         """The bindings of one AOR: `alice@sipha.test`, or `sip:alice@sipha.test`."""
         aor = locate(self._domains, aor)[1]
         now = self._node.cluster_time()
-        bindings = tuple(views.binding_view(binding, now) for binding in self._node.bindings(aor))
+        bindings = tuple(self._view(binding, now) for binding in self._node.bindings(aor))
         if not bindings:
             raise Refusal(404, f"{aor} has no bindings")
         return views.Bindings(bindings)
@@ -117,6 +117,9 @@ class BindingRoutes:
             raise Refusal(404, f"{aor} has no binding {contact}" if contact else f"{aor} has no bindings")
         return views.Removed(count(outcome))
 
+    def _view(self, binding: Binding, now: float) -> views.BindingView:
+        return views.binding_view(binding, now, self._node.last_answered(binding))
+
     def _export(
         self, query: Filter, encode: Callable[[Iterable[views.BindingView]], bytes], head: bytes = b""
     ) -> Stream:
@@ -128,7 +131,7 @@ class BindingRoutes:
             yield head
             for bindings in _in_steps(listing.bindings):
                 yield encode(
-                    views.binding_view(binding, now)
+                    self._view(binding, now)
                     for binding in bindings
                     if binding.aor.startswith(choice.prefix) and choice.matches(binding)
                 )

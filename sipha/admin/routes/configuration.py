@@ -20,3 +20,14 @@ class ConfigurationRoutes:
     async def reload(self) -> views.Reloaded:
         """Load the configuration file again, all of it or nothing; answered once that has passed its probation."""
         return await self._node.reload()
+
+    @routes.get("/v1/log-level", role=Role.READ)
+    def get_log_level(self) -> views.LogLevel:
+        """The level of this node's log."""
+        return views.LogLevel(self._node.log_level())
+
+    @routes.put("/v1/log-level", role=Role.OPERATE)
+    def put_log_level(self, body: views.LogLevel) -> views.LogLevel:
+        """Give this node's log another level until the configuration is loaded again, or the node started."""
+        self._node.set_log_level(body.level)
+        return body

@@ -61,6 +61,19 @@ def test_script_sees_the_process(console: Console) -> None:
     assert ask(console, "uptime")["Up time"] == "3723 [sec]"
 
 
-def test_level_of_the_log_is_shown_and_not_set(console: Console) -> None:
-    assert ask(console, "log_level")["Processes"][0]["Log level"] == 3
-    assert ask(console, "log_level", 4) == (400, "write log.level in the configuration file, and reload it")
+@pytest.mark.parametrize(
+    ("wanted", "level", "number"),
+    [(-3, "critical", -2), (-1, "error", -1), (0, "error", -1), (2, "warn", 1), (3, "info", 3), (9, "debug", 4)],
+)
+def test_script_sets_the_level_of_the_log(console: Console, wanted: int, level: str, number: int) -> None:
+    assert ask(console, "log_level", wanted) == {"New global log level": number}
+    assert console.node.level == level
+    assert ask(console, "log_level")["Processes"][0]["Log level"] == number
+    assert ask(console, "log_level", wanted, os.getpid()) == {"Log level": number}
+
+
+def test_level_is_set_for_no_other_process_and_not_without_one(console: Console) -> None:
+    assert ask(console, "log_level", 4, 1) == (-32602, "Invalid params: Bad PID")
+    call = {"jsonrpc": "2.0", "id": 1, "method": "log_level", "params": {"pid": os.getpid()}}
+    assert console.ask("POST", "/mi", call).json["error"]["code"] == -32602
+    assert console.node.level == "info"

@@ -15,7 +15,7 @@ from sipha.admin.outflow import PAUSE
 from sipha.admin.routes.bindings import SCANNED, STEP
 from sipha.admin.site import AdminSite
 from sipha.state.binding import BEHIND_NAT
-from tests.admin.fakes import Console, FakeNode, Reply
+from tests.admin.fakes import NOW, Console, FakeNode, Reply
 
 
 @pytest.fixture
@@ -91,6 +91,18 @@ class TestFilter:
         lines = wait(console, f"/v1/bindings.jsonl?{query}").content.splitlines()
         assert len(lines) == len(found)
         assert len(wait(console, f"/v1/bindings.csv?{query}").content.splitlines()) == len(found) + 1
+
+
+class TestAnswered:
+    def test_leader_says_how_long_ago_a_phone_answered_and_others_do_not_know(self, console: Console) -> None:
+        for user in ("alice", "bob"):
+            console.node.register(f"sip:{user}@sipha.test")
+        console.node.answered["sip:alice@sipha.test"] = int((NOW - 12.5) * 1000)
+        for leads, known in ((True, [12, None]), (False, [None, None])):
+            console.node.leads = leads
+            assert [one["answered"] for one in console.ask("GET", "/v1/bindings").json["bindings"]] == known
+            [alice] = console.ask("GET", "/v1/bindings/alice@sipha.test").json["bindings"]
+            assert alice["answered"] == known[0]
 
 
 class TestPages:
