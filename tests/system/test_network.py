@@ -14,7 +14,7 @@ import pytest
 
 from tests.system.network import OUTSIDE, PHONES, PHONES_NETWORK, Network, sweep
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.network]
 
 PORT = 5060
 PINHOLE = 1

@@ -24,7 +24,7 @@ from tests.system.conftest import wait_until
 from tests.system.network import OUTSIDE, Network
 from tests.system.ua import UserAgent, call
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.network]
 
 PAGE = Path(__file__).parents[2] / "docs" / "quickstart.md"
 VIRTUAL = "192.0.2.10"
