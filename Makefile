@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 BUILD_PACKAGES := python3-venv
 LOAD_PACKAGES := gcc libc6-dev libssl-dev
-TEST_PACKAGES := sip-tester sipsak baresip-core iproute2 nftables libfaketime keepalived curl $(LOAD_PACKAGES)
+TEST_PACKAGES := sip-tester sipsak baresip-core curl iproute2 nftables libfaketime keepalived systemd $(LOAD_PACKAGES)
 LONG_PACKAGES := mariadb-server postgresql sngrep tshark
 BENCH_PACKAGES := util-linux $(LOAD_PACKAGES)
 DEB_PACKAGES := bash-completion build-essential debhelper dh-virtualenv lintian \

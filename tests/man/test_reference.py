@@ -4,7 +4,7 @@ import re
 
 from man import reference, tables
 from sipha.config.changes import keys
-from tests.test_docs import ROOT
+from tests.handbook import ROOT
 
 PAGE = ROOT / "docs" / "reference.md"
 
