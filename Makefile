@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 BUILD_PACKAGES := python3-venv
 LOAD_PACKAGES := gcc libc6-dev libssl-dev
-TEST_PACKAGES := sip-tester sipsak baresip-core iproute2 nftables libfaketime keepalived curl $(LOAD_PACKAGES)
+TEST_PACKAGES := sip-tester sipsak baresip-core curl iproute2 nftables libfaketime keepalived systemd $(LOAD_PACKAGES)
 LONG_PACKAGES := mariadb-server postgresql sngrep tshark
 BENCH_PACKAGES := util-linux $(LOAD_PACKAGES)
 DEB_PACKAGES := bash-completion build-essential debhelper dh-virtualenv lintian \
@@ -19,7 +19,7 @@ FAILOVER_PACKAGES := iproute2 nftables kamailio keepalived $(LOAD_PACKAGES)
 SEEDS := 1000
 FIRST := 1
 
-.PHONY: run test test-network test-loopback test-long test-deb sim check format bench bench-log bench-export failover deb pins clean
+.PHONY: run test test-network test-loopback test-long test-deb sim check format bench bench-log bench-export failover deb pins reference clean
 
 # Three nodes on this machine, until Ctrl-C. FRESH=1 starts empty, TLS=1 has them talk under TLS.
 run: $(STAMP)
@@ -98,6 +98,10 @@ pins: $(STAMP)
 	build/pins/bin/python -m pip install --quiet pip-tools
 	CUSTOM_COMPILE_COMMAND="make pins" build/pins/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras \
 	    --no-emit-index-url --no-emit-find-links --output-file debian/requirements.txt setup.cfg
+
+# docs/reference.md, of what the code and etc/sipha.toml say of each key.
+reference: $(STAMP)
+	$(BIN)/python -m man.reference >docs/reference.md
 
 $(STAMP): setup.cfg setup.py pyproject.toml
 	@.ci/packages $(BUILD_PACKAGES)

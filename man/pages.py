@@ -1,6 +1,6 @@
 """The man pages, as `python -m man.pages DIRECTORY` writes them.
 
-siphactl(1) is made of its commands, sipha.toml(5) of the file that every node begins with; sipha(8) stands beside this.
+siphactl(1) is made of its commands, sipha.toml(5) of the tables of the configuration; sipha(8) stands beside this.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ from pathlib import Path
 
 import click
 
+from man import tables
 from sipha import __version__, ctl
 
 HERE = Path(__file__).parent
-CONFIGURATION = HERE.parent / "etc" / "sipha.toml"
 
 _TITLE = '.TH {name} {section} "" "sipha {version}" "sipha"\n.ad l\n.SH NAME\n{name} \\- {what}\n'
-_KEY = re.compile(r"#?(?P<key>\w+) = (?P<value>(\[.*?\]|\".*?\"|[^#]*?))\s*(#\s*(?P<text>.*))?$")
 _ESCAPES = {"\\": "\\e", "-": "\\-", "'": "\\(aq", '"': "\\(dq", "`": "\\(ga", "|": "|\\:"}
-_TABLE = re.compile(r"#?(?P<table>\[+[\w.]+\]+)$")
 
 
 def roff(text: str) -> str:
@@ -91,40 +89,29 @@ def _options(command: click.Command, but: Iterable[str | None] = ()) -> Iterator
 
 
 def configuration() -> str:
-    """The page of the configuration: each key with its default and what stands beside it."""
-    introduction, _, rest = CONFIGURATION.read_text("utf-8").partition("\n\n")
+    """The page of the configuration: each key with what it is for, what it may be, and its default."""
     lines = [
         _TITLE.format(name="sipha.toml", section=5, version=__version__, what="the configuration of a node of sipha"),
         ".SH SYNOPSIS",
         ".I /etc/sipha/sipha.toml",
         ".SH DESCRIPTION",
-        *_paragraphs("\n".join(line.lstrip("# ") for line in introduction.splitlines()[2:])),
+        *_paragraphs(tables.introduction()),
         *_paragraphs("Below, each key stands with its default, or with an example."),
-        *_settings(rest.splitlines()),
+        ".SH TABLES",
+        *(line for table in tables.tables() for line in _table(table)),
         ".SH SEE ALSO",
         ".BR sipha (8),\n.BR siphactl (1)",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _settings(lines: Iterable[str]) -> Iterator[str]:
-    """The tables and their keys. A comment of a line of its own is about what follows, or goes on if it is indented."""
-    comment: list[str] = []
-    yield ".SH TABLES"
-    for line in lines:
-        table, key = _TABLE.match(line), _KEY.match(line)
-        if table:
-            yield f".SS {roff(table['table'])}"
-            yield from _paragraphs("\n".join(comment))
-        elif key:
-            yield from _paragraphs("\n".join(comment)) if comment else ()
-            yield from _item(f"{key['key']} = {key['value']}", key["text"] or "")
-        if table or key or not line:
-            comment = []
-        elif line.startswith(" "):
-            yield roff(line.strip().lstrip("# "))
-        else:
-            comment.append(line.lstrip("# "))
+def _table(table: tables.Table) -> Iterator[str]:
+    yield f".SS {roff(table.heading)}"
+    yield from _paragraphs(table.meaning)
+    for entry in table.entries:
+        yield from _item(f"{entry.name} = {entry.written}", entry.meaning)
+        default = "required" if entry.default is None else f"{entry.default} by default"
+        yield f".br\n{roff(f'({entry.kind}; {default}; {entry.taken_by})')}"
 
 
 # Both

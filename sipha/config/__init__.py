@@ -2,7 +2,8 @@
 
 `load` is total: it returns a `Config` in which every value was checked, or raises ConfigError with one message that
 names the file, the line or the key, what is wrong and what would be right. Keys and defaults are explained in
-etc/sipha.toml. Each table says which of its keys are `live`: a running node takes another value of those.
+etc/sipha.toml; docs/reference.md is made of that and of the types here. Each table says which of its keys are `live`: a
+running node takes another value of those.
 """
 
 from __future__ import annotations
@@ -36,8 +37,14 @@ from sipha.toml import Section, convert, parse, read
 from sipha.vip.messages import SOCKET
 from sipha.vip.placement import Placement
 
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
-Expiry = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+# The units of numbers, for docs/reference.md.
+SECONDS = msgspec.Meta(extra={"unit": "s"})
+BYTES = msgspec.Meta(extra={"unit": "bytes"})
+PER_CENT = msgspec.Meta(extra={"unit": "%"})
+PER_SECOND = msgspec.Meta(extra={"unit": "requests per second"})
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400), SECONDS]
+Expiry = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1), SECONDS]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Algorithm = Literal["SHA-512-256", "SHA-256", "MD5"]
 Role = Literal["read", "operate", "admin"]
@@ -84,7 +91,7 @@ class ClusterPeer(Section, frozen=True):
 
 
 class Cluster(Section, frozen=True):
-    """The log between the nodes; times in seconds."""
+    """The log between the nodes."""
 
     live: ClassVar[frozenset[str]] = frozenset({"peers"})
 
@@ -98,9 +105,9 @@ class Cluster(Section, frozen=True):
     durability: Literal["fsync", "os"] = "fsync"
     priority: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 100
     witness: bool = False
-    heartbeat: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = 0.05
-    election_min: Annotated[float, msgspec.Meta(ge=0.1, le=10)] = 0.4
-    election_max: Annotated[float, msgspec.Meta(ge=0.1, le=20)] = 0.8
+    heartbeat: Annotated[float, msgspec.Meta(ge=0.01, le=1), SECONDS] = 0.05
+    election_min: Annotated[float, msgspec.Meta(ge=0.1, le=10), SECONDS] = 0.4
+    election_max: Annotated[float, msgspec.Meta(ge=0.1, le=20), SECONDS] = 0.8
     peers: tuple[ClusterPeer, ...] = ()
 
     def __post_init__(self) -> None:
@@ -155,7 +162,7 @@ class Cluster(Section, frozen=True):
 
 
 class VirtualAddress(Section, frozen=True):
-    """The addresses that the leader alone answers at, and how it comes by them; `hook_deadline` in seconds."""
+    """The addresses that the leader alone answers at, and how it comes by them."""
 
     mode: Literal["loopback", "netlink", "external", "hook"] = "loopback"
     addresses: tuple[VirtualIp, ...] = (VirtualIp("127.0.0.10"),)
@@ -198,7 +205,7 @@ class VirtualAddress(Section, frozen=True):
 
 
 class Sip(Section, frozen=True):
-    """The SIP transports and the timers of RFC 3261 §17 and §16.6; times in seconds, sizes in bytes."""
+    """The SIP transports and the timers of RFC 3261 §17 and §16.6."""
 
     live: ClassVar[frozenset[str]] = frozenset(
         {
@@ -214,16 +221,16 @@ class Sip(Section, frozen=True):
 
     port: Port = 5060
     transports: tuple[Literal["udp", "tcp"], ...] = ("udp", "tcp")
-    receive_buffer: Annotated[int, msgspec.Meta(ge=65536, le=2**30)] = 4194304
-    max_message: Annotated[int, msgspec.Meta(ge=4096, le=2**20)] = 65536
+    receive_buffer: Annotated[int, msgspec.Meta(ge=65536, le=2**30), BYTES] = 4194304
+    max_message: Annotated[int, msgspec.Meta(ge=4096, le=2**20), BYTES] = 65536
     max_connections: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10000
     idle_timeout: Seconds = 3600.0
     message_timeout: Seconds = 10.0
-    t1: Annotated[float, msgspec.Meta(ge=0.05, le=10)] = 0.5
-    t2: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 4.0
-    t4: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 5.0
-    timer_c: Annotated[float, msgspec.Meta(gt=180, le=3600)] = 185.0
-    branch_timeout: Annotated[float, msgspec.Meta(ge=0.5, le=32)] = 6.0
+    t1: Annotated[float, msgspec.Meta(ge=0.05, le=10), SECONDS] = 0.5
+    t2: Annotated[float, msgspec.Meta(ge=0.1, le=60), SECONDS] = 4.0
+    t4: Annotated[float, msgspec.Meta(ge=0.1, le=60), SECONDS] = 5.0
+    timer_c: Annotated[float, msgspec.Meta(gt=180, le=3600), SECONDS] = 185.0
+    branch_timeout: Annotated[float, msgspec.Meta(ge=0.5, le=32), SECONDS] = 6.0
 
     def __post_init__(self) -> None:
         """Check what concerns more than one key."""
@@ -258,7 +265,7 @@ class Domain(Section, frozen=True):
 
 
 class Registrar(Section, frozen=True):
-    """What REGISTER may do (RFC 3261 §10.3); times in seconds, jitter in per cent of the granted expiry."""
+    """What REGISTER may do (RFC 3261 §10.3)."""
 
     live: ClassVar[frozenset[str]] = frozenset(
         {
@@ -279,15 +286,15 @@ class Registrar(Section, frozen=True):
 
     default_expires: Expiry = 3600
     min_expires: Expiry = 60
-    max_expires: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 7200
+    max_expires: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1), SECONDS] = 7200
     min_expires_policy: Literal["reject", "raise"] = "reject"
-    expires_jitter: Annotated[int, msgspec.Meta(ge=0, le=50)] = 0
+    expires_jitter: Annotated[int, msgspec.Meta(ge=0, le=50), PER_CENT] = 0
     max_contacts: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 12
     full: Literal["replace", "refuse"] = "replace"
     full_status: Annotated[int, msgspec.Meta(ge=400, le=599)] = 403
     one_per_instance: bool = True
     out_of_order: Literal[500, 200] = 500
-    nonce_lifetime: Annotated[int, msgspec.Meta(ge=5, le=86400)] = 300
+    nonce_lifetime: Annotated[int, msgspec.Meta(ge=5, le=86400), SECONDS] = 300
     edges: tuple[Network, ...] = ()
 
     def __post_init__(self) -> None:
@@ -315,7 +322,7 @@ class Proxy(Section, frozen=True):
 
 
 class Nat(Section, frozen=True):
-    """How phones behind NAT are recognised, and kept reachable; times in seconds."""
+    """How phones behind NAT are recognised, and kept reachable."""
 
     live: ClassVar[frozenset[str]] = frozenset(
         {
@@ -331,11 +338,11 @@ class Nat(Section, frozen=True):
     )
 
     detect: tuple[detection.Test, ...] = detection.DEFAULT
-    ping_interval: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 25.0
+    ping_interval: Annotated[float, msgspec.Meta(ge=1, le=3600), SECONDS] = 25.0
     ping_method: Literal["OPTIONS", "udp"] = "OPTIONS"
     ping_scope: Literal["nated", "all", "flagged", "none"] = "nated"
     ping_from: SipAddress = SipAddress()
-    ping_timeout: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 3.0
+    ping_timeout: Annotated[float, msgspec.Meta(ge=0.1, le=60), SECONDS] = 3.0
     remove_unreachable: bool = False
     max_lost: Annotated[int, msgspec.Meta(ge=1, le=100)] = 4
 
@@ -389,7 +396,7 @@ class AdminClient(Section, frozen=True):
 
 
 class Admin(Section, frozen=True):
-    """The admin's HTTP listener, and who may ask; `rate` in requests a second from one address."""
+    """The admin's HTTP listener, and who may ask."""
 
     live: ClassVar[frozenset[str]] = frozenset({"listen", "tokens", "clients"})
 
@@ -397,7 +404,7 @@ class Admin(Section, frozen=True):
     certificate: FilePath = FilePath()
     key: FilePath = FilePath()
     ca: FilePath = FilePath()
-    rate: Annotated[float, msgspec.Meta(ge=1, le=1_000_000)] = 100.0
+    rate: Annotated[float, msgspec.Meta(ge=1, le=1_000_000), PER_SECOND] = 100.0
     tokens: tuple[AdminToken, ...] = ()
     clients: tuple[AdminClient, ...] = ()
 
@@ -446,7 +453,7 @@ class History(Section, frozen=True):
     """What is kept, on this node, of what has become of each AOR: for how long, and how much."""
 
     keep: Duration = Duration("30d")
-    max_bytes: Annotated[int, msgspec.Meta(ge=2**20, le=2**40)] = 2**28
+    max_bytes: Annotated[int, msgspec.Meta(ge=2**20, le=2**40), BYTES] = 2**28
 
     @property
     def kept(self) -> bool:

@@ -149,7 +149,7 @@ class NodeName(Text):
 
 
 class PeerName(Text):
-    """The name of a trusted SIP element: letters, digits, dot, hyphen and underscore, at most 63."""
+    """A name for the log: letters, digits, dot, hyphen and underscore, at most 63."""
 
     __slots__ = ()
 

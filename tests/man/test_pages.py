@@ -11,6 +11,7 @@ import click
 import pytest
 
 from man import pages
+from man.tables import FILE
 from sipha import ctl
 
 
@@ -45,7 +46,7 @@ def test_page_has_the_exit_statuses() -> None:
 
 def test_page_has_each_key_of_the_configuration_with_its_default_and_meaning() -> None:
     page = plain(pages.configuration())
-    tables = tomllib.loads(pages.CONFIGURATION.read_text("utf-8"))
+    tables = tomllib.loads(FILE.read_text("utf-8"))
     keys = [key for table in tables.values() if isinstance(table, dict) for key in table]
     assert len(keys) > 50
     for key in keys:
@@ -53,7 +54,8 @@ def test_page_has_each_key_of_the_configuration_with_its_default_and_meaning() -
     assert "ping_interval = 25.0 less than the time after which the NATs of the phones forget" in page
     assert "which is faster, and survives every crash of processes" in page, "a comment's second line"
     assert "[[cluster.peers]] One table for each other node" in page
-    assert 'name = "carrier"' in page, "of a table that is an example"
+    assert 'name = "carrier" what the log calls it' in page, "of a table that is an example"
+    assert "(integer, 1 to 65535; 5060 by default; reload)" in page
 
 
 @pytest.mark.parametrize("name", pages.PAGES)
