@@ -12,6 +12,7 @@ from typing import Any
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Cooperator, LoopingCall, SchedulerStopped
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -19,8 +20,9 @@ from twisted.python.failure import Failure
 from sipha import config
 from sipha.cluster.replica import Replica
 from sipha.errors import ConfigError, MalformedMessage, NotClaimed
+from sipha.proxy.takeover import longest_setup
 from sipha.service.health import LONGEST_REST, RECOVERY, Health
-from sipha.service.settings import make_listeners
+from sipha.service.settings import make_listeners, make_timers
 from sipha.sip.flow import Address, Flow
 from sipha.sip.uri import SipUri, parse_uri
 from sipha.state.binding import Binding
@@ -86,6 +88,7 @@ class AddressService(Service):
         self.address = make_address(
             reactor, configuration.virtual_address, path, self._lost, self._moved, self._guarded
         )
+        self._reactor = reactor
         self._replica = replica
         self._health = health
         self.elsewhere = False
@@ -93,6 +96,7 @@ class AddressService(Service):
         self._mode = configuration.virtual_address.mode
         self._config = configuration
         self._sockets: StandingSockets | None = None
+        self._retiring: IDelayedCall | None = None
 
     def startService(self) -> None:
         """Get ready to claim; raises ConfigError if a socket can't be had."""
@@ -115,12 +119,24 @@ class AddressService(Service):
         self._config = new
 
     def settle(self) -> None:
-        """Close the sockets that the configuration doesn't have."""
+        """Close the sockets that the configuration doesn't have, once what is under way there has ended.
+
+        Until then a listener may read one of them, so that it couldn't be bound anew for a configuration that has it.
+        """
+        self._stay()
+        self._retiring = self._reactor.callLater(longest_setup(make_timers(self._config.sip)), self._retire)
+
+    def _stay(self) -> None:
+        if self._retiring is not None and self._retiring.active():
+            self._retiring.cancel()
+
+    def _retire(self) -> None:
         if self._sockets is not None:
             self._sockets.retire(_standing(self._config))
 
     def stopService(self) -> Deferred[None]:
         """Release what is held, and close the sockets."""
+        self._stay()
         sockets, self._sockets = self._sockets, None
         stopped = self.address.stop() if self.running else succeed(None)
         super().stopService()

@@ -10,6 +10,7 @@ import pytest
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from zope.interface import implementer
 
 from sipha.cluster.replica import Replica
@@ -281,7 +282,8 @@ def test_sockets_stand_whether_the_node_has_the_addresses_or_not(alone: Alone) -
     )
     settings = msgspec.structs.replace(alone.config, virtual_address=hosts)
     replica = alone.node.replication.replica
-    service = AddressService(alone.world.reactor, settings, Path("sipha.toml"), replica, alone.node.health)
+    clock = MemoryReactorClock()
+    service = AddressService(clock, settings, Path("sipha.toml"), replica, alone.node.health)
     service.startService()
     other = AddressService(alone.world.reactor, settings, Path("sipha.toml"), replica, alone.node.health)
     with pytest.raises(ConfigError, match=r"sip\.port: can't bind it on the virtual addresses: Address already in use"):
@@ -295,6 +297,15 @@ def test_sockets_stand_whether_the_node_has_the_addresses_or_not(alone: Alone) -
     service.adopt(moved)
     service.settle()
     service.bind(socket.SOCK_DGRAM, ("192.0.2.10", 5070)).close()
+    clock.advance(settings.sip.timer_c)
+    with service.bind(socket.SOCK_DGRAM, ("192.0.2.10", 5060)):  # as a listener has it that is being closed
+        service.listen(settings)
+        service.listen(moved)
+    service.settle()
+    clock.advance(settings.sip.timer_c)
+    with pytest.raises(ConfigError, match="Address already in use"):
+        other.startService()
+    clock.advance(64 * settings.sip.t1)
     other.startService()
     with pytest.raises(ConfigError, match="Address already in use"):
         service.listen(settings)
