@@ -18,6 +18,9 @@ from sipha.state.outcomes import Invalid, Outcome
 DEADLINE = 2.0
 """Seconds after which a proposer hears that the outcome is unknown."""
 
+LONGEST_WAIT = 0.5
+"""Seconds for which a record may have waited for an entry while others may still come to wait."""
+
 MAX_PROPOSALS = 20_000
 """Records that may wait for their outcome."""
 
@@ -83,11 +86,15 @@ class Proposals:
 
     def add(self, record: Record, done: Done) -> None:
         """Let a record wait for the next entry; refused at once if too many do."""
+        deadline = self._clock() + DEADLINE
         if self.count >= MAX_PROPOSALS:
             done(QueueFull(f"{MAX_PROPOSALS} records wait for the log already"))
             return
+        if self._waiting and deadline - self._waiting[0][2] > LONGEST_WAIT and not self._held:
+            done(QueueFull(f"others have waited for the log for {LONGEST_WAIT:g} s already"))
+            return
         self.count += 1
-        self._waiting.append((record, done, self._clock() + DEADLINE))
+        self._waiting.append((record, done, deadline))
 
     def add_internal(self, record: Record, done: Done) -> None:
         """As `add`, without a deadline and whatever else waits."""

@@ -95,6 +95,36 @@ def test_queue_is_bounded(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(log.outcomes) == 13
 
 
+def test_no_more_come_to_wait_while_others_have_waited_for_an_entry_too_long(log: Log) -> None:
+    log.propose(module.MAX_RECORDS * module.MAX_UNDER_WAY + 1)
+    log.proposals.flush()
+    log.now = module.LONGEST_WAIT
+    log.propose(1)
+    assert not log.outcomes
+    log.now += 0.01
+    log.propose(1)
+    assert log.kinds == {QueueFull}
+    log.proposals.hold()
+    log.propose(1)  # leadership is being handed on: who waits has to
+    assert len(log.outcomes) == 1
+    log.proposals.resume()
+    log.entries[0][1]([Done(0)] * module.MAX_RECORDS)
+    log.proposals.expire()
+    log.proposals.flush()
+    log.outcomes.clear()
+    log.propose(1)
+    assert not log.outcomes
+
+
+def test_what_the_leader_wants_itself_keeps_nobody_from_waiting(log: Log) -> None:
+    for _ in range(module.MAX_UNDER_WAY + 1):
+        log.proposals.add_internal(RemoveBindings("x"), log.outcomes.append)
+    log.proposals.flush()
+    log.now = 2 * module.LONGEST_WAIT
+    log.propose(1)
+    assert not log.outcomes
+
+
 def test_proposer_waits_no_longer_than_the_deadline(log: Log) -> None:
     log.propose(2)
     log.proposals.flush()
