@@ -47,6 +47,7 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400), SECONDS]
 Expiry = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1), SECONDS]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Algorithm = Literal["SHA-512-256", "SHA-256", "MD5"]
+EmergencyNumber = Annotated[str, msgspec.Meta(pattern=r"\A\+?[0-9*#]{1,20}\Z")]
 Role = Literal["read", "operate", "admin"]
 
 STRENGTH: tuple[Algorithm, ...] = ("SHA-512-256", "SHA-256", "MD5")
@@ -212,6 +213,7 @@ class Sip(Section, frozen=True):
             "port",
             "transports",
             "receive_buffer",
+            "emergency_numbers",
             "max_message",
             "max_connections",
             "idle_timeout",
@@ -221,7 +223,8 @@ class Sip(Section, frozen=True):
 
     port: Port = 5060
     transports: tuple[Literal["udp", "tcp"], ...] = ("udp", "tcp")
-    receive_buffer: Annotated[int, msgspec.Meta(ge=65536, le=2**30), BYTES] = 4194304
+    receive_buffer: Annotated[int, msgspec.Meta(ge=65536, le=2**30), BYTES] = 16777216
+    emergency_numbers: tuple[EmergencyNumber, ...] = ("112", "911")
     max_message: Annotated[int, msgspec.Meta(ge=4096, le=2**20), BYTES] = 65536
     max_connections: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10000
     idle_timeout: Seconds = 3600.0

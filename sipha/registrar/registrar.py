@@ -21,6 +21,7 @@ from sipha.registrar import response
 from sipha.registrar.record import Prepared, RegistrarSettings, full, is_edge, is_repeat, prepare
 from sipha.sip.flow import Address, Flow
 from sipha.sip.message import Request
+from sipha.sip.overload import Overload, mark_of
 from sipha.sip.token import Tokens
 from sipha.state.binding import Binding
 from sipha.state.interfaces import ICredentials, ILocation, ILog
@@ -57,9 +58,10 @@ class _Answer(NamedTuple):
 class Registrar:
     """Answers REGISTERs with `send`; `term` says in which term the leader makes its nonces.
 
-    `is_behind_nat` tells of a REGISTER, and the flow that it came by, whether the phone is behind NAT. `wall_time` is
-    for the Date header alone, `clock` for `latencies`: the seconds from when a REGISTER came to its 200 from the log.
-    Everything else goes by cluster time. `responses` are those sent, by status.
+    `overload` is told when too much waits for the log, and says when a phone may come again. `is_behind_nat` tells of a
+    REGISTER, and the flow that it came by, whether the phone is behind NAT. `wall_time` is for the Date header alone,
+    `clock` for `latencies`: the seconds from when a REGISTER came to its 200 from the log. Everything else goes by
+    cluster time. `responses` are those sent, by status.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Registrar:
         *,
         term: Callable[[], int],
         send: Callable[[bytes, Flow], object],
+        overload: Overload | None = None,
         settings: RegistrarSettings | None = None,
         is_behind_nat: Callable[[Request, Flow], bool] = lambda _request, _flow: False,
         wall_time: Callable[[], float] = time.time,
@@ -87,6 +90,7 @@ class Registrar:
         self._domains = domains
         self._term = term
         self._send = send
+        self._overload = overload or Overload()
         self._settings = settings or RegistrarSettings()
         self._is_behind_nat = is_behind_nat
         self._wall_time = wall_time
@@ -196,9 +200,15 @@ class Registrar:
         headers = error.headers
         if isinstance(error, Unavailable):
             self.counters.unavailable += 1
+            now = self._clock()
+            if isinstance(error, QueueFull):
+                self._overload.log_is_behind(now)
             # A 503 with Retry-After would make an edge give up all its phones' registrar (RFC 3261 §21.5.4).
             if is_edge(answer.destination, self._settings):
                 headers = ()
+            else:
+                wait = self._overload.retry_after(mark_of(answer.head.encode()), now, error.retry_after)
+                headers = (("Retry-After", str(wait)),)
         else:
             self.counters.refused += 1
         self.responses[error.response_status] += 1

@@ -59,6 +59,12 @@ class Metrics:
                 "no room in the kernel": self._view.parts.sip.dropped,
             },
         )
+        yield self._shed()
+        yield _gauge(
+            "overloaded",
+            "1 while requests are refused because more comes than can be served.",
+            self._view.parts.sip.overloaded,
+        )
         for name, histogram in self._histograms().items():
             yield _latency(name, histogram)
         yield _gauge("transactions", "SIP transactions.", self._view.parts.sip.transactions)
@@ -70,6 +76,19 @@ class Metrics:
         )
         for (method, code), count in sorted(self._view.parts.sip.responses().items()):
             family.add_metric([method, str(code)], count)
+        return family
+
+    def _shed(self) -> Metric:
+        family = CounterMetricFamily(
+            "sipha_shed",
+            "Requests that were refused because more came than could be served, by priority, reason and answer.",
+            labels=["priority", "reason", "answer"],
+        )
+        overload = self._view.parts.sip.overload
+        for priority, tally in overload.tallies.items():
+            family.add_metric([priority, "wait", "503"], tally.refused)
+            family.add_metric([priority, "wait", "none"], tally.ignored)
+        family.add_metric(["register", "log", "503"], overload.behind)
         return family
 
     def _histograms(self) -> Mapping[str, Histogram]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Callable
 
 from sipha import config
 from sipha.auth.domain import Domain
 from sipha.cluster.raft import Timing
 from sipha.cluster.tls import Credentials
-from sipha.proxy.admission import ProxySettings
+from sipha.proxy.admission import Peers, ProxySettings
 from sipha.registrar.record import RegistrarSettings
-from sipha.sip.flow import Address
+from sipha.sip.flow import Address, Flow
 from sipha.sip.timers import Timers
 from sipha.state.entries import Policy
 from sipha.transport.endpoint import Listener
@@ -113,6 +114,13 @@ def make_proxy_settings(configuration: config.Config) -> ProxySettings:
         allow_inbound=configuration.proxy.allow_inbound,
         max_breadth=configuration.proxy.max_breadth,
     )
+
+
+def make_trust(configuration: config.Config) -> Callable[[Flow], bool]:
+    """Who is known to serve many phones: peers and edges."""
+    edges = tuple(edge.network for edge in configuration.registrar.edges)
+    known = Peers((*make_proxy_settings(configuration).peers, *edges))
+    return lambda flow: flow.remote[0] in known
 
 
 def make_timing(settings: config.Cluster) -> Timing:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -31,11 +33,13 @@ from sipha.service.settings import (
     make_registrar_settings,
     make_stream_limits,
     make_timers,
+    make_trust,
 )
 from sipha.sip.events import Event, RequestReceived, StrayResponse
 from sipha.sip.flow import Flow
 from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response
+from sipha.sip.overload import QUIET, Overload
 from sipha.sip.token import Tokens
 from sipha.state.machine import Machine
 from sipha.transport.address import Bind
@@ -147,6 +151,8 @@ class SipService(Service):
         self._counters: dict[str, Any] = {}
         self._registrar: Registrar | None = None
         self._proxy: Proxy | None = None
+        self._overload = Overload()
+        self._ending: IDelayedCall | None = None
         self._sharing: Any = None
         self._timers = make_timers(configuration.sip)
         self._shadows = Shadows(longest_setup(self._timers))
@@ -191,6 +197,8 @@ class SipService(Service):
             replica, self._keys.tokens, self._domains, nonce_lifetime=settings.registrar.nonce_lifetime
         )
         layer = self._layer = TransactionLayer(self._timers, force_rport=make_force_rport(settings))
+        overload = self._overload = Overload(self._overload_begins)
+        overload.adopt(make_trust(settings), settings.sip.emergency_numbers)
         endpoint = self._endpoint = ProxyEndpoint(
             self._reactor,
             layer,
@@ -201,6 +209,7 @@ class SipService(Service):
             tag=self._tag,
             bind=self._bind,
             intercept=self._intercept,
+            overload=overload,
             receive_buffer=settings.sip.receive_buffer,
             limits=make_stream_limits(settings.sip),
             parting=longest_setup(self._timers),
@@ -214,6 +223,7 @@ class SipService(Service):
             self._domains,
             term=lambda: replica.term,
             send=endpoint.send,
+            overload=overload,
             settings=make_registrar_settings(settings.registrar),
             is_behind_nat=make_detection(settings),
             clock=self._reactor.seconds,
@@ -243,6 +253,7 @@ class SipService(Service):
         def adopt(new: config.Config) -> None:
             endpoint.limit(new.sip.receive_buffer, make_stream_limits(new.sip))
             layer.force_rport = make_force_rport(new)
+            overload.adopt(make_trust(new), new.sip.emergency_numbers)
             authenticator.let_nonces_live(new.registrar.nonce_lifetime)
             registrar.adopt(make_registrar_settings(new.registrar), make_detection(new))
             proxy.adopt(make_proxy_settings(new))
@@ -257,6 +268,8 @@ class SipService(Service):
         endpoint, self._endpoint, self._layer = self._endpoint, None, None
         self._adopt = lambda _: None
         self._registrar = self._proxy = None
+        if self._ending is not None:
+            self._end_overload()
         if endpoint is None:
             return None
         self.log.info("the virtual addresses are served no more")
@@ -296,7 +309,26 @@ class SipService(Service):
         """How many responses this leadership has sent, by method of the request and status."""
         if self._layer is None or self._registrar is None:
             return {}
-        return {("REGISTER", status): n for status, n in self._registrar.responses.items()} | self._layer.responses
+        registrations = Counter({("REGISTER", status): n for status, n in self._registrar.responses.items()})
+        return registrations + self._layer.responses
+
+    @property
+    def overload(self) -> Overload:
+        """What becomes of requests while more come than can be served, in this leadership."""
+        return self._overload
+
+    @property
+    def overloaded(self) -> bool:
+        """True from when requests are refused until none has been for some time."""
+        return self._ending is not None
+
+    def alarms(self) -> Iterator[str]:
+        """What an operator must know."""
+        if self.overloaded:
+            yield (
+                "more requests come than this node can serve: those that are least urgent are refused; look at what "
+                "sends them, and at sipha_shed_total"
+            )
 
     def latencies(self) -> dict[str, Histogram]:
         """How long phones have waited in this leadership: for the 200 to a REGISTER, for the 100 to an INVITE."""
@@ -313,6 +345,28 @@ class SipService(Service):
     def dropped(self) -> int:
         """How many datagrams the kernel has dropped in this leadership, for want of room."""
         return 0 if self._endpoint is None else self._endpoint.dropped
+
+    def _overload_begins(self, wait: float) -> None:
+        self.log.warn("more comes than can be served: requests wait for {wait:.2f} s", wait=wait)  # noqa: G010  Twisted's
+        if self._ending is None:
+            self._ending = self._reactor.callLater(QUIET, self._look_at_overload)
+
+    def _look_at_overload(self) -> None:
+        if self._overload.lasts(self._reactor.seconds()):
+            self._ending = self._reactor.callLater(QUIET, self._look_at_overload)
+        else:
+            self._end_overload()
+
+    def _end_overload(self) -> None:
+        if self._ending is not None and self._ending.active():
+            self._ending.cancel()
+        self._ending = None
+        tallies = self._overload.tallies.values()
+        self.log.info(
+            "no more comes than can be served; in this leadership {refused} were refused, {ignored} not answered",
+            refused=self._overload.behind + sum(tally.refused for tally in tallies),
+            ignored=sum(tally.ignored for tally in tallies),
+        )
 
     def _before_sending(self) -> None:
         """Let the other nodes know of our calls: at once what must be known before anything is sent."""

@@ -162,6 +162,7 @@ class View:
             self._life,
             self._replication,
             self._address,
+            self._sip,
             self._keepalive,
             self._events,
             self._access,

@@ -190,7 +190,7 @@ class TransactionLayer:
 
     def reply(self, response: Response, flow: Flow) -> None:
         """Send a response without a transaction (§8.2.7), to a request that came over `flow`."""
-        self._count((response.headers.get("CSeq") or "").rpartition(" ")[2], response.status)
+        self.count((response.headers.get("CSeq") or "").rpartition(" ")[2], response.status)
         self._outgoing.append((response.render(), response_destination(response.via, flow)))
 
     def start(
@@ -384,12 +384,13 @@ class TransactionLayer:
             self.counters.retransmissions_sent += 1
 
     def _send_response(self, transaction: ServerTransaction, response: Response, _now: float) -> None:
-        self._count(transaction.request.method, response.status)
+        self.count(transaction.request.method, response.status)
         transaction.last_sent = response.render()
         transaction.note_to_tag(response)
         self._outgoing.append((transaction.last_sent, transaction.destination))
 
-    def _count(self, method: str, status: int) -> None:
+    def count(self, method: str, status: int) -> None:
+        """Count a response to a request; one that was sent otherwise, too."""
         self.responses[method if method in METHODS else "other", status] += 1
 
     def _send_trying(self, transaction: ServerTransaction, _message: object, now: float) -> None:

@@ -21,6 +21,7 @@ from sipha.sip.events import Event, RequestReceived
 from sipha.sip.flow import Address, Flow
 from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response, mark_received, response_to
+from sipha.sip.overload import Overload, Verdict, mark_of, refusal
 from sipha.sip.parser import ParseError, parse
 from sipha.transport.address import Bind, bound_socket, canonical, family
 from sipha.transport.connection import PING, PONG, Received
@@ -66,8 +67,8 @@ class Endpoint:
     `counters` counts by reason what was dropped or failed. `may_send` is asked before every message. `tag` makes the To
     tag of a stateless error response. `bind` gives the listeners their sockets. `before_sending` is called in each turn
     once all events have been acted on. `intercept` is offered each datagram before it is parsed, and says whether it
-    has taken it. `taps` are told of each message. A UDP listener that is closed while the endpoint lives on is read and
-    sent from for `parting` seconds.
+    has taken it. `overload` says what is refused when datagrams wait too long. `taps` are told of each message. A UDP
+    listener that is closed while the endpoint lives on is read and sent from for `parting` seconds.
     """
 
     log = Logger()
@@ -83,7 +84,8 @@ class Endpoint:
         tag: Callable[[Request], str] | None = None,
         bind: Bind = bound_socket,
         intercept: Callable[[bytes, Flow], bool] = lambda _data, _flow: False,
-        receive_buffer: int = 4 << 20,
+        overload: Overload | None = None,
+        receive_buffer: int = 16 << 20,
         limits: StreamLimits | None = None,
         parting: float = 300.0,
     ) -> None:
@@ -97,6 +99,7 @@ class Endpoint:
         self._tag = tag
         self._bind = bind
         self._intercept = intercept
+        self._overload = overload or Overload()
         self._receive_buffer = receive_buffer
         self._limits = limits or StreamLimits()
         self._parting = parting
@@ -326,8 +329,9 @@ class Endpoint:
 
     # -- coming in --------------------------------------------------------------------------------------------------
 
-    def _datagrams_received(self, datagrams: list[tuple[bytes, Flow]]) -> None:
-        now, intercept = self._reactor.seconds(), self._intercept
+    def _datagrams_received(self, datagrams: list[tuple[bytes, Flow]], age: float, fill: float) -> None:
+        now, intercept, overload = self._reactor.seconds(), self._intercept, self._overload
+        overloaded = overload.waited(age, fill)
         for data, flow in datagrams:
             if len(data) <= _LONGEST_KEEPALIVE and not data.strip(_KEEPALIVE_CHARACTERS):
                 self.counters["udp-keepalive"] += 1
@@ -338,6 +342,10 @@ class Endpoint:
                 if self.taps:
                     self._tell(data, flow, sent=False)
                 if intercept(data, flow):
+                    continue
+                if overloaded and (verdict := overload.judge(data, flow, now)) is not Verdict.SERVED:
+                    if verdict is Verdict.REFUSED:
+                        self._turn_away(data, flow, now)
                     continue
                 self._layer.receive(parse(data), flow, now)
             except MalformedMessage as error:
@@ -395,6 +403,21 @@ class Endpoint:
             self._note_mistake(type(event).__name__)
             if isinstance(event, RequestReceived):
                 self._refuse(SipError("a mistake of ours"), event.request, event.flow)
+
+    def _turn_away(self, data: bytes, flow: Flow, now: float) -> None:
+        """Answer a request that is refused for overload, at a glance if possible."""
+        mark = mark_of(data)
+        # A peer or an edge would give up this server for all its calls or phones (RFC 3261 §21.5.4).
+        retry_after = None if self._overload.trusts(flow) else self._overload.retry_after(mark, now)
+        answer = refusal(data, flow, mark, retry_after)
+        if answer is not None:
+            self._layer.count(data[: data.index(b" ")].decode("ascii", "replace"), 503)
+            self._send(answer, flow)
+            return
+        request = parse(data)
+        if isinstance(request, Request):
+            headers = () if retry_after is None else (("Retry-After", str(retry_after)),)
+            self._refuse(SipError("overloaded", status=503, headers=headers), request, flow)
 
     # -- errors -----------------------------------------------------------------------------------------------------
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
+from fcntl import ioctl
 from struct import Struct
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -30,7 +33,9 @@ _MAX_DATAGRAM = 65535
 _MAX_STALE = 65536
 _SO_RCVBUFFORCE = 33
 _SO_MEMINFO = 55
-_MEMORY = Struct("=9I")  # linux/sock_diag.h: the last is SK_MEMINFO_DROPS
+_MEMORY = Struct("=9I")  # linux/sock_diag.h: the first two are what is taken of the receive buffer, the last are drops
+_SIOCGSTAMPNS = 0x8907
+_TIMESPEC = Struct("@ll")
 _IP_RECVERR = 11
 _IPV6_RECVERR = 25
 _EXTENDED_ERROR = Struct("=IBBBxII")  # struct sock_extended_err: errno, origin, type, code, info, data
@@ -60,14 +65,17 @@ class UdpSocket:
     """One bound UDP socket: `received` gets the datagrams of each wake-up, `failed` the flows that ICMP says are dead.
 
     It is bound at once and read from `start` on; what arrived in between is stale and dropped. Raises OSError if
-    the address can't be bound. `receive_buffer` is the kernel's, in bytes.
+    the address can't be bound. `receive_buffer` is the kernel's, in bytes. If more is to be read, `received` is told
+    with the datagrams how old the last of them was, in seconds, and which share of that buffer is taken; else twice 0.
     """
+
+    log = Logger()
 
     def __init__(
         self,
         reactor: Reactor,
         address: Address,
-        received: Callable[[list[tuple[bytes, Flow]]], None],
+        received: Callable[[list[tuple[bytes, Flow]], float, float], None],
         failed: Callable[[list[Flow]], None],
         counters: Counter[str],
         *,
@@ -100,6 +108,7 @@ class UdpSocket:
             except OSError:
                 continue  # an ICMP error that was pending, reported once
             self._counters["udp-stale"] += 1
+        self._age()  # from the first question on the kernel notes when datagrams come
         self._reactor.addReader(self)
 
     def close(self) -> None:
@@ -123,17 +132,25 @@ class UdpSocket:
         return error
 
     def size_receive_buffer(self, size: int) -> None:
-        """Let the kernel's buffer have this many bytes, or as many as it allows."""
+        """Let the kernel's buffer have this many bytes, or as many as it allows, which the log then says."""
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
         except PermissionError:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        given = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # it says twice what it was told
+        if given < size:
+            self.log.warn(  # noqa: G010  Twisted's
+                "{host} has a receive buffer of {given} bytes, not {size}: raise net.core.rmem_max, or write less in "
+                "sip.receive_buffer",
+                host=self._socket.getsockname()[0],
+                given=given,
+                size=size,
+            )
 
     @property
     def dropped(self) -> int:
         """How many datagrams the kernel has dropped, for want of room, since the socket was made."""
-        *_, drops = _MEMORY.unpack(self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMORY.size))
-        return int(drops)
+        return self._memory()[-1]
 
     def fileno(self) -> int:
         """See IReadDescriptor."""
@@ -147,12 +164,14 @@ class UdpSocket:
         """Take DATAGRAMS_PER_WAKE datagrams or BYTES_PER_WAKE, and hand them over together (IReadDescriptor)."""
         datagrams: list[tuple[bytes, Flow]] = []
         left = BYTES_PER_WAKE
+        emptied = False
         local = self.address
         receive = self._socket.recvfrom
         for _ in range(DATAGRAMS_PER_WAKE):
             try:
                 data, peer = receive(_MAX_DATAGRAM)
             except BlockingIOError:
+                emptied = True
                 break
             except OSError:
                 self._read_errors()
@@ -162,8 +181,11 @@ class UdpSocket:
             left -= len(data)
             if left <= 0:
                 break
-        if datagrams:
-            self._received(datagrams)
+        if emptied and datagrams:
+            self._received(datagrams, 0.0, 0.0)
+        elif datagrams:
+            taken, room, *_ = self._memory()
+            self._received(datagrams, self._age() if taken else 0.0, taken / room)
         self._report()
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - always the same
@@ -172,6 +194,21 @@ class UdpSocket:
             self._read_errors()
             self._reactor.addReader(self)
             self._report()
+
+    def _memory(self) -> tuple[int, ...]:
+        return _MEMORY.unpack(self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMORY.size))
+
+    def _age(self) -> float:
+        """For how many seconds the datagram that was read last had waited.
+
+        The kernel's stamp is wall time. Should that jump, what waits at this moment seems older or younger than it is.
+        """
+        try:
+            seconds, nanoseconds = _TIMESPEC.unpack(ioctl(self._socket, _SIOCGSTAMPNS, bytes(_TIMESPEC.size)))
+        except OSError:
+            return 0.0  # none was read since the kernel notes it
+        age: float = time.time() - seconds - nanoseconds / 1e9
+        return max(age, 0.0)
 
     def _send(self, data: bytes, remote: Address) -> int:
         if not self._open:

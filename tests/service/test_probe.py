@@ -95,6 +95,7 @@ class Deaf:
         self.askers: list[Callable[[Response, Flow], bool]] = []
         self.addresses = [Listener(transport, host, 5060) for host in HOSTS for transport in ("UDP", "TCP")]
         self.answering: set[str] = set()
+        self.overloaded = False
         self.asked: list[Flow] = []
 
     def send(self, data: bytes, flow: Flow) -> bool:
@@ -159,6 +160,18 @@ def test_one_deaf_listener_is_enough(clock: Clock, sip: Deaf, probe: SelfProbe, 
     sip.answering = set(HOSTS)
     run(clock, RECOVERY + 1)
     assert health.well()
+
+
+def test_silence_of_a_node_that_is_flooded_is_not_held_against_it(
+    clock: Clock, sip: Deaf, probe: SelfProbe, health: Health
+) -> None:
+    sip.overloaded = True
+    probe.startService()
+    run(clock, (MISSES + 3) * INTERVAL)
+    assert health.well()
+    sip.overloaded = False
+    run(clock, INTERVAL)
+    assert not health.well()
 
 
 def test_silence_of_a_listener_that_is_spared_is_seen_but_not_held_against_the_node(

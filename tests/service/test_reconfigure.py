@@ -17,6 +17,7 @@ from sipha.config.changes import keys
 from sipha.service.node import Node
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
+from sipha.sip.overload import ADMITTED, Verdict
 from sipha.sip.parser import parse
 from tests.cluster.world import World
 from tests.service.alone import CONFIG, Alone, configuration, found
@@ -67,6 +68,13 @@ def is_behind_nat(node: Node) -> bool:
     return bool(registrar(node)._is_behind_nat(REGISTER, PHONE)) and endpoint(node)._layer.force_rport(REGISTER, PHONE)
 
 
+def judged(node: Node, data: bytes) -> Verdict:
+    """What becomes of a datagram that has waited too long, when some have been served all the same."""
+    overload = node.sip.overload
+    overload.waited(1.0, 1.0)
+    return [overload.judge(data, PHONE, 0.0) for _ in range(ADMITTED + 1)][-1]
+
+
 def receive_buffer(node: Node) -> int:
     udp = next(iter(endpoint(node)._udp.values()))
     return int(udp._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
@@ -97,6 +105,11 @@ TAKEN: dict[str, Taken] = {
         lambda node: {each.transport for each in node.sip.addresses},
     ),
     "sip.receive_buffer": ("[sip]\nreceive_buffer = 65536", 131072, receive_buffer),
+    "sip.emergency_numbers": (
+        '[sip]\nemergency_numbers = ["110"]',
+        Verdict.SERVED,
+        lambda node: judged(node, b"INVITE sip:110@sipha.test SIP/2.0\r\n\r\n"),
+    ),
     "sip.max_message": ("[sip]\nmax_message = 8192", 8192, limit("max_message")),
     "sip.max_connections": ("[sip]\nmax_connections = 7", 7, limit("connections")),
     "sip.idle_timeout": ("[sip]\nidle_timeout = 60", 60, limit("idle")),

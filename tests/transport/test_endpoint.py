@@ -19,6 +19,7 @@ from sipha.sip.events import Event, RequestReceived, TimerFired, TransactionFail
 from sipha.sip.flow import Flow
 from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, response_to
+from sipha.sip.overload import ADMITTED, T1, Overload
 from sipha.transport.connection import Connection
 from sipha.transport.endpoint import ATTEMPTS_IN_USE, RETRY_IN_USE, Endpoint, ITransactionUser, Listener
 from sipha.transport.stream import StreamLimits
@@ -77,6 +78,7 @@ class Node:
         self.user = User(self.layer)
         self.intercepted: bytes | tuple[bytes, ...] = ()
         self.may_send = True
+        self.overload = Overload()
         self.before: list[tuple[int, list[bytes]]] = []
         """Each time that messages were about to be sent: how many events there had been, and what had come before."""
         self.endpoint = Endpoint(
@@ -87,6 +89,7 @@ class Node:
             before_sending=lambda: self.before.append((len(self.user.events), self.answers())),
             tag=lambda _: "keyed",
             intercept=lambda data, _: data.startswith(self.intercepted),
+            overload=self.overload,
         )
         assert self.endpoint.start(self.user).result is True
         self.phone = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -104,6 +107,16 @@ class Node:
             self.phone.sendto(data, self.flow.local)
         [udp] = self.reactor.readers
         udp.doRead()
+
+    def receive_late(self, *datagrams: bytes) -> list[bytes]:
+        """Let datagrams come that have waited for T1, after REGISTERs that are served all the same; return answers."""
+        early = [(request("REGISTER", branch=f"z9hG4bKe{number}"), self.flow) for number in range(ADMITTED - 1)]
+        self.endpoint._datagrams_received(early, T1, 0.0)
+        self.answers()
+        self.user.events.clear()
+        self.before.clear()
+        self.endpoint._datagrams_received([(data, self.flow) for data in datagrams], T1, 0.0)
+        return [answer for _, answers in self.before for answer in answers] + self.answers()
 
     def answers(self) -> list[bytes]:
         answers = []
@@ -215,6 +228,46 @@ def test_datagram_that_is_taken_before_it_is_parsed_goes_no_further(node: Node) 
     node.receive(b"\0\1other", request())
     assert statuses(node.answers()) == [200]
     assert not node.endpoint.counters["malformed"]
+
+
+def test_request_that_has_waited_too_long_is_answered_503_and_goes_no_further(node: Node) -> None:
+    register = request("REGISTER")
+    first, second, last = node.receive_late(register, register, request("BYE"))
+    [(event, _)] = node.user.events
+    assert isinstance(event, RequestReceived)
+    assert event.request.method == "BYE"
+    assert statuses([first, second, last]) == [503, 503, 200]
+    assert first == second
+    assert b"\r\nRetry-After: " in first
+    assert node.layer.responses["REGISTER", 503] == 2
+
+
+def test_refusal_of_a_request_that_is_written_unusually_goes_where_its_via_says(node: Node) -> None:
+    host, port = node.phone.getsockname()
+    [answer] = node.receive_late(request("REGISTER").replace(b"192.0.2.1;rport", f"{host}:{port}".encode()))
+    assert statuses([answer]) == [503]
+    assert b"tag=keyed" in answer
+    assert b"\r\nRetry-After: " in answer
+    assert node.layer.responses["REGISTER", 503] == 1
+    assert not node.user.events
+
+
+@pytest.mark.parametrize("unusual", [False, True])
+def test_peer_is_refused_without_retry_after(node: Node, *, unusual: bool) -> None:
+    node.overload.adopt(lambda flow: flow == node.flow, ())
+    host, port = node.phone.getsockname()
+    register = request("REGISTER")
+    if unusual:
+        register = register.replace(b"192.0.2.1;rport", f"{host}:{port}".encode())
+    [answer] = node.receive_late(register)
+    assert statuses([answer]) == [503]
+    assert b"Retry-After" not in answer
+
+
+def test_nothing_is_refused_before_too_much_waits(node: Node) -> None:
+    node.receive_late()
+    node.endpoint._datagrams_received([(request("REGISTER"), node.flow)], 0.0, 0.0)
+    assert statuses(node.answers()) == [200]
 
 
 def test_taps_are_told_what_comes_and_what_goes(node: Node) -> None:

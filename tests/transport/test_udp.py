@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -42,6 +43,7 @@ class UdpSocketTests(TestCase):
     def setUp(self) -> None:
         self.counters: Counter[str] = Counter()
         self.datagrams: DeferredQueue[list[tuple[bytes, Flow]]] = DeferredQueue()
+        self.waiting: list[tuple[float, float]] = []
         self.failures: DeferredQueue[list[Flow]] = DeferredQueue()
         self.udp = self.udp_socket(reactor)
         self.phone = self.raw_socket()
@@ -50,13 +52,17 @@ class UdpSocketTests(TestCase):
         made = UdpSocket(
             on,  # type: ignore[arg-type]
             (host or self.host, 0),
-            self.datagrams.put,
+            self.received,
             self.failures.put,
             self.counters,
             bind=bind,
         )
         self.addCleanup(made.close)
         return made
+
+    def received(self, datagrams: list[tuple[bytes, Flow]], age: float, fill: float) -> None:
+        self.datagrams.put(datagrams)
+        self.waiting.append((age, fill))
 
     def raw_socket(self) -> socket.socket:
         made = socket.socket(self.family, socket.SOCK_DGRAM)
@@ -74,6 +80,22 @@ class UdpSocketTests(TestCase):
         with socket.socket(self.family, socket.SOCK_DGRAM) as gone:
             gone.bind((self.host, 0))
             return self.host, gone.getsockname()[1]
+
+    def test_socket_tells_what_still_waits(self) -> None:
+        udp = self.udp_socket(StillReactor())
+        udp.start()
+        time.sleep(0.05)  # the kernel begins to note times when it has a moment
+        for _ in range(3 * DATAGRAMS_PER_WAKE - 1):
+            self.phone.sendto(bytes(500), udp.address)
+        sent = time.monotonic()
+        time.sleep(0.05)
+        for _ in range(3):
+            udp.doRead()
+        passed = time.monotonic() - sent
+        (first, second), (third, fourth), last = self.waiting
+        assert all(0.05 <= age <= passed + 0.05 for age in (first, third))
+        assert all(0.0 < fill < 1.0 for fill in (second, fourth))
+        assert last == (0.0, 0.0)
 
     async def test_socket_hands_over_datagrams_with_their_flow(self) -> None:
         self.udp.start()
