@@ -291,7 +291,7 @@ class Registrar(Section, frozen=True):
     min_expires: Expiry = 60
     max_expires: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1), SECONDS] = 7200
     min_expires_policy: Literal["reject", "raise"] = "reject"
-    expires_jitter: Annotated[int, msgspec.Meta(ge=0, le=50), PER_CENT] = 0
+    expires_jitter: Annotated[int, msgspec.Meta(ge=0, le=50), PER_CENT] = 10
     max_contacts: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 12
     full: Literal["replace", "refuse"] = "replace"
     full_status: Annotated[int, msgspec.Meta(ge=400, le=599)] = 403
