@@ -10,6 +10,7 @@
  *  -a PASSWORD answer challenges                -A MD5|SHA-256
  *  -R          use the last nonce again, with a count that rises for each nonce and user (preemptive Authorization)
  *  -T MS       give up after (4000)             -x         retransmissions (500 ms, 1 s, 2 s ...)
+ *  -p          as a phone: after a 503, a new REGISTER once Retry-After has passed; its latency is from the first
  *  -c CSEQ     each user's first CSeq           -S         users in random order
  *  -o FILE     "user us" of each 200; query: "user 1|0", has a contact or not
  *  -i FILE     take the users (first column) from FILE
@@ -22,9 +23,9 @@
 #define ROOM 1600
 
 struct slot {
-  int busy, user, phase, sends, challenged;
+  int busy, user, sends, challenged;
   unsigned generation, cseq, nc;
-  u64 began, again_at;
+  u64 began, asked, again_at, resting_until;
   char nonce[NONCE];
 };
 
@@ -79,11 +80,11 @@ static int render(char *out, int index) {
 }
 
 int main(int argc, char **argv) {
-  int option, groups[16], group_count = 0, retransmit = 0, random_order = 0, timeout_ms = 4000;
+  int option, groups[16], group_count = 0, retransmit = 0, patient = 0, random_order = 0, timeout_ms = 4000;
   long count = 10000, kill_at = 0;
   double seconds = 20, rate = 0;
   char *target = "127.0.0.1:5060", *out_file = NULL, *in_file = NULL, *command = NULL;
-  while ((option = getopt(argc, argv, "t:b:d:n:s:N:D:w:r:m:a:A:RT:xc:So:i:K:k:X:C:e:")) > 0) switch (option) {
+  while ((option = getopt(argc, argv, "t:b:d:n:s:N:D:w:r:m:a:A:RT:xpc:So:i:K:k:X:C:e:")) > 0) switch (option) {
       case 't': target = optarg; break;
       case 'b': bind_host = optarg; break;
       case 'd': domain = optarg; break;
@@ -99,6 +100,7 @@ int main(int argc, char **argv) {
       case 'R': reuse = 1; break;
       case 'T': timeout_ms = atoi(optarg); break;
       case 'x': retransmit = 1; break;
+      case 'p': patient = 1; break;
       case 'c': first_cseq = strtoul(optarg, NULL, 10); break;
       case 'S': random_order = 1; break;
       case 'o': out_file = optarg; break;
@@ -154,7 +156,7 @@ int main(int argc, char **argv) {
   }
 
   static struct histogram latency;
-  long started = 0, ok = 0, bad = 0, timed_out = 0, overflow = 0, challenged = 0, retransmitted = 0, with = 0, without = 0, errors = 0;
+  long started = 0, ok = 0, bad = 0, timed_out = 0, refused = 0, overflow = 0, challenged = 0, retransmitted = 0, with = 0, without = 0, errors = 0;
   int last_bad = 0, stopping = 0;
   unsigned lcg = 12345;
   u64 start = now_us(), scanned = start, last = start, deadline = start + seconds * 1e6, killed = 0;
@@ -189,6 +191,7 @@ int main(int argc, char **argv) {
       for (int i = 0; i < done; i++) {
         struct slot *s = &slots[pending[i]];
         if (!s->began) s->began = now;
+        if (!s->asked) s->asked = now;
         s->again_at = now + 500000;
         s->sends = 1;
       }
@@ -218,7 +221,7 @@ int main(int argc, char **argv) {
       if (status < 200 || !(branch = strstr(m, "branch=z9hG4bK"))) continue;
       if (sscanf(branch + 14, "%6x.%8x.%x", &index, &generation, &of) != 3 || of != run || index >= (unsigned)window) continue;
       struct slot *s = &slots[index];
-      if (!s->busy || s->generation != generation || !s->began) continue;
+      if (!s->busy || s->generation != generation || !s->asked) continue;
       struct challenge c;
       if ((status == 401 || status == 407) && password && !s->challenged && read_challenge(m, status, &c)) {
         challenged++;
@@ -229,6 +232,15 @@ int main(int argc, char **argv) {
         strcpy(shared_nonce, c.nonce);
         prepare(s, c.nonce);
         pending[pending_count++] = index;
+        continue;
+      }
+      if (status == 503 && patient) {
+        int length;
+        const char *value = header(m, "Retry-After", &length);
+        refused++;
+        s->generation++;
+        s->asked = s->challenged = 0;
+        s->resting_until = now + (value ? atoi(value) : 5) * 1000000ULL;
         continue;
       }
       if (status == 200 || (mode == OPTIONS && status < 500)) {
@@ -255,8 +267,13 @@ int main(int argc, char **argv) {
       scanned = now;
       for (int i = 0; i < window; i++) {
         struct slot *s = &slots[i];
-        if (!s->busy || !s->began) continue;
-        if (now - s->began > timeout_ms * 1000ULL) {
+        if (s->resting_until && now >= s->resting_until) {
+          s->resting_until = 0;
+          prepare(s, NULL);
+          pending[pending_count++] = i;
+        }
+        if (!s->busy || !s->asked) continue;
+        if (now - s->asked > timeout_ms * 1000ULL) {
           timed_out++;
           s->busy = 0;
           idle[idle_count++] = i;
@@ -271,9 +288,9 @@ int main(int argc, char **argv) {
     }
   }
   double elapsed = (last - start) / 1e6;
-  printf("started=%ld ok=%ld bad=%ld lastbad=%d timeout=%ld ovf=%ld chal=%ld rtx=%ld senderr=%ld have=%ld miss=%ld secs=%.3f rate=%.0f "
+  printf("started=%ld ok=%ld bad=%ld lastbad=%d timeout=%ld ovf=%ld chal=%ld rtx=%ld refused=%ld senderr=%ld have=%ld miss=%ld secs=%.3f rate=%.0f "
          "p50us=%llu p90us=%llu p99us=%llu p999us=%llu maxus=%llu meanus=%.0f gencpu=%.2f killat_us=%llu\n",
-         started, ok, bad, last_bad, timed_out, overflow, challenged, retransmitted, errors, with, without, elapsed,
+         started, ok, bad, last_bad, timed_out, overflow, challenged, retransmitted, refused, errors, with, without, elapsed,
          elapsed > 0 ? ok / elapsed : 0, percentile(&latency, .5), percentile(&latency, .9), percentile(&latency, .99),
          percentile(&latency, .999), latency.max, latency.n ? latency.sum / latency.n : 0, cpu_seconds(), killed ? killed - start : 0);
   if (out) fclose(out);

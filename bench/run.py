@@ -36,6 +36,8 @@ PATIENT = "election_min = 2.0\nelection_max = 4.0"
 PASSWORD = "secret"
 LEADER_CORE = 0
 ACCOUNTS_AT_ONCE = 1000
+OVERLOAD = 2
+WINDOW = 16_384
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,10 @@ class Bench:
     def __init__(self, sandbox: Sandbox, plan: Plan) -> None:
         self.sandbox = sandbox
         self.plan = plan
-        self.leader = sandbox.wait_for_leader()
-        self.followers = [node for node in sandbox.nodes if node is not self.leader]
         self.generators = build()
         self.load_host = f"{sandbox.prefix}.200"
         self._cseq = 1
-        _pin(self.leader, LEADER_CORE)
-        for node in self.followers:
-            _pin(node, LOAD_CORE)
+        self._lead()
 
     def load_accounts(self) -> float:
         """Create the accounts u00000000 and up; return how many a second."""
@@ -115,6 +113,24 @@ class Bench:
         ]
         return self._measure(name, [*command, *(["-R"] if reuse else []), *options])
 
+    def storm(self, name: str) -> Row:
+        """All users at once, as phones after a power cut, with a challenge each: the rate is that to the last 200."""
+        phones = self.plan.accounts
+        return self.register(
+            name,
+            *("-N", str(phones), "-w", str(phones), "-x", "-p", "-T", "32000", "-D", "120"),
+            users=phones,
+            reuse=False,
+        )
+
+    def restart(self) -> None:
+        """Kill all nodes, and start them again."""
+        for node in self.sandbox.nodes:
+            self.sandbox.kill(node)
+        for node in self.sandbox.nodes:
+            self.sandbox.start_node(node)
+        self._lead()
+
     def call(self, name: str, *options: str) -> Row:
         """Calls from callgen; their latency is that of the 200 to the INVITE."""
         return self._measure(name, ["callgen", "-n", str(self.plan.callers), *options])
@@ -132,6 +148,14 @@ class Bench:
                 return None not in seen
             time.sleep(0.2)
         return False
+
+    def _lead(self) -> None:
+        """Find out who leads, and pin the nodes accordingly."""
+        self.leader = self.sandbox.wait_for_leader()
+        self.followers = [node for node in self.sandbox.nodes if node is not self.leader]
+        _pin(self.leader, LEADER_CORE)
+        for node in self.followers:
+            _pin(node, LOAD_CORE)
 
     def _measure(self, name: str, command: list[str]) -> Row:
         generator, *options = command
@@ -197,7 +221,8 @@ def measure(bench: Bench, result: Result) -> None:
     after = bench.memory()
     result.bytes_per_binding = {name: (now - before[name]) // plan.accounts for name, now in after.items()}
     result.rows += [
-        bench.register("REGISTER, nonce reused, as fast as it goes", *seconds, "-w", "256"),
+        most := bench.register("REGISTER, nonce reused, as fast as it goes", *seconds, "-w", "256"),
+        bench.register("REGISTER, offered twice as fast", *seconds, *offered(OVERLOAD * most.rate)),
         bench.register("REGISTER, one at a time", *seconds, "-w", "1"),
         bench.register("REGISTER at 100/s", *seconds, "-r", "100"),
         bench.register("REGISTER at 1000/s", *seconds, "-r", "1000"),
@@ -205,7 +230,14 @@ def measure(bench: Bench, result: Result) -> None:
         bench.call("call (INVITE 180 200 ACK BYE 200)", *seconds, "-w", "32"),
         bench.call("calls at 100/s", *seconds, "-r", "100"),
     ]
+    bench.restart()
+    result.rows.append(bench.storm(f"all {plan.accounts} phones at once, after all nodes were killed"))
     result.agreed = bench.agreed()
+
+
+def offered(rate: float) -> tuple[str, ...]:
+    """The options of regload for so many a second, however many of them are under way."""
+    return ("-r", f"{rate:.0f}", "-w", str(int(4 * rate) + WINDOW))
 
 
 def render(result: Result) -> str:
