@@ -154,5 +154,7 @@ def test_addresses_are_never_at_two_nodes_in_many_rounds(hosts: Hosts) -> None:
             time.sleep(chance.uniform(0.05, 3.0))  # often it is mended while the others are about to take over
             hosts.restore()
             time.sleep(BETWEEN)
+            last = hosts.wait_for_leader()
         found = check_one_holder(capture)
-        assert found[-1].node == hosts.wait_for_leader().name
+        # A node that was unwell in an earlier round may have become well just now, and have been given leadership.
+        assert found[-1].node in {last.name, hosts.wait_for_leader().name}
