@@ -1,6 +1,6 @@
 """One process, no replication: the way of a REGISTER from the socket to the state and back, to profile it.
 
-    .venv/bin/python -m bench.micro [--seconds 5] [--profile]
+    .venv/bin/python -m bench.micro [--seconds 5] [--profile] [--parse]
 
 The log is the machine itself, applied once per reactor turn. The process runs on core 0, the load on core 1.
 """
@@ -24,6 +24,7 @@ from bench.load import LOAD_CORE, build, pinned, read_report
 from sipha.auth.authenticator import Authenticator
 from sipha.auth.domain import Domain, Domains
 from sipha.errors import Unavailable
+from sipha.nat.detection import DEFAULT, make_detection
 from sipha.registrar.registrar import Registrar
 from sipha.sip.digest import ha1
 from sipha.sip.events import Event, RequestReceived
@@ -106,14 +107,21 @@ async def measure(reactor: Any, options: argparse.Namespace) -> None:
     domains = Domains([domain])
     endpoint = Endpoint(reactor, TransactionLayer(), [Listener("UDP", "127.0.0.1", 0)])
     registrar = Registrar(
-        log, log, log, Authenticator(log, lambda: tokens, domains), domains, term=lambda: 1, send=endpoint.send
+        log,
+        log,
+        log,
+        Authenticator(log, lambda: tokens, domains),
+        domains,
+        term=lambda: 1,
+        send=endpoint.send,
+        is_behind_nat=make_detection(DEFAULT),
     )
     for number in range(options.users):
         user = f"u{number:08}"
         hashes = {"MD5": ha1("MD5", user, DOMAIN, PASSWORD)}
         log.propose(PutAccount(user, DOMAIN, user, DOMAIN, hashes), lambda _: None)
     log.apply()
-    await endpoint.start(RegistrarOnly(registrar))
+    await endpoint.start(RegistrarOnly(registrar), None if options.parse else registrar.datagram_received)
     [listener] = endpoint.addresses
     command = [str(generators / "regload"), "-t", f"127.0.0.1:{listener.port}", "-d", DOMAIN, "-a", PASSWORD, "-R"]
     command += ["-n", str(options.users), "-w", str(options.window)]
@@ -153,6 +161,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--users", type=int, default=10000)
     parser.add_argument("--window", type=int, default=64)
+    parser.add_argument("--parse", action="store_true", help="parse each message, none is read at a glance")
     parser.add_argument("--profile", action="store_true", help="print where the time goes; it costs time itself")
     options = parser.parse_args()
     os.sched_setaffinity(0, {0})
