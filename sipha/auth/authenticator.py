@@ -107,6 +107,21 @@ class Authenticator:
         credentials = credentials_for(request, header, domain.realm)
         if credentials is None:
             return self.challenge(header, domain, now, term, stale=False)
+        outcome = self.verify_credentials(credentials, domain, now, term, method=request.method, header=header)
+        if isinstance(outcome, Challenge):
+            return outcome
+        if credentials.uri != request.uri and not self._is_target(credentials.uri, request):
+            # RFC 7616 §3.4.6: "If not, the server SHOULD return 400": the credentials were meant for something else.
+            raise MalformedMessage("Digest uri is not the Request-URI")
+        return outcome
+
+    def verify_credentials(
+        self, credentials: Credentials, domain: Domain, now: float, term: int, *, method: str, header: str
+    ) -> Verified | Challenge:
+        """Verify credentials for the domain's realm, from this header of a request with this method.
+
+        Whether their uri means the request is for the caller to see.
+        """
         algorithm = credentials.algorithm
         # The -sess form of what is offered rests on the same hash; some clients use it unasked.
         stored = base(algorithm)
@@ -123,7 +138,7 @@ class Authenticator:
         expected = response(
             algorithm,
             known or "unknown",
-            self._ha2_of(algorithm, request.method, credentials.uri),
+            self._ha2_of(algorithm, method, credentials.uri),
             credentials.nonce,
             nc=credentials.nc,
             cnonce=credentials.cnonce,
@@ -132,9 +147,6 @@ class Authenticator:
         given = credentials.response
         if not (given.isascii() and compare_digest(expected, given)) or account is None or not known:
             return self.challenge(header, domain, now, term, stale=False)
-        if credentials.uri != request.uri and not self._is_target(credentials.uri, request):
-            # RFC 7616 §3.4.6: "If not, the server SHOULD return 400": the credentials were meant for something else.
-            raise MalformedMessage("Digest uri is not the Request-URI")
         return Verified(account, credentials, nonce.issued_at)
 
     def _is_target(self, uri: str, request: Request) -> bool:

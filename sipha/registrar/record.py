@@ -5,7 +5,6 @@ What depends on the order of REGISTERs (CSeq, matching, limits) is decided when 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,6 +17,7 @@ import msgspec
 from sipha.auth.authenticator import Authenticator, Challenge, Verified
 from sipha.auth.domain import Domain, Domains
 from sipha.errors import MalformedMessage, SipError
+from sipha.registrar.plain import Plain
 from sipha.sip.flow import Address, Flow
 from sipha.sip.headers import Contact as ContactField
 from sipha.sip.headers import is_number, is_token, parse_name_addr, parse_seconds, split_params
@@ -37,13 +37,6 @@ MAX_REQUIRED = 32
 _MAX_TEXT = 256
 _ONE_HOUR = 3600
 _SUPPORTED = frozenset(("path", "outbound"))
-# The one contact of a REGISTER as most phones write it: it need not be taken apart to know that it is well-formed.
-_USUAL_CONTACT = re.compile(
-    r'(?:"[^"\\]*+" ?)?+'
-    r"<(sip:(?:[A-Za-z0-9\-_.+]++@)?+[A-Za-z0-9.-]++(?::(?:[0-9]{1,4}|[1-5][0-9]{4}))?+"
-    r"(?:;[A-Za-z0-9\-_.]++(?:=[A-Za-z0-9\-_.]++)?+)*+)>"
-    r'(?:;expires=([0-9]{1,9}))?+(?:;\+sip\.instance="([ !#-\[\]-~]*+)")?+\Z'
-)
 _OWN_PARAMS = frozenset(("expires", "q", "+sip.instance", "reg-id", "received"))
 
 
@@ -113,9 +106,13 @@ def prepare(
         raise _bad_request("Callid too long")
     if not _is_printable(call_id):
         raise _bad_request("Callid is not printable ASCII")
-    usual = _usual_contact(request)
-    wildcard = usual is None and "*" in [contact.uri for contact in request.contacts]
-    contacts = _no_contacts(request) if wildcard else _contacts(request, usual, settings)
+    plain = _plain_contact(request)
+    wildcard = plain is None and "*" in [contact.uri for contact in request.contacts]
+    if wildcard:
+        contacts = _no_contacts(request)
+    else:
+        asked_for = _contacts(request, settings) if plain is None else (plain,)
+        contacts = _admitted(asked_for, call_id, request.cseq.number, settings)
     outbound = _is_outbound(request, contacts, path)
     if outbound:
         extra += "Require: outbound\r\n"
@@ -137,6 +134,53 @@ def prepare(
         cflags=BEHIND_NAT if behind_nat else 0,
     )
     return Prepared(domain, aor, record, outcome, extra)
+
+
+def prepare_plain(
+    plain: Plain,
+    flow: Flow,
+    now: float,
+    term: int,
+    *,
+    authenticator: Authenticator,
+    domains: Domains,
+    settings: RegistrarSettings,
+    behind_nat: bool,
+) -> Prepared | Challenge | None:
+    """Do as `prepare` does with the message; None if it takes the message to find out what that does."""
+    domain, credentials = domains.of(plain.uri), plain.credentials
+    if domain is None:
+        return None
+    if credentials is None:
+        return authenticator.challenge("Authorization", domain, now, term, stale=False)
+    if credentials.realm != domain.realm or credentials.uri != plain.uri:
+        return None
+    outcome = authenticator.verify_credentials(
+        credentials, domain, now, term, method="REGISTER", header="Authorization"
+    )
+    if isinstance(outcome, Challenge):
+        return outcome
+    account = outcome.account
+    aor, instance = account.aor, plain.instance or ""
+    if not plain.aor == plain.sender == aor or account.domain != domain.name or len(aor) > MAX_AOR:
+        return None
+    if len(plain.contact) + len(instance) > MAX_CONTACT:
+        return None
+    expires = plain.contact_expires or plain.expires
+    contact = Contact(plain.contact, None if expires is None else int(expires), None, instance)
+    cseq = int(plain.cseq)
+    record = Register(
+        aor=aor,
+        call_id=plain.call_id,
+        cseq=cseq,
+        contacts=_admitted((contact,), plain.call_id, cseq, settings),
+        received=_received(flow),
+        socket=_socket(flow.transport, flow.local),
+        user_agent=_text((plain.user_agent or "").strip(" ")),
+        methods=_text((plain.allow or "").replace(" ", "")),
+        cflags=BEHIND_NAT if behind_nat else 0,
+    )
+    return Prepared(domain, aor, record, outcome, "")
 
 
 def is_repeat(record: Register, bindings: Sequence[Binding]) -> bool:
@@ -239,34 +283,36 @@ def _no_contacts(request: Request) -> tuple[Contact, ...]:
     return ()
 
 
-def _usual_contact(request: Request) -> Contact | None:
+def _plain_contact(request: Request) -> Contact | None:
     """The contact of a REGISTER with a single one in its usual spelling; None if they have to be parsed."""
-    headers = request.headers
-    match = _USUAL_CONTACT.match(headers.get("Contact") or "")
-    if match is None or len(match[0]) > MAX_CONTACT or not headers.unique:
+    plain = request.plain_contact
+    if plain is None or len(plain.uri) + len(plain.instance) > MAX_CONTACT:
         return None
-    uri, expires, instance = match.groups()
-    return Contact(uri, request.expires if expires is None else int(expires), None, instance or "")
+    uri, _, _, expires, instance = plain
+    return Contact(uri, request.expires if expires is None else expires, None, instance)
 
 
-def _contacts(request: Request, usual: Contact | None, settings: RegistrarSettings) -> tuple[Contact, ...]:
+def _admitted(
+    asked_for: Sequence[Contact], call_id: str, cseq: int, settings: RegistrarSettings
+) -> tuple[Contact, ...]:
+    """The contacts as they go into the record, of the REGISTER with this Call-ID and CSeq; 423 for too short a time."""
     policy = settings.policy
     contacts = []
-    for contact in _parsed_contacts(request, settings) if usual is None else (usual,):
+    for contact in asked_for:
         asked = contact.expires
         # "If and only if the requested expiration interval is greater than zero AND smaller than one hour AND less
         # than a registrar-configured minimum, the registrar MAY reject the registration with a response of 423".
         if asked and asked < policy.min_expires and asked < _ONE_HOUR and settings.min_expires_policy == "reject":
             raise SipError("Interval too brief", status=423, headers=(("Min-Expires", str(policy.min_expires)),))
         contacts.append(
-            msgspec.structs.replace(contact, jitter=_jitter(request, asked, settings))
+            msgspec.structs.replace(contact, jitter=_jitter(call_id, cseq, asked, settings))
             if settings.expires_jitter and asked != 0
             else contact
         )
     return tuple(contacts)
 
 
-def _parsed_contacts(request: Request, settings: RegistrarSettings) -> list[Contact]:
+def _contacts(request: Request, settings: RegistrarSettings) -> list[Contact]:
     fields = request.contacts
     if not fields:
         raise MalformedMessage("Contact: empty")
@@ -332,13 +378,13 @@ def _is_outbound(request: Request, contacts: tuple[Contact, ...], path: tuple[st
     return isinstance(uri, SipUri) and uri.has_param("ob")
 
 
-def _jitter(request: Request, asked: int | None, settings: RegistrarSettings) -> int:
+def _jitter(call_id: str, cseq: int, asked: int | None, settings: RegistrarSettings) -> int:
     """What to take off an expiry: different from phone to phone, and from one refresh to the next."""
     policy = settings.policy
     granted = max(policy.default_expires if asked is None else asked, policy.min_expires)
     if policy.max_expires:
         granted = min(granted, policy.max_expires)
-    share = crc32(f"{request.cseq.number} {request.call_id}".encode("utf-8", "surrogateescape")) & 0xFFFF
+    share = crc32(f"{cseq} {call_id}".encode("utf-8", "surrogateescape")) & 0xFFFF
     return granted * settings.expires_jitter * share // (100 << 16)
 
 

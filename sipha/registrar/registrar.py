@@ -18,9 +18,11 @@ from sipha.auth.domain import Domains
 from sipha.errors import QueueFull, SipError, Unavailable
 from sipha.histogram import Histogram
 from sipha.registrar import response
-from sipha.registrar.record import Prepared, RegistrarSettings, full, is_edge, is_repeat, prepare
+from sipha.registrar.plain import read
+from sipha.registrar.record import Prepared, RegistrarSettings, full, is_edge, is_repeat, prepare, prepare_plain
 from sipha.sip.flow import Address, Flow
 from sipha.sip.message import Request
+from sipha.sip.origin import Origin, origin_of
 from sipha.sip.overload import Overload, mark_of
 from sipha.sip.token import Tokens
 from sipha.state.binding import Binding
@@ -59,9 +61,9 @@ class Registrar:
     """Answers REGISTERs with `send`; `term` says in which term the leader makes its nonces.
 
     `overload` is told when too much waits for the log, and says when a phone may come again. `is_behind_nat` tells of a
-    REGISTER, and the flow that it came by, whether the phone is behind NAT. `wall_time` is for the Date header alone,
-    `clock` for `latencies`: the seconds from when a REGISTER came to its 200 from the log. Everything else goes by
-    cluster time. `responses` are those sent, by status.
+    REGISTER's origin, and the flow that it came by, whether the phone is behind NAT. `wall_time` is for the Date header
+    alone, `clock` for `latencies`: the seconds from when a REGISTER came to its 200 from the log. Everything else goes
+    by cluster time. `responses` are those sent, by status.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Registrar:
         send: Callable[[bytes, Flow], object],
         overload: Overload | None = None,
         settings: RegistrarSettings | None = None,
-        is_behind_nat: Callable[[Request, Flow], bool] = lambda _request, _flow: False,
+        is_behind_nat: Callable[[Origin, Flow], bool] = lambda _origin, _flow: False,
         wall_time: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -98,7 +100,7 @@ class Registrar:
         self._pending: set[tuple[str, Address]] = set()
         self._second, self._dated = -1, ""
 
-    def adopt(self, settings: RegistrarSettings, is_behind_nat: Callable[[Request, Flow], bool]) -> None:
+    def adopt(self, settings: RegistrarSettings, is_behind_nat: Callable[[Origin, Flow], bool]) -> None:
         """Decide by these from the next REGISTER on."""
         self._settings, self._is_behind_nat = settings, is_behind_nat
 
@@ -120,24 +122,58 @@ class Registrar:
             self.counters.absorbed += 1
             return
         answer = _Answer(key, head + response.to(request, tag), response.destination(request, flow), now)
+        time, term = self._log.cluster_time(), self._term()
         try:
-            self._carry_out(request, flow, answer)
+            prepared = prepare(
+                request,
+                flow,
+                time,
+                term,
+                authenticator=self._authenticator,
+                credentials=self._credentials,
+                domains=self._domains,
+                settings=self._settings,
+                behind_nat=self._is_behind_nat(origin_of(request), flow),
+            )
+            self._carry_out(prepared, answer, time, term)
         except SipError as error:
             self._refuse(answer, error)
 
-    def _carry_out(self, request: Request, flow: Flow, answer: _Answer) -> None:
-        now, term = self._log.cluster_time(), self._term()
-        prepared = prepare(
-            request,
-            flow,
-            now,
-            term,
-            authenticator=self._authenticator,
-            credentials=self._credentials,
-            domains=self._domains,
-            settings=self._settings,
-            behind_nat=self._is_behind_nat(request, flow),
-        )
+    def datagram_received(self, data: bytes, flow: Flow, now: float) -> bool:
+        """Carry out a REGISTER that is plain as `request_received` does; False if that has to be given the message."""
+        plain = read(data)
+        head = None if plain is None else plain.head(flow)
+        origin = None if plain is None else plain.origin
+        if plain is None or head is None or origin is None:
+            return False
+        tag = self._tag(head)
+        key = (tag, flow.remote)
+        if key in self._pending:
+            self.counters.requests += 1
+            self.counters.absorbed += 1
+            return True
+        answer = _Answer(key, f"{head}To: {plain.to};tag={tag}\r\n", flow, now)
+        time, term = self._log.cluster_time(), self._term()
+        try:
+            prepared = prepare_plain(
+                plain,
+                flow,
+                time,
+                term,
+                authenticator=self._authenticator,
+                domains=self._domains,
+                settings=self._settings,
+                behind_nat=self._is_behind_nat(origin, flow),
+            )
+            if prepared is None:
+                return False
+            self._carry_out(prepared, answer, time, term)
+        except SipError as error:
+            self._refuse(answer, error)
+        self.counters.requests += 1
+        return True
+
+    def _carry_out(self, prepared: Prepared | Challenge, answer: _Answer, now: float, term: int) -> None:
         if isinstance(prepared, Challenge):
             self._challenge(answer, prepared)
             return
@@ -147,45 +183,45 @@ class Registrar:
         # count is held against it (pitfalls-sip 7).
         if not (fresh and prepared.verified.counted) and self._is_repeat(prepared):
             self.counters.repeated += 1
-            self._accept_as_is(answer, prepared)
+            self._accept_as_is(answer, prepared.aor, prepared.extra)
         elif not fresh:
             stale = self._authenticator.challenge("Authorization", prepared.domain, now, term, stale=True)
             self._challenge(answer, stale)
         elif record is None:
             self.counters.queried += 1
-            self._accept_as_is(answer, prepared)
+            self._accept_as_is(answer, prepared.aor, prepared.extra)
         elif len(self._pending) >= self._settings.max_pending:
             raise QueueFull("Too many REGISTERs wait for the log")
         else:
             self.counters.proposed += 1
             self._pending.add(answer.key)
-            self._log.propose(record, partial(self._applied, answer, prepared))
+            self._log.propose(record, partial(self._applied, answer, prepared.aor, prepared.extra))
 
     def _is_repeat(self, prepared: Prepared) -> bool:
         return prepared.record is not None and is_repeat(prepared.record, self._location.bindings(prepared.aor))
 
-    def _applied(self, answer: _Answer, prepared: Prepared, outcome: Outcome | Unavailable) -> None:
+    def _applied(self, answer: _Answer, aor: str, extra: str, outcome: Outcome | Unavailable) -> None:
         """Answer a REGISTER with what became of its record."""
         self._pending.discard(answer.key)
         if isinstance(outcome, Registered):
             self.counters.registered += 1
             self.latencies.observe(self._clock() - answer.received)
-            self._accept(answer, outcome.bindings, outcome.time, prepared.extra)
+            self._accept(answer, outcome.bindings, outcome.time, extra)
         elif isinstance(outcome, Unavailable):
             self._refuse(answer, outcome)
         elif not isinstance(outcome, Rejected):
             self._refuse(answer, SipError(f"The log made {outcome} of a REGISTER"))
         elif outcome.status == 500 and self._settings.out_of_order == 200:
-            self._accept_as_is(answer, prepared)
+            self._accept_as_is(answer, aor, extra)
         elif outcome.status == 403:
             self._refuse(answer, full(self._settings))
         else:
             self._refuse(answer, SipError(outcome.reason, status=outcome.status, reason=outcome.reason))
 
-    def _accept_as_is(self, answer: _Answer, prepared: Prepared) -> None:
+    def _accept_as_is(self, answer: _Answer, aor: str, extra: str) -> None:
         """Answer with the bindings as they are now."""
         now = int(self._log.cluster_time() * 1000)
-        self._accept(answer, self._location.bindings(prepared.aor), now, prepared.extra)
+        self._accept(answer, self._location.bindings(aor), now, extra)
 
     def _accept(self, answer: _Answer, bindings: Sequence[Binding], time: int, extra: str) -> None:
         self.responses[200] += 1

@@ -13,9 +13,10 @@ from sipha.nat.keepalive import Keepalive, KeepaliveSettings
 from sipha.proxy.admission import Peers
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
+from sipha.sip.origin import Origin, origin_of
 from sipha.sip.token import Tokens
 
-Detection = Callable[[Request, Flow], bool]
+Detection = Callable[[Origin, Flow], bool]
 
 
 def make_detection(configuration: config.Config) -> Detection:
@@ -23,7 +24,7 @@ def make_detection(configuration: config.Config) -> Detection:
     return detection.make_detection(configuration.nat.detect)
 
 
-def make_force_rport(configuration: config.Config) -> Detection:
+def make_force_rport(configuration: config.Config) -> Callable[[Request, Flow], bool]:
     """What tells whether a response goes back to where the request came from although nobody asked (RFC 3581).
 
     Peers and edges are servers, which may well listen at another port than they send from.
@@ -34,7 +35,7 @@ def make_force_rport(configuration: config.Config) -> Detection:
 
     def is_to_be_forced(request: Request, flow: Flow) -> bool:
         asked = flow.reliable or ";rport" in request.via.params
-        return not asked and is_behind_nat(request, flow) and not (networks and flow.remote[0] in servers)
+        return not asked and is_behind_nat(origin_of(request), flow) and not (networks and flow.remote[0] in servers)
 
     return is_to_be_forced
 

@@ -105,8 +105,21 @@ class TransactionUser:
             self._registrar.request_received(event.request, event.flow, now)
         elif not (isinstance(event, StrayResponse) and self._is_asked_for(event)):
             self._proxy.event_received(event, now)
-        if self._served is not None and isinstance(event, RequestReceived) and event.flow.remote != event.flow.local:
-            self._served(event.request.method)
+        if self._served is not None and isinstance(event, RequestReceived):
+            self._note_served(event.request.method, event.flow)
+
+    def datagram_received(self, data: bytes, flow: Flow, now: float) -> bool:
+        """Act on a datagram at once if it is a plain REGISTER; False if it isn't."""
+        if not data.startswith(b"REGISTER ") or not self._leading():
+            return False
+        taken = self._registrar.datagram_received(data, flow, now)
+        if taken and self._served is not None:
+            self._note_served("REGISTER", flow)
+        return taken
+
+    def _note_served(self, method: str, flow: Flow) -> None:
+        if self._served is not None and flow.remote != flow.local:
+            self._served(method)
             self._served = None
 
     def _is_asked_for(self, event: StrayResponse) -> bool:
@@ -260,7 +273,7 @@ class SipService(Service):
 
         self._adopt = adopt
         user = TransactionUser(registrar, proxy, replica.leading, self.askers, replica.succession.served)
-        endpoint.start(user).addCallbacks(self._opened, self._not_opened)
+        endpoint.start(user, user.datagram_received).addCallbacks(self._opened, self._not_opened)
 
     def stopService(self) -> Deferred[None] | None:
         """Close the listeners; what is under way ends without an answer."""

@@ -22,6 +22,7 @@ from sipha.sip.values import (
     parse_name_addr,
     parse_seconds,
     parse_via,
+    plain_contact,
     set_params,
     split_params,
 )
@@ -29,7 +30,7 @@ from sipha.sip.values import (
 __all__ = [
     "CSeq", "Contact", "Headers", "NameAddr", "Via", "canonical_name", "find_param", "has_param", "is_number",
     "is_token", "parse_auth_params", "parse_contact", "parse_cseq", "parse_name_addr", "parse_seconds", "parse_via",
-    "set_params", "split_first", "split_params", "split_values",
+    "plain_contact", "set_params", "split_first", "split_params", "split_values",
 ]  # fmt: skip
 
 T = TypeVar("T")

@@ -14,6 +14,7 @@ from sipha.sip.values import (
     Contact,
     CSeq,
     NameAddr,
+    PlainContact,
     Via,
     is_number,
     parse_contact,
@@ -21,6 +22,7 @@ from sipha.sip.values import (
     parse_name_addr,
     parse_seconds,
     parse_via,
+    plain_contact,
     set_params,
 )
 
@@ -101,6 +103,12 @@ class Message:
     def contacts(self) -> list[Contact]:
         """The Contact values (§20.10), of which one may be `*`."""
         return self.headers.parsed_values("Contact", parse_contact)
+
+    @property
+    def plain_contact(self) -> PlainContact | None:
+        """The only Contact, if it is written as most phones do; None if `contacts` must be asked."""
+        fields = self.headers.all("Contact")
+        return plain_contact(fields[0]) if len(fields) == 1 else None
 
     @property
     def routes(self) -> list[NameAddr]:

@@ -46,6 +46,10 @@ class Tap(Protocol):
         """Take note of a message that was sent over a flow, or received."""
 
 
+Shortcut = Callable[[bytes, Flow, float], bool]
+"""Acts on a datagram that came over a flow, at the time given; False if it has to be parsed."""
+
+
 class ITransactionUser(Interface):
     """What the endpoint hands the layer's events to: the registrar and the proxy (RFC 3261 §5)."""
 
@@ -100,6 +104,7 @@ class Endpoint:
         self._bind = bind
         self._intercept = intercept
         self._overload = overload or Overload()
+        self._shortcut: Shortcut = _parse_all
         self._receive_buffer = receive_buffer
         self._limits = limits or StreamLimits()
         self._parting = parting
@@ -116,12 +121,14 @@ class Endpoint:
 
     # -- life -------------------------------------------------------------------------------------------------------
 
-    def start(self, user: ITransactionUser) -> Deferred[bool]:
+    def start(self, user: ITransactionUser, shortcut: Shortcut | None = None) -> Deferred[bool]:
         """Open the listeners and hand events to `user`; fires with True once they are open, False if stopped first.
 
+        `shortcut` is offered each datagram before it is parsed, and acts at once on requests that need no transaction.
         An address in use is tried again until it is free. Another error closes what is open and fails with OSError.
         """
         self._user = user
+        self._shortcut = shortcut or _parse_all
         starting: Deferred[bool] = Deferred()
         self._starting = starting
         self._open(list(self._listeners))
@@ -330,7 +337,7 @@ class Endpoint:
     # -- coming in --------------------------------------------------------------------------------------------------
 
     def _datagrams_received(self, datagrams: list[tuple[bytes, Flow]], age: float, fill: float) -> None:
-        now, intercept, overload = self._reactor.seconds(), self._intercept, self._overload
+        now, intercept, shortcut, overload = self._reactor.seconds(), self._intercept, self._shortcut, self._overload
         overloaded = overload.waited(age, fill)
         for data, flow in datagrams:
             if len(data) <= _LONGEST_KEEPALIVE and not data.strip(_KEEPALIVE_CHARACTERS):
@@ -347,7 +354,10 @@ class Endpoint:
                     if verdict is Verdict.REFUSED:
                         self._turn_away(data, flow, now)
                     continue
-                self._layer.receive(parse(data), flow, now)
+                if shortcut(data, flow, now):
+                    self._layer.counters.requests_received += 1
+                else:
+                    self._layer.receive(parse(data), flow, now)
             except MalformedMessage as error:
                 self._refuse(error, _request(error), flow)
             except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
@@ -504,6 +514,10 @@ class Endpoint:
         except Exception:  # noqa: BLE001 - the timers to come must go on
             self._note_mistake("a timer")
         self.turn(now)
+
+
+def _parse_all(_data: bytes, _flow: Flow, _now: float) -> bool:
+    return False
 
 
 def _request(error: MalformedMessage) -> Request | None:

@@ -7,6 +7,7 @@ import pytest
 from sipha.nat.detection import DEFAULT, Test, make_detection
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request, mark_received
+from sipha.sip.origin import origin_of
 from sipha.sip.parser import parse
 
 VIP = ("198.51.100.10", 5060)
@@ -45,7 +46,7 @@ def flow(host: str, port: int = 5060, transport: str = "UDP") -> Flow:
 def found(request: Request, way: Flow) -> set[str]:
     """The names of the tests that find NAT, in a request as the registrar sees it."""
     mark_received(request, way)
-    return {name for name in get_args(Test) if make_detection([name])(request, way)}
+    return {name for name in get_args(Test) if make_detection([name])(origin_of(request), way)}
 
 
 PLAIN = register(f"{PUBLIC}:5060", f"<sip:alice@{PUBLIC}:5060>")
@@ -148,12 +149,12 @@ CASES = {
 @pytest.mark.parametrize(("request_", "way", "names"), CASES.values(), ids=CASES.keys())
 def test_each_test_finds_what_its_name_says(request_: Request, way: Flow, names: set[str]) -> None:
     assert found(request_.copy(), way) == names
-    assert make_detection(DEFAULT)(request_, way) == bool(names & set(DEFAULT))
+    assert make_detection(DEFAULT)(origin_of(request_), way) == bool(names & set(DEFAULT))
 
 
 def test_no_test_finds_no_nat() -> None:
     request, way, _ = CASES["a phone behind NAT"]
-    assert not make_detection([])(request, way)
+    assert not make_detection([])(origin_of(request), way)
 
 
 def test_forced_rport_finds_no_more_than_before() -> None:
@@ -161,4 +162,4 @@ def test_forced_rport_finds_no_more_than_before() -> None:
     marked = request.copy()
     mark_received(marked, way, force_rport=True)
     assert (marked.via.rport, marked.via.received) == (61000, PUBLIC)
-    assert make_detection(DEFAULT)(marked, way)
+    assert make_detection(DEFAULT)(origin_of(marked), way)

@@ -18,6 +18,7 @@ from sipha.sip import digest
 from sipha.sip.flow import Flow
 from sipha.sip.headers import parse_auth_params
 from sipha.sip.message import Request, Response, mark_received
+from sipha.sip.origin import Origin
 from sipha.sip.parser import parse
 from sipha.sip.token import Tokens
 from sipha.state.accounts import Account
@@ -89,12 +90,13 @@ class Replica:
 
 @dataclass
 class Site:
-    """A registrar, what it sent, and the parts to change."""
+    """A registrar, what it sent, and the parts to change; one that `glances` is offered datagrams first."""
 
     replica: Replica = field(default_factory=Replica)
     settings: RegistrarSettings = field(default_factory=RegistrarSettings)
     domains: Domains = field(default_factory=lambda: Domains((DOMAIN, OTHER), ("192.0.2.10",)))
     tokens: Tokens | None = field(default_factory=lambda: Tokens({1: b"k" * 32}))
+    glances: bool = False
 
     def __post_init__(self) -> None:
         self.sent: list[tuple[bytes, Flow]] = []
@@ -105,7 +107,7 @@ class Site:
         self.start()
 
     def start(
-        self, is_behind_nat: Callable[[Request, Flow], bool] = lambda _request, _flow: False, **settings: Any
+        self, is_behind_nat: Callable[[Origin, Flow], bool] = lambda _origin, _flow: False, **settings: Any
     ) -> None:
         """(Re)start the registrar, as a new leader does."""
         self.settings = RegistrarSettings(**settings) if settings else self.settings
@@ -127,11 +129,12 @@ class Site:
 
     def receive(self, data: bytes, flow: Flow = FLOW) -> Response | None:
         """Let a datagram come in; the response, if one was sent at once."""
-        request = parse(data)
-        assert isinstance(request, Request)
-        mark_received(request, flow)
         before = len(self.sent)
-        self.registrar.request_received(request, flow, self.replica.now)
+        if not (self.glances and self.registrar.datagram_received(data, flow, self.replica.now)):
+            request = parse(data)
+            assert isinstance(request, Request)
+            mark_received(request, flow)
+            self.registrar.request_received(request, flow, self.replica.now)
         if len(self.sent) == before:
             return None
         assert len(self.sent) == before + 1
@@ -238,9 +241,9 @@ class Phone:
         return f"Contact: <sip:{self.user}@192.0.2.1:{port}>{''.join(more)}"
 
 
-@pytest.fixture
-def site() -> Site:
-    return Site()
+@pytest.fixture(params=[False, True], ids=["parses", "glances"])
+def site(request: pytest.FixtureRequest) -> Site:
+    return Site(glances=request.param)
 
 
 @pytest.fixture

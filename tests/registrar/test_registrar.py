@@ -72,7 +72,7 @@ def test_registrar_stores_all_that_it_learned(site: Site, alice: Phone) -> None:
 
 def test_registrar_stores_that_a_phone_is_behind_nat_as_long_as_it_is(site: Site, alice: Phone) -> None:
     nated = True
-    site.start(is_behind_nat=lambda request, flow: nated and request.method == "REGISTER" and flow == alice.flow)
+    site.start(is_behind_nat=lambda origin, flow: nated and origin.host == "192.0.2.1" and flow == alice.flow)
     alice.register("Contact: <sip:alice@10.0.0.1:5060>")
     [binding] = site.replica.bindings(AOR)
     assert (binding.cflags, binding.behind_nat) == (BEHIND_NAT, True)

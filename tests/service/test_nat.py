@@ -10,6 +10,7 @@ from sipha.nat import stun
 from sipha.service.nat import make_detection, make_force_rport
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
+from sipha.sip.origin import origin_of
 from sipha.sip.parser import parse
 from tests.service.alone import CONFIG, Alone
 
@@ -53,8 +54,8 @@ def test_response_goes_back_to_the_port_of_a_phone_behind_nat_and_of_no_server(t
 
 def test_configuration_says_what_is_detected(tmp_path: Path) -> None:
     nated = flow("203.0.113.7")
-    assert make_detection(load(tmp_path, ""))(request(), nated)
-    assert not make_detection(load(tmp_path, "[nat]\ndetect = []"))(request(), nated)
+    assert make_detection(load(tmp_path, ""))(origin_of(request()), nated)
+    assert not make_detection(load(tmp_path, "[nat]\ndetect = []"))(origin_of(request()), nated)
 
 
 def test_node_answers_stun_on_its_sip_port(alone: Alone) -> None:

@@ -17,6 +17,7 @@ from sipha.config.changes import keys
 from sipha.service.node import Node
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
+from sipha.sip.origin import origin_of
 from sipha.sip.overload import ADMITTED, Verdict
 from sipha.sip.parser import parse
 from tests.cluster.world import World
@@ -65,7 +66,9 @@ def of_pings(name: str) -> Callable[[Node], object]:
 
 def is_behind_nat(node: Node) -> bool:
     assert isinstance(REGISTER, Request)
-    return bool(registrar(node)._is_behind_nat(REGISTER, PHONE)) and endpoint(node)._layer.force_rport(REGISTER, PHONE)
+    return bool(registrar(node)._is_behind_nat(origin_of(REGISTER), PHONE)) and endpoint(node)._layer.force_rport(
+        REGISTER, PHONE
+    )
 
 
 def judged(node: Node, data: bytes) -> Verdict:

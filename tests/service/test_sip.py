@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 
 from sipha.errors import MalformedMessage
-from sipha.service.sip import refusal_tag
+from sipha.service.sip import TransactionUser, refusal_tag
+from sipha.sip.flow import Flow
 from sipha.sip.message import Request
 from sipha.sip.parser import ParseError, parse
 from sipha.sip.token import Tokens
@@ -36,3 +39,29 @@ def test_a_request_without_a_via_has_no_tag() -> None:
     request.headers.set("Via", "nonsense")
     with pytest.raises(MalformedMessage):
         refusal_tag(TOKENS, request)
+
+
+class Taker:
+    """A registrar to which all is plain."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+
+    def datagram_received(self, data: bytes, _flow: Flow, _now: float) -> bool:
+        self.taken.append(data)
+        return True
+
+
+def test_registrar_is_offered_registers_alone_and_none_without_the_lease() -> None:
+    leads, taker, served = True, Taker(), list[str]()
+    user = TransactionUser(cast("Any", taker), cast("Any", None), lambda: leads, (), served.append)
+    own, phone = ("192.0.2.10", 5060), ("192.0.2.1", 5060)
+    assert not user.datagram_received(REGISTER.replace(b"REGISTER", b"OPTIONS"), Flow("UDP", own, phone), 0.0)
+    assert user.datagram_received(REGISTER, Flow("UDP", own, own), 0.0)
+    assert not served  # it came from this node
+    assert user.datagram_received(REGISTER, Flow("UDP", own, phone), 0.0)
+    assert user.datagram_received(REGISTER, Flow("UDP", own, phone), 0.0)
+    assert served == ["REGISTER"]
+    leads = False
+    assert not user.datagram_received(REGISTER, Flow("UDP", own, phone), 0.0)
+    assert taker.taken == [REGISTER] * 3

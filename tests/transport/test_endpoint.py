@@ -21,7 +21,7 @@ from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, response_to
 from sipha.sip.overload import ADMITTED, T1, Overload
 from sipha.transport.connection import Connection
-from sipha.transport.endpoint import ATTEMPTS_IN_USE, RETRY_IN_USE, Endpoint, ITransactionUser, Listener
+from sipha.transport.endpoint import ATTEMPTS_IN_USE, RETRY_IN_USE, Endpoint, ITransactionUser, Listener, Shortcut
 from sipha.transport.stream import StreamLimits
 from tests.transport.test_stream import Wire
 
@@ -77,6 +77,7 @@ class Node:
         self.layer = TransactionLayer()
         self.user = User(self.layer)
         self.intercepted: bytes | tuple[bytes, ...] = ()
+        self.cut_short: bytes | tuple[bytes, ...] = ()
         self.may_send = True
         self.overload = Overload()
         self.before: list[tuple[int, list[bytes]]] = []
@@ -91,7 +92,8 @@ class Node:
             intercept=lambda data, _: data.startswith(self.intercepted),
             overload=self.overload,
         )
-        assert self.endpoint.start(self.user).result is True
+        shortcut: Shortcut = lambda data, _flow, _now: data.startswith(self.cut_short)  # noqa: E731  it is typed so
+        assert self.endpoint.start(self.user, shortcut).result is True
         self.phone = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.phone.bind((HOST, 0))
         self.phone.settimeout(5)
@@ -268,6 +270,14 @@ def test_nothing_is_refused_before_too_much_waits(node: Node) -> None:
     node.receive_late()
     node.endpoint._datagrams_received([(request("REGISTER"), node.flow)], 0.0, 0.0)
     assert statuses(node.answers()) == [200]
+
+
+def test_request_that_is_acted_on_before_it_is_parsed_is_one_that_was_received(node: Node) -> None:
+    node.cut_short = b"REGISTER "
+    node.receive(b"REGISTER as it may be", request())
+    assert statuses(node.answers()) == [200]
+    assert not node.endpoint.counters["malformed"]
+    assert node.layer.counters.requests_received == 2
 
 
 def test_taps_are_told_what_comes_and_what_goes(node: Node) -> None:

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sipha.nat.detection import Test, make_detection
+from sipha.registrar.plain import read
+from sipha.registrar.record import RegistrarSettings
+from sipha.sip.flow import Flow
+from sipha.sip.parser import ParseError, parse
+from sipha.state.entries import Policy
+from tests.registrar.conftest import FLOW, Phone, Site
+
+SAMPLES = sorted((Path(__file__).parents[2].parent / "shared/sip-torture/messages").glob("*.sip"))
+NATED = Flow("UDP", ("192.0.2.10", 5060), ("198.51.100.7", 60001))
+IPV6 = Flow("UDP", ("2001:db8::10", 5060), ("2001:db8::7", 5070))
+SETTINGS = {
+    "as it is delivered": RegistrarSettings(),
+    "with jitter": RegistrarSettings(expires_jitter=10),
+    "with one contact": RegistrarSettings(policy=Policy(max_contacts=1, full="refuse", one_per_instance=False)),
+}
+
+PLAIN = {
+    "a desk phone": ("Contact: <sip:alice@192.0.2.1:5060>", "Allow: INVITE, ACK, BYE", "Expires: 3600"),
+    "one behind NAT": (
+        "Contact: <sip:alice@10.0.0.7:60000;transport=udp>;expires=600",
+        "User-Agent: softphone 5.2 (x)",
+    ),
+    "one with an instance": (
+        'Contact: "Alice" <sip:alice@192.0.2.1:5060;ob>;expires=300;+sip.instance="<urn:uuid:0-1>"',
+        "Supported: path, gruu",
+        "Allow-Events: presence",
+    ),
+    "one with an IPv6 address": ("Contact: <sip:alice@[2001:DB8::7]:5070>",),
+    "one that leaves": ("Contact: <sip:alice@192.0.2.1:5060>", "Expires: 0"),
+    "one that says nothing of an expiry": ("Contact: <sip:192.0.2.1>",),
+}
+
+
+class Pair:
+    """Two registrars that are told the same: one takes each message apart, one reads what is plain at a glance."""
+
+    def __init__(self, settings: RegistrarSettings = SETTINGS["as it is delivered"]) -> None:
+        self.sites = Site(settings=settings), Site(settings=settings, glances=True)
+        for site in self.sites:
+            site.start(is_behind_nat=make_detection(get_args(Test)))
+        self.phone = Phone(self.sites[0])
+
+    def receive(self, data: bytes, flow: Flow) -> None:
+        """Let both hear a datagram, and compare what becomes of it."""
+        try:
+            parse(data)
+        except ParseError:
+            assert read(data) is None
+            return
+        for site in self.sites:
+            site.receive(data, flow)
+        one, other = self.sites
+        assert other.sent == one.sent
+        assert other.replica.machine.hash() == one.replica.machine.hash()
+        assert other.registrar.counters == one.registrar.counters
+        assert other.registrar.responses == one.registrar.responses
+
+    def challenge(self, flow: Flow) -> None:
+        """Let the phone have a nonce that is good for both."""
+        data = self.phone.message(self.phone.contact())
+        assert read(data) is not None
+        self.receive(data, flow)
+        self.phone.take_nonce(self.sites[0].last)
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("lines", PLAIN.values(), ids=PLAIN)
+def test_registrar_takes_at_a_glance_what_phones_send(lines: tuple[str, ...], settings: RegistrarSettings) -> None:
+    pair = Pair(settings)
+    pair.challenge(NATED)
+    for _ in range(3):
+        data = pair.phone.message(*lines)
+        assert read(data) is not None
+        pair.receive(data, NATED)
+        pair.receive(data, NATED)  # a retransmission
+        for site in pair.sites:
+            site.replica.now += 100
+
+
+def test_registrar_refuses_at_a_glance_as_otherwise() -> None:
+    pair = Pair()
+    pair.challenge(FLOW)
+    contact = pair.phone.contact()
+    stolen = pair.phone.authorization(username="bob")
+    stale = pair.phone.authorization(nonce=pair.phone.nonce[::-1])
+    for authorization in (
+        stolen,
+        stale,
+        pair.phone.authorization(nc="00000000"),
+        pair.phone.authorization(uri="sip:x"),
+    ):
+        data = pair.phone.message(contact, authorization=authorization)
+        assert read(data) is not None
+        pair.receive(data, FLOW)
+    pair.receive(pair.phone.message(contact, "Expires: 59"), FLOW)
+    assert pair.sites[1].last.status == 423
+    pair.phone.to = "<sip:bob@sipha.test>"
+    pair.receive(pair.phone.message(contact), FLOW)
+    assert pair.sites[1].last.status == 403
+
+
+USUAL = {
+    "Via": ";rport",
+    "From": "<sip:alice@sipha.test>",
+    "To": "<sip:alice@sipha.test>",
+    "Contact": "<sip:alice@192.0.2.1:5060>",
+    "Expires": "3600",
+    "User-Agent": "phone",
+}
+ODD = {
+    "Via": (
+        ";RPORT", ";rport=", ";rport=1", ";rport;received=192.0.2.9", "", ";rport;rport", ";xrport;rport",
+        ";rport;a=[b]",
+    ),
+    "From": (
+        '"Alice" <sip:alice@sipha.test>', '"a\\"b" <sip:alice@sipha.test>', "Alice <sip:alice@sipha.test>",
+        "<sip:bob@sipha.test>",
+    ),
+    "To": (
+        '"Alice" <sip:alice@sipha.test>', " <sip:alice@sipha.test> ", "<sip:alice@alias.test>",
+        "<sip:bob@sipha.test>",
+    ),
+    "Contact": (
+        "<sip:192.0.2.1>", "<sip:alice@192.0.2.1:65535>", "<sip:alice@192.0.2.1:65536>", "<sip:alice@192.0.2.1:0>",
+        "<sip:alice@192.0.2.1;transport=tls>", "<sip:alice@192.0.2.1:05060>", "<sip:alice@10.0.0.1:60000>;expires=70",
+        "<sips:alice@192.0.2.1>", "<sip:alice@HOST.Invalid:5060>", "<sip:alice@192.0.2.1>;q=0.5", "sip:alice@192.0.2.1",
+        "<sip:a@192.0.2.1>;expires=5000000000", "<sip:a@192.0.2.1>, <sip:b@192.0.2.1>", "*", "", "<tel:+1234>",
+        "<sip:alice@[2001:db8::7]:5070>", "<sip:[2001:DB8::7]>", "<sip:alice@[::7>", "<sip:alice@[xyz]>", "<sip:a@[]>",
+        '<sip:alice@192.0.2.1:5060>;+sip.instance="<urn:uuid:1>"', '<sip:a@192.0.2.1>;+sip.instance="";expires=60',
+        '<sip:alice@192.0.2.1:5060>;expires=60;+sip.instance="<urn:uuid:1>"', f"<sip:{'a' * 510}@192.0.2.1>",
+        f"<sip:{'a' * 300}@192.0.2.1>;+sip.instance=\"{'b' * 300}\"",
+    ),
+    "Expires": ("0", "30", "soon", "123456789", "0123456789"),
+    "User-Agent": (" phone ", "a\tb", "x" * 300, "ü"),
+    "Allow": ("INVITE, ACK", "", " , ", "INVITE,ACK "),
+    "Supported": ("path, outbound",),
+    "Require": ("outbound",),
+    "Path": ("<sip:192.0.2.8;lr>",),
+}  # fmt: skip
+
+
+def message(phone: Phone, fields: dict[str, str]) -> bytes:
+    """A REGISTER with these fields, what is in "Via" being parameters."""
+    phone.from_, phone.to = fields["From"], fields["To"]
+    data = phone.message(*[f"{name}: {text}" for name, text in fields.items() if name not in {"Via", "From", "To"}])
+    return data.replace(b";rport", fields["Via"].encode(), 1)
+
+
+@pytest.mark.parametrize("flow", [FLOW, NATED, IPV6], ids=["direct", "behind NAT", "IPv6"])
+def test_what_is_odd_means_the_same_at_a_glance(flow: Flow) -> None:
+    for name, texts in ODD.items():
+        for text in texts:
+            pair = Pair()
+            pair.challenge(flow)
+            pair.receive(message(pair.phone, USUAL | {name: text}), flow)
+
+
+@given(data=st.data())
+def test_what_registrar_does_at_a_glance_is_what_it_does_with_the_message(data: st.DataObject) -> None:
+    pair = Pair(data.draw(st.sampled_from(list(SETTINGS.values()))))
+    flow = data.draw(st.sampled_from([FLOW, NATED, IPV6]))
+    pair.challenge(flow)
+    for _ in range(3):
+        odd = data.draw(st.sets(st.sampled_from(list(ODD)), max_size=2))
+        datagram = message(pair.phone, USUAL | {name: data.draw(st.sampled_from(ODD[name])) for name in odd})
+        start, *lines = datagram.decode("utf-8", "surrogateescape").split("\r\n")[:-2]
+        if data.draw(st.booleans()):
+            lines = data.draw(st.permutations(lines))
+        if data.draw(st.integers(0, 5)) == 5:
+            lines.append(data.draw(st.sampled_from(lines)))
+        changed = bytearray("\r\n".join([start, *lines, "", ""]).encode("utf-8", "surrogateescape"))
+        if data.draw(st.integers(0, 3)) == 3:
+            changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(
+                st.sampled_from(b' \t\r\n:;,"<>=@a0\x00\xff')
+            )
+        pair.receive(bytes(changed), flow)
+
+
+@pytest.mark.skipif(not SAMPLES, reason="the samples are not part of the repository")
+def test_nothing_that_tortures_parsers_is_plain() -> None:
+    assert not any(read(sample.read_bytes()) for sample in SAMPLES)
