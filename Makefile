@@ -19,25 +19,17 @@ FAILOVER_PACKAGES := iproute2 nftables kamailio keepalived $(LOAD_PACKAGES)
 SEEDS := 1000
 FIRST := 1
 
-.PHONY: run test test-network test-loopback test-long test-deb sim check format bench bench-log bench-export failover deb pins reference clean
+.PHONY: run test test-long test-deb sim check format bench bench-log bench-export failover deb pins reference clean
 
 # Three nodes on this machine, until Ctrl-C. FRESH=1 starts empty, TLS=1 has them talk under TLS.
 run: $(STAMP)
 	@exec $(BIN)/python -m sipha.sandbox $(if $(FRESH),--fresh) $(if $(TLS),--tls)
 
-# What lives in networks of its own measures time: where it may, it goes before what runs beside it, on the machine's loopback.
-AHEAD := $(shell chrt --rr 1 true 2>/dev/null && echo chrt --rr 1)
-
+# Whatever runs real processes and networks has the machine to itself.
 test: $(STAMP)
 	@.ci/packages $(TEST_PACKAGES)
 	$(BIN)/python -m pytest -q --numprocesses auto -m "not system and not long"
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync test-network test-loopback
-
-test-network: $(STAMP)
-	$(AHEAD) $(BIN)/python -m pytest -q -m "network and not long"
-
-test-loopback: $(STAMP)
-	$(BIN)/python -m pytest -q -m "system and not network and not long"
+	$(BIN)/python -m pytest -q -m "system and not long"
 
 test-long: $(STAMP) deb
 	@.ci/packages $(TEST_PACKAGES) $(LONG_PACKAGES) $(DEB_TEST_PACKAGES) $(BROWSER_PACKAGES)

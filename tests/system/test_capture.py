@@ -15,7 +15,7 @@ from tests.system.capture import Capture, Frame, Kind, parse, question
 from tests.system.network import OUTSIDE, Network
 from tests.system.oracle import Tenure, check_one_holder, overlaps, tenures, uses_between
 
-pytestmark = [pytest.mark.system, pytest.mark.network]
+pytestmark = pytest.mark.system
 
 VIP, VIP6 = "10.77.0.10", "fd77::10"
 VIRTUAL = (VIP, VIP6)

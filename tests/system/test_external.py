@@ -17,7 +17,7 @@ from tests.system.network import OUTSIDE, Network
 from tests.system.probe import describe, make_probe
 from tests.system.ua import UserAgent
 
-pytestmark = [pytest.mark.system, pytest.mark.network]
+pytestmark = pytest.mark.system
 
 PAGE = Path(__file__).parents[2] / "docs" / "virtual-address.md"
 PRIORITIES = (150, 100, 50)

@@ -14,7 +14,7 @@ from tests.system.hosts import VIRTUAL, Hosts
 from tests.system.network import OUTSIDE, ROUTER
 from tests.system.ua import UserAgent
 
-pytestmark = [pytest.mark.system, pytest.mark.network]
+pytestmark = pytest.mark.system
 
 SERVER = (VIRTUAL[0], 5060)
 

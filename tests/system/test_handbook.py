@@ -19,7 +19,7 @@ from tests.system.machines import AUTHORITY, Machines
 from tests.system.network import OUTSIDE, Network
 from tests.system.ua import UserAgent, call
 
-pytestmark = [pytest.mark.system, pytest.mark.network, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 VIRTUAL = "192.0.2.10"
 MOST_COMMANDS = 5
@@ -192,6 +192,7 @@ def test_operator_replaces_the_authority(machines: Machines, script: Script) -> 
             wait_until(lambda: all_connected(machines), "the nodes to know each other")
 
 
+@pytest.mark.long
 @pytest.mark.follows("operations", "Back up, restore")
 def test_operator_begins_anew_from_a_backup(machines: Machines, script: Script) -> None:
     machines.follow(script.rest())
@@ -199,6 +200,7 @@ def test_operator_begins_anew_from_a_backup(machines: Machines, script: Script) 
     bring_in(machines, "n2", "n3")
 
 
+@pytest.mark.long
 @pytest.mark.follows("operations", "Recover from the loss of a majority")
 def test_operator_goes_on_with_what_is_left_of_a_cluster(machines: Machines, script: Script) -> None:
     for node in ("n2", "n3"):
@@ -208,6 +210,7 @@ def test_operator_goes_on_with_what_is_left_of_a_cluster(machines: Machines, scr
     bring_in(machines, "n2", "n3")
 
 
+@pytest.mark.long
 @pytest.mark.follows("operations", "Install", "Found one", "Add a node")
 def test_operator_founds_a_cluster_and_adds_a_node(machines: Machines, script: Script) -> None:
     for node in machines.network.nodes:

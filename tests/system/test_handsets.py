@@ -14,7 +14,7 @@ from tests.system.handsets import Handsets
 from tests.system.network import Network
 from tests.system.wire import call_id, options, read, response
 
-pytestmark = [pytest.mark.system, pytest.mark.network]
+pytestmark = pytest.mark.system
 
 USERS = ("alice", "bob")
 CHALLENGE = '401 Unauthorized\r\nWWW-Authenticate: Digest realm="r", nonce="n", algorithm=MD5, qop="auth"'

@@ -14,7 +14,7 @@ import pytest
 
 from tests.system.network import OUTSIDE, PHONES, PHONES_NETWORK, Network, sweep
 
-pytestmark = [pytest.mark.system, pytest.mark.network]
+pytestmark = pytest.mark.system
 
 PORT = 5060
 PINHOLE = 1

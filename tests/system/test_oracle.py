@@ -33,7 +33,7 @@ from tests.system.faults import (
 from tests.system.hosts import LEASE, VIRTUAL, Hosts, run_hosts
 from tests.system.oracle import check_one_holder, uses_between
 
-pytestmark = [pytest.mark.system, pytest.mark.network]
+pytestmark = pytest.mark.system
 
 GONE = LEASE + 0.3 + 0.05
 """A leader that is cut off, stopped or dead uses the addresses for so many seconds at most, by promise 3."""

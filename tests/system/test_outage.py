@@ -13,7 +13,7 @@ from tests.system.faults import Fault, kill_both, kill_daemon, stop_both, stop_d
 from tests.system.hosts import VIRTUAL, Hosts
 from tests.system.probe import Probe, describe, make_probe
 
-pytestmark = [pytest.mark.system, pytest.mark.network]
+pytestmark = pytest.mark.system
 
 ROUNDS = 20
 WITHIN = 10.0

@@ -21,7 +21,7 @@ from tests.system.hosts import VIRTUAL, Hosts, run_hosts
 from tests.system.network import ROUTER
 from tests.system.oracle import check_one_holder
 
-pytestmark = [pytest.mark.system, pytest.mark.network]
+pytestmark = pytest.mark.system
 
 SERVER = (VIRTUAL[0], 5060)
 PHONES = tuple(f"phone{number}" for number in range(200))

@@ -12,7 +12,7 @@ import pytest
 from tests.system.network import Network
 from tests.system.probe import INTERVAL, Probe, make_probe
 
-pytestmark = [pytest.mark.system, pytest.mark.network]
+pytestmark = pytest.mark.system
 
 AWAY = 0.4
 LONG_AWAY = 0.8

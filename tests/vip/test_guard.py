@@ -19,7 +19,7 @@ from sipha.vip.placement import Placement
 from tests.vip.conftest import IPV4, IPV6, Site
 from tests.vip.lan import Host, wait_for
 
-pytestmark = [pytest.mark.system, pytest.mark.network]
+pytestmark = pytest.mark.system
 
 LATE = 0.05
 """Seconds after a deadline: the kernel's clock ticks, and the oracle's thread has to be scheduled."""

@@ -19,7 +19,7 @@ from tests.vip.conftest import IPV4, IPV6, PORT, Site
 from tests.vip.lan import wait_for
 from tests.vip.test_guard import assert_silent_after
 
-pytestmark = [pytest.mark.system, pytest.mark.network]
+pytestmark = pytest.mark.system
 
 
 class Claimant:
