@@ -52,7 +52,10 @@ class Export:
 
 @dataclass
 class Result:
-    """How many bindings there are, and the leader's answers without an export, and with one, whose form names it."""
+    """How many bindings there are, and the leader's answers without an export, and with one, by its form.
+
+    They are those of the five seconds whose 99th percentile is the median.
+    """
 
     bindings: int
     before: Row
@@ -76,7 +79,8 @@ def measure(sandbox: Sandbox, bindings: int) -> Result:
             rows.append(bench.register(f"{form} export from {follower.name}", *load, "-D", "5"))
         thread.join()
         result.exports[form] = thread.result()
-        result.during[form] = max(rows, key=lambda row: row.p99_us)
+        # One of some ten: what the host did in a bad moment says nothing of the export.
+        result.during[form] = sorted(rows, key=lambda row: row.p99_us)[len(rows) // 2]
     return result
 
 
