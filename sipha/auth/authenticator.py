@@ -6,6 +6,8 @@ from collections.abc import Callable
 from hmac import compare_digest
 from typing import NamedTuple
 
+import msgspec
+
 from sipha.auth.domain import Domain, Domains
 from sipha.auth.window import NonceWindow
 from sipha.errors import MalformedMessage, Unavailable
@@ -33,17 +35,23 @@ class Challenge(NamedTuple):
     stale: bool
 
 
-class Verified(NamedTuple):
-    """The credentials are those of an account, but their nonce count has not been claimed yet."""
+class Claim(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What is used up by credentials: a count of a nonce, which was made at `issued_at`, by a user.
 
-    account: Account
-    credentials: Credentials
+    None is the count of credentials without qop, whose nonce is good for its lifetime (RFC 2069).
+    """
+
+    nonce: str
+    username: str
+    count: int | None
     issued_at: int
 
-    @property
-    def counted(self) -> bool:
-        """True if the nonce has a count, so that no copy of the request is accepted as another one."""
-        return bool(self.credentials.qop)
+
+class Verified(NamedTuple):
+    """The credentials are those of an account, but their nonce count has not been used up yet."""
+
+    account: Account
+    claim: Claim
 
 
 class Authenticated(NamedTuple):
@@ -98,12 +106,12 @@ class Authenticator:
         outcome = self.verify(request, header, domain, now, term)
         if isinstance(outcome, Challenge):
             return outcome
-        if not self.claim(outcome, now):
+        if not self.use_up(outcome.claim, now):
             return self.challenge(header, domain, now, term, stale=True)
         return Authenticated(outcome.account)
 
     def verify(self, request: Request, header: str, domain: Domain, now: float, term: int) -> Verified | Challenge:
-        """Verify the credentials as `authenticate` does, but leave their nonce count to `claim`."""
+        """Verify the credentials as `authenticate` does, but leave their nonce count to `use_up`."""
         credentials = credentials_for(request, header, domain.realm)
         if credentials is None:
             return self.challenge(header, domain, now, term, stale=False)
@@ -147,7 +155,8 @@ class Authenticator:
         given = credentials.response
         if not (given.isascii() and compare_digest(expected, given)) or account is None or not known:
             return self.challenge(header, domain, now, term, stale=False)
-        return Verified(account, credentials, nonce.issued_at)
+        count = credentials.nonce_count if credentials.qop else None
+        return Verified(account, Claim(credentials.nonce, credentials.username, count, nonce.issued_at))
 
     def _is_target(self, uri: str, request: Request) -> bool:
         """True if a digest uri means the Request-URI, whose port and parameters phones leave out, or this server."""
@@ -161,14 +170,10 @@ class Authenticator:
             return True
         return (given.scheme, given.user, given.host) == (target.scheme, target.user, target.host)
 
-    def claim(self, verified: Verified, now: float) -> bool:
-        """Use up the nonce count of verified credentials; False if it was used before.
-
-        Without qop there is no count, and a nonce is good for its lifetime (RFC 2069).
-        """
-        credentials = verified.credentials
-        return not verified.counted or self._window.accept(
-            credentials.nonce, credentials.username, credentials.nonce_count, verified.issued_at, now
+    def use_up(self, claim: Claim, now: float) -> bool:
+        """Use up the nonce count of verified credentials; False if it was used before."""
+        return claim.count is None or self._window.accept(
+            claim.nonce, claim.username, claim.count, claim.issued_at, now
         )
 
     def challenge(self, header: str, domain: Domain, now: float, term: int, *, stale: bool) -> Challenge:

@@ -26,6 +26,7 @@ from sipha.proxy.proxy import Proxy
 from sipha.proxy.shadow import Shadows
 from sipha.proxy.takeover import longest_setup
 from sipha.registrar.registrar import Registrar
+from sipha.registrar.registry import Registry
 from sipha.service.nat import make_detection, make_force_rport
 from sipha.service.settings import (
     make_listeners,
@@ -162,6 +163,7 @@ class SipService(Service):
         self._layer: TransactionLayer | None = None
         self._adopt: Callable[[config.Config], None] = lambda _: None
         self._counters: dict[str, Any] = {}
+        self._registry: Registry | None = None
         self._registrar: Registrar | None = None
         self._proxy: Proxy | None = None
         self._overload = Overload()
@@ -228,12 +230,15 @@ class SipService(Service):
             parting=longest_setup(self._timers),
         )
         endpoint.taps = self.taps
+        registry = self._registry = Registry(
+            replica, replica, authenticator, make_registrar_settings(settings.registrar), self._reactor.seconds
+        )
         registrar = self._registrar = Registrar(
-            replica,
-            replica,
+            registry,
             replica,
             authenticator,
             self._domains,
+            cluster_time=replica.cluster_time,
             term=lambda: replica.term,
             send=endpoint.send,
             overload=overload,
@@ -268,6 +273,7 @@ class SipService(Service):
             layer.force_rport = make_force_rport(new)
             overload.adopt(make_trust(new), new.sip.emergency_numbers)
             authenticator.let_nonces_live(new.registrar.nonce_lifetime)
+            registry.adopt(make_registrar_settings(new.registrar))
             registrar.adopt(make_registrar_settings(new.registrar), make_detection(new))
             proxy.adopt(make_proxy_settings(new))
 
@@ -280,7 +286,7 @@ class SipService(Service):
         super().stopService()
         endpoint, self._endpoint, self._layer = self._endpoint, None, None
         self._adopt = lambda _: None
-        self._registrar = self._proxy = None
+        self._registrar = self._registry = self._proxy = None
         if self._ending is not None:
             self._end_overload()
         if endpoint is None:
@@ -345,9 +351,9 @@ class SipService(Service):
 
     def latencies(self) -> dict[str, Histogram]:
         """How long phones have waited in this leadership: for the 200 to a REGISTER, for the 100 to an INVITE."""
-        if self._registrar is None or self._proxy is None:
+        if self._registry is None or self._proxy is None:
             return {}
-        return {"register": self._registrar.latencies, "invite": self._proxy.latencies}
+        return {"register": self._registry.latencies, "invite": self._proxy.latencies}
 
     @property
     def transactions(self) -> int:
