@@ -46,6 +46,7 @@ listen = "{host}:7000"
 [sip]
 port = {port}
 transports = ["udp", "tcp"]
+workers = {workers}
 
 [admin]
 {admin}
@@ -111,8 +112,8 @@ class Sandbox:
     """A cluster of `size` nodes on PREFIX.11 and up, which share the virtual address PREFIX.10 (udp and tcp `port`).
 
     Under `tls` they have certificates; without, they talk in the clear. `cluster` is TOML added to each node's table
-    [cluster], `extra` at the end of the file; `more_addresses` are further virtual addresses, `launcher` is a command
-    that runs each node's.
+    [cluster], `extra` at the end of the file; `more_addresses` are further virtual addresses; each node has `workers`,
+    and `launcher` is a command that runs its own.
     """
 
     directory: Path
@@ -124,6 +125,7 @@ class Sandbox:
     extra: str = ""
     port: int = 5060
     more_addresses: tuple[str, ...] = ()
+    workers: int = 1
     launcher: tuple[str, ...] = ()
     nodes: list[SandboxNode] = field(default_factory=list)
 
@@ -292,6 +294,7 @@ class Sandbox:
             peers="".join(peers),
             virtual_address=self.addressing(node),
             port=self.port,
+            workers=self.workers,
             domain=self.domain,
             extra=self.extra,
         )

@@ -64,7 +64,7 @@ class Authenticator:
     """Challenges and verifies; keeps nothing but the window of nonce counts, which a new leader does without.
 
     `tokens` returns the tokens under the log's current keys, or None while it holds no key. `nonce_lifetime` is in
-    seconds of cluster time.
+    seconds of cluster time. Nonces are numbered from `serial` on.
     """
 
     def __init__(
@@ -75,12 +75,13 @@ class Authenticator:
         *,
         nonce_lifetime: int = 300,
         window_capacity: int = 500_000,
+        serial: int = 0,
     ) -> None:
         self._credentials = credentials
         self._tokens = tokens
         self._domains = domains
         self._window = NonceWindow(nonce_lifetime, window_capacity)
-        self._serial = 0
+        self._serial = serial
         self._ha2: dict[tuple[str, str, str], str] = {}
 
     def let_nonces_live(self, seconds: int) -> None:

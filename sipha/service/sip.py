@@ -14,8 +14,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from sipha import config
+from sipha.admin.views import WorkersStatus
 from sipha.auth.authenticator import Authenticator
 from sipha.auth.domain import Domains
+from sipha.cluster.raft import clock as boottime
 from sipha.cluster.replica import Replica
 from sipha.errors import ConfigError
 from sipha.histogram import Histogram
@@ -27,6 +29,7 @@ from sipha.proxy.shadow import Shadows
 from sipha.proxy.takeover import longest_setup
 from sipha.registrar.registrar import Registrar
 from sipha.registrar.registry import Registry
+from sipha.service.core import Core
 from sipha.service.nat import make_detection, make_force_rport
 from sipha.service.settings import (
     make_listeners,
@@ -45,6 +48,7 @@ from sipha.sip.token import Tokens
 from sipha.state.machine import Machine
 from sipha.transport.address import Bind
 from sipha.transport.endpoint import Endpoint, ITransactionUser, Listener, Tap
+from sipha.workers.pool import Pool
 
 SHADOWS = "shadows"
 """The topic under which the nodes share the shadows of calls."""
@@ -118,6 +122,12 @@ class TransactionUser:
             self._note_served("REGISTER", flow)
         return taken
 
+    def register_served(self) -> None:
+        """Take note that a REGISTER was served elsewhere."""
+        if self._served is not None:
+            self._served("REGISTER")
+            self._served = None
+
     def _note_served(self, method: str, flow: Flow) -> None:
         if self._served is not None and flow.remote != flow.local:
             self._served(method)
@@ -166,6 +176,7 @@ class SipService(Service):
         self._registry: Registry | None = None
         self._registrar: Registrar | None = None
         self._proxy: Proxy | None = None
+        self._pool: Pool | None = None
         self._overload = Overload()
         self._ending: IDelayedCall | None = None
         self._sharing: Any = None
@@ -228,6 +239,7 @@ class SipService(Service):
             receive_buffer=settings.sip.receive_buffer,
             limits=make_stream_limits(settings.sip),
             parting=longest_setup(self._timers),
+            udp_changed=self._udp_changed,
         )
         endpoint.taps = self.taps
         registry = self._registry = Registry(
@@ -276,9 +288,24 @@ class SipService(Service):
             registry.adopt(make_registrar_settings(new.registrar))
             registrar.adopt(make_registrar_settings(new.registrar), make_detection(new))
             proxy.adopt(make_proxy_settings(new))
+            if self._pool is not None:
+                self._pool.send(core.settings())
 
         self._adopt = adopt
         user = TransactionUser(registrar, proxy, replica.leading, self.askers, replica.succession.served)
+        core = Core(
+            replica,
+            endpoint,
+            layer,
+            registrar,
+            registry,
+            overload,
+            lambda: self._config,
+            boottime,
+            user.register_served,
+        )
+        if settings.sip.workers > 1:
+            self._pool = Pool(self._reactor, core, replica.machine.accounts, lambda: endpoint.udp)
         endpoint.start(user, user.datagram_received).addCallbacks(self._opened, self._not_opened)
 
     def stopService(self) -> Deferred[None] | None:
@@ -293,7 +320,9 @@ class SipService(Service):
             return None
         self.log.info("the virtual addresses are served no more")
         self._shadows.cease(self._reactor.seconds())
-        return endpoint.stop()
+        pool, self._pool = self._pool, None
+        stopped = endpoint.stop()
+        return stopped if pool is None else pool.stop().addCallback(lambda _: stopped)
 
     def listen(self, new: config.Config) -> None:
         """Open what another configuration has of listeners; raises ConfigError, and then none of them is."""
@@ -322,6 +351,8 @@ class SipService(Service):
             for room, counters in self._counters.items()
             for name in counters.__slots__
         }
+        if self._pool is not None:
+            counted |= {f"workers_{name}": n for name, n in self._pool.counters.items()}
         return counted | {f"transport_{name.replace('-', '_')}": n for name, n in self._endpoint.counters.items()}
 
     def responses(self) -> dict[tuple[str, int], int]:
@@ -330,6 +361,11 @@ class SipService(Service):
             return {}
         registrations = Counter({("REGISTER", status): n for status, n in self._registrar.responses.items()})
         return registrations + self._layer.responses
+
+    @property
+    def workers(self) -> WorkersStatus | None:
+        """The workers of this leadership; None if there are none."""
+        return None if self._pool is None else WorkersStatus(self._pool.size, self._pool.reading)
 
     @property
     def overload(self) -> Overload:
@@ -348,6 +384,8 @@ class SipService(Service):
                 "more requests come than this node can serve: those that are least urgent are refused; look at what "
                 "sends them, and at sipha_shed_total"
             )
+        if self._pool is not None:
+            yield from self._pool.alarms()
 
     def latencies(self) -> dict[str, Histogram]:
         """How long phones have waited in this leadership: for the 200 to a REGISTER, for the 100 to an INVITE."""
@@ -426,6 +464,12 @@ class SipService(Service):
         if opened:
             addresses = ", ".join(self._config.virtual_address.hosts)
             self._replica.succession.claimed(addresses)
+            if self._pool is not None:
+                self._pool.start()
+
+    def _udp_changed(self) -> None:
+        if self._pool is not None:
+            self._pool.replace()
 
     def _not_opened(self, failure: Failure) -> None:
         self._failed(f"can't listen on the virtual addresses: {failure.value}; see [virtual_address] and [sip]")

@@ -150,6 +150,7 @@ class View:
                 for peer in replica.peers
             ),
             configuration=self._life.status(),
+            workers=self._sip.workers,
         )
 
     def alarms(self) -> Iterator[str]:

@@ -23,7 +23,7 @@ from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response, mark_received, response_to
 from sipha.sip.overload import Overload, Verdict, mark_of, refusal
 from sipha.sip.parser import ParseError, parse
-from sipha.transport.address import Bind, bound_socket, canonical, family
+from sipha.transport.address import Bind, bound_sockets, canonical, family
 from sipha.transport.connection import PING, PONG, Received
 from sipha.transport.stream import StreamLimits, Streams
 from sipha.transport.udp import TRANSIENT, UdpSocket
@@ -34,8 +34,10 @@ RETRY_IN_USE = 0.05
 ATTEMPTS_IN_USE = 20
 """After how many attempts the log says so: a process that has just lost an address needs a moment to close it."""
 
+LONGEST_KEEPALIVE = 8
+"""Bytes of the longest datagram that may be nothing but a keepalive."""
+
 _KEEPALIVE_CHARACTERS = b"\r\n\0 "
-_LONGEST_KEEPALIVE = 8
 _LAST_CONTROL = 0x1F
 
 
@@ -72,7 +74,8 @@ class Endpoint:
     tag of a stateless error response. `bind` gives the listeners their sockets. `before_sending` is called in each turn
     once all events have been acted on. `intercept` is offered each datagram before it is parsed, and says whether it
     has taken it. `overload` says what is refused when datagrams wait too long. `taps` are told of each message. A UDP
-    listener that is closed while the endpoint lives on is read and sent from for `parting` seconds.
+    listener that is closed while the endpoint lives on is read and sent from for `parting` seconds. `udp_changed` is
+    called when `udp` has others than before.
     """
 
     log = Logger()
@@ -86,12 +89,13 @@ class Endpoint:
         may_send: Callable[[], bool] = lambda: True,
         before_sending: Callable[[], None] = lambda: None,
         tag: Callable[[Request], str] | None = None,
-        bind: Bind = bound_socket,
+        bind: Bind = bound_sockets,
         intercept: Callable[[bytes, Flow], bool] = lambda _data, _flow: False,
         overload: Overload | None = None,
         receive_buffer: int = 16 << 20,
         limits: StreamLimits | None = None,
         parting: float = 300.0,
+        udp_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.taps: list[Tap] = []
@@ -108,6 +112,7 @@ class Endpoint:
         self._receive_buffer = receive_buffer
         self._limits = limits or StreamLimits()
         self._parting = parting
+        self._udp_changed = udp_changed
         self._user: ITransactionUser | None = None
         self._udp: dict[Address, UdpSocket] = {}
         self._streams: dict[str, Streams] = {}
@@ -157,6 +162,7 @@ class Endpoint:
             if wanted != self._listeners:
                 raise OSError(errno.EAGAIN, "those before are still being opened")
             return
+        before = set(self._udp)
         missing = [listener for listener in wanted if listener not in self._addresses]
         opened: list[Listener] = []
         try:
@@ -168,6 +174,9 @@ class Endpoint:
         except OSError:
             self._close(opened)
             raise
+        finally:
+            if self._udp.keys() != before:
+                self._udp_changed()
 
     def retire(self, keep: Collection[Listener]) -> None:
         """Close all listeners but these.
@@ -191,6 +200,11 @@ class Endpoint:
         return () if self._starting is not None else tuple(self._addresses)
 
     @property
+    def udp(self) -> Sequence[UdpSocket]:
+        """The sockets that are read for UDP, in the order in which they are used."""
+        return tuple(self._udp.values())
+
+    @property
     def connections(self) -> int:
         """How many connections of streams there are, those being opened included."""
         return sum(streams.connections for streams in self._streams.values())
@@ -199,6 +213,17 @@ class Endpoint:
     def dropped(self) -> int:
         """How many datagrams have come and were dropped by the kernel, for want of room."""
         return sum([udp.dropped for udp in self._udp.values()])
+
+    # -- what others have read ---------------------------------------------------------------------------------------
+
+    def datagrams_received(self, datagrams: list[tuple[bytes, Flow]]) -> None:
+        """Act on datagrams that another process has read."""
+        if self._user is not None:
+            self._datagrams_received(datagrams, 0.0, 0.0)
+
+    def flows_failed(self, flows: list[Flow]) -> None:
+        """Take note of flows that another process has found dead."""
+        self._failed(flows)
 
     # -- ways out ---------------------------------------------------------------------------------------------------
 
@@ -333,6 +358,7 @@ class Endpoint:
     def _part(self, listener: Listener) -> None:
         self._former[listener] = None
         self._udp.pop((listener.host, listener.port)).close()
+        self._udp_changed()
 
     # -- coming in --------------------------------------------------------------------------------------------------
 
@@ -340,7 +366,7 @@ class Endpoint:
         now, intercept, shortcut, overload = self._reactor.seconds(), self._intercept, self._shortcut, self._overload
         overloaded = overload.waited(age, fill)
         for data, flow in datagrams:
-            if len(data) <= _LONGEST_KEEPALIVE and not data.strip(_KEEPALIVE_CHARACTERS):
+            if len(data) <= LONGEST_KEEPALIVE and is_keepalive(data):
                 self.counters["udp-keepalive"] += 1
                 if data == PING:
                     self.offer(PONG, flow)
@@ -486,7 +512,7 @@ class Endpoint:
 
     def _tell(self, data: bytes, flow: Flow, *, sent: bool) -> None:
         """Let the taps know of a SIP message that comes or goes: not of a keepalive, nor of STUN."""
-        if len(data) > _LONGEST_KEEPALIVE and data[0] > _LAST_CONTROL:
+        if len(data) > LONGEST_KEEPALIVE and data[0] > _LAST_CONTROL:
             for tap in tuple(self.taps):
                 try:
                     tap(data, flow, sent=sent)
@@ -514,6 +540,11 @@ class Endpoint:
         except Exception:  # noqa: BLE001 - the timers to come must go on
             self._note_mistake("a timer")
         self.turn(now)
+
+
+def is_keepalive(data: bytes) -> bool:
+    """Return True if there is nothing in a datagram."""
+    return not data.strip(_KEEPALIVE_CHARACTERS)
 
 
 def _parse_all(_data: bytes, _flow: Flow, _now: float) -> bool:
