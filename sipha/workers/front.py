@@ -105,6 +105,11 @@ class Front:
         if ahead is not None:
             self._ahead = ahead
 
+    @property
+    def leased(self) -> bool:
+        """True while phones may be heard and answered."""
+        return self._clock() < self._until
+
     def datagrams_received(self, datagrams: list[tuple[bytes, Flow]], age: float, fill: float) -> None:
         """Act on what was read together; see UdpSocket."""
         now = self._clock()

@@ -90,21 +90,31 @@ class Link:
         return "link"
 
     def doRead(self) -> None:
-        """Take what has come (IReadDescriptor)."""
+        """Take what has come, or a part of that (IReadDescriptor)."""
+        self._read()
+
+    def catch_up(self) -> None:
+        """Take all that has come."""
+        while self._open and self._read():
+            pass
+
+    def _read(self) -> bool:
+        """Take a part of what has come; False if that is all."""
         try:
             data = self._socket.recv(BYTES_PER_WAKE)
             if not data:
                 self._end("")
-                return
+                return False
             self._incoming += data
             for body in cut(self._incoming):
                 self._received(body)
                 if not self._open:
-                    return
+                    return False
         except BlockingIOError:
-            return
+            return False
         except (OSError, ValueError, BrokenFrame) as error:
             self._end(str(error))
+        return True
 
     def doWrite(self) -> None:
         """Send what waits, as much as is taken (IWriteDescriptor)."""

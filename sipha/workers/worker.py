@@ -14,6 +14,7 @@ from typing import Any
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
 from zope.interface import implementer
 
+from sipha.sip.flow import Flow
 from sipha.sip.token import Tokens
 from sipha.state.accounts import Account
 from sipha.state.accounts import Accounts as Table
@@ -58,7 +59,8 @@ class Worker:
         self._table = Table()
         self._tokens: Tokens | None = None
         self._front: Front | None = None
-        self._reading = False
+        self._complete = False  # all accounts are here
+        self._reading = False  # and the daemon knows that the sockets are read
         self._link = Link(reactor, link, self._ordered, lambda _: ended(), self._drained)
 
     # ICredentials
@@ -87,6 +89,7 @@ class Worker:
         elif isinstance(order, Lease):
             front.watching = order.watched
             front.lease(order.until, ahead=order.time - order.at)
+            self._attend(front)
             self._link.send(front.report())
             self._link.flush()
         elif isinstance(order, Accounts):
@@ -97,9 +100,7 @@ class Worker:
         elif isinstance(order, Settings):
             front.adopt(order)
         elif isinstance(order, Read):
-            self._reading = True
-            self._read()
-            self._link.send(Reading())
+            self._complete = True
 
     def _start(self, order: Start) -> None:
         front = self._front = Front(order, self, lambda: self._tokens, self._link.send, self._clock)
@@ -126,21 +127,30 @@ class Worker:
 
     # Phones
 
-    def _datagrams_received(self, datagrams: list[tuple[bytes, Any]], age: float, fill: float) -> None:
-        if self._front is not None:
-            self._front.datagrams_received(datagrams, age, fill)
+    def _datagrams_received(self, datagrams: list[tuple[bytes, Flow]], age: float, fill: float) -> None:
+        front = self._front
+        if front is not None:
+            if not front.leased:  # whoever had to wait for his turn has yet to hear the latest
+                self._link.catch_up()
+            front.datagrams_received(datagrams, age, fill)
             self._link.flush()
-            if self._link.waiting:  # phones wait where the kernel says for how long
-                for udp in self._sockets:
-                    udp.rest()
+            self._attend(front)
 
     def _drained(self) -> None:
-        if self._reading:
-            self._read()
+        if self._front is not None:
+            self._attend(self._front)
 
-    def _read(self) -> None:
-        for udp in self._sockets:
-            udp.read()
+    def _attend(self, front: Front) -> None:
+        """Read the sockets, unless there is no lease, or the daemon can't follow: phones wait in the kernel then."""
+        if self._complete and front.leased and not self._link.waiting:
+            for udp in self._sockets:
+                udp.read()
+            if not self._reading:
+                self._reading = True
+                self._link.send(Reading())
+        else:
+            for udp in self._sockets:
+                udp.rest()
 
     # ILogObserver
 

@@ -67,6 +67,15 @@ def test_more_than_the_kernel_holds_waits_and_arrives(pair: Pair) -> None:
     assert not pair.worker.waiting
 
 
+def test_all_that_has_come_can_be_taken_at_once(pair: Pair) -> None:
+    words = [Datagrams([(bytes(60_000), number, "192.0.2.1", 5060)]) for number in range(3)]
+    for word in words:
+        pair.worker.send(word)
+    pair.worker.flush()
+    pair.daemon.catch_up()
+    assert pair.at_daemon == words
+
+
 def test_what_was_sent_before_the_end_arrives_and_nothing_after(pair: Pair) -> None:
     pair.daemon.send(Keys({1: bytes(32)}))
     pair.daemon.finish()

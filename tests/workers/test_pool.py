@@ -16,7 +16,7 @@ from sipha.transport.udp import UdpSocket
 from sipha.vip.clock import boottime
 from sipha.workers import pool as pools
 from sipha.workers import shift as shifts
-from sipha.workers.messages import Report, Settings
+from sipha.workers.messages import Lease, Report, Settings
 from sipha.workers.pool import OFTEN, RENEWAL, Pool
 from sipha.workers.worker import Worker
 from tests.cluster.world import World
@@ -106,6 +106,9 @@ class Line(socket.socket):
 
     def ask(self, data: bytes) -> bytes:
         self.send(data)
+        return self.answer()
+
+    def answer(self) -> bytes:
         answers: list[bytes] = []
 
         def answered() -> bool:
@@ -311,11 +314,36 @@ def test_workers_are_silent_once_the_lease_has_ended(rig: Rig) -> None:
     rig.ready()
     rig.core.until = 0.0
     rig.world.turn(3 * RENEWAL)
+    phone = rig.phone()
     for line in rig.lines:
-        line.send(rig.phone().message())
-    rig.world.until(lambda: rig.core.counts["transport/withheld"] == len(rig.lines))
+        line.send(phone.message(phone.contact()))
+    rig.world.turn(3 * RENEWAL)
     assert not [answer for line in rig.lines for answer in line.answers()]
     assert not rig.core.passed
+    rig.core.until = 1e12
+    for line in rig.lines:  # the lease has come back, and what has waited is served
+        assert status(line.answer()) == 401
+
+
+def test_worker_reads_nothing_before_it_has_a_lease(rig: Rig) -> None:
+    rig.core.until = 0.0
+    for shift in rig.pool._shifts():
+        shift.send(Lease(0.0, boottime(), 0.0, watched=False))
+    rig.world.turn(3 * RENEWAL)
+    assert rig.pool.reading == 0
+    rig.core.until = 1e12
+    rig.ready()
+
+
+def test_worker_that_was_held_up_hears_the_daemon_before_phones(rig: Rig) -> None:
+    rig.ready()
+    line = rig.lines[0]
+    held_up = of(rig, line)
+    rig.world.reactor.removeReader(held_up.worker._link)
+    held_up.worker._front.lease(0.0)  # type: ignore[union-attr]
+    rig.world.turn(2 * RENEWAL)
+    phone = rig.phone()
+    assert status(line.ask(phone.message(phone.contact()))) == 401
 
 
 def test_what_is_carried_out_when_the_pool_stops_is_answered(rig: Rig) -> None:
