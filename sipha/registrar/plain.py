@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from sipha.sip.digest import ALGORITHMS, Credentials
+from sipha.sip.digest import ALGORITHMS, MAX_CREDENTIALS, Credentials
 from sipha.sip.flow import Flow
 from sipha.sip.origin import Origin
 
@@ -152,4 +152,9 @@ def read(data: bytes) -> Plain | None:
 
 
 def _are_whole(authorization: str, credentials: tuple[str, ...]) -> bool:
-    return authorization.count("=") == len(credentials) and all(credentials) and credentials[5] in ALGORITHMS
+    return (
+        len(authorization) <= MAX_CREDENTIALS
+        and authorization.count("=") == len(credentials)
+        and all(credentials)
+        and credentials[5] in ALGORITHMS
+    )

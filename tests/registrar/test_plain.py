@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sipha.nat.detection import Test, make_detection
 from sipha.registrar.plain import read
 from sipha.registrar.record import RegistrarSettings
+from sipha.sip.digest import MAX_CREDENTIALS
 from sipha.sip.flow import Flow
 from sipha.sip.parser import ParseError, parse
 from sipha.state.entries import Policy
@@ -107,6 +108,16 @@ def test_registrar_refuses_at_a_glance_as_otherwise() -> None:
     pair.phone.to = "<sip:bob@sipha.test>"
     pair.receive(pair.phone.message(contact), FLOW)
     assert pair.sites[1].last.status == 403
+
+
+def test_credentials_of_any_length_mean_the_same_at_a_glance() -> None:
+    pair = Pair()
+    pair.challenge(FLOW)
+    usual = len(pair.phone.authorization(cnonce=""))
+    for length in (MAX_CREDENTIALS - usual, MAX_CREDENTIALS - usual + 1):
+        authorization = pair.phone.authorization(cnonce="c" * length)
+        pair.receive(pair.phone.message(pair.phone.contact(), authorization=authorization), FLOW)
+    assert [pair.sites[1].last.status, len(authorization)] == [400, MAX_CREDENTIALS + 1]
 
 
 USUAL = {
