@@ -120,6 +120,25 @@ def test_credentials_of_any_length_mean_the_same_at_a_glance() -> None:
     assert [pair.sites[1].last.status, len(authorization)] == [400, MAX_CREDENTIALS + 1]
 
 
+@pytest.mark.parametrize(
+    ("whole", "broken"),
+    [
+        (b";branch=", b";;branch="),
+        (b"z9hG4bKalice1", b"z9hG4bKalice1;"),
+        (b"5060>", b"5060;>"),
+        (b"5060>", b"5060;ob=>"),
+        (b"\r\n\r\n", b"\r\nTo: \r\n"),
+        (b"\r\n\r\n", b"\r\nExpires: 60;\r\n\r\n"),
+    ],
+)
+def test_what_breaks_off_is_not_plain(whole: bytes, broken: bytes) -> None:
+    phone = Phone(Site())
+    data = phone.message(phone.contact())
+    assert read(data) is not None
+    assert whole in data
+    assert read(data.replace(whole, broken)) is None
+
+
 USUAL = {
     "Via": ";rport",
     "From": "<sip:alice@sipha.test>",

@@ -3,11 +3,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import product
 
 import pytest
 
 from sipha.errors import MalformedMessage
 from sipha.sip.headers import split_first, split_values
+from sipha.sip.uri import SipUri
 from sipha.sip.values import (
     Contact,
     CSeq,
@@ -20,6 +22,7 @@ from sipha.sip.values import (
     parse_cseq,
     parse_name_addr,
     parse_via,
+    plain_contact,
     set_params,
     split_params,
 )
@@ -266,6 +269,23 @@ def test_parse_auth_params(text: str, scheme: str, params: dict[str, str]) -> No
 def test_parse_auth_params_refuses(text: str) -> None:
     with pytest.raises(MalformedMessage):
         parse_auth_params(text)
+
+
+@pytest.mark.parametrize(
+    "usual",
+    ['"A" <sip:alice@192.0.2.1:5060;ob;a=b>;expires=60;+sip.instance="<urn:x>"', "<sip:HOST>;expires=0", "<sip:a@b>"],
+)
+def test_plain_contact_is_what_parsing_makes_of_it(usual: str) -> None:
+    assert plain_contact(usual) is not None
+    for at, junk, skip in product(range(len(usual) + 1), ("", *';=,<>"@:. x0'), range(4)):
+        text = usual[:at] + junk + usual[at + skip :]
+        plain = plain_contact(text)
+        if plain is not None:
+            contact = parse_contact(text)
+            uri = contact.parsed_uri
+            assert isinstance(uri, SipUri)
+            parsed = contact.uri, uri.host, uri.port, contact.expires, contact.param("+sip.instance") or ""
+            assert plain == parsed, text
 
 
 # -- Time ------------------------------------------------------------------------------------------
