@@ -60,6 +60,10 @@ def serves(overload: Overload, data: bytes, flow: Flow = PHONE) -> bool:
         (request("NEW"), "other"),
         *((request(method), None) for method in ("ACK", "BYE", "CANCEL", "INFO", "NOTIFY", "PRACK", "UPDATE")),
         (b"SIP/2.0 200 OK\r\n\r\n", None),
+        (b"sip/2.0 200 OK\r\n\r\n", None),
+        (b"\r\n\r\nSIP/2.0 200 OK\r\n\r\n", None),
+        (b"\r\n" + request("ACK"), None),
+        (b"\r\n" + KNOWN, "register"),
     ],
 )
 def test_datagram_has_a_priority_at_a_glance(data: bytes, priority: Priority | None) -> None:
