@@ -304,7 +304,9 @@ class Endpoint:
                     limits=self._limits,
                 )
             opened = streams.listen(address, self._bind)
-        self._addresses.append(Listener(listener.transport, *opened))
+        own = Listener(listener.transport, *opened)
+        self._former.pop(own, None)
+        self._addresses.append(own)
 
     def _start_reading(self, listener: Listener) -> None:
         if listener.transport == "UDP":
@@ -312,10 +314,11 @@ class Endpoint:
 
     def _reopen(self, listener: Listener) -> bool:
         """Go on with a listener that was closed but is still read."""
-        parting = self._former.pop(listener, None)
+        parting = self._former.get(listener)
         if parting is None:
             return False
         parting.cancel()
+        del self._former[listener]
         self._addresses.append(listener)
         return True
 

@@ -588,6 +588,22 @@ def test_listener_that_was_retired_can_be_listened_at_again(node: Node) -> None:
     assert not node.reactor.getDelayedCalls()
 
 
+def test_listener_that_was_retired_stays_ours_if_it_cant_be_listened_at_again(node: Node) -> None:
+    (before,) = node.endpoint.addresses
+    after = Listener("UDP", HOST, free_port())
+    node.endpoint.listen([after])
+    node.endpoint.retire([after])
+    node.reactor.advance(301)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind((HOST, before.port))
+        with pytest.raises(OSError, match="in use"):
+            node.endpoint.listen([before])
+    assert node.endpoint.is_local(HOST, before.port, "UDP")
+    node.endpoint.listen([before])
+    node.endpoint.retire([before])
+    assert node.endpoint.addresses == (before,)
+
+
 def test_listeners_are_opened_all_or_none(node: Node) -> None:
     before = node.endpoint.addresses
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
