@@ -52,7 +52,7 @@ _NEVER = (b"ACK ", b"BYE ", b"CANCEL ", b"INFO ", b"NOTIFY ", b"PRACK ", b"UPDAT
 _CREDENTIALS = re.compile(rb"\nAuthorization[ \t]*:", re.IGNORECASE)
 _TO_TAG = re.compile(rb"\nT(?:o)?[ \t]*:[^\r\n]*;[ \t]*tag[ \t]*=", re.IGNORECASE)
 _EMERGENCY = re.compile(rb"\n(?:Priority[ \t]*:[ \t]*emergency|Resource-Priority[ \t]*:[^\r\n]*esnet)", re.IGNORECASE)
-_COPIED = re.compile(r"\n(Via|From|To|Call-ID|CSeq): ([^\r]*)")
+_COPIED = re.compile(r"\n(Via|From|To|Call-ID|CSeq): ([^\r\n]*)")
 
 
 class Verdict(Enum):

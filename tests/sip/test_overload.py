@@ -230,6 +230,7 @@ def test_refusal_at_a_glance_is_the_one_that_would_be_made_of_the_parsed_request
         (b"To: ", b"To:"),
         (b"Call-ID: a\r\n", b""),
         (b"Call-ID: a", b"Call-ID: a\r\nCall-ID: b"),
+        (b"Call-ID: a", b"Call-ID: a\nTo: b"),
         (b"alice@sipha.test>;tag", b"alice@sipha.test>\r\n ;tag"),
         (b"\r\n\r\n", b"\r\n"),
     ],
