@@ -15,6 +15,7 @@ from sipha.sip.flow import Flow
 from sipha.sip.parser import ParseError, parse
 from sipha.state.entries import Policy
 from tests.registrar.conftest import FLOW, Phone, Site
+from tests.sip.test_values import assert_linear
 
 SAMPLES = sorted((Path(__file__).parents[2].parent / "shared/sip-torture/messages").glob("*.sip"))
 NATED = Flow("UDP", ("192.0.2.10", 5060), ("198.51.100.7", 60001))
@@ -137,6 +138,14 @@ def test_what_breaks_off_is_not_plain(whole: bytes, broken: bytes) -> None:
     assert read(data) is not None
     assert whole in data
     assert read(data.replace(whole, broken)) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{}", "Via: SIP/2.0/UDP a{}", 'From: "{}', "To: <sip:{}", "Contact: <sip:a{}>", "Authorization: Digest {}"],
+)
+def test_what_is_plain_is_found_out_in_linear_time(line: str) -> None:
+    assert_linear(lambda text: read(text.encode()), f"REGISTER sip:a SIP/2.0\r\n{line}\r\n\r\n")
 
 
 USUAL = {
