@@ -52,6 +52,10 @@ Shortcut = Callable[[bytes, Flow, float], bool]
 """Acts on a datagram that came over a flow, at the time given; False if it has to be parsed."""
 
 
+Judge = Callable[[bytes, Flow, float], Verdict]
+"""Says what is to become of a datagram that came over a flow, at the time given."""
+
+
 class ITransactionUser(Interface):
     """What the endpoint hands the layer's events to: the registrar and the proxy (RFC 3261 §5)."""
 
@@ -216,10 +220,10 @@ class Endpoint:
 
     # -- what others have read ---------------------------------------------------------------------------------------
 
-    def datagrams_received(self, datagrams: list[tuple[bytes, Flow]]) -> None:
-        """Act on datagrams that another process has read."""
+    def datagrams_received(self, datagrams: list[tuple[bytes, Flow]], *, late: bool) -> None:
+        """Act on datagrams that another process has read; `late` are those that are refused for overload."""
         if self._user is not None:
-            self._datagrams_received(datagrams, 0.0, 0.0)
+            self._act(datagrams, _refuse if late else None)
 
     def flows_failed(self, flows: list[Flow]) -> None:
         """Take note of flows that another process has found dead."""
@@ -366,8 +370,10 @@ class Endpoint:
     # -- coming in --------------------------------------------------------------------------------------------------
 
     def _datagrams_received(self, datagrams: list[tuple[bytes, Flow]], age: float, fill: float) -> None:
-        now, intercept, shortcut, overload = self._reactor.seconds(), self._intercept, self._shortcut, self._overload
-        overloaded = overload.waited(age, fill)
+        self._act(datagrams, self._overload.judge if self._overload.waited(age, fill) else None)
+
+    def _act(self, datagrams: list[tuple[bytes, Flow]], judge: Judge | None) -> None:
+        now, intercept, shortcut = self._reactor.seconds(), self._intercept, self._shortcut
         for data, flow in datagrams:
             if len(data) <= LONGEST_KEEPALIVE and is_keepalive(data):
                 self.counters["udp-keepalive"] += 1
@@ -379,7 +385,7 @@ class Endpoint:
                     self._tell(data, flow, sent=False)
                 if intercept(data, flow):
                     continue
-                if overloaded and (verdict := overload.judge(data, flow, now)) is not Verdict.SERVED:
+                if judge is not None and (verdict := judge(data, flow, now)) is not Verdict.SERVED:
                     if verdict is Verdict.REFUSED:
                         self._turn_away(data, flow, now)
                     continue
@@ -552,6 +558,10 @@ class Endpoint:
 def is_keepalive(data: bytes) -> bool:
     """Return True if there is nothing in a datagram."""
     return not data.strip(_KEEPALIVE_CHARACTERS)
+
+
+def _refuse(_data: bytes, _flow: Flow, _now: float) -> Verdict:
+    return Verdict.REFUSED
 
 
 def _parse_all(_data: bytes, _flow: Flow, _now: float) -> bool:

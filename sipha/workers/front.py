@@ -58,7 +58,7 @@ class Front:
         self._clock = clock
         self._indexes = {address: index for index, address in enumerate(start.listeners)}
         self._overload = Overload()
-        self._turned_away: Counter[str] = Counter()
+        self._turned_away = 0
         self._counted: Counter[str] = Counter()
         self._shed = {priority: Tally() for priority in PATIENCE}
         self._behind = 0
@@ -118,30 +118,23 @@ class Front:
             return
         overload = self._overload
         overloaded = overload.waited(age, fill)
-        passed = []
+        passed, late = [], []
         for data, flow in datagrams:
-            if len(data) <= LONGEST_KEEPALIVE and is_keepalive(data):
-                self.counters["udp-keepalive"] += 1
-                if data == PING:
-                    self._send(PONG, flow)
-                continue
-            if stun.is_stun(data):
-                answer = stun.answer(data, flow.remote)
-                if answer is not None:
-                    self._send(answer, flow)
+            if (len(data) <= LONGEST_KEEPALIVE and is_keepalive(data)) or stun.is_stun(data):
+                self._keep_alive(data, flow)
                 continue
             if overloaded and (verdict := overload.judge(data, flow, now)) is not Verdict.SERVED:
-                if verdict is Verdict.IGNORED or self._turn_away(data, flow, now):
-                    continue
-            elif data.startswith(b"REGISTER ") and not self.watching and self._is_taken(data, flow, now):
-                continue
-            host, port = flow.remote
-            passed.append((data, self._indexes[flow.local], host, port))
+                if verdict is Verdict.REFUSED and (self.watching or not self._turn_away(data, flow, now)):
+                    late.append((data, self._indexes[flow.local], *flow.remote))
+            elif self.watching or not data.startswith(b"REGISTER ") or not self._is_taken(data, flow, now):
+                passed.append((data, self._indexes[flow.local], *flow.remote))
         handed = self.registry.take()
         if handed:
             self._say(Registers(self.version, now, handed))
         if passed:
             self._say(Datagrams(passed))
+        if late:
+            self._say(Datagrams(late, late=True))
 
     def flows_failed(self, flows: Iterable[Flow]) -> None:
         """Tell the daemon which flows are dead."""
@@ -155,7 +148,7 @@ class Front:
             "registrar": asdict(registrar.counters),
             "responses": registrar.responses,
             "transport": self.counters,
-            "turned away": self._turned_away,
+            "turned away": {"REGISTER": self._turned_away},
         }
         self._counted = Counter({f"{room}/{name}": n for room, counts in rooms.items() for name, n in counts.items()})
         self._shed = {priority: replace(tally) for priority, tally in overload.tallies.items()}
@@ -172,6 +165,17 @@ class Front:
             overload.wait,
         )
 
+    def _keep_alive(self, data: bytes, flow: Flow) -> None:
+        """Answer what keeps a NAT open, if that asks for an answer."""
+        if len(data) > LONGEST_KEEPALIVE:
+            answer = stun.answer(data, flow.remote)
+            if answer is not None:
+                self._send(answer, flow)
+            return
+        self.counters["udp-keepalive"] += 1
+        if data == PING:
+            self._send(PONG, flow)
+
     def _is_taken(self, data: bytes, flow: Flow, now: float) -> bool:
         try:
             return self._registrar.datagram_received(data, flow, now)
@@ -180,14 +184,16 @@ class Front:
             return False
 
     def _turn_away(self, data: bytes, flow: Flow, now: float) -> bool:
-        """Answer a request that is refused for overload, if that can be done at a glance."""
+        """Answer a REGISTER that is refused for overload, if that can be done at a glance."""
+        if not data.startswith(b"REGISTER "):
+            return False
         mark = mark_of(data)
         # A peer or an edge would give up this server for all its calls or phones (RFC 3261 §21.5.4).
         retry_after = None if self._overload.trusts(flow) else self._overload.retry_after(mark, now)
         answer = refusal(data, flow, mark, retry_after)
         if answer is None:
             return False
-        self._turned_away[data[: data.index(b" ")].decode("ascii", "replace")] += 1
+        self._turned_away += 1
         self._send(answer, flow)
         return True
 

@@ -128,9 +128,13 @@ class Registers(msgspec.Struct, frozen=True, array_like=True, tag="registers"):
 
 
 class Datagrams(msgspec.Struct, frozen=True, array_like=True, tag="datagrams"):
-    """Datagrams that the daemon is to act on: the index of the listener that each came to, and host and port."""
+    """Datagrams that the daemon is to act on: the index of the listener that each came to, and host and port.
+
+    `late` ones have waited too long: they are to be refused, unless that is forbidden.
+    """
 
     datagrams: list[tuple[bytes, int, str, int]]
+    late: bool = False
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):

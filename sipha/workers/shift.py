@@ -84,8 +84,8 @@ class ICore(Protocol):
     def register_served(self) -> None:
         """Take note that a REGISTER was served."""
 
-    def datagrams_received(self, datagrams: list[tuple[bytes, Flow]]) -> None:
-        """Act on datagrams that a worker has passed on."""
+    def datagrams_received(self, datagrams: list[tuple[bytes, Flow]], *, late: bool) -> None:
+        """Act on datagrams that a worker has passed on; `late` are those that are to be refused for overload."""
 
     def flows_failed(self, flows: list[Flow]) -> None:
         """Take note of flows that are dead."""
@@ -181,7 +181,8 @@ class Shift:
             self._counters["datagrams"] += len(word.datagrams)
             flows = [udp.address for udp in self._sockets]
             self._core.datagrams_received(
-                [(data, Flow("UDP", flows[index], (host, port))) for data, index, host, port in word.datagrams]
+                [(data, Flow("UDP", flows[index], (host, port))) for data, index, host, port in word.datagrams],
+                late=word.late,
             )
         elif isinstance(word, Report):
             self._unanswered = 0

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from sipha.nat.detection import Test, make_detection
 from sipha.sip.flow import Flow
-from sipha.sip.overload import ADMITTED
+from sipha.sip.overload import ADMITTED, LATE
 from sipha.state.entries import Policy
 from sipha.workers.messages import Datagrams, Failed, Registers
 from tests.registrar.conftest import FLOW, Phone, Site
@@ -204,6 +204,24 @@ def test_what_has_waited_too_long_is_refused_at_a_glance(site: WorkerSite, alice
     assert (report.shed["first register"].refused, report.wait) == (7, 0.25)
     assert report.counts["turned away/REGISTER"] == 7
     assert (site.front.report().shed, site.front.report().counts) == ({}, {})
+
+
+@pytest.mark.parametrize("watching", [False, True])
+def test_what_takes_the_daemon_to_refuse_is_passed_on_as_late(
+    site: WorkerSite, alice: Phone, *, watching: bool
+) -> None:
+    said: list[object] = []
+    site.front._say = said.append
+    options = b"OPTIONS sip:sipha.test SIP/2.0\r\n\r\n"
+    site.front.datagrams_received([(options, FLOW)] * LATE, 0.15, 0.1)
+    site.front.watching = watching
+    site.front.datagrams_received([(alice.message(alice.contact()), FLOW)] * LATE, 0.25, 0.1)
+    [early, late, *others] = said
+    assert early == Datagrams([(options, 0, *FLOW.remote)] * ADMITTED)
+    assert late == Datagrams([(options, 0, *FLOW.remote)] * (LATE - ADMITTED), late=True)
+    assert [len(word.datagrams) for word in others if isinstance(word, Datagrams)] == (
+        [ADMITTED, LATE - ADMITTED] if watching else []
+    )
 
 
 def test_other_settings_are_gone_by_at_once(site: WorkerSite, alice: Phone) -> None:

@@ -61,7 +61,8 @@ class Core:
     def register_served(self) -> None:
         self.served += 1
 
-    def datagrams_received(self, datagrams: list[tuple[bytes, Flow]]) -> None:
+    def datagrams_received(self, datagrams: list[tuple[bytes, Flow]], *, late: bool) -> None:
+        assert not late
         self.passed += datagrams
 
     def flows_failed(self, flows: list[Flow]) -> None:
