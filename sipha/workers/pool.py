@@ -128,9 +128,7 @@ class Pool:
         self._seats = [_Seat(index) for index in range(len(self._udp()[0].shares))]
         for seat in self._seats:
             self._begin(seat)
-        self._renewing.start(RENEWAL, now=False).addErrback(
-            lambda failure: self.log.failure("the workers can't be kept up to date", failure)
-        )
+        self._renewing.start(RENEWAL, now=False)
 
     def stop(self) -> Deferred[None]:
         """Let the workers answer what is carried out, and end; fires when none of them can say anything any more."""
@@ -212,6 +210,10 @@ class Pool:
     def _renew(self) -> None:
         shifts = self._shifts()
         for shift in shifts:
-            shift.renew()
+            try:
+                shift.renew()
+            except Exception:  # noqa: BLE001  a worker that isn't told of the lease is silent: it must not be there
+                self.log.failure("a worker can't be kept up to date")
+                shift.kill()
         if shifts:
             self._roster.known(min(shift.version for shift in shifts))

@@ -27,6 +27,7 @@ class Roster:
         self._tell = tell
         self._changed: dict[str, int] = {}  # the version that has brought it, until all workers have that
         self._untold: dict[str, None] = {}
+        self._told = 0  # the version without those
 
     def start(self) -> None:
         """Follow the table."""
@@ -43,7 +44,7 @@ class Roster:
         """
         accounts = self._table.page(after, PAGE)
         last = accounts[-1].identity if len(accounts) == PAGE else ""
-        return Accounts([], list(map(_record, accounts)), self.version), last
+        return Accounts([], list(map(_record, accounts)), self._told), last
 
     def changed_since(self, identity: str, version: int) -> bool:
         """Return True if who is at a version of the table doesn't know an account as it is."""
@@ -63,7 +64,7 @@ class Roster:
 
     def _tell_changes(self) -> None:
         """All of them go before any comes back: one may have the login that another had."""
-        identities, self._untold = list(self._untold), {}
+        identities, self._untold, self._told = list(self._untold), {}, self.version
         found = [self._table.get(*identity.rsplit("@", 1)) for identity in identities]
         self._tell(Accounts(identities, [_record(account) for account in found if account is not None], self.version))
 

@@ -159,3 +159,5 @@ class Worker:
         level = event.get("log_level", LogLevel.info)
         if level >= LogLevel.info:
             self._link.send(Said(level.name, eventAsText(event, includeTimestamp=False, includeSystem=False)))
+        if "log_failure" in event:
+            self._link.flush()  # it may be the last that is said

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import pytest
+from twisted.logger import ILogObserver, LogEvent, Logger
+from zope.interface import provider
 
 from sipha.registrar.registry import IRegistry
 from sipha.sip.flow import Address, Flow
@@ -18,6 +20,7 @@ from sipha.workers import pool as pools
 from sipha.workers import shift as shifts
 from sipha.workers.messages import Lease, Report, Settings
 from sipha.workers.pool import OFTEN, RENEWAL, Pool
+from sipha.workers.shift import Shift
 from sipha.workers.worker import Worker
 from tests.cluster.world import World
 from tests.registrar.conftest import Phone
@@ -368,3 +371,29 @@ def test_workers_are_replaced_by_those_that_have_other_sockets(rig: Rig) -> None
     rig.ready()
     assert rig.pool.counters["restarts"] == 0
     assert register(rig, rig.lines[0], rig.phone()) == 200
+
+
+def test_worker_that_fails_says_why_before_it_ends(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.ready()
+    said: list[str] = []
+
+    @provider(ILogObserver)
+    def hear(event: LogEvent) -> None:
+        said.append(event["text"])
+
+    monkeypatch.setattr(Shift, "log", Logger(observer=hear))
+    try:
+        _ = 1 / 0
+    except ZeroDivisionError:
+        Logger(observer=rig.hands[0].worker).failure("a mistake")
+    rig.world.until(lambda: said)
+    assert said[0].startswith("a mistake\nTraceback")
+    assert said[0].endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_worker_that_can_not_be_told_of_the_lease_is_killed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.ready()
+    with monkeypatch.context() as broken:
+        broken.setattr(rig.core, "watched", lambda: 1 / 0)
+        rig.world.until(lambda: all(hand.signals for hand in rig.hands[:SHARES]))
+    rig.ready()

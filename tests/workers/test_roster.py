@@ -87,6 +87,17 @@ def test_account_that_is_told_while_pages_are_is_as_it_is_now(rig: Rig) -> None:
     assert rig.learned().hash == rig.table.hash
 
 
+def test_page_does_not_pretend_to_what_is_yet_to_be_told(rig: Rig) -> None:
+    rig.table.put(record("alice"))
+    rig.clock.advance(0)
+    rig.table.put(record("alice", "other"))
+    page, _ = rig.roster.page("")
+    assert rig.roster.changed_since("alice@sipha.test", page.version)
+    rig.clock.advance(0)
+    page, _ = rig.roster.page("")
+    assert not rig.roster.changed_since("alice@sipha.test", page.version)
+
+
 def test_only_the_account_that_has_changed_is_unknown(rig: Rig) -> None:
     for user in ("alice", "bob"):
         rig.table.put(record(user))
