@@ -9,7 +9,7 @@ BUILD_PACKAGES := python3-venv
 LOAD_PACKAGES := gcc libc6-dev libssl-dev
 TEST_PACKAGES := sip-tester sipsak baresip-core curl iproute2 nftables libfaketime keepalived systemd $(LOAD_PACKAGES)
 LONG_PACKAGES := mariadb-server postgresql sngrep tshark
-BENCH_PACKAGES := util-linux $(LOAD_PACKAGES)
+BENCH_PACKAGES := util-linux kamailio kamailio-postgres-modules postgresql $(LOAD_PACKAGES)
 DEB_PACKAGES := bash-completion build-essential debhelper dh-virtualenv lintian \
     python3-build python3-setuptools python3-venv python3-wheel
 DEB_TEST_PACKAGES := groff-base mmdebstrap systemd-container
@@ -55,7 +55,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# QUICK=1 for a shorter run.
+# sipha beside its peers; QUICK=1 for a shorter run.
 bench: $(STAMP)
 	@.ci/packages $(BENCH_PACKAGES)
 	$(BIN)/python -m bench.run $(if $(QUICK),--quick)
@@ -66,7 +66,7 @@ bench-log: $(STAMP)
 
 # An export of a large table from a follower while phones register; BINDINGS=100000 for a shorter run.
 bench-export: $(STAMP)
-	@.ci/packages $(BENCH_PACKAGES)
+	@.ci/packages util-linux $(LOAD_PACKAGES)
 	$(BIN)/python -m bench.export $(if $(BINDINGS),--bindings $(BINDINGS))
 
 # How long phones are unserved when a leader fails, beside keepalived with Kamailio; as root. ROUNDS=3 for a shorter run.
