@@ -19,7 +19,7 @@ FAILOVER_PACKAGES := iproute2 nftables kamailio keepalived $(LOAD_PACKAGES)
 SEEDS := 1000
 FIRST := 1
 
-.PHONY: run test test-long test-deb sim check format bench bench-log bench-export failover deb pins reference clean
+.PHONY: run test test-long test-deb sim check format bench bench-micro bench-log bench-export failover deb pins reference clean
 
 # Three nodes on this machine, until Ctrl-C. FRESH=1 starts empty, TLS=1 has them talk under TLS.
 run: $(STAMP)
@@ -59,6 +59,10 @@ format: $(STAMP)
 bench: $(STAMP)
 	@.ci/packages $(BENCH_PACKAGES)
 	$(BIN)/python -m bench.run $(if $(QUICK),--quick)
+
+# What the parts of a REGISTER's way cost.
+bench-micro: $(STAMP)
+	$(BIN)/python -m pytest -q bench/test_micro.py --benchmark-timer=time.process_time --benchmark-columns=min,median,rounds
 
 # The log beside the library as it is delivered; QUICK=1 for a shorter run.
 bench-log: $(STAMP)
@@ -102,7 +106,7 @@ $(STAMP): setup.cfg setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# twistd looks for plugins on sys.path alone: the plain .pth of compat mode puts the checkout there.
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable '.[test,check]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable '.[test,check,bench]'
 	touch $@
 
 clean:

@@ -18,6 +18,8 @@ MODULES = "/usr/lib/x86_64-linux-gnu/kamailio/modules:/usr/lib/aarch64-linux-gnu
 PATIENCE = 30.0
 """How long anything may take, in seconds."""
 
+_ENDING = 5.0
+
 
 @dataclass
 class Kamailio:
@@ -76,6 +78,14 @@ class Kamailio:
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
+
+    def stop(self) -> None:
+        """End it, in order if it does so within a few seconds."""
+        if self.process is not None:
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(_ENDING)
+        self.kill()
 
     def kill(self) -> None:
         """End it at once."""

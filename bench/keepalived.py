@@ -150,7 +150,7 @@ class Pair:
             if member.keepalived is not None:
                 member.keepalived.terminate()
                 member.keepalived.wait()
-            self.signal(member.node, signal.SIGKILL)
+            member.kamailio.stop()
 
     def _run(self, member: Member, *command: str) -> subprocess.Popen[bytes]:
         with (member.directory / f"{command[0]}.log").open("ab") as log:

@@ -64,15 +64,15 @@ class Lone:
         self._until(lambda: self.node.sip.transport)
         done: list[object] = []
         for number in range(PHONES):
-            hashes = {"MD5": ha1("MD5", _user(number), DOMAIN, PASSWORD)}
-            record = PutAccount(_user(number), DOMAIN, _user(number), DOMAIN, hashes)
+            hashes = {"MD5": ha1("MD5", user_of(number), DOMAIN, PASSWORD)}
+            record = PutAccount(user_of(number), DOMAIN, user_of(number), DOMAIN, hashes)
             self.node.replication.replica.propose(record, done.append)
         self._until(lambda: len(done) == PHONES)
         self.phones = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.phones.bind(("127.0.8.200", 5999))
         self.phones.setblocking(False)
         self.phones.connect(("127.0.8.100", 5060))
-        self.phones.send(_register(0, 1, ""))
+        self.phones.send(register(0, 1, ""))
         challenge = b""
         while not challenge:
             self.reactor.iterate(0.005)
@@ -83,7 +83,7 @@ class Lone:
         """Register all phones once, and yield for each batch the seconds that it took."""
         for first in range(0, PHONES, BATCH):
             for number in range(first, first + BATCH):
-                self.phones.send(_register(number, cseq, self.nonce))
+                self.phones.send(register(number, cseq, self.nonce))
             spent, answered = 0.0, 0
             while answered < BATCH:
                 begin = time.thread_time()
@@ -111,8 +111,9 @@ class Lone:
                 return
 
 
-def _register(number: int, cseq: int, nonce: str) -> bytes:
-    user, count, host = _user(number), f"{cseq:08x}", "127.0.8.200:5999"
+def register(number: int, cseq: int, nonce: str) -> bytes:
+    """A phone's REGISTER, with credentials if it has a nonce."""
+    user, count, host = user_of(number), f"{cseq:08x}", "127.0.8.200:5999"
     authorization = ""
     if nonce:
         proof = response(
@@ -137,13 +138,14 @@ def _register(number: int, cseq: int, nonce: str) -> bytes:
     ).encode()
 
 
-def _user(number: int) -> str:
+def user_of(number: int) -> str:
+    """A phone's user name."""
     return f"u{number:08}"
 
 
 def _kernel() -> float:
     """The seconds that the kernel takes to receive a batch and to send as many answers, by this interpreter."""
-    request, answer = _register(0, 1, "0" * 50), bytes(400)
+    request, answer = register(0, 1, "0" * 50), bytes(400)
     least = inf
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as near,

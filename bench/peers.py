@@ -47,7 +47,7 @@ class Peer:
     def stop(self) -> None:
         """End all of it."""
         for instance in self.instances.values():
-            instance.kill()
+            instance.stop()
         if self.database is not None:
             self.database.stop()
 
