@@ -134,8 +134,8 @@ def _goals(result: Result) -> Iterator[tuple[str, str, str]]:
         for name, number, limit in (("p50", _p50, limits[0]), ("p99", _p99, limits[1])):
             yield f"{load}: {name}", limit, _spread(samples, number, ".2f", " ms")
     yield "calls", "", _spread(result.of(REPLICATED.name, CALL), _rate, ",.0f", "/s")
-    yield "leader's CPU time for a REGISTER", "", _spread(most, _leader, ".1f", " µs")
-    yield "a follower's", "", _spread(most, _follower, ".1f", " µs")
+    yield "leader's CPU time for a REGISTER", "", _spread(most, leader, ".1f", " µs")
+    yield "a follower's", "", _spread(most, follower, ".1f", " µs")
     bindings, large = f"{result.plan.bindings:,} bindings", result.plan.bindings == Plan.bindings
     yield f"{MEMORY}, {bindings}", "1,000 B" if large else "", _alone(result, MEMORY, ",.0f", 1, " B")
     yield f"{START} with {bindings}", "5 s" if large else "", _alone(result, START, ".2f", 1, " s")
@@ -184,13 +184,15 @@ def _p99(sample: Sample) -> float:
     return sample.p99_us / 1e3
 
 
-def _leader(sample: Sample) -> float:
+def leader(sample: Sample) -> float:
+    """The CPU time of the leader."""
     return sample.cpu_us["leader"]
 
 
-def _follower(sample: Sample) -> float:
+def follower(sample: Sample) -> float:
+    """The CPU time of a follower, 0 where there is none."""
     followers = [cost for name, cost in sample.cpu_us.items() if name.startswith("follower")]
-    return sum(followers) / len(followers)
+    return sum(followers) / max(1, len(followers))
 
 
 _LATENCY: tuple[tuple[Number, str], ...] = ((_p50, ".2f"), (_p99, ".2f"), (_cost, ".1f"))
@@ -198,11 +200,15 @@ _LATENCY: tuple[tuple[Number, str], ...] = ((_p50, ".2f"), (_p99, ".2f"), (_cost
 TABLES: tuple[Callable[[Result], Table], ...] = (guarantees, registers, latencies, calls, goals)
 
 
-def text(result: Result) -> str:
-    """All of it, for a terminal."""
+def head(result: Result) -> str:
+    """Where and how it was measured."""
     plan = result.plan
-    head = (
+    return (
         f"{result.machine}; {plan.rounds} rounds of {plan.seconds:g} s in turns, {plan.users:,} users; the median, and "
         "from where to where the rounds went"
     )
-    return "\n\n".join((head, *(table(result).text() for table in TABLES), noise(result)))
+
+
+def text(result: Result) -> str:
+    """All of it, for a terminal."""
+    return "\n\n".join((head(result), *(table(result).text() for table in TABLES), noise(result)))
