@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 BUILD_PACKAGES := python3-venv
 LOAD_PACKAGES := gcc libc6-dev libssl-dev
 TEST_PACKAGES := sip-tester sipsak baresip-core curl iproute2 nftables libfaketime keepalived systemd $(LOAD_PACKAGES)
-LONG_PACKAGES := mariadb-server postgresql sngrep tshark
+LONG_PACKAGES := mariadb-server postgresql sngrep tshark kamailio kamailio-postgres-modules
 BENCH_PACKAGES := util-linux kamailio kamailio-postgres-modules postgresql $(LOAD_PACKAGES)
 DEB_PACKAGES := bash-completion build-essential debhelper dh-virtualenv lintian \
     python3-build python3-setuptools python3-venv python3-wheel
@@ -19,7 +19,7 @@ FAILOVER_PACKAGES := iproute2 nftables kamailio keepalived $(LOAD_PACKAGES)
 SEEDS := 1000
 FIRST := 1
 
-.PHONY: run test test-long test-deb sim check format bench bench-micro bench-log bench-export failover deb pins reference clean
+.PHONY: run test test-long test-deb sim check format bench bench-micro curves figures bench-log bench-export failover deb pins reference clean
 
 # Three nodes on this machine, until Ctrl-C. FRESH=1 starts empty, TLS=1 has them talk under TLS.
 run: $(STAMP)
@@ -59,6 +59,15 @@ format: $(STAMP)
 bench: $(STAMP)
 	@.ci/packages $(BENCH_PACKAGES)
 	$(BIN)/python -m bench.run $(if $(QUICK),--quick)
+
+# How the cost of a REGISTER grows with bindings, nodes, contacts, and what comes at once; QUICK=1 for a shorter run.
+curves: $(STAMP)
+	@.ci/packages util-linux $(LOAD_PACKAGES)
+	$(BIN)/python -m bench.curves $(if $(QUICK),--quick)
+
+# Tables and curves of docs/performance.md, of what make bench and make curves have measured.
+figures: $(STAMP)
+	$(BIN)/python -m bench.page
 
 # What the parts of a REGISTER's way cost.
 bench-micro: $(STAMP)

@@ -33,7 +33,7 @@ class Variant:
     """A way to run sipha: what a 200 OK means there, how many nodes, and how they are configured.
 
     `launcher` are the words before a node's command: ("env", "PYTHONPATH=TREE") runs another tree, and with an
-    interpreter at its end another build. `cluster` is TOML for the table [cluster], `extra` for the end of the file.
+    interpreter at its end another build. `cluster` and `sip` are TOML for the tables of these names.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Variant:
     tls: bool = True
     launcher: tuple[str, ...] = ()
     cluster: str = ""
-    extra: str = ""
+    sip: str = ""
 
 
 REPLICATED = Variant("sipha", "applied in one order, and on the disks of two nodes of three (fsync)")
@@ -70,7 +70,8 @@ class Cluster:
             size=variant.size,
             tls=variant.tls,
             cluster="\n".join((f'durability = "{variant.durability}"', PATIENT, variant.cluster)),
-            extra=f"{_QUIET}\n{variant.extra}",
+            sip=variant.sip,
+            extra=_QUIET,
             launcher=variant.launcher,
         )
         self.target = self.sandbox.virtual_address

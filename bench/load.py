@@ -21,7 +21,6 @@ PASSWORD = "secret"
 _ROOM = 16_384
 _ENDLESS = 100_000_000
 _SAMPLE = 40
-_SPREADING = 15.0
 
 
 class Server(Protocol):
@@ -80,10 +79,14 @@ class Sample:
 
 
 class Load:
-    """Phones of one server, u00000000 and up, whose CSeqs rise from one load to the next."""
+    """Phones of one server, u00000000 and up, whose CSeqs rise from one load to the next.
 
-    def __init__(self, server: Server) -> None:
+    Replicas may have what was acknowledged some seconds later, at most `patience`.
+    """
+
+    def __init__(self, server: Server, patience: float = 15.0) -> None:
         self.server = server
+        self._patience = patience
         self._generators = build()
         # Of a REGISTER with an old CSeq nothing comes, which is quickly done.
         self._cseq = 1
@@ -156,7 +159,7 @@ class Load:
 
     def _check(self, users: Sequence[str], cseq: int) -> None:
         """Look for users' bindings in every place."""
-        deadline = time.monotonic() + _SPREADING
+        deadline = time.monotonic() + self._patience
         while True:
             missing = {}
             for user in users:

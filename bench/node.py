@@ -64,8 +64,8 @@ class Lone:
         self._until(lambda: self.node.sip.transport)
         done: list[object] = []
         for number in range(PHONES):
-            hashes = {"MD5": ha1("MD5", user_of(number), DOMAIN, PASSWORD)}
-            record = PutAccount(user_of(number), DOMAIN, user_of(number), DOMAIN, hashes)
+            hashes = {"MD5": ha1("MD5", user(number), DOMAIN, PASSWORD)}
+            record = PutAccount(user(number), DOMAIN, user(number), DOMAIN, hashes)
             self.node.replication.replica.propose(record, done.append)
         self._until(lambda: len(done) == PHONES)
         self.phones = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -112,13 +112,13 @@ class Lone:
 
 
 def register(number: int, cseq: int, nonce: str) -> bytes:
-    """A phone's REGISTER, with credentials if it has a nonce."""
-    user, count, host = user_of(number), f"{cseq:08x}", "127.0.8.200:5999"
+    """The REGISTER of a phone, with its credentials unless it knows no nonce."""
+    name, count, host = user(number), f"{cseq:08x}", "127.0.8.200:5999"
     authorization = ""
     if nonce:
         proof = response(
             "MD5",
-            ha1("MD5", user, DOMAIN, PASSWORD),
+            ha1("MD5", name, DOMAIN, PASSWORD),
             ha2("MD5", "REGISTER", f"sip:{DOMAIN}"),
             nonce,
             nc=count,
@@ -126,20 +126,20 @@ def register(number: int, cseq: int, nonce: str) -> bytes:
             qop="auth",
         )
         authorization = (
-            f'Authorization: Digest username="{user}", realm="{DOMAIN}", nonce="{nonce}", uri="sip:{DOMAIN}", '
+            f'Authorization: Digest username="{name}", realm="{DOMAIN}", nonce="{nonce}", uri="sip:{DOMAIN}", '
             f'response="{proof}", algorithm=MD5, cnonce="{number:016x}", qop=auth, nc={count}\r\n'
         )
     return (
         f"REGISTER sip:{DOMAIN} SIP/2.0\r\nVia: SIP/2.0/UDP {host};rport;branch=z9hG4bK{number:06x}.{cseq:08x}\r\n"
-        f"Max-Forwards: 70\r\nFrom: <sip:{user}@{DOMAIN}>;tag=t{number:08x}\r\nTo: <sip:{user}@{DOMAIN}>\r\n"
+        f"Max-Forwards: 70\r\nFrom: <sip:{name}@{DOMAIN}>;tag=t{number:08x}\r\nTo: <sip:{name}@{DOMAIN}>\r\n"
         f"Call-ID: c{number:08}@ua.{DOMAIN}\r\nCSeq: {cseq} REGISTER\r\n"
-        f"Contact: <sip:{user}@{host};transport=udp>\r\nExpires: 3600\r\n{authorization}"
+        f"Contact: <sip:{name}@{host};transport=udp>\r\nExpires: 3600\r\n{authorization}"
         "User-Agent: phone/1.0\r\nContent-Length: 0\r\n\r\n"
     ).encode()
 
 
-def user_of(number: int) -> str:
-    """A phone's user name."""
+def user(number: int) -> str:
+    """The username of a phone."""
     return f"u{number:08}"
 
 

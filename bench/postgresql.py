@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.tree import Tree
+
 PATIENCE = 60.0
 """How long anything may take, in seconds."""
+
+_ENDING = 20.0
 
 SCHEMA = Path("/usr/share/kamailio/postgres")
 STANDBYS = ("s1", "s2")
@@ -61,11 +66,15 @@ class Database:
         self._until(self.is_synchronous, "both standbys to follow")
 
     def stop(self) -> None:
-        """End all servers, the primary first."""
+        """End all servers, the primary first: in order if they do so within a few seconds."""
         for process in self.processes.values():
-            process.send_signal(2)  # SIGINT: clients are disconnected
+            process.send_signal(signal.SIGINT)  # clients are disconnected
         for process in self.processes.values():
-            process.wait()
+            try:
+                process.wait(_ENDING)
+            except subprocess.TimeoutExpired:
+                Tree(process.pid).signal(signal.SIGKILL)
+                process.wait()
 
     def host(self, name: str) -> str:
         """Where a server listens, at port 5432."""

@@ -12,7 +12,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.micro import MemoryLog
-from bench.node import BATCH, DOMAIN, PASSWORD, register, user_of
+from bench.node import BATCH, DOMAIN, PASSWORD, register, user
 from sipha.auth.authenticator import Authenticator, Verified
 from sipha.auth.domain import Domain, Domains
 from sipha.registrar import plain as glance
@@ -31,9 +31,9 @@ TERM = 1
 FLOW = Flow("UDP", ("127.0.8.100", 5060), ("127.0.8.200", 5999))
 
 INVITE = (
-    f"INVITE sip:{user_of(1)}@{DOMAIN} SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.8.200:5998;rport;branch=z9hG4bKi1.1\r\n"
-    f"Max-Forwards: 70\r\nFrom: <sip:{user_of(2)}@{DOMAIN}>;tag=f1\r\nTo: <sip:{user_of(1)}@{DOMAIN}>\r\n"
-    f"Call-ID: 1@phone\r\nCSeq: 1 INVITE\r\nContact: <sip:{user_of(2)}@127.0.8.200:5998>\r\n"
+    f"INVITE sip:{user(1)}@{DOMAIN} SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.8.200:5998;rport;branch=z9hG4bKi1.1\r\n"
+    f"Max-Forwards: 70\r\nFrom: <sip:{user(2)}@{DOMAIN}>;tag=f1\r\nTo: <sip:{user(1)}@{DOMAIN}>\r\n"
+    f"Call-ID: 1@phone\r\nCSeq: 1 INVITE\r\nContact: <sip:{user(2)}@127.0.8.200:5998>\r\n"
     "Content-Type: application/sdp\r\nContent-Length: 6\r\n\r\nv=0\r\n."
 ).encode()
 
@@ -50,10 +50,9 @@ class Site:
         self.settings = RegistrarSettings()
         self.authenticator = Authenticator(self.credentials, lambda: self.tokens, self.domains)
         self.nonce = self.tokens.nonce(TERM, NOW, 1)
-        hashes = [digest.ha1("MD5", user_of(number), DOMAIN, PASSWORD) for number in range(BATCH)]
+        hashes = [digest.ha1("MD5", user(number), DOMAIN, PASSWORD) for number in range(BATCH)]
         self._apply(
-            PutAccount(user_of(number), DOMAIN, user_of(number), DOMAIN, {"MD5": each})
-            for number, each in enumerate(hashes)
+            PutAccount(user(number), DOMAIN, user(number), DOMAIN, {"MD5": each}) for number, each in enumerate(hashes)
         )
 
     def datagram(self, number: int = 0, cseq: int = 1) -> bytes:
@@ -119,7 +118,7 @@ def test_parser_parses_an_invite(benchmark: BenchmarkFixture) -> None:
 def test_registrar_reads_a_plain_register_at_a_glance(benchmark: BenchmarkFixture, site: Site) -> None:
     plain = benchmark(glance.read, site.datagram())
     assert plain is not None
-    assert plain.aor == f"sip:{user_of(0)}@{DOMAIN}"
+    assert plain.aor == f"sip:{user(0)}@{DOMAIN}"
 
 
 @pytest.mark.benchmark(group="digest")
@@ -135,7 +134,7 @@ def test_digest_parses_credentials(benchmark: BenchmarkFixture, site: Site) -> N
 def test_digest_computes_a_response(benchmark: BenchmarkFixture, site: Site) -> None:
     credentials = glance.read(site.datagram()).credentials  # type: ignore[union-attr]
     assert credentials is not None
-    stored = digest.ha1("MD5", user_of(0), DOMAIN, PASSWORD)
+    stored = digest.ha1("MD5", user(0), DOMAIN, PASSWORD)
     asked = digest.ha2("MD5", "REGISTER", f"sip:{DOMAIN}")
     computed = benchmark(
         digest.response,
@@ -168,7 +167,7 @@ def test_authenticator_verifies_credentials(benchmark: BenchmarkFixture, site: S
 @pytest.mark.benchmark(group="prepare")
 def test_registrar_prepares_a_plain_register(benchmark: BenchmarkFixture, site: Site) -> None:
     prepared = benchmark(site.prepare, glance.read(site.datagram()))
-    assert prepared.record.aor == f"sip:{user_of(0)}@{DOMAIN}"
+    assert prepared.record.aor == f"sip:{user(0)}@{DOMAIN}"
 
 
 @pytest.mark.benchmark(group="prepare")

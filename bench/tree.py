@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -36,6 +38,12 @@ class Tree:
         """The memory that is a process's own, summed over them, in bytes."""
         return sum(map(_resident, self.pids()))
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send them all a signal."""
+        for pid in self.pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def pin(self, *cores: int) -> None:
         """Let all their threads run on these cores alone."""
         for pid in self.pids():
@@ -62,5 +70,8 @@ def _cpu(pid: int) -> float:
 
 
 def _resident(pid: int) -> int:
-    _, pages, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+    try:
+        _, pages, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
     return (int(pages) - int(shared)) * _PAGE
