@@ -122,9 +122,9 @@ class Cluster:
         trees = {"leader": _tree(self.leader)}
         return trees | {f"follower {number}": _tree(node) for number, node in enumerate(self.followers, 1)}
 
-    def cseqs(self, user: str) -> dict[str, int]:
+    def cseqs(self, users: Sequence[str]) -> dict[str, dict[str, int]]:
         """See Server."""
-        return {node.name: self._cseq(node, user) for node in self.sandbox.nodes}
+        return {node.name: {user: self._cseq(node, user) for user in users} for node in self.sandbox.nodes}
 
     def agreed(self) -> bool:
         """True once all nodes have applied as much and have the same hash."""

@@ -53,8 +53,8 @@ class Server(Protocol):
     def trees(self) -> Mapping[str, Tree]:
         """All its processes, by what they are; raises BenchError if it isn't what it was."""
 
-    def cseqs(self, user: str) -> Mapping[str, int]:
-        """For each place that should have it, the CSeq with which a user's binding was made; 0 for none."""
+    def cseqs(self, users: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
+        """For each place that should have them, the CSeqs with which users' bindings were made."""
 
 
 @dataclass(frozen=True)
@@ -161,17 +161,13 @@ class Load:
         """Look for users' bindings in every place."""
         deadline = time.monotonic() + self._patience
         while True:
-            missing = {}
-            for user in users:
-                late = [place for place, found in self.server.cseqs(user).items() if found < cseq]
-                if late:
-                    missing[user] = late
-            if not missing:
+            found = self.server.cseqs(users)
+            missing = {place: [user for user in users if made.get(user, 0) < cseq] for place, made in found.items()}
+            if not any(missing.values()):
                 return
             if time.monotonic() > deadline:
                 raise BenchError(f"{self.server.name}: acknowledged, but not there: {missing}")
-            users = list(missing)  # replicas may apply what they have a little later
-            time.sleep(0.2)
+            time.sleep(0.2)  # replicas may apply what they have a little later
 
 
 def build() -> Path:

@@ -73,12 +73,15 @@ class Peer:
             trees[name] = Tree(process.pid)
         return trees
 
-    def cseqs(self, user: str) -> Mapping[str, int]:
+    def cseqs(self, users: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
         """See Server."""
-        found = {name: instance.cseq(user) for name, instance in self.instances.items()}
+        found = {name: {user: instance.cseq(user) for user in users} for name, instance in self.instances.items()}
         if self.database is not None:
-            statement = f"SELECT coalesce(max(cseq), 0) FROM location WHERE username = '{user}'"
-            found |= {name: int(self.database.ask(name, statement)[0]) for name in ("primary", *STANDBYS)}
+            names = ", ".join(f"'{user}'" for user in users)
+            statement = f"SELECT username, max(cseq) FROM location WHERE username IN ({names}) GROUP BY 1"
+            for name in ("primary", *STANDBYS):
+                rows = (row.split("|") for row in self.database.ask(name, statement))
+                found[name] = {user: int(cseq) for user, cseq in rows}
         return found
 
     def logs(self) -> Sequence[Path]:

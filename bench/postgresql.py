@@ -23,10 +23,8 @@ STANDBYS = ("s1", "s2")
 SYNCHRONOUS = f"ANY 1 ({', '.join(STANDBYS)})"
 
 _USER = "postgres"
-_SETTINGS = {
-    "fsync": "on",
-    "synchronous_commit": "on",
-    "full_page_writes": "on",
+_DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+_SETTINGS = _DURABLE | {
     "shared_buffers": "512MB",
     "max_wal_size": "4GB",
     "wal_level": "replica",
@@ -91,17 +89,16 @@ class Database:
 
     def is_synchronous(self) -> bool:
         """True if a commit waits until one of both standbys, which both follow, has it on disk."""
-        wanted = {**_SETTINGS, "synchronous_standby_names": SYNCHRONOUS}
-        names = ("fsync", "synchronous_commit", "full_page_writes", "synchronous_standby_names")
-        settings = [self.ask("primary", f"SHOW {name}") for name in names]
+        settings = {**_DURABLE, "synchronous_standby_names": SYNCHRONOUS}
+        values = ", ".join(f"current_setting('{name}')" for name in settings)
+        shown = self.ask("primary", f"SELECT {values}")
         followers = self.ask(
             "primary", "SELECT application_name, state, sync_state FROM pg_stat_replication ORDER BY 1"
         )
-        synced = [self.ask(name, "SHOW fsync") for name in STANDBYS]
         return (
-            settings == [[wanted[name]] for name in names]
+            shown == ["|".join(settings.values())]
             and followers == [f"{name}|streaming|quorum" for name in STANDBYS]
-            and synced == [["on"], ["on"]]
+            and all(self.ask(name, "SHOW fsync") == ["on"] for name in STANDBYS)
         )
 
     def _start(self, name: str) -> None:

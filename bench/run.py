@@ -28,20 +28,7 @@ from bench.log_runs import Plan as LogPlan
 from bench.noise import measure_noise
 from bench.peers import PEERS
 from bench.postgresql import DatabaseError
-from bench.result import (
-    CALL,
-    CALLS,
-    FIRST,
-    HIGH,
-    MOST,
-    OVERLOAD,
-    QUICK,
-    STEADY,
-    STORM,
-    Plan,
-    Result,
-    describe_machine,
-)
+from bench.result import CALL, CALLS, FIRST, HIGH, MOST, OVERLOAD, QUICK, STEADY, STORM, Plan, Result, describe_machine
 from sipha.sandbox import SandboxError
 
 DIRECTORY = Path("/var/tmp")
@@ -91,13 +78,9 @@ class Bench:
             CALLS: lambda load: load.call(users=plan.callers, seconds=seconds, rate=100),
         }
         noise = measure_noise(self._directory)
-        for name, value in (
-            (table.SYNC_P50, noise.sync.p50),
-            (table.SYNC_P99, noise.sync.p99),
-            (table.LATE_P50, noise.late.p50),
-            (table.LATE_P99, noise.late.p99),
-        ):
-            self.result.noise.setdefault(name, []).append(value)
+        for name, times in ((table.SYNC, noise.sync), (table.LATE, noise.late)):
+            self.result.noise.setdefault(f"{name} p50", []).append(times.p50)
+            self.result.noise.setdefault(f"{name} p99", []).append(times.p99)
         for name, put in loads.items():
             for load in self._loads:
                 server = load.server.name
@@ -108,9 +91,9 @@ class Bench:
                 _progress(f"round {number + 1}, {name}: {server} {sample.rate:,.0f}/s, {sample.cost:.1f} µs")
 
 
-def overload(bench_directory: Path, plan: Plan, result: Result, prefix: str) -> None:
+def overload(directory: Path, plan: Plan, result: Result, prefix: str) -> None:
     """Offer sipha twice what it can serve, then kill all its nodes and have all phones register at once."""
-    cluster = Cluster(REPLICATED, bench_directory, prefix)
+    cluster = Cluster(REPLICATED, directory, prefix)
     with _running([cluster]):
         load, users = Load(cluster), range(plan.phones)
         _progress(f"{plan.phones:,} phones")

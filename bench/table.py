@@ -15,8 +15,7 @@ MEMORY = "memory of a node for each binding"
 START = "start"
 STALL = "longest stall by its own doing"
 PINGS = "4,000 pings/s"
-SYNC_P50, SYNC_P99 = "fdatasync p50", "fdatasync p99"
-LATE_P50, LATE_P99 = "sleep late p50", "sleep late p99"
+SYNC, LATE = "fdatasync", "sleep late"
 
 Number = Callable[[Sample], float]
 

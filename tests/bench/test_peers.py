@@ -48,14 +48,17 @@ def running(make: Make) -> Iterator[Peer]:
 @pytest.mark.parametrize("make", PLACES, ids=lambda make: make.__name__)
 def test_peer_has_what_it_acknowledged_wherever_it_should(make: Make) -> None:
     with running(make) as peer:
-        assert set(peer.cseqs("u00000000")) == PLACES[make]
-        assert not any(peer.cseqs("u00000000").values())
+        users = [f"u{number:08}" for number in USERS]
+        assert not any(cseq for found in peer.cseqs(users).values() for cseq in found.values())
         load = Load(peer)
         first = load.register(users=USERS, count=len(USERS), reuse=False)
         again = load.register(users=USERS, count=len(USERS))
         assert first.ok == again.ok == len(USERS)
-        assert set(peer.cseqs("u00000007")) == PLACES[make]
-        assert all(cseq > 1_000_000 for cseq in peer.cseqs("u00000007").values())
+        held = peer.cseqs(users)
+        assert set(held) == PLACES[make]
+        for found in held.values():
+            assert set(found) == set(users)
+            assert all(cseq > 1_000_000 for cseq in found.values())
         assert set(again.cpu_us) >= PLACES[make]
         assert all(cpu > 0 for cpu in again.cpu_us.values())
         call = load.call(users=len(USERS), seconds=0.5, rate=20)

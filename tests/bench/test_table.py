@@ -95,7 +95,7 @@ def test_goals_of_large_tables_are_none_of_small_ones(measured: Result) -> None:
 
 
 def test_result_is_read_as_it_was_written(measured: Result, tmp_path: Path) -> None:
-    measured.noise = {table.SYNC_P50: [0.0001, 0.0002]}
+    measured.noise = {f"{table.SYNC} p50": [0.0001, 0.0002]}
     measured.write(tmp_path / "made" / "bench.json")
     assert result.read(tmp_path / "made" / "bench.json") == measured
 
@@ -107,7 +107,7 @@ def test_table_is_aligned_on_a_terminal_and_piped_in_the_handbook() -> None:
 
 
 def test_noise_says_what_the_host_adds(measured: Result) -> None:
-    measured.noise, measured.idle = {table.SYNC_P50: [0.0001, 0.0003]}, {"sipha": 0.021}
+    measured.noise, measured.idle = {f"{table.SYNC} p50": [0.0001, 0.0003]}, {"sipha": 0.021}
     assert table.noise(measured) == (
         "the host: fdatasync p50 0.20 (0.10–0.30) ms; of a core while nothing comes: sipha 2.1%"
     )
