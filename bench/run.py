@@ -99,7 +99,9 @@ def overload(directory: Path, plan: Plan, result: Result, prefix: str) -> None:
         _progress(f"{plan.phones:,} phones")
         cluster.add_users(plan.phones)
         most = load.register(users=users, seconds=plan.seconds)
-        result.add(cluster.name, OVERLOAD, load.register(users=users, seconds=plan.seconds, rate=2 * most.rate))
+        twice = load.register(users=users, seconds=plan.seconds, rate=2 * most.rate)
+        result.add(cluster.name, OVERLOAD, twice)
+        result.alone[table.SERVED] = [twice.rate / most.rate]
         cluster.restart()
         # As phones do after a power cut: RFC 3261's retransmissions, and another try once Retry-After has passed.
         options = ("-x", "-p", "-T", "32000")
