@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -177,6 +178,7 @@ def main() -> int:
         print("bench: needs two cores, one for the leader and one for the load", file=sys.stderr)
         return 1
     os.sched_setaffinity(0, {OTHER_CORE})
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # all servers end with us
     plan = QUICK if options.quick else Plan()
     curves = Curves(describe_machine(), plan)
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -165,6 +166,7 @@ def main() -> int:
         print("bench: needs two cores, one for who answers and one for the load", file=sys.stderr)
         return 1
     os.sched_setaffinity(0, {OTHER_CORE})
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # all servers end with us
     plan = QUICK if options.quick else Plan()
     result = Result(describe_machine(), plan)
     try:
