@@ -14,7 +14,7 @@ from typing import Any
 from bench import log_data
 from bench.load import BenchError
 from bench.log_figures import Groups, Report, Spread, Stalls
-from bench.log_nodes import NAMES, SETTLE, Cluster, Process, cluster, drive, open_loop, until
+from bench.log_nodes import LEADER_CORE, NAMES, OTHER_CORE, SETTLE, Cluster, Process, cluster, drive, open_loop, until
 from bench.noise import measure_noise
 
 RATE = 1000
@@ -93,7 +93,7 @@ class Bench:
 
     def measure_noise(self) -> None:
         """See Noise."""
-        noise = measure_noise(self.directory)
+        noise = measure_noise(self.directory, (LEADER_CORE, OTHER_CORE))
         self.noise.add_spread("sync", noise.sync)
         self.noise.add_spread("sleep", noise.late)
 

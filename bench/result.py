@@ -47,7 +47,7 @@ class Result:
 
     `servers` has each server's guarantee, in the order of the table; `samples` go by server and load; `idle` is each
     server's part of a core while nothing comes. `alone` are figures of sipha's parts, by their names in the table of
-    goals; `noise` are the host's, by theirs.
+    goals; `noise` are the host's, by theirs, in seconds, and `shares` the parts of a core that a busy process got.
     """
 
     machine: str
@@ -57,6 +57,7 @@ class Result:
     samples: dict[str, dict[str, list[Sample]]] = field(default_factory=dict)
     alone: dict[str, list[float]] = field(default_factory=dict)
     noise: dict[str, list[float]] = field(default_factory=dict)
+    shares: list[float] = field(default_factory=list)
 
     def add(self, server: str, load: str, sample: Sample) -> None:
         """Take what a round gave."""

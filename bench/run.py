@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench import pings, table
-from bench.cluster import OTHER_CORE, REPLICATED, VARIANTS, Cluster
+from bench.cluster import LEADER_CORE, OTHER_CORE, REPLICATED, VARIANTS, Cluster
 from bench.kamailio import KamailioError
 from bench.load import HERE, BenchError, Load, Sample, Server
 from bench.log_runs import Bench as LogBench
@@ -78,10 +78,11 @@ class Bench:
             CALL: lambda load: load.call(users=plan.callers, seconds=seconds),
             CALLS: lambda load: load.call(users=plan.callers, seconds=seconds, rate=100),
         }
-        noise = measure_noise(self._directory)
+        noise = measure_noise(self._directory, (LEADER_CORE, OTHER_CORE))
         for name, times in ((table.SYNC, noise.sync), (table.LATE, noise.late)):
             self.result.noise.setdefault(f"{name} p50", []).append(times.p50)
             self.result.noise.setdefault(f"{name} p99", []).append(times.p99)
+        self.result.shares.append(noise.share)
         for name, put in loads.items():
             for load in self._loads:
                 server = load.server.name

@@ -118,8 +118,10 @@ def goals(result: Result) -> Table:
 def noise(result: Result) -> str:
     """What the host adds."""
     parts = [f"{name} {over(values).text('.2f', 1e3)} ms" for name, values in result.noise.items()]
+    if result.shares:
+        parts.append(f"a busy process gets {over(result.shares).text('.0%')} of a core")
     idle = [f"{server} {share:.1%}" for server, share in result.idle.items()]
-    return f"the host: {', '.join(parts)}; of a core while nothing comes: {', '.join(idle)}"
+    return f"the host: {', '.join(parts)}; while nothing comes they take of a core: {', '.join(idle)}"
 
 
 def _goals(result: Result) -> Iterator[tuple[str, str, str]]:

@@ -109,6 +109,8 @@ def test_table_is_aligned_on_a_terminal_and_piped_in_the_handbook() -> None:
 
 def test_noise_says_what_the_host_adds(measured: Result) -> None:
     measured.noise, measured.idle = {f"{table.SYNC} p50": [0.0001, 0.0003]}, {"sipha": 0.021}
+    measured.shares = [0.9, 0.5, 0.97]
     assert table.noise(measured) == (
-        "the host: fdatasync p50 0.20 (0.10–0.30) ms; of a core while nothing comes: sipha 2.1%"
+        "the host: fdatasync p50 0.20 (0.10–0.30) ms, a busy process gets 90% (50%–97%) of a core; "
+        "while nothing comes they take of a core: sipha 2.1%"
     )
