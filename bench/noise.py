@@ -1,4 +1,4 @@
-"""What the host does by itself: how long its disk takes to sync, how late it wakes a sleeper, what else it has to do."""
+"""What the host does by itself: how long its disk takes to sync, how late it wakes a sleeper, what else it does."""
 
 from __future__ import annotations
 

@@ -49,7 +49,11 @@ def _of(number: Callable[[Sample], float]) -> Callable[[Point], Sequence[float]]
     return lambda point: [number(sample) for sample in point.samples]
 
 
-COST = Panel("CPU µs for each REGISTER", {"leader": _of(table.leader), "a follower": _of(table.follower)})
+def _followers(point: Point) -> Sequence[float]:
+    return [table.follower(sample) for sample in point.samples if len(sample.cpu_us) > 1]
+
+
+COST = Panel("CPU µs for each REGISTER", {"leader": _of(table.leader), "a follower": _followers})
 RATE = Panel("REGISTER/s", {"": _of(lambda sample: sample.rate)})
 MEMORY = Panel("MB resident, each node", {"": lambda point: [point.resident / 1e6]})
 GROUP = Panel("REGISTERs in an entry", {"": lambda point: [1 / entries for entries in point.entries]})
@@ -67,9 +71,9 @@ def draw(curve: Curve, points: Sequence[Point], file: Path) -> None:
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     for axes, panel in zip(figure.subplots(1, 2), curve.panels, strict=True):
         for name, values in panel.lines.items():
-            ranges = [over(values(point)) for point in points if point.samples]
+            ranges = [over(values(point)) for point in points if values(point)]
             axes.errorbar(
-                [point.x for point in points],
+                [point.x for point in points if values(point)],
                 [each.median for each in ranges],
                 [[each.median - each.least for each in ranges], [each.most - each.median for each in ranges]],
                 label=name,
@@ -108,7 +112,7 @@ def blocks(measured: result.Result, drawn: Curves) -> dict[str, str]:
     tables = {make.__name__: make(measured).markdown() for make in table.TABLES}
     plan = drawn.plan
     return tables | {
-        "machine": f"{table.head(measured)}.\n{table.noise(measured)}.",
+        "machine": f"{table.head(measured)}.\n\n{table.noise(measured)}.",
         "curves": f"{drawn.machine}; {plan.rounds} rounds of {plan.seconds:g} s, {plan.users:,} users.",
     }
 

@@ -121,7 +121,7 @@ def noise(result: Result) -> str:
     if result.shares:
         parts.append(f"a busy process gets {over(result.shares).text('.0%')} of a core")
     idle = [f"{server} {share:.1%}" for server, share in result.idle.items()]
-    return f"the host: {', '.join(parts)}; while nothing comes they take of a core: {', '.join(idle)}"
+    return f"The host: {', '.join(parts)}; while nothing comes they take of a core: {', '.join(idle)}"
 
 
 def _goals(result: Result) -> Iterator[tuple[str, str, str]]:
@@ -191,9 +191,9 @@ def leader(sample: Sample) -> float:
 
 
 def follower(sample: Sample) -> float:
-    """The CPU time of a follower, 0 where there is none."""
+    """The CPU time of a follower."""
     followers = [cost for name, cost in sample.cpu_us.items() if name.startswith("follower")]
-    return sum(followers) / max(1, len(followers))
+    return sum(followers) / len(followers)
 
 
 _LATENCY: tuple[tuple[Number, str], ...] = ((_p50, ".2f"), (_p99, ".2f"), (_cost, ".1f"))

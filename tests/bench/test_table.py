@@ -111,6 +111,6 @@ def test_noise_says_what_the_host_adds(measured: Result) -> None:
     measured.noise, measured.idle = {f"{table.SYNC} p50": [0.0001, 0.0003]}, {"sipha": 0.021}
     measured.shares = [0.9, 0.5, 0.97]
     assert table.noise(measured) == (
-        "the host: fdatasync p50 0.20 (0.10–0.30) ms, a busy process gets 90% (50%–97%) of a core; "
+        "The host: fdatasync p50 0.20 (0.10–0.30) ms, a busy process gets 90% (50%–97%) of a core; "
         "while nothing comes they take of a core: sipha 2.1%"
     )
