@@ -21,8 +21,9 @@ from typing import Any
 
 import msgspec
 
-from bench.cluster import OTHER_CORE, REPLICATED, Cluster
+from bench.cluster import LEADER_CORE, OTHER_CORE, REPLICATED, Cluster
 from bench.load import HERE, BenchError, Load, Sample
+from bench.noise import measure_noise
 from bench.result import describe_machine
 from bench.run import DIRECTORY
 from sipha.sandbox import SandboxError
@@ -61,10 +62,11 @@ class Point:
 
 @dataclass
 class Curves:
-    """All curves."""
+    """All curves; `shares` are the parts of a core that a busy process got before each cluster was started."""
 
     machine: str
     plan: Plan
+    shares: list[float] = field(default_factory=list)
     bindings: list[Point] = field(default_factory=list)
     nodes: list[Point] = field(default_factory=list)
     contacts: list[Point] = field(default_factory=list)
@@ -82,6 +84,7 @@ class Bench:
     def __init__(self, directory: Path, plan: Plan) -> None:
         self.directory = directory
         self.plan = plan
+        self.shares: list[float] = []
 
     def bindings(self) -> Iterator[Point]:
         """Users in random order out of more and more, all of whom are registered."""
@@ -144,6 +147,7 @@ class Bench:
     @contextmanager
     def _cluster(self, *, size: int = REPLICATED.size, bindings: int = 0) -> Iterator[Cluster]:
         """A cluster of our own, which perhaps begins with so many of the users' bindings."""
+        self.shares.append(measure_noise(self.directory, (LEADER_CORE, OTHER_CORE)).share)
         with tempfile.TemporaryDirectory(dir=self.directory) as name:
             cluster = Cluster(replace(REPLICATED, size=size), Path(name), f"127.0.{_NETWORK}")
             if bindings:
@@ -188,6 +192,7 @@ def main() -> int:
             curves.contacts = list(bench.contacts())
             curves.nodes = list(bench.nodes())
             curves.bindings = list(bench.bindings())
+            curves.shares = bench.shares
     except (BenchError, SandboxError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -84,7 +84,7 @@ def draw(curve: Curve, points: Sequence[Point], file: Path) -> None:
             )
         if curve.logarithmic:
             axes.set_xscale("log")
-        axes.set_xticks([point.x for point in points], [f"{point.x:,}" for point in points])
+        axes.set_xticks([point.x for point in points], [_short(point.x) for point in points])
         axes.minorticks_off()
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.set_xlabel(curve.label)
@@ -94,6 +94,14 @@ def draw(curve: Curve, points: Sequence[Point], file: Path) -> None:
         if len(panel.lines) > 1:
             axes.legend(frameon=False)
     figure.savefig(file, metadata={"Date": None, "Creator": None})
+
+
+def _short(number: int) -> str:
+    """A number as an axis has room for it."""
+    for unit, letter in ((1_000_000, "M"), (1000, "k")):
+        if number % unit == 0:
+            return f"{number // unit}{letter}"
+    return str(number)
 
 
 def fill(page: str, blocks: dict[str, str]) -> str:
@@ -111,9 +119,10 @@ def blocks(measured: result.Result, drawn: Curves) -> dict[str, str]:
     """The text between the marks, by the names of these."""
     tables = {make.__name__: make(measured).markdown() for make in table.TABLES}
     plan = drawn.plan
+    busy = f" A busy process got {over(drawn.shares).text('.0%')} of a core meanwhile." if drawn.shares else ""
     return tables | {
         "machine": f"{table.head(measured)}.\n\n{table.noise(measured)}.",
-        "curves": f"{drawn.machine}; {plan.rounds} rounds of {plan.seconds:g} s, {plan.users:,} users.",
+        "curves": f"{drawn.machine}; {plan.rounds} rounds of {plan.seconds:g} s, {plan.users:,} users.{busy}",
     }
 
 
