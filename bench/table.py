@@ -137,6 +137,7 @@ def _goals(result: Result) -> Iterator[tuple[str, str, str]]:
             yield f"{load}: {name}", limit, _spread(samples, number, ".2f", " ms")
     yield "calls", "", _spread(result.of(REPLICATED.name, CALL), _rate, ",.0f", "/s")
     yield "leader's CPU time for a REGISTER", "", _spread(most, leader, ".1f", " µs")
+    yield "what its core would serve by that", "", _spread(most, lambda sample: 1e6 / leader(sample), ",.0f", "/s")
     yield "a follower's", "", _spread(most, follower, ".1f", " µs")
     bindings, large = f"{result.plan.bindings:,} bindings", result.plan.bindings == Plan.bindings
     yield f"{MEMORY}, {bindings}", "1,000 B" if large else "", _alone(result, MEMORY, ",.0f", 1, " B")

@@ -73,6 +73,7 @@ def test_goals_show_what_was_measured_and_nothing_else(measured: Result) -> None
     goals = table.goals(measured)
     assert row(goals, f"its rate beside {NEAREST}") == {"goal": "× 7", "measured": "× 8.50 (5.00–12.00)"}
     assert row(goals, "a follower's")["measured"] == "10.0 µs"
+    assert row(goals, "what its core would serve by that")["measured"] == "20,000/s"
     names = {line[0] for line in goals.lines}
     assert not any("memory" in name or "calls" in name for name in names)
     measured.add(ALONE.name, MOST, sample(31_000.0, leader=30.0))
