@@ -25,9 +25,9 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from bench.kamailio import NODES, SETTINGS, Pair, pair
-from bench.load import HERE, build, read_report
-from bench.run import PASSWORD, create_accounts
+from bench.cluster import create_accounts
+from bench.keepalived import NODES, SETTINGS, Pair, pair
+from bench.load import HERE, PASSWORD, build, read_report
 from tests.system import faults
 from tests.system.hosts import VIRTUAL, Hosts
 from tests.system.network import OUTSIDE, Network, obstacle

@@ -46,7 +46,7 @@ listen = "{host}:7000"
 [sip]
 port = {port}
 transports = ["udp", "tcp"]
-workers = {workers}
+{sip}
 
 [admin]
 {admin}
@@ -111,9 +111,9 @@ class SandboxNode:
 class Sandbox:
     """A cluster of `size` nodes on PREFIX.11 and up, which share the virtual address PREFIX.10 (udp and tcp `port`).
 
-    Under `tls` they have certificates; without, they talk in the clear. `cluster` is TOML added to each node's table
-    [cluster], `extra` at the end of the file; `more_addresses` are further virtual addresses; each node has `workers`,
-    and `launcher` is a command that runs its own.
+    Under `tls` they have certificates; without, they talk in the clear. `cluster` and `sip` are TOML added to each
+    node's tables of these names, `extra` at the end of the file; `more_addresses` are further virtual addresses,
+    `launcher` is a command that runs each node's.
     """
 
     directory: Path
@@ -122,10 +122,10 @@ class Sandbox:
     domain: str = DOMAIN
     tls: bool = False
     cluster: str = ""
+    sip: str = ""
     extra: str = ""
     port: int = 5060
     more_addresses: tuple[str, ...] = ()
-    workers: int = 1
     launcher: tuple[str, ...] = ()
     nodes: list[SandboxNode] = field(default_factory=list)
 
@@ -294,7 +294,7 @@ class Sandbox:
             peers="".join(peers),
             virtual_address=self.addressing(node),
             port=self.port,
-            workers=self.workers,
+            sip=self.sip,
             domain=self.domain,
             extra=self.extra,
         )

@@ -34,7 +34,7 @@ _seeds = count(1)
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """Three nodes with two workers each."""
     timing = f"heartbeat = 0.1\nelection_min = {LEASE}\nelection_max = {1.5 * LEASE}"
-    sandbox = Sandbox(tmp_path_factory.mktemp("workers"), prefix=PREFIX, workers=2, cluster=timing)
+    sandbox = Sandbox(tmp_path_factory.mktemp("workers"), prefix=PREFIX, sip="workers = 2", cluster=timing)
     with started(sandbox, *USERS):
         yield sandbox
 
