@@ -14,10 +14,10 @@ import msgspec
 from sipha.state import registration
 from sipha.state.binding import Binding
 from sipha.state.changes import Changes
-from sipha.state.entries import Expire, ImportBinding, Policy, Register, RemoveBindings, RemoveUnreachable
+from sipha.state.entries import Expire, ImportBinding, Policy, Refresh, Register, RemoveBindings, RemoveUnreachable
 from sipha.state.expiry import ExpiryBuckets
 from sipha.state.multiset import digest
-from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Registered, Rejected
+from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Outdated, Registered, Rejected
 from sipha.state.registration import Moment
 from sipha.state.table import DamagedMemory, Digested, FrozenTable, Table
 from sipha.state.tombstones import LIFETIME, Tombstone, Tombstones
@@ -29,6 +29,8 @@ _RETRY = 5
 
 _EXAMINED_PER_FOUND = 16
 """How many due AORs `expired` examines for each binding that it may report: most were refreshed meanwhile."""
+
+_OUTDATED = Outdated()
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[Binding, ...]).decode
@@ -117,6 +119,12 @@ class Location:
             self._buckets.add(aor, row.bucket)
         return tuple(found[:limit])
 
+    def shortened(self, request: Register) -> Register | Refresh:
+        """The shortest record that has the effect of a REGISTER on the bindings as they are now."""
+        row = self._rows.get(request.aor)
+        bindings = () if row is None else _decode(row.data)
+        return (registration.shortened(request, bindings[0]) if len(bindings) == 1 else None) or request
+
     # Applying
 
     def begin(self, index: int, time: int, policy: Policy, schema: int, changes: Changes | None = None) -> None:
@@ -151,6 +159,24 @@ class Location:
                 self._changes.put(current[0] if current else None, only)
             return Registered((only,), time)
         return self._register(request, row, stored, current)
+
+    def refresh(self, record: Refresh) -> Registered | Outdated:
+        """Apply the REGISTER of which the record was made, if the AOR still has what that was compared with."""
+        aor, time = record.aor, self._moment.time
+        row = self._rows.get(aor)
+        if row is None or row.earliest <= time:
+            return _OUTDATED
+        stored = _decode(row.data)
+        binding = registration.refreshed(record, stored[0], self._moment) if len(stored) == 1 else None
+        if binding is None:
+            return _OUTDATED
+        only = (binding,)
+        self._store(aor, row, _row(only))
+        if self.bound is not None:
+            self.bound(aor, only)
+        if self._changes is not None:
+            self._changes.refreshed(binding)
+        return Registered(only, time)
 
     def _register(
         self, request: Register, row: _Row | None, stored: Sequence[Binding], current: Sequence[Binding]

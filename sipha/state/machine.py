@@ -17,6 +17,7 @@ from sipha.state.changes import (
     TermBegun,
 )
 from sipha.state.entries import (
+    REFRESH_SCHEMA,
     UNDECODABLE,
     Barrier,
     DeleteAccount,
@@ -28,6 +29,7 @@ from sipha.state.entries import (
     PutSetting,
     RaiseSchema,
     Record,
+    Refresh,
     Register,
     RemoveBindings,
     RemoveUnreachable,
@@ -35,7 +37,7 @@ from sipha.state.entries import (
     decode,
     decode_singly,
 )
-from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Outcome, Registered, Rejected
+from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Outcome, Outdated, Registered, Rejected
 from sipha.state.snapshot import Frozen, Loaded
 from sipha.state.table import DamagedMemory, FrozenTable
 from sipha.state.tables import Tables
@@ -51,6 +53,7 @@ __all__ = [
     "Machine",
     "NotFound",
     "Outcome",
+    "Outdated",
     "Registered",
     "Rejected",
     "UnknownSchema",
@@ -157,6 +160,8 @@ class Machine(Tables):
         match record:
             case Register():
                 return self.location.register(record)
+            case Refresh() if schema >= REFRESH_SCHEMA:
+                return self.location.refresh(record)
             case Expire():
                 return self.location.expire(record)
             case RemoveBindings():
