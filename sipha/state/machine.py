@@ -150,6 +150,8 @@ class Machine(Tables):
     def _apply(self, record: Record | None, schema: int) -> Outcome:
         """Apply a record wholly, or not at all: all that may fail is done before anything is changed."""
         try:
+            if isinstance(record, Refresh) and schema >= REFRESH_SCHEMA:  # most are, and the others will see
+                return self.location.refresh(record)
             return self._change(record, schema)
         except (MemoryError, DamagedMemory):  # this node's own trouble
             raise
@@ -160,8 +162,6 @@ class Machine(Tables):
         match record:
             case Register():
                 return self.location.register(record)
-            case Refresh() if schema >= REFRESH_SCHEMA:
-                return self.location.refresh(record)
             case Expire():
                 return self.location.expire(record)
             case RemoveBindings():

@@ -18,7 +18,7 @@ from sipha.state.outcomes import Conflict, Invalid, Rejected
 STALE = Rejected(500, "Invalid CSeq number")
 TOO_MANY = Rejected(403, "Too many registered contacts")
 
-_NO_LIMIT = 0xFFFFFFFF
+_replace = msgspec.structs.replace
 
 _MOST_CONTACTS = 64
 """How many contacts one REGISTER may bind where the policy has no limit: each is compared with every binding."""
@@ -112,16 +112,18 @@ def shortened(request: Register, binding: Binding) -> Refresh | None:
 
 def refreshed(record: Refresh, binding: Binding, moment: Moment) -> Binding | None:
     """Return the binding as the REGISTER has refreshed it of which the record was made; None if it can't be that."""
-    policy = moment.policy
-    seconds = policy.default_expires if record.expires is None else record.expires
+    policy, time = moment.policy, moment.time
+    seconds = record.expires
+    if seconds is None:
+        seconds = policy.default_expires
     if binding.version != record.version or record.cseq <= binding.cseq or not seconds:
         return None
-    return msgspec.structs.replace(
+    return _replace(
         binding,
         version=moment.version,
-        expires_at=moment.time + granted(seconds, record.jitter, policy) * 1000,
+        expires_at=time + granted(seconds, record.jitter, policy) * 1000,
         cseq=record.cseq,
-        last_modified=moment.time,
+        last_modified=time,
     )
 
 
@@ -211,8 +213,8 @@ def asked(contact: Contact, policy: Policy) -> int:
 
 def granted(seconds: int, jitter: int, policy: Policy) -> int:
     """Return the expiry in seconds that the policy grants to who asks for so many."""
-    longest = max(min(seconds, policy.max_expires or _NO_LIMIT), policy.min_expires)
-    return max(longest - jitter, policy.min_expires, 1)
+    least = max(policy.min_expires, 1)
+    return max(max(min(seconds, policy.max_expires or seconds), least) - jitter, least)
 
 
 def find(
