@@ -34,7 +34,13 @@ MAX_RECORD = MAX_COMMAND - 1024
 """Bytes of an entry with a single record."""
 
 MAX_UNDER_WAY = 8
-"""Entries that may wait for their majority; what comes meanwhile makes the next ones larger."""
+"""Entries that may wait for their majority."""
+
+FEW_UNDER_WAY = 3
+"""So many may, while what comes meanwhile makes the next one larger: an entry costs each node what 30 records do."""
+
+COMPANY = 0.01
+"""Seconds for which a record waits for others at most, once a few entries are under way."""
 
 Done = Callable[[Outcome | Unavailable], None]
 """What a proposer is told by, once."""
@@ -81,8 +87,7 @@ class Proposals:
         self._encode = encode
         self._append = append
         self._shorten = shorten
-        self.outdated: list[Proposal] = []
-        """Those that were shortened in vain, and are proposed in full by the next `flush`."""
+        self._outdated: list[Proposal] = []  # were shortened in vain
         self._waiting: deque[Proposal] = deque()
         self._under_way: deque[_Group] = deque()
         self._held = False
@@ -111,6 +116,19 @@ class Proposals:
         """True while an entry waits for its majority."""
         return any(group.proposals for group in self._under_way)
 
+    @property
+    def ready(self) -> bool:
+        """True if there is what `flush` would make an entry of."""
+        under_way = len(self._under_way)
+        if self._held or under_way >= MAX_UNDER_WAY:
+            return False
+        if self._outdated or not self._waiting:
+            return bool(self._outdated)
+        if under_way < FEW_UNDER_WAY or len(self._waiting) >= self._fit:
+            return True
+        deadline = self._waiting[0][2]
+        return deadline < self._clock() + DEADLINE - COMPANY or math.isinf(deadline)
+
     def hold(self) -> None:
         """Make no more entries until `resume`: what comes meanwhile waits."""
         self._held = True
@@ -121,12 +139,13 @@ class Proposals:
 
     def flush(self) -> None:
         """Make entries of what waits."""
-        if self.outdated and not self._held:
-            outdated, self.outdated = self.outdated, []
-            self._submit(outdated, [record for record, _, _ in outdated])
-        while not self._held and self._waiting and len(self._under_way) < MAX_UNDER_WAY:
-            proposals = self._next()
-            self._submit(proposals, [self._shorten(record) for record, _, _ in proposals])
+        while self.ready:
+            if self._outdated:
+                proposals, self._outdated = self._outdated, []
+                self._submit(proposals, [record for record, _, _ in proposals])
+            else:
+                proposals = self._next()
+                self._submit(proposals, [self._shorten(record) for record, _, _ in proposals])
 
     def expire(self) -> None:
         """Tell those who have waited long enough; the library may never do."""
@@ -168,7 +187,7 @@ class Proposals:
         self.refuse_waiting(refusal)
 
     def _take_waiting(self) -> list[Proposal]:
-        waiting, self.outdated, self._waiting = [*self.outdated, *self._waiting], [], deque()
+        waiting, self._outdated, self._waiting = [*self._outdated, *self._waiting], [], deque()
         return waiting
 
     def _refuse_under_way(self, unknown: UnknownOutcome) -> None:
@@ -219,7 +238,7 @@ class Proposals:
                 self.latencies.observe(self._clock() + DEADLINE - group.deadline)
             for proposal, outcome in zip(proposals, outcomes, strict=True):
                 if isinstance(outcome, Outdated):
-                    self.outdated.append(proposal)
+                    self._outdated.append(proposal)
                 else:
                     self.count -= 1
                     self._tell(proposal[1], outcome)

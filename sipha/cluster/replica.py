@@ -413,7 +413,8 @@ class Replica:
             self._kinship.call()
 
     def _advance(self) -> None:
-        if self._raft.leads or self._handover.under_way:
+        proposes = self._raft.leads or self._handover.under_way
+        if proposes:
             if self._journal.backlog < _BACKLOG:  # else the others' disks would let it grow without end
                 self._proposals.flush()
             self._step_handover()
@@ -423,7 +424,8 @@ class Replica:
         self._watch_role()
         self._proposals.expire()
         self._forwarding.expire()
-        if self._raft.applied_index < self._raft.commit_index or self._proposals.outdated:
+        more = proposes and self._proposals.ready and self._journal.backlog < _BACKLOG
+        if more or self._raft.applied_index < self._raft.commit_index:
             self._driver.kick()
 
     def _step_handover(self) -> None:

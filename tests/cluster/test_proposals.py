@@ -76,6 +76,33 @@ def test_entry_is_bounded_in_records_and_bytes(log: Log) -> None:
     assert len(log.entries) > 1
 
 
+def test_entry_that_is_not_full_waits_while_a_few_are_under_way(log: Log) -> None:
+    for _ in range(module.FEW_UNDER_WAY + 2):
+        log.propose(1)
+        log.proposals.flush()
+    assert len(log.entries) == module.FEW_UNDER_WAY
+    log.entries[0][1]([Done(0)])
+    log.proposals.expire()
+    assert log.proposals.ready
+    log.proposals.flush()
+    assert not log.proposals.ready
+    assert len(log.entries[-1][0].records) == 2
+    log.propose(module.MAX_RECORDS)
+    log.proposals.flush()
+    assert len(log.entries) == module.FEW_UNDER_WAY + 2
+    log.propose(1)
+    assert not log.proposals.ready
+    log.now = 2 * module.COMPANY
+    assert log.proposals.ready
+
+
+def test_what_the_leader_wants_itself_waits_for_no_company(log: Log) -> None:
+    for _ in range(module.FEW_UNDER_WAY + 1):
+        log.proposals.add_internal(RemoveBindings("x"), log.outcomes.append)
+    log.proposals.flush()
+    assert len(log.entries) == module.FEW_UNDER_WAY + 1
+
+
 def test_few_entries_are_under_way_at_a_time(log: Log) -> None:
     log.propose(module.MAX_RECORDS * (module.MAX_UNDER_WAY + 3))
     log.proposals.flush()
