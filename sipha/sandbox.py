@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -315,6 +316,12 @@ def describe(sandbox: Sandbox) -> str:
     return "\n".join(lines)
 
 
+def listens(node: SandboxNode) -> bool:
+    """Return whether a process has the port of the node's admin."""
+    with socket.socket() as probe:
+        return probe.connect_ex((node.admin_host, 8080)) == 0
+
+
 def main() -> int:
     """Run three nodes until SIGINT or SIGTERM."""
     parser = argparse.ArgumentParser(prog="sipha.sandbox", description="Run three sipha nodes on this machine.")
@@ -323,13 +330,16 @@ def main() -> int:
     parser.add_argument("--tls", action="store_true", help="let the nodes talk under TLS")
     options = parser.parse_args()
     directory = options.directory.resolve()
+    sandbox = Sandbox(directory, tls=options.tls, launcher=_ENDS_WITH_US)
+    if other := next((node for node in sandbox.nodes if listens(node)), None):
+        print(f"sipha: something answers at {other.admin} already; stop it first", file=sys.stderr)
+        return 1
     if options.fresh:
         shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True, exist_ok=True)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    sandbox = Sandbox(directory, tls=options.tls, launcher=_ENDS_WITH_US)
     try:
         sandbox.start()
         sandbox.add_accounts({user: f"{user}-secret" for user in USERS})

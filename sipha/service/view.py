@@ -184,10 +184,9 @@ class View:
         """Return True if the node leads, even if it serves no phones."""
         return self._replica.leads_log
 
-    def leader_admin(self) -> str | None:
-        """Return the admin URL of the node that leads, or None if it is this one or unknown."""
-        leader = self._replica.leader
-        return None if leader is None else self._admins.get(leader) or self._access.url(leader)
+    def admin_of(self, name: str) -> str | None:
+        """Return the URL at which another node takes what is handed on to it; None if it isn't known."""
+        return self._admins.get(name) or self._access.url(name)
 
     def cluster_time(self) -> float:
         """Return the cluster time now, in seconds."""
