@@ -141,7 +141,7 @@ class Proposals:
         """Make entries of what waits."""
         while self.ready:
             if self._outdated:
-                proposals, self._outdated = self._outdated, []
+                proposals, self._outdated = self._outdated[: self._fit], self._outdated[self._fit :]
                 self._submit(proposals, [record for record, _, _ in proposals])
             else:
                 proposals = self._next()
