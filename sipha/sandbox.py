@@ -46,6 +46,7 @@ listen = "{host}:7000"
 [sip]
 port = {port}
 transports = ["udp", "tcp"]
+{sip}
 
 [admin]
 {admin}
@@ -110,9 +111,9 @@ class SandboxNode:
 class Sandbox:
     """A cluster of `size` nodes on PREFIX.11 and up, which share the virtual address PREFIX.10 (udp and tcp `port`).
 
-    Under `tls` they have certificates; without, they talk in the clear. `cluster` is TOML added to each node's table
-    [cluster], `extra` at the end of the file; `more_addresses` are further virtual addresses, `launcher` is a command
-    that runs each node's.
+    Under `tls` they have certificates; without, they talk in the clear. `cluster` and `sip` are TOML added to each
+    node's tables of these names, `extra` at the end of the file; `more_addresses` are further virtual addresses,
+    `launcher` is a command that runs each node's.
     """
 
     directory: Path
@@ -121,6 +122,7 @@ class Sandbox:
     domain: str = DOMAIN
     tls: bool = False
     cluster: str = ""
+    sip: str = ""
     extra: str = ""
     port: int = 5060
     more_addresses: tuple[str, ...] = ()
@@ -292,6 +294,7 @@ class Sandbox:
             peers="".join(peers),
             virtual_address=self.addressing(node),
             port=self.port,
+            sip=self.sip,
             domain=self.domain,
             extra=self.extra,
         )

@@ -65,6 +65,11 @@ class Parts(NamedTuple):
     tracing: Tracing
     log: Log
 
+    def alarms(self) -> Iterator[str]:
+        """What an operator must know of them."""
+        for part in (self.replication, self.address, self.sip, self.keepalive, self.events, self.access):
+            yield from part.alarms()
+
 
 @implementer(INode)
 class View:
@@ -158,16 +163,8 @@ class View:
         yield from self._other_alarms()
 
     def _other_alarms(self) -> Iterator[str]:
-        for part in (
-            self._life,
-            self._replication,
-            self._address,
-            self._sip,
-            self._keepalive,
-            self._events,
-            self._access,
-        ):
-            yield from part.alarms()
+        yield from self._life.alarms()
+        yield from self.parts.alarms()
 
     def summary(self) -> str:
         """What the node is, in a line."""

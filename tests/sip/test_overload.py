@@ -60,6 +60,10 @@ def serves(overload: Overload, data: bytes, flow: Flow = PHONE) -> bool:
         (request("NEW"), "other"),
         *((request(method), None) for method in ("ACK", "BYE", "CANCEL", "INFO", "NOTIFY", "PRACK", "UPDATE")),
         (b"SIP/2.0 200 OK\r\n\r\n", None),
+        (b"sip/2.0 200 OK\r\n\r\n", None),
+        (b"\r\n\r\nSIP/2.0 200 OK\r\n\r\n", None),
+        (b"\r\n" + request("ACK"), None),
+        (b"\r\n" + KNOWN, "register"),
     ],
 )
 def test_datagram_has_a_priority_at_a_glance(data: bytes, priority: Priority | None) -> None:
@@ -178,7 +182,7 @@ def test_phones_come_back_within_the_time_that_it_takes_to_serve_them() -> None:
     longest = max(waits(2.0, 4000))
     assert longest == pytest.approx(4000 / 100, rel=0.2)
     assert max(waits(2.0, 100_000)) == LONGEST_SPREAD
-    assert max(waits(2000.0, 100)) == SPREAD
+    assert max(waits(2.0 + LONGEST_SPREAD, 100)) == SPREAD, "whom a flood kept away is back by then"
 
 
 names = st.text(st.characters(exclude_characters='"<>\\,;', exclude_categories=["C", "Z"]), min_size=1, max_size=8)
@@ -226,6 +230,7 @@ def test_refusal_at_a_glance_is_the_one_that_would_be_made_of_the_parsed_request
         (b"To: ", b"To:"),
         (b"Call-ID: a\r\n", b""),
         (b"Call-ID: a", b"Call-ID: a\r\nCall-ID: b"),
+        (b"Call-ID: a", b"Call-ID: a\nTo: b"),
         (b"alice@sipha.test>;tag", b"alice@sipha.test>\r\n ;tag"),
         (b"\r\n\r\n", b"\r\n"),
     ],
