@@ -179,7 +179,8 @@ class Pool:
                 partial(self._ended, seat),
                 self.counters,
             )
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, phones are served without it
+            self.log.failure("worker {number} can't be started", number=seat.index + 1)
             self._ended(seat, str(error))
 
     def _ended(self, seat: _Seat, why: str) -> None:

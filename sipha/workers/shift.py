@@ -98,7 +98,7 @@ class Shift:
     """A worker that reads `sockets` for a `core`, and makes nonces from `serial` on.
 
     `ended` is called once its link has: no word of it leaves the machine after that. `counters` has what was handed
-    over.
+    over. Raises whatever keeps it from beginning.
     """
 
     log = Logger()
@@ -132,15 +132,15 @@ class Shift:
         self._flushing: IDelayedCall | None = None
         ours, theirs = socket.socketpair()
         self._link = Link(reactor, ours, self._heard, self._gone)
-        with theirs:
-            try:
+        try:
+            with theirs:
                 self._process = spawn([theirs.fileno(), *[udp.fileno() for udp in sockets]])
-            except OSError:
-                self._link.close()
-                raise
-        self.send(Start(tuple(udp.address for udp in sockets), core.term, serial, core.settings()))
-        self.renew()
-        self._tell_accounts("")
+            self.send(Start(tuple(udp.address for udp in sockets), core.term, serial, core.settings()))
+            self.renew()
+            self._tell_accounts("")
+        except BaseException:
+            self._link.close()
+            raise
 
     def send(self, order: Order) -> None:
         """Tell the worker."""

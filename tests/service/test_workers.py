@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sipha import config
 from sipha.admin.views import WorkersStatus
 from sipha.sip.digest import ha1, ha2, response
 from sipha.state.entries import PutAccount
@@ -16,12 +17,30 @@ from tests.cluster.world import World
 from tests.service.alone import Alone, configuration, found
 
 WORKERS = 2
+MORE = f"""
+[sip]
+workers = {WORKERS}
+emergency_numbers = ["112"]
+[registrar]
+edges = ["192.0.2.0/24"]
+[[peers]]
+name = "carrier"
+networks = ["198.51.100.1"]
+[[domains]]
+name = "sipha.test"
+aliases = ["alias.test"]
+[[domains]]
+name = "other.test"
+"""
 
 
 @pytest.fixture
 def alone(world: World, tmp_path: Path) -> Iterator[Alone]:
     """A cluster of one that leads, and whose workers read."""
-    settings = configuration(tmp_path, admin=f"[sip]\nworkers = {WORKERS}\n")
+    configuration(tmp_path)
+    path = tmp_path / "sipha.toml"
+    path.write_text(path.read_text().partition("[[domains]]")[0] + MORE)
+    settings = config.load(path)
     found(settings)
     alone = Alone(world, settings)
     done: list[object] = []
@@ -139,7 +158,7 @@ def test_port_that_is_moved_while_the_node_runs_is_read_by_workers(alone: Alone,
 
 def test_other_settings_reach_workers(alone: Alone, phones: list[Phone]) -> None:
     other = msgspec.structs.replace(alone.config.domains[0], algorithms=("SHA-256",))
-    alone.node.reconfigure(msgspec.structs.replace(alone.config, domains=(other,)))
+    alone.node.reconfigure(msgspec.structs.replace(alone.config, domains=(other, *alone.config.domains[1:])))
     alone.world.until(lambda: b"algorithm=SHA-256" in phones[0].register()[0])
 
 
