@@ -135,7 +135,13 @@ def _invite(number: int, nonce: str) -> bytes:
     caller, callee = f"u{number % PHONES:08}", f"u{(number + PHONES // 2) % PHONES:08}"
     uri, count, cnonce = f"sip:{callee}@{DOMAIN}", f"{0x100000 + number:08x}", f"{number:016x}"
     proof = response(
-        "MD5", ha1("MD5", caller, DOMAIN, PASSWORD), ha2("MD5", "INVITE", uri), nonce, nc=count, cnonce=cnonce, qop="auth"
+        "MD5",
+        ha1("MD5", caller, DOMAIN, PASSWORD),
+        ha2("MD5", "INVITE", uri),
+        nonce,
+        nc=count,
+        cnonce=cnonce,
+        qop="auth",
     )
     return (
         f"{_begin('INVITE', uri, number, '')}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sipha.auth.authenticator import strip_credentials
-from sipha.auth.domain import Domains
 from sipha.proxy.dialog import RECORD_ROUTED, record_routes
 from sipha.proxy.interfaces import ITransport
 from sipha.proxy.route import postprocess, push
@@ -105,13 +103,6 @@ def loop_digest(request: Request, tokens: Tokens) -> str:
             *headers.all("Proxy-Require"),
         )
     )
-
-
-def strip_own_credentials(request: Request, domains: Domains) -> None:
-    """Remove the credentials for our realms: nobody downstream has a use for them but an attacker (§22.3)."""
-    if "Proxy-Authorization" in request.headers:
-        for domain in domains.all:
-            strip_credentials(request, domain.realm)
 
 
 def cancel_for(request: Request, reasons: tuple[str, ...]) -> Request:

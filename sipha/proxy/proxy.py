@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sipha.auth.authenticator import Authenticator
+from sipha.auth.authenticator import Authenticator, strip_credentials
 from sipha.auth.domain import Domains
 from sipha.errors import MalformedMessage, SipError, Unavailable
 from sipha.histogram import Histogram
@@ -19,7 +19,7 @@ from sipha.proxy.admission import Admission, ProxySettings, strip_identities
 from sipha.proxy.branches import Branch, Branches, ProxiedRequest
 from sipha.proxy.context import ResponseContext
 from sipha.proxy.dialog import dialog_target, sides, user_of
-from sipha.proxy.forward import Passage, branch_identity, forward, loop_digest, strip_own_credentials
+from sipha.proxy.forward import Passage, branch_identity, forward, loop_digest
 from sipha.proxy.interfaces import ITransport
 from sipha.proxy.responsibility import Responsibility
 from sipha.proxy.route import preprocess
@@ -117,8 +117,15 @@ class Proxy:
 
         Raises Unavailable while the log holds no key, and a SipError for what can't be answered or forwarded.
         """
-        if self._takeover.event_received(event, now):
-            return
+        # Those that come most often are never of a call that is taken over.
+        if isinstance(event, ResponseReceived):
+            self._branches.response_received(event.transaction, event.response, now)
+        elif isinstance(event, TransactionEnded):
+            self._branches.ended(event.transaction, now)
+        elif not self._takeover.event_received(event, now):
+            self._event_received(event, now)
+
+    def _event_received(self, event: Event, now: float) -> None:
         match event:
             case RequestReceived(request, flow):
                 self.request_received(request, flow, now)
@@ -126,14 +133,10 @@ class Proxy:
                 self.cancel_received(transaction, request, now)
             case AckReceived(transaction, request):
                 self.ack_received(transaction, request)
-            case ResponseReceived(transaction, response):
-                self._branches.response_received(transaction, response, now)
             case TransactionTimedOut(transaction):
                 self._branches.timed_out(transaction, now)
             case TransactionFailed(transaction):
                 self._branches.failed(transaction, now)
-            case TransactionEnded(transaction):
-                self._branches.ended(transaction, now)
             case TimerFired(_, Branch() as branch):
                 self._branches.timer_fired(branch, now)
             case StrayResponse():
@@ -171,12 +174,12 @@ class Proxy:
             if self._is_for_us(routed):
                 self._answer(request, flow)
                 return
-            aor = self._ours.aor(routed.parsed_uri)
+            aor = self._ours.aor_of(routed.uri)
             local = aor is not None and "Route" not in routed.headers
             self._admission.admit(request, routed, flow, local=local, spiral=self._is_spiral(request, flow, tokens))
         elif not self._admission.is_peer(flow):
             strip_identities(routed)
-        strip_own_credentials(routed, self._ours.domains)
+        strip_credentials(routed, self._ours.domains.realms)
         server = self._layer.accept(request, flow, now)
         if request.method == "INVITE":
             self._layer.respond(server, response_to(request, 100), now)
@@ -251,13 +254,15 @@ class Proxy:
         raise SipError(f"nobody is {aor}", status=404 if isinstance(uri, SipUri) else 416)
 
     def _dialog_target(self, routed: Request, dialog: RouteToken) -> Target:
-        aor = user_of(dialog.callee, routed, self._authenticator.tokens, self._ours)
-        return dialog_target(routed, dialog.callee, aor, self._transport, self._location)
+        tokens, ours = self._authenticator.tokens, self._ours
+        return dialog_target(
+            routed, dialog.callee, lambda: user_of(dialog.callee, routed, tokens, ours), self._transport, self._location
+        )
 
     def _users(self, request: Request, aor: str | None, tokens: Tokens) -> tuple[bytes, bytes]:
         """The marks of who begins a dialog and whom with; a From with an AOR of ours has been proved by now."""
-        uri = request.from_.parsed_uri
-        caller = self._ours.aor(uri) if isinstance(uri, SipUri) else None
+        uri = request.from_.uri
+        caller = self._ours.aor_of(uri) if uri[:3].lower() == "sip" else None  # who calls by a number says no domain
         return NOBODY if caller is None else tokens.user(caller), NOBODY if aor is None else tokens.user(aor)
 
     def _breadth(self, routed: Request, widest: int) -> int:
@@ -308,7 +313,7 @@ class Proxy:
 
     def _send_ack(self, request: Request, routed: Request, flow: Flow, target: Target) -> None:
         tokens = self._authenticator.tokens
-        strip_own_credentials(routed, self._ours.domains)
+        strip_credentials(routed, self._ours.domains.realms)
         passage = Passage(routed, flow, tokens, loop_digest(request, tokens), self._log.cluster_time())
         if forwarded := forward(passage, target, self._transport):
             self._layer.send(*forwarded)

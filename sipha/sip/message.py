@@ -151,7 +151,7 @@ class Message:
         headers = self.headers
         length = headers.get("Content-Length")
         size = len(self.body)
-        if length is None or not is_number(length) or len(length) > 20 or int(length) != size:
+        if length != str(size) and (length is None or not is_number(length) or len(length) > 20 or int(length) != size):
             headers.set("Content-Length", str(size))
         head = "\r\n".join([self.start_line, *headers.lines, "\r\n"])
         return head.encode("utf-8", "surrogateescape") + self.body
@@ -253,7 +253,7 @@ def mark_received(request: Request, flow: Flow, *, force_rport: bool = False) ->
     With `force_rport` the response goes back to that port even if the sender didn't ask for it.
     """
     via = request.via
-    transport, sent_by, sent_by_port, params = via
+    sent_by, params = via.host, via.params
     host, port = flow.remote
     # "it MUST set the value of the parameter to the source port of the request", and "MUST also insert a "received"
     # parameter ... even if it is identical to the value of the "sent-by" component."
@@ -266,7 +266,7 @@ def mark_received(request: Request, flow: Flow, *, force_rport: bool = False) ->
         params = set_params(params, ("received", host))
     else:
         return
-    marked = Via(transport, sent_by, sent_by_port, params)
+    marked = Via(via.transport, sent_by, via.port, params)
     request.headers.replace_value("Via", str(marked), marked)
 
 
@@ -283,9 +283,12 @@ def response_destination(via: Via, flow: Flow) -> Flow:
     port = via.port or default_port(via.transport)
     received = via.received
     if received and (host := ip_literal(received)):
-        return flow._replace(remote=(host, via.rport or port))
-    host = ip_literal(via.host)
-    return flow if host is None else flow._replace(remote=(host, port))
+        port = via.rport or port
+    else:
+        host = ip_literal(via.host)
+    if host is None or (host, port) == flow.remote:
+        return flow
+    return flow._replace(remote=(host, port))
 
 
 _COPIED = frozenset(("Via", "From", "To", "Call-ID", "CSeq"))

@@ -17,6 +17,7 @@ MAX_MESSAGE = 65536
 
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _SINGLE = ("From", "To", "Call-ID", "CSeq", "Max-Forwards")
+_LENGTH = ("Content-Length",)
 _NEEDED = (("Via", parse_via), ("From", parse_name_addr), ("To", parse_name_addr), ("CSeq", parse_cseq))
 _REMEMBERED_LENGTH = 100
 
@@ -205,10 +206,8 @@ def _message(head: _Head) -> Request | Response:
     if defect is not None:
         raise MalformedMessage(defect)
     message = _response(start_line, headers) if start_line[:4].upper() == "SIP/" else _request(start_line, headers)
-    if not headers.unique:
-        for name in _SINGLE:
-            if headers.count(name) > 1:
-                raise MalformedMessage(f"{name}: more than one")
+    if name := headers.repeated(_SINGLE):
+        raise MalformedMessage(f"{name}: more than one")
     # They are parsed here since no element can do without; what else there is, is parsed by who needs it.
     headers.parse(_NEEDED)
     if not headers.get("Call-ID"):
@@ -273,12 +272,10 @@ def _content_length(headers: Headers) -> int | None:
     text = headers.get("Content-Length")
     if text is None:
         return None
-    if text == "0" and headers.unique:
-        return 0
     if not is_number(text) or len(text) > 10:
         raise MalformedMessage(f"Content-Length: {text[:20]!r} is not a length")
     size = int(text)
-    if not headers.unique and any(
+    if headers.repeated(_LENGTH) and any(
         not is_number(other) or int(other[:11]) != size for other in headers.all("Content-Length")
     ):
         raise MalformedMessage("Content-Length: more than one, and they differ")
