@@ -37,7 +37,10 @@ STEPS = ("INVITE", "180, 200", "ACK, BYE", "200", "timers")
 BODY = (
     "v=0\r\no=u 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\na=sendrecv\r\n"
 )
-_COPIED = re.compile(r"^(?:Via|Record-Route|From|Call-ID|CSeq): .*\r\n", re.MULTILINE)
+_COPIED = {
+    name: re.compile(rf"^{name}: .*\r\n", re.MULTILINE)
+    for name in ("Via", "Record-Route", "From", "To", "Call-ID", "CSeq")
+}
 _CALL = re.compile(r"^Call-ID: c([0-9]+)@", re.MULTILINE)
 _TO = re.compile(r"^To: (.*)\r\n", re.MULTILINE)
 _RECORD_ROUTE = re.compile(r"^Record-Route: (.*)\r\n", re.MULTILINE)
@@ -175,11 +178,12 @@ def _end(method: str, cseq: int, number: int) -> str:
 
 
 def _answer(request: str, status_line: str) -> bytes:
-    head, to = "".join(_COPIED.findall(request)), _first(_TO, request)
-    more = ""
+    fields = {name: "".join(lines.findall(request)) for name, lines in _COPIED.items()}
+    to, more = fields["To"], ""
     if request.startswith("INVITE "):
-        to, more = f"{to};tag=uas", f"Contact: <sip:uas@{CALLER[0]}:5999>\r\n"
-    return f"{status_line}\r\n{head}To: {to}\r\n{more}Content-Length: 0\r\n\r\n".encode()
+        to, more = to.replace("\r\n", ";tag=uas\r\n"), f"Contact: <sip:uas@{CALLER[0]}:5999>\r\n"
+    head = f"{fields['Via']}{fields['Record-Route']}{fields['From']}{to}{fields['Call-ID']}{fields['CSeq']}{more}"
+    return f"{status_line}\r\n{head}Content-Length: 0\r\n\r\n".encode()
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:

@@ -107,8 +107,7 @@ class Branches:
             self._set_timer(branch, None)
         elif response.status > 100 and fork.timer is not None and not fork.cancelled:  # 2. Update timer C
             self._set_timer(branch, now + self._layer.timers.timer_c)
-        response.headers.pop_value("Via")  # 3. Remove topmost Via
-        if "Via" not in response.headers:
+        if not response.pop_via():  # 3. Remove topmost Via
             # "If no Via header field values remain in the response, the response was meant for this element and MUST
             # NOT be forwarded." It lost the others on its way; a final one ends its fork all the same, as "an invalid
             # response from the downstream server" (§21.5.3).

@@ -28,17 +28,15 @@ RECORD_ROUTED = frozenset({"INVITE", "SUBSCRIBE", "REFER", "NOTIFY"})
 """The methods that begin a dialog; NOTIFY does where a SUBSCRIBE forked (RFC 6665 §4.3)."""
 
 
-def sides(request: Request, token: str, tokens: Tokens) -> RouteToken | None:
+def sides(token: str, call_id: str, from_tag: str, to_tag: str, tokens: Tokens) -> RouteToken | None:
     """The sides of a request's dialog, its sender's first; None unless the token proves that it is within one (§12.2).
 
     A request without To tag begins a dialog, so no token speaks for it: else who may call one number through a
     gateway could call all others, unchallenged, in the name of the first call.
     """
-    to_tag = request.to.tag
     if not token or not to_tag:
         return None
-    call_id = request.call_id
-    if from_caller := tokens.read_route(token, call_id, request.from_.tag or ""):
+    if from_caller := tokens.read_route(token, call_id, from_tag):
         return from_caller
     if from_callee := tokens.read_route(token, call_id, to_tag):
         return RouteToken(from_callee.callee, from_callee.caller)

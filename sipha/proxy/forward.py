@@ -20,15 +20,17 @@ class Passage(NamedTuple):
     """What all forks of a request have in common.
 
     `request` is what each starts from, `incoming` the flow it came by. `loop` is the digest of `loop_digest`, `now` the
-    cluster time in seconds. `users` are the marks of whose phones the two sides of a dialog are.
+    cluster time in seconds. `users` are the marks of whose phones the two sides of a dialog are. `made` is what is sent
+    to the only target and the flow to it, if that has been made already.
     """
 
     request: Request
     incoming: Flow
     tokens: Tokens
-    loop: str
-    now: float
+    loop: str = ""
+    now: float = 0.0
     users: tuple[bytes, bytes] = (NOBODY, NOBODY)
+    made: tuple[Request, Flow] | None = None
 
 
 def forward(
@@ -46,6 +48,8 @@ def forward(
     None if no flow leads to the target. `breadth` is its share of Max-Breadth (RFC 5393 §5.3.3); 0 leaves the header as
     it is. `branch` is the one that the fork has had before, if it was forwarded by another node.
     """
+    if passage.made is not None:
+        return passage.made
     request = passage.request.copy()  # 1. Copy request
     request.uri = target.uri  # 2. Request-URI
     max_forwards = request.max_forwards  # 3. Max-Forwards

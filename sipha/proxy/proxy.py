@@ -21,6 +21,7 @@ from sipha.proxy.context import ResponseContext
 from sipha.proxy.dialog import dialog_target, sides, user_of
 from sipha.proxy.forward import Passage, branch_identity, forward, loop_digest
 from sipha.proxy.interfaces import ITransport
+from sipha.proxy.plain import read
 from sipha.proxy.responsibility import Responsibility
 from sipha.proxy.route import preprocess
 from sipha.proxy.shadow import Shadows
@@ -44,7 +45,7 @@ from sipha.sip.headers import is_number, parse_via
 from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response, response_to
 from sipha.sip.token import NOBODY, RouteToken, Tokens
-from sipha.sip.transaction import ServerTransaction
+from sipha.sip.transaction import ServerTransaction, server_key
 from sipha.sip.uri import OtherUri, SipUri
 from sipha.state.interfaces import ICredentials, ILocation, ILog
 
@@ -89,6 +90,7 @@ class Proxy:
         self._credentials = credentials
         self._authenticator = authenticator
         self._transport = transport
+        self._shadows = shadows
         self._settings = settings or ProxySettings()
         self._ours = Responsibility(domains, transport)
         self._admission = Admission(authenticator, credentials, self._ours, log=log, term=term, settings=self._settings)
@@ -143,6 +145,37 @@ class Proxy:
                 # "it MUST NOT forward the response" (RFC 6026 §8.9): its branch isn't one that we are waiting for.
                 self.counters.dropped += 1
 
+    def datagram_received(self, data: bytes, flow: Flow, now: float) -> bool:
+        """Forward a datagram at once if it is a plain request within a dialog, and none that came before."""
+        plain = read(data)
+        if plain is None or self._shadows:
+            return False
+        request = plain.request(flow)
+        if self._layer.server(server_key(request, "INVITE" if plain.method == "ACK" else plain.method)) is not None:
+            return False
+        try:
+            tokens = self._authenticator.tokens
+        except Unavailable:
+            return False
+        made = plain.forward(request.via, tokens, self._transport, self._log.cluster_time())
+        if made is None:
+            return False
+        self.counters.requests += 1
+        if plain.method == "ACK":
+            self._layer.send(*made)
+            self.counters.forwarded += 1
+            return True
+        try:
+            server = self._layer.accept(request, flow, now)
+        except SipError as error:
+            self._layer.reply(self._refusal(request, flow, error), flow)
+            return True
+        groups = [[Target(plain.uri, flow=made[1], unreachable=430)]]
+        context = ResponseContext(groups, invite=False)
+        self._branches.begin(ProxiedRequest(server, Passage(request, flow, tokens, made=made), context, 0, groups), now)
+        self.counters.forwarded += 1
+        return True
+
     # -- requests ---------------------------------------------------------------------------------------------------
 
     def request_received(self, request: Request, flow: Flow, now: float) -> None:
@@ -168,7 +201,7 @@ class Proxy:
         # 2. Preprocess routing information
         routed = request.copy()
         token = preprocess(routed, flow, self._ours)
-        dialog = sides(request, token, tokens)
+        dialog = sides(token, request.call_id, request.from_.tag or "", request.to.tag or "", tokens)
         aor = None
         if dialog is None:
             if self._is_for_us(routed):
@@ -205,9 +238,11 @@ class Proxy:
             raise SipError(f"a Request-URI of the scheme {uri.scheme}", status=416)
         if request.max_forwards == 0 and not self._is_for_us(request):  # 3. Max-Forwards
             raise SipError("no hop is left", status=483)
-        if any(f".{loop}" in field for field in request.headers.all("Via")):  # 4. Loop detection
-            raise SipError("this very request has passed here before", status=482)
-        if required := request.headers.values("Proxy-Require"):  # 5. Proxy-Require
+        for field in request.headers.all("Via"):  # 4. Loop detection
+            if f".{loop}" in field:
+                raise SipError("this very request has passed here before", status=482)
+        if "Proxy-Require" in request.headers and (required := request.headers.values("Proxy-Require")):
+            # 5. Proxy-Require
             raise SipError(
                 "an extension that we don't know", status=420, headers=(("Unsupported", ", ".join(required)),)
             )
@@ -287,7 +322,7 @@ class Proxy:
             tokens = self._authenticator.tokens
             routed = request.copy()
             token = preprocess(routed, flow, self._ours)
-            dialog = sides(request, token, tokens)
+            dialog = sides(token, request.call_id, request.from_.tag or "", request.to.tag or "", tokens)
             own = tokens.is_tag(request.to.tag or "", *_tagged(request))
             if dialog is None or own or request.max_forwards == 0:
                 self.counters.dropped += 1

@@ -48,6 +48,8 @@ from sipha.transport.endpoint import Endpoint, ITransactionUser, Listener, Tap
 SHADOWS = "shadows"
 """The topic under which the nodes share the shadows of calls."""
 
+_RESPONSE = b"SIP/2.0 "
+
 SOON = 0.02
 """Seconds for which what isn't urgent of the shadows waits for what is."""
 
@@ -109,12 +111,15 @@ class TransactionUser:
             self._note_served(event.request.method, event.flow)
 
     def datagram_received(self, data: bytes, flow: Flow, now: float) -> bool:
-        """Act on a datagram at once if it is a plain REGISTER; False if it isn't."""
-        if not data.startswith(b"REGISTER ") or not self._leading():
+        """Act on a datagram at once if it is a plain REGISTER or a plain request within a dialog; else return False."""
+        if data.startswith(_RESPONSE) or not self._leading():
             return False
-        taken = self._registrar.datagram_received(data, flow, now)
+        if data.startswith(b"REGISTER "):
+            taken = self._registrar.datagram_received(data, flow, now)
+        else:
+            taken = self._proxy.datagram_received(data, flow, now)
         if taken and self._served is not None:
-            self._note_served("REGISTER", flow)
+            self._note_served(data.partition(b" ")[0].decode(), flow)
         return taken
 
     def _note_served(self, method: str, flow: Flow) -> None:

@@ -242,7 +242,7 @@ class Headers:
 
     def prepend(self, name: str, value: str) -> None:
         """Put a field before all others."""
-        canonical = canonical_name(name)
+        canonical = name if name in _KNOWN else canonical_name(name)
         self._lines.insert(0, f"{name}: {value}")
         self._names.insert(0, canonical)
         self._first[canonical] = value

@@ -124,11 +124,10 @@ class Tokens:
 
     def is_tag(self, tag: str, call_id: str, from_tag: str, cseq: int, branch: str) -> bool:
         """Return True if `tag` is the one that `tag` made of these, under any key still held."""
-        fields = f"{call_id}\n{from_tag}\n{cseq}\n{branch}"
-        given = tag.encode("utf-8", "surrogateescape")
-        return any(
-            hmac.compare_digest(_tag(key_id, keys, fields).encode(), given) for key_id, keys in self._keys.items()
-        )
+        keys = self._keys_by_hex.get(tag[:2])
+        if keys is None or not tag.isascii():
+            return False
+        return hmac.compare_digest(_tag(int(tag[:2], 16), keys, f"{call_id}\n{from_tag}\n{cseq}\n{branch}"), tag)
 
     def branch(self, identity: tuple[str, ...], now: float, fork: int, forks: int, loop: str) -> str:
         """Make the branch of fork `fork` of `forks` (pitfalls-log-vip 4).

@@ -21,6 +21,8 @@ _TOKEN_ONLY = re.compile(_TOKEN + r"\Z")
 _NAME_ADDR = re.compile(
     rf'{_WS}(?:"((?:[^"\\]++|\\.)*)"{_WS}|([^"<>,;]*+))<({_SCHEME}[^<>"\s]++)>{_PARAMS}\Z', re.DOTALL | re.ASCII
 )
+# The same for what most From and To are, with a tag or nothing behind the URI.
+_PLAIN_NAME_ADDR = re.compile(rf'<({_SCHEME}[^<>"\s]++)>((?:;tag=([A-Za-z0-9\-.!%*_+`\'~]++))?)\Z', re.ASCII)
 # "If the URI contains a comma, question mark or semicolon, the URI MUST be enclosed in angle brackets" (§20.10)
 _ADDR_SPEC = re.compile(rf'{_WS}({_SCHEME}[^<>",;?\s]++){_PARAMS}\Z', re.DOTALL | re.ASCII)
 _VIA = re.compile(
@@ -123,7 +125,7 @@ class NameAddr:
     display: str
     uri: str
     params: str = ""
-    _tag: str | None = field(default=_UNREAD, init=False, repr=False, compare=False)
+    _tag: str | None = field(default=_UNREAD, repr=False, compare=False)
     _parsed_uri: Uri | None = field(default=None, init=False, repr=False, compare=False)
 
     def param(self, name: str) -> str | None:
@@ -229,11 +231,11 @@ def parse_via(text: str, header: str = "Via") -> Via:
 
 def parse_name_addr(text: str, header: str = "address") -> NameAddr:
     """Parse one value of From, To, Route …; MalformedMessage, which names `header`, if it is none."""
-    match = _NAME_ADDR.match(text)
-    if match is None or match[1] is not None:
+    match = _PLAIN_NAME_ADDR.match(text)
+    if match is None:
         return NameAddr(*_name_addr(text, header))
-    _, display, uri, params = match.groups()
-    return NameAddr(display and display.rstrip(" \t"), uri, params)
+    uri, params, tag = match.groups()
+    return NameAddr("", uri, params, tag)
 
 
 def parse_contact(text: str, header: str = "Contact") -> Contact:

@@ -42,7 +42,7 @@ def test_a_request_without_a_via_has_no_tag() -> None:
 
 
 class Taker:
-    """A registrar to which all is plain."""
+    """A registrar or proxy to which all is plain."""
 
     def __init__(self) -> None:
         self.taken: list[bytes] = []
@@ -52,16 +52,19 @@ class Taker:
         return True
 
 
-def test_registrar_is_offered_registers_alone_and_none_without_the_lease() -> None:
-    leads, taker, served = True, Taker(), list[str]()
-    user = TransactionUser(cast("Any", taker), cast("Any", None), lambda: leads, (), served.append)
+def test_registrar_is_offered_registers_and_the_proxy_other_requests_but_none_without_the_lease() -> None:
+    leads, registrar, proxy, served = True, Taker(), Taker(), list[str]()
+    user = TransactionUser(cast("Any", registrar), cast("Any", proxy), lambda: leads, (), served.append)
     own, phone = ("192.0.2.10", 5060), ("192.0.2.1", 5060)
-    assert not user.datagram_received(REGISTER.replace(b"REGISTER", b"OPTIONS"), Flow("UDP", own, phone), 0.0)
-    assert user.datagram_received(REGISTER, Flow("UDP", own, own), 0.0)
+    bye = REGISTER.replace(b"REGISTER", b"BYE")
+    assert not user.datagram_received(b"SIP/2.0 200 OK\r\n\r\n", Flow("UDP", own, phone), 0.0)
+    assert user.datagram_received(bye, Flow("UDP", own, own), 0.0)
     assert not served  # it came from this node
     assert user.datagram_received(REGISTER, Flow("UDP", own, phone), 0.0)
-    assert user.datagram_received(REGISTER, Flow("UDP", own, phone), 0.0)
+    assert user.datagram_received(bye, Flow("UDP", own, phone), 0.0)
     assert served == ["REGISTER"]
     leads = False
     assert not user.datagram_received(REGISTER, Flow("UDP", own, phone), 0.0)
-    assert taker.taken == [REGISTER] * 3
+    assert not user.datagram_received(bye, Flow("UDP", own, phone), 0.0)
+    assert registrar.taken == [REGISTER]
+    assert proxy.taken == [bye] * 2
