@@ -18,7 +18,7 @@ from sipha.sip.values import CSeq, Via, parse_via
 
 _TOKEN = r"[A-Za-z0-9\-.!%*_+`'~]++"  # noqa: S105 - the grammar's word
 _PORT = r"(?::([1-9][0-9]{0,4}))?"
-_PARAMS = r"((?:;[A-Za-z0-9\-._]++(?:=[A-Za-z0-9\-._:]*+)?)*+)"
+_PARAMS = r"((?:;[A-Za-z0-9\-._]++(?:=[A-Za-z0-9\-._:]*+)?)*)"
 _ADDRESS = rf'(?:"[^"\\\r\n]*+" ?)?<[A-Za-z][A-Za-z0-9+.\-]*+:[^<>"\s]++>;tag=({_TOKEN})'
 _ONCE = ("Max-Forwards", "Route", "From", "To", "Call-ID", "CSeq", "Content-Length")
 _STARTS = tuple(f"\r\n{name}: " for name in _ONCE)

@@ -23,7 +23,7 @@ _REMEMBERED_LENGTH = 100
 
 
 # A response as nearly all are: the topmost Via, then whatever needs no closer look, in any order.
-_PLAIN_PARAMS = r"(?:;[A-Za-z0-9\-._]++(?:=[A-Za-z0-9\-._:]*+)?)*+"
+_PLAIN_PARAMS = r"(?:;[A-Za-z0-9\-._]++(?:=[A-Za-z0-9\-._:]*+)?)*"
 _PLAIN_ADDRESS = rf'(?:"[^"\\\r\n]*+" ?)?<[A-Za-z][A-Za-z0-9+.\-]*+:[^<>"\s]++>{_PLAIN_PARAMS}'
 _PLAIN_RESPONSE = re.compile(
     r"SIP/2\.0 ([1-6][0-9]{2}) ([^\r\n]*+)\r\n"

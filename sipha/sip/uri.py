@@ -26,7 +26,7 @@ _SIP_URI = re.compile(
 # What most URIs are: what it takes, the pattern above takes apart in the same way, and slower.
 _PLAIN_URI = re.compile(
     r"(sips?):(?:([A-Za-z0-9\-_.+]++)@)?([a-z0-9.\-]++)(?::([0-9]{1,5}))?"
-    r"((?:;[A-Za-z0-9\-_.]++(?:=[A-Za-z0-9\-_.]++)?)*+)\Z"
+    r"((?:;[A-Za-z0-9\-_.]++(?:=[A-Za-z0-9\-_.]++)?)*)\Z"
 )
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}\Z")

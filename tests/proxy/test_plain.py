@@ -46,6 +46,8 @@ OTHER = (
     (";rport", ";rport=5"),
     (";rport", ";received=1.2.3.4;rport"),
     ("branch=z9hG4bK", "branch="),
+    ("z9hG4bK-plain", "z9hG4bK-plain;"),
+    (" SIP/2.0\r\n", ";ob; SIP/2.0\r\n"),
     (";lr>", ";lr;r2=on>"),
     (";lr>", ";lr>, <sip:192.0.2.77;lr>"),
     (";lr>\r\n", ";lr>\r\nRoute: <sip:192.0.2.77;lr>\r\n"),

@@ -263,6 +263,11 @@ def test_parse_uri_takes_linear_time(shape: str, filling: str) -> None:
     assert seconds(64_000) < max(100 * seconds(4_000), 0.01)
 
 
+@pytest.mark.parametrize("params", [";", ";x;", ";x=1;", ";=", ";x=1;=", ";x=1;;y"])
+def test_uri_with_a_parameter_without_a_name_is_not_plain(params: str) -> None:
+    assert _PLAIN_URI.match("sip:alice@192.0.2.1:5060" + params) is None
+
+
 @given(st.from_regex(_PLAIN_URI, fullmatch=True))
 def test_plain_uri_is_taken_apart_as_any_other(text: str) -> None:
     match = _SIP_URI.match(text)

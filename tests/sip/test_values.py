@@ -327,6 +327,13 @@ def test_parsers_take_linear_time(parser: Callable[[str], object], shape: str) -
         assert seconds(filling, 64_000) < max(100 * seconds(filling, 4_000), 0.02), filling
 
 
+@pytest.mark.parametrize("end", [";", ";x;", ";x=1;", ";=", ";x=1;="])
+def test_parameter_without_a_name_is_not_plain(end: str) -> None:
+    with pytest.raises(MalformedMessage):
+        parse_via("SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKx" + end)
+    assert values.plain_contact(f"<sip:alice@192.0.2.1:5060;transport=udp{end}>") is None
+
+
 @given(st.from_regex(values._PLAIN_VIA, fullmatch=True))
 def test_plain_via_is_taken_apart_as_any_other(text: str) -> None:
     match, plain = values._VIA.match(text), values._PLAIN_VIA.match(text)
