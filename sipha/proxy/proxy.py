@@ -21,7 +21,7 @@ from sipha.proxy.context import ResponseContext
 from sipha.proxy.dialog import dialog_target, sides, user_of
 from sipha.proxy.forward import Passage, branch_identity, forward, loop_digest
 from sipha.proxy.interfaces import ITransport
-from sipha.proxy.plain import read
+from sipha.proxy.plain import Plain
 from sipha.proxy.responsibility import Responsibility
 from sipha.proxy.route import preprocess
 from sipha.proxy.shadow import Shadows
@@ -145,10 +145,9 @@ class Proxy:
                 # "it MUST NOT forward the response" (RFC 6026 §8.9): its branch isn't one that we are waiting for.
                 self.counters.dropped += 1
 
-    def datagram_received(self, data: bytes, flow: Flow, now: float) -> bool:
-        """Forward a datagram at once if it is a plain request within a dialog, and none that came before."""
-        plain = read(data)
-        if plain is None or self._shadows:
+    def plain_received(self, plain: Plain, flow: Flow, now: float) -> bool:
+        """Forward a plain request at once; False if it has to be parsed."""
+        if self._shadows:
             return False
         request = plain.request(flow)
         if self._layer.server(server_key(request, "INVITE" if plain.method == "ACK" else plain.method)) is not None:

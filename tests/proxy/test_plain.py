@@ -90,7 +90,8 @@ class Scene:
 
     def glance(self, data: bytes) -> bool:
         """Offer a datagram of the caller's to the proxy before it is parsed; True if it was taken."""
-        taken = self.house.proxy.datagram_received(data, self.alice.flow, self.house.now)
+        request = plain.read(data)
+        taken = request is not None and self.house.proxy.plain_received(request, self.alice.flow, self.house.now)
         if taken:
             self.house.layer.counters.requests_received += 1  # as the endpoint does
             self.house.turn()
