@@ -412,7 +412,7 @@ def running_nodes(directory: Path, extra: str = "", sip: str = "") -> Iterator[N
     with Path(tempfile.gettempdir(), "sipha-wire-tests.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         quiet = '[nat]\nping_scope = "none"\n'  # what comes unasked would be taken for an answer
-        sandbox = Sandbox(directory, prefix="127.0.22", sip=sip, extra=quiet + extra)
+        sandbox = Sandbox(directory, prefix="127.0.22", extra=quiet + extra, sip=sip)
         try:
             sandbox.start()
             sandbox.add_accounts({"alice": "alice-secret"})
