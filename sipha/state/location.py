@@ -19,6 +19,7 @@ from sipha.state.expiry import ExpiryBuckets
 from sipha.state.multiset import digest
 from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Registered, Rejected
 from sipha.state.registration import Moment
+from sipha.state.row import Row
 from sipha.state.table import DamagedMemory, Digested, FrozenTable, Table
 from sipha.state.tombstones import LIFETIME, Tombstone, Tombstones
 
@@ -34,18 +35,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[Binding, ...]).decode
 
 
-class _Row(msgspec.Struct, gc=False):
-    """The bindings of one AOR: encoded, hashed, the first expiry in ms, and the second of its expiry bucket.
-
-    Only the bucket is ever changed, which is each node's own business.
-    """
-
-    data: bytes
-    digest: int
-    earliest: int
-    bucket: int
-
-
 class Location:
     """The bindings by AOR, and the tombstones of those removed.
 
@@ -54,7 +43,7 @@ class Location:
     """
 
     def __init__(self) -> None:
-        self._rows: Table[str, _Row] = Table()
+        self._rows: Table[str, Row] = Table()
         self._buckets = ExpiryBuckets()
         self._tombstones = Tombstones()
         self._moment = Moment(0, 0, Policy(), 1, count())
@@ -153,7 +142,7 @@ class Location:
         return self._register(request, row, stored, current)
 
     def _register(
-        self, request: Register, row: _Row | None, stored: Sequence[Binding], current: Sequence[Binding]
+        self, request: Register, row: Row | None, stored: Sequence[Binding], current: Sequence[Binding]
     ) -> Registered | Rejected | Invalid:
         """Apply a REGISTER that does more than to put one binding; `current` are the bindings that count."""
         aor, time = request.aor, self._moment.time
@@ -272,7 +261,7 @@ class Location:
         """The tombstones in the order in which they end."""
         return iter(self._tombstones)
 
-    def freeze(self) -> FrozenTable[str, _Row]:
+    def freeze(self) -> FrozenTable[str, Row]:
         """The bindings of each AOR as they are now, in the order of the AORs, for a snapshot."""
         return self._rows.freeze(_record)
 
@@ -288,7 +277,7 @@ class Location:
             if not bindings:
                 raise ValueError("an AOR without bindings")
             aor, earliest = bindings[0].aor, _earliest(bindings)
-            row = _Row(data, digest(data), earliest, earliest // 1000)
+            row = Row(data, digest(data), earliest, earliest // 1000)
             rows.append((aor, row))
             self._buckets.add(aor, row.bucket)
             self._hash += row.digest
@@ -305,7 +294,7 @@ class Location:
         yield from self._buckets.dismantle()
         yield from self._tombstones.dismantle()
 
-    def _reduce(self, aor: str, row: _Row | None, stored: Sequence[Binding], after: tuple[Binding, ...]) -> None:
+    def _reduce(self, aor: str, row: Row | None, stored: Sequence[Binding], after: tuple[Binding, ...]) -> None:
         """Leave an AOR with fewer bindings than are stored."""
         new = _row(after)
         self._bury(stored, after)
@@ -321,7 +310,7 @@ class Location:
             if staying.get(binding.contact_id) != binding.call_id and time - binding.last_modified < LIFETIME:
                 self._tombstones.add(binding.aor, binding.call_id, binding.cseq, time)
 
-    def _store(self, aor: str, row: _Row | None, new: _Row | None) -> None:
+    def _store(self, aor: str, row: Row | None, new: Row | None) -> None:
         """Put the row of an AOR in the place of the one that it has; None is no row."""
         if row is None:
             if new is not None:
@@ -342,21 +331,21 @@ class Location:
             self._hash += new.digest - row.digest
 
 
-def listed(frozen: FrozenTable[str, _Row], now: int) -> Iterator[Sequence[Binding]]:
+def listed(frozen: FrozenTable[str, Row], now: int) -> Iterator[Sequence[Binding]]:
     """The unexpired bindings of each AOR of a frozen table, in the order of the AORs; raises DamagedMemory."""
     for data, _ in frozen:
         yield _unexpired(_decode(data), now)
 
 
-def _row(bindings: tuple[Binding, ...]) -> _Row | None:
+def _row(bindings: tuple[Binding, ...]) -> Row | None:
     """The row of these bindings, None if there are none."""
     if not bindings:
         return None
     data, earliest = _encode(bindings), _earliest(bindings)
-    return _Row(data, digest(data), earliest, earliest // 1000)
+    return Row(data, digest(data), earliest, earliest // 1000)
 
 
-def _record(row: _Row) -> Digested:
+def _record(row: Row) -> Digested:
     if digest(row.data) != row.digest:
         raise DamagedMemory(f"the bindings of {_decode(row.data)[0].aor} have changed by themselves")
     return row.data, row.digest
