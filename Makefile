@@ -8,9 +8,9 @@ STAMP := $(VENV)/.installed
 BUILD_PACKAGES := python3-venv
 LOAD_PACKAGES := gcc libc6-dev libssl-dev
 TEST_PACKAGES := sip-tester sipsak baresip-core curl iproute2 nftables libfaketime keepalived systemd $(LOAD_PACKAGES)
-LONG_PACKAGES := mariadb-server postgresql sngrep tshark
+LONG_PACKAGES := mariadb-server postgresql sngrep tshark kamailio kamailio-postgres-modules
 COMPILE_PACKAGES := gcc libc6-dev python3-dev
-BENCH_PACKAGES := util-linux $(LOAD_PACKAGES)
+BENCH_PACKAGES := util-linux kamailio kamailio-postgres-modules postgresql $(LOAD_PACKAGES)
 DEB_PACKAGES := bash-completion build-essential debhelper dh-virtualenv lintian \
     python3-build python3-dev python3-setuptools python3-venv python3-wheel
 DEB_TEST_PACKAGES := groff-base mmdebstrap systemd-container
@@ -22,7 +22,7 @@ COMPILED := $(CURDIR)/build/compiled
 SEEDS := 1000
 FIRST := 1
 
-.PHONY: run compiled test test-compiled test-long test-deb sim check format bench bench-log bench-export failover deb pins reference clean
+.PHONY: run compiled test test-compiled test-long test-deb sim check format bench bench-micro curves figures bench-log bench-export failover deb pins reference clean
 
 # Three nodes on this machine, until Ctrl-C. FRESH=1 starts empty, TLS=1 has them talk under TLS.
 run: $(STAMP)
@@ -72,10 +72,23 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# QUICK=1 for a shorter run.
-bench: $(STAMP)
+# sipha beside its peers; QUICK=1 for a shorter run.
+bench: $(STAMP) compiled
 	@.ci/packages $(BENCH_PACKAGES)
 	$(BIN)/python -m bench.run $(if $(QUICK),--quick)
+
+# How the cost of a REGISTER grows with bindings, nodes, contacts, and what comes at once; QUICK=1 for a shorter run.
+curves: $(STAMP)
+	@.ci/packages util-linux $(LOAD_PACKAGES)
+	$(BIN)/python -m bench.curves $(if $(QUICK),--quick)
+
+# Tables and curves of docs/performance.md, of what make bench and make curves have measured.
+figures: $(STAMP)
+	$(BIN)/python -m bench.page
+
+# What the parts of a REGISTER's way cost.
+bench-micro: $(STAMP)
+	$(BIN)/python -m pytest -q bench/test_micro.py --benchmark-timer=time.process_time --benchmark-columns=min,median,rounds
 
 # The log beside the library as it is delivered; QUICK=1 for a shorter run.
 bench-log: $(STAMP)
@@ -83,7 +96,7 @@ bench-log: $(STAMP)
 
 # An export of a large table from a follower while phones register; BINDINGS=100000 for a shorter run.
 bench-export: $(STAMP)
-	@.ci/packages $(BENCH_PACKAGES)
+	@.ci/packages util-linux $(LOAD_PACKAGES)
 	$(BIN)/python -m bench.export $(if $(BINDINGS),--bindings $(BINDINGS))
 
 # How long phones are unserved when a leader fails, beside keepalived with Kamailio; as root. ROUNDS=3 for a shorter run.
@@ -123,7 +136,7 @@ $(STAMP): setup.cfg setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# twistd looks for plugins on sys.path alone: the plain .pth of compat mode puts the checkout there.
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable '.[test,check]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable '.[test,check,bench]'
 	touch $@
 
 clean:

@@ -22,21 +22,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench import log_data
-from bench.load import HERE, LOAD_CORE
-from bench.run import PATIENT, Bench, Plan, Row, resident
-from sipha.cluster import founding
-from sipha.cluster.storage import Storage
-from sipha.sandbox import Sandbox, SandboxNode
+from bench.cluster import REPLICATED, Cluster
+from bench.load import HERE, LOAD_CORE, Load, Sample
+from bench.tree import Tree
+from sipha.sandbox import SandboxNode
 
 BINDINGS = 1_000_000
 RATE = 1000
 """REGISTERs a second that the leader has to answer meanwhile."""
 
-_PLAN = Plan(accounts=10_000, users=10_000)
+_USERS = 10_000
 _PIECE = 1 << 20
-_LOADING = 300.0
-"""Seconds in which three nodes on one machine have read the table."""
 
 
 @dataclass
@@ -58,29 +54,28 @@ class Result:
     """
 
     bindings: int
-    before: Row
-    during: dict[str, Row]
+    before: Sample
+    during: dict[str, Sample]
     exports: dict[str, Export]
 
 
-def measure(sandbox: Sandbox, bindings: int) -> Result:
+def measure(cluster: Cluster, bindings: int) -> Result:
     """Measure a cluster that `loaded` has made."""
-    bench = Bench(sandbox, _PLAN)
-    bench.load_accounts()
-    bench.register("every phone once", "-N", str(_PLAN.users), "-r", str(RATE), "-D", "60")
-    load = ("-N", "100000000", "-r", str(RATE))
-    result = Result(bindings + _PLAN.users, bench.register("no export", *load, "-D", "10"), {}, {})
-    follower = bench.followers[0]
+    load, users = Load(cluster), range(_USERS)
+    cluster.add_users(_USERS)
+    load.register(users=users, count=_USERS, rate=RATE)
+    result = Result(bindings + _USERS, load.register(users=users, rate=RATE, seconds=10), {}, {})
+    follower = cluster.followers[0]
     for form in ("jsonl", "csv"):
         thread = Taking(follower, form)
         thread.start()
-        rows = []
+        samples = []
         while thread.is_alive():
-            rows.append(bench.register(f"{form} export from {follower.name}", *load, "-D", "5"))
+            samples.append(load.register(users=users, rate=RATE, seconds=5))
         thread.join()
         result.exports[form] = thread.result()
         # One of some ten: what the host did in a bad moment says nothing of the export.
-        result.during[form] = sorted(rows, key=lambda row: row.p99_us)[len(rows) // 2]
+        result.during[form] = sorted(samples, key=lambda sample: sample.p99_us)[len(samples) // 2]
     return result
 
 
@@ -89,13 +84,14 @@ class Taking(threading.Thread):
 
     def __init__(self, node: SandboxNode, form: str) -> None:
         super().__init__(daemon=True)
-        self._node = node
+        assert node.process is not None
+        self._tree = Tree(node.process.pid)
         self._url = f"{node.admin}/v1/bindings.{form}"
         self._export: Export | None = None
 
     def run(self) -> None:
         """Take it."""
-        before = most = resident(self._node)
+        before = most = self._tree.resident()
         began = time.monotonic()
         lines = size = 0
         with urllib.request.urlopen(self._url, timeout=30) as response:
@@ -103,7 +99,7 @@ class Taking(threading.Thread):
             while piece := response.read(_PIECE):
                 lines += piece.count(b"\n")
                 size += len(piece)
-                most = max(most, resident(self._node))
+                most = max(most, self._tree.resident())
         self._export = Export(lines, size, index, time.monotonic() - began, most - before)
 
     def result(self) -> Export:
@@ -114,36 +110,24 @@ class Taking(threading.Thread):
 
 
 @contextmanager
-def loaded(directory: Path, bindings: int, prefix: str = "127.0.7") -> Iterator[Sandbox]:
+def loaded(directory: Path, bindings: int, prefix: str = "127.0.7") -> Iterator[Cluster]:
     """Three nodes that begin with so many bindings."""
-    quiet = '[nat]\nping_scope = "none"'
-    sandbox = Sandbox(directory, prefix=prefix, cluster=PATIENT, extra=quiet)
-    sandbox.found()
-    with founding.taken(sandbox.nodes[0].data) as disk:
-        storage = Storage.open(disk, sandbox.nodes[0].name, sync=True, snapshot=None)
-        assert storage.identity is not None
-        cluster_id = storage.identity.cluster_id
-        storage.journal.close()
-    file = directory / "snapshot"
-    index = log_data.make_snapshot(file, cluster_id, bindings, {node.name: node.address for node in sandbox.nodes})
-    for node in sandbox.nodes:
-        log_data.add_snapshot(node.data, node.name, file, index)
+    cluster = Cluster(REPLICATED, directory, prefix)
+    cluster.preload(bindings)
     try:
-        for node in sandbox.nodes:
-            sandbox.start_node(node)
-        sandbox.wait_for_leader(_LOADING)
-        yield sandbox
+        cluster.start()
+        yield cluster
     finally:
-        sandbox.stop()
+        cluster.stop()
 
 
 def render(result: Result) -> str:
     """The table."""
-    rows = [result.before, *result.during.values()]
+    samples = {"no export": result.before, **{f"{form} export": sample for form, sample in result.during.items()}}
     lines = [
-        f"{row.name:<28}{row.rate:>8,.0f}/s  p50 {row.p50_us / 1000:.2f} ms  p99 {row.p99_us / 1000:.2f} ms  "
-        f"{row.failed} failed"
-        for row in rows
+        f"{name:<28}{sample.rate:>8,.0f}/s  p50 {sample.p50_us / 1000:.2f} ms  p99 {sample.p99_us / 1000:.2f} ms  "
+        f"{sample.failed} failed"
+        for name, sample in samples.items()
     ]
     lines += [
         f"{form}: {one.lines:,} lines, {one.size / 1e6:,.0f} MB in {one.seconds:.1f} s; the node had "
@@ -162,9 +146,9 @@ def main() -> int:
     os.sched_setaffinity(0, {LOAD_CORE})
     with (
         tempfile.TemporaryDirectory(prefix="sipha-bench-") as directory,
-        loaded(Path(directory), options.bindings) as sandbox,
+        loaded(Path(directory), options.bindings) as cluster,
     ):
-        result = measure(sandbox, options.bindings)
+        result = measure(cluster, options.bindings)
     print(render(result))
     options.json.write_text(json.dumps(asdict(result), indent=2) + "\n")
     return 0

@@ -25,11 +25,11 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from bench.kamailio import NODES, SETTINGS, Pair, pair
-from bench.load import HERE, build, read_report
-from bench.run import PASSWORD, create_accounts
+from bench.cluster import create_accounts
+from bench.keepalived import NODES, SETTINGS, Pair, pair
+from bench.load import HERE, PASSWORD, build, read_report
 from tests.system import faults
-from tests.system.hosts import VIRTUAL, Hosts, run_hosts
+from tests.system.hosts import VIRTUAL, Hosts
 from tests.system.network import OUTSIDE, Network, obstacle
 from tests.system.probe import make_probe
 
@@ -204,7 +204,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sipha-bench-") as directory:
         if options.only != "keepalived":
             for bindings in options.bindings:
-                with run_hosts(Path(directory, f"sipha-{bindings}")) as hosts:
+                with Hosts.run(Path(directory, f"sipha-{bindings}")) as hosts:
                     rows += rounds(hosts.network, Sipha(hosts), bindings, options.rounds)
         if options.only != "sipha":
             for number, settings in enumerate(SETTINGS):

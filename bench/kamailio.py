@@ -1,215 +1,105 @@
-"""Two Kamailios whose virtual address keepalived moves: the peer that sipha's failover is measured beside."""
+"""A Kamailio as Debian has it: its processes, and what it holds."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
+import re
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.system.hosts import VIRTUAL
-from tests.system.network import Network
-
-FILES = Path(__file__).with_name("vrrp")
-NODES = ("n1", "n2")
+HERE = Path(__file__).parent
+MODULES = "/usr/lib/x86_64-linux-gnu/kamailio/modules:/usr/lib/aarch64-linux-gnu/kamailio/modules"
 
 PATIENCE = 30.0
 """How long anything may take, in seconds."""
 
-_DOWN = "-254"
-"""What a tracked file says to make its node give the address up."""
-
-_KEEPALIVED = """\
-vrrp_script sip {{
-  script "{check} {host} {timeout}"
-  interval {interval}
-  timeout {interval}
-  fall {fall}
-  rise {fall}
-}}
-track_file up {{
-  file {directory}/up
-  weight 1
-  init_file 0
-}}
-vrrp_instance V {{
-  state BACKUP
-  interface eth0
-  version {version}
-  virtual_router_id 77
-  priority 100
-  advert_int {advert}
-  nopreempt
-  virtual_ipaddress {{ {address}/24 }}
-  {track}
-}}
-"""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How keepalived finds out: seconds between adverts and between checks, failed checks in a row, what is tracked."""
-
-    name: str
-    advert: float
-    interval: int
-    fall: int
-    timeout: float
-    track: str = "track_script { sip }"
-
-
-SETTINGS = (
-    Settings("usual", advert=1, interval=2, fall=2, timeout=2),
-    Settings("fast", advert=0.1, interval=1, fall=1, timeout=0.4),
-    Settings("fast, with a process watcher", advert=0.1, interval=1, fall=1, timeout=0.4, track="track_file { up }"),
-)
+_ENDING = 5.0
 
 
 @dataclass
-class Member:
-    """One node: its Kamailio and its keepalived."""
+class Kamailio:
+    """One instance, which receives UDP at `host` and `more_addresses` with so many workers; see kamailio.cfg.
 
-    node: str
+    It uses the quick allocator: Debian's default is one for finding faults, which takes up to four times the CPU time.
+    """
+
     directory: Path
-    kamailio: subprocess.Popen[bytes] | None = None
-    keepalived: subprocess.Popen[bytes] | None = None
-
-
-@dataclass
-class Pair:
-    """Both nodes, n1 and n2 of a network; the virtual address is the first."""
-
-    network: Network
-    directory: Path
-    settings: Settings
-    members: dict[str, Member] = field(default_factory=dict)
+    host: str
+    workers: int = 2
+    defines: Mapping[str, str] = field(default_factory=dict)
+    more_addresses: tuple[str, ...] = ()
+    launcher: tuple[str, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start everything, and wait until one node has the address."""
-        for node in NODES:
-            member = self.members[node] = Member(node, self.directory / node)
-            member.directory.mkdir(parents=True)
-            with self.network.inside(node):
-                Path("/proc/sys/net/ipv4/ip_nonlocal_bind").write_text("1\n", encoding="ascii")
-            self.start_kamailio(node)
-        for member in self.members.values():
-            configuration = member.directory / "keepalived.conf"
-            configuration.write_text(self._keepalived(member))
-            files = [f"--{name}={member.directory / name}.pid" for name in ("pid", "vrrp_pid")]
-            options = ["--dont-fork", "--vrrp", "--log-console", f"--use-file={configuration}", *files]
-            member.keepalived = self._run(member, "keepalived", *options)
-        _wait(lambda: self.holder() is not None, "keepalived to take the address")
+        """Start it, and wait until it answers."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        defines = {"CTL": f'"unix:{self._control}"', **self.defines}
+        addresses = [f"udp:{host}:5060" for host in (self.host, *self.more_addresses)]
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *self.launcher,
+                    *("kamailio", "-f", str(HERE / "kamailio.cfg"), "-L", MODULES, "-DD", "-E", "-x", "fm", "-X", "fm"),
+                    *("-n", str(self.workers), "-m", "1024", "-M", "16"),
+                    *("-Y", str(self.directory), "-P", str(self.directory / "pid")),
+                    *(word for name, value in defines.items() for word in ("-A", f"{name}={value}" if value else name)),
+                    *(word for address in addresses for word in ("-l", address)),
+                ],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"},
+            )
+        deadline = time.monotonic() + PATIENCE
+        while not self.answers():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise KamailioError(f"Kamailio at {self.host} doesn't answer; its log ends with\n{self._log()}")
+            time.sleep(0.1)
 
-    def start_kamailio(self, node: str) -> None:
-        """Start a node's Kamailio, and wait until it answers."""
-        member, host = self.members[node], self.network.host(node)
-        (other,) = (self.network.host(name) for name in NODES if name != node)
-        defines = (f'DMQADDR="sip:{host}:5060"', f'DMQPEER="sip:{other}:5060"')
-        member.kamailio = self._run(
-            member,
-            "kamailio",
-            *("-f", str(FILES / "kamailio.cfg"), "-DD", "-E", "-x", "fm", "-X", "fm"),
-            *(
-                "-n",
-                "2",
-                "-m",
-                "1024",
-                "-M",
-                "16",
-                "-Y",
-                str(member.directory),
-                "-P",
-                str(member.directory / "kamailio"),
-            ),
-            *(word for define in defines for word in ("-A", define)),
-            *("-l", f"udp:{host}:5060", "-l", f"udp:{VIRTUAL[0]}:5060"),
-        )
-        (member.directory / "up").write_text("0", encoding="ascii")
-        threading.Thread(target=self._report_death, args=(member, member.kamailio.pid), daemon=True).start()
-        check = [*self.network.launcher(node), str(FILES / "check-sip"), host, "1"]
-        _wait(lambda: subprocess.run(check, check=False).returncode == 0, f"Kamailio on {node} to answer")
+    def answers(self) -> bool:
+        """Return True if it answers an OPTIONS within a second."""
+        return subprocess.run([*self.launcher, str(HERE / "check-sip"), self.host, "1"], check=False).returncode == 0
 
-    def holder(self) -> str | None:
-        """The node that has the address."""
-        for node in NODES:
-            if f" {VIRTUAL[0]}/" in self.network.run(node, "ip", "-oneline", "address", "show", "dev", "eth0"):
-                return node
-        return None
+    def cseq(self, user: str) -> int:
+        """The CSeq of a user's newest contact, or 0 if there is none."""
+        command = ["kamcmd", "-s", f"unix:{self._control}", "ul.lookup", "location", user]
+        output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        return max((int(number) for number in re.findall(r"CSeq: (\d+)", output)), default=0)
 
-    def signal(self, node: str, number: signal.Signals) -> None:
-        """Send a signal to a node's Kamailio, all its processes."""
-        kamailio = self.members[node].kamailio
-        if kamailio is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(kamailio.pid, number)
-            if number == signal.SIGKILL:
-                kamailio.wait()
-
-    def restore(self) -> None:
-        """Bring back what a fault has taken, and wait until both nodes may have the address."""
-        self.network.heal()
-        for node, member in self.members.items():
-            self.signal(node, signal.SIGCONT)
-            if member.kamailio is None or member.kamailio.poll() is not None:
-                self.start_kamailio(node)
-        time.sleep(self.settings.interval * (self.settings.fall + 1) + 4 * self.settings.advert)
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all its processes."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
 
     def stop(self) -> None:
-        """Stop everything."""
-        for member in self.members.values():
-            if member.keepalived is not None:
-                member.keepalived.terminate()
-                member.keepalived.wait()
-            self.signal(member.node, signal.SIGKILL)
+        """End it, in order if it does so within a few seconds."""
+        if self.process is not None:
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(_ENDING)
+        self.kill()
 
-    def _run(self, member: Member, *command: str) -> subprocess.Popen[bytes]:
-        with (member.directory / f"{command[0]}.log").open("ab") as log:
-            return subprocess.Popen(
-                [*self.network.launcher(member.node), *command], stdout=log, stderr=log, start_new_session=True
-            )
+    def kill(self) -> None:
+        """End it at once."""
+        self.signal(signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
 
-    def _keepalived(self, member: Member) -> str:
-        return _KEEPALIVED.format(
-            check=FILES / "check-sip",
-            host=self.network.host(member.node),
-            timeout=self.settings.timeout,
-            interval=self.settings.interval,
-            fall=self.settings.fall,
-            directory=member.directory,
-            version=2 if self.settings.advert >= 1 else 3,
-            advert=self.settings.advert,
-            address=VIRTUAL[0],
-            track=self.settings.track,
-        )
+    @property
+    def _control(self) -> Path:
+        return self.directory / "ctl"
 
-    @staticmethod
-    def _report_death(member: Member, pid: int) -> None:
-        """Watch the process, as an operator's own script might, and say at once when it has died."""
-        with open(os.pidfd_open(pid), "rb", buffering=0) as pidfd:  # noqa: PTH123
-            select.select([pidfd], [], [])
-        (member.directory / "up").write_text(_DOWN, encoding="ascii")
+    def _log(self) -> str:
+        return "\n".join((self.directory / "log").read_text(errors="replace").splitlines()[-15:])
 
 
-def _wait(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"waited in vain for {what}")
-        time.sleep(0.1)
-
-
-@contextlib.contextmanager
-def pair(network: Network, directory: Path, settings: Settings) -> Iterator[Pair]:
-    """A running pair, which ends with the block."""
-    running = Pair(network, directory, settings)
-    try:
-        running.start()
-        yield running
-    finally:
-        running.stop()
+class KamailioError(Exception):
+    """A Kamailio doesn't run as it should."""

@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.load import HERE
+from bench.load import HERE, BenchError
 from bench.log_figures import over
-from bench.log_nodes import OTHER_CORE, REALTIME, BenchError
+from bench.log_nodes import OTHER_CORE, REALTIME
 from bench.log_runs import QUICK, RATE, Bench, Figures, Plan
 
 MILLI, MICRO, MEGA = 1e3, 1e6, 1e-6

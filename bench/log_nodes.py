@@ -20,6 +20,7 @@ from uuid import uuid4
 import msgspec
 
 from bench import log_node, log_stock
+from bench.load import BenchError
 from bench.log_figures import STAMP, Report
 from sipha.cluster import authority, founding
 
@@ -32,10 +33,6 @@ SETTLE = 0.5
 """Seconds in which the last entries are answered."""
 REALTIME = 10
 """The priority of nodes that run before all else."""
-
-
-class BenchError(Exception):
-    """A node didn't do what it should."""
 
 
 class Process:

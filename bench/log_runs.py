@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections import defaultdict
@@ -13,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import log_data
-from bench.log_figures import Groups, Report, Spread, Stalls, spread
-from bench.log_nodes import NAMES, SETTLE, BenchError, Cluster, Process, cluster, drive, open_loop, until
+from bench.load import BenchError
+from bench.log_figures import Groups, Report, Spread, Stalls
+from bench.log_nodes import LEADER_CORE, NAMES, OTHER_CORE, SETTLE, Cluster, Process, cluster, drive, open_loop, until
+from bench.noise import measure_noise
 
 RATE = 1000
 WINDOW = 2000
@@ -24,8 +25,6 @@ _NEVER = 10**9
 _UNCUT = {"logCompactionMinEntries": _NEVER, "logCompactionMinTime": _NEVER}  # the library keeps all of its log
 _UNHURRIED = 600.0
 _NOTED = 2.0  # by then the library has written down what is committed
-_SYNCS = 200
-_RECORD = 450
 _MEMORY = Path("/dev/shm")
 
 
@@ -93,22 +92,10 @@ class Bench:
     # What the host does by itself
 
     def measure_noise(self) -> None:
-        """Find how long the disk takes to sync a small record, and how late a sleep of a millisecond ends."""
-        file = self.directory / "noise"
-        syncs, late = [], []
-        descriptor = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        for _ in range(_SYNCS):
-            began = time.monotonic()
-            time.sleep(0.001)
-            late.append(time.monotonic() - began - 0.001)
-            os.write(descriptor, bytes(_RECORD))
-            began = time.monotonic()
-            os.fdatasync(descriptor)
-            syncs.append(time.monotonic() - began)
-        os.close(descriptor)
-        file.unlink()
-        self.noise.add_spread("sync", spread(syncs))
-        self.noise.add_spread("sleep", spread(late))
+        """See Noise."""
+        noise = measure_noise(self.directory, (LEADER_CORE, OTHER_CORE))
+        self.noise.add_spread("sync", noise.sync)
+        self.noise.add_spread("sleep", noise.late)
 
     # Commits
 

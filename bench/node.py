@@ -64,15 +64,15 @@ class Lone:
         self._until(lambda: self.node.sip.transport)
         done: list[object] = []
         for number in range(PHONES):
-            hashes = {"MD5": ha1("MD5", _user(number), DOMAIN, PASSWORD)}
-            record = PutAccount(_user(number), DOMAIN, _user(number), DOMAIN, hashes)
+            hashes = {"MD5": ha1("MD5", user(number), DOMAIN, PASSWORD)}
+            record = PutAccount(user(number), DOMAIN, user(number), DOMAIN, hashes)
             self.node.replication.replica.propose(record, done.append)
         self._until(lambda: len(done) == PHONES)
         self.phones = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.phones.bind(("127.0.8.200", 5999))
         self.phones.setblocking(False)
         self.phones.connect(("127.0.8.100", 5060))
-        self.phones.send(_register(0, 1, ""))
+        self.phones.send(register(0, 1, ""))
         challenge = b""
         while not challenge:
             self.reactor.iterate(0.005)
@@ -83,7 +83,7 @@ class Lone:
         """Register all phones once, and yield for each batch the seconds that it took."""
         for first in range(0, PHONES, BATCH):
             for number in range(first, first + BATCH):
-                self.phones.send(_register(number, cseq, self.nonce))
+                self.phones.send(register(number, cseq, self.nonce))
             spent, answered = 0.0, 0
             while answered < BATCH:
                 begin = time.thread_time()
@@ -111,13 +111,14 @@ class Lone:
                 return
 
 
-def _register(number: int, cseq: int, nonce: str) -> bytes:
-    user, count, host = _user(number), f"{cseq:08x}", "127.0.8.200:5999"
+def register(number: int, cseq: int, nonce: str) -> bytes:
+    """The REGISTER of a phone, with its credentials unless it knows no nonce."""
+    name, count, host = user(number), f"{cseq:08x}", "127.0.8.200:5999"
     authorization = ""
     if nonce:
         proof = response(
             "MD5",
-            ha1("MD5", user, DOMAIN, PASSWORD),
+            ha1("MD5", name, DOMAIN, PASSWORD),
             ha2("MD5", "REGISTER", f"sip:{DOMAIN}"),
             nonce,
             nc=count,
@@ -125,25 +126,26 @@ def _register(number: int, cseq: int, nonce: str) -> bytes:
             qop="auth",
         )
         authorization = (
-            f'Authorization: Digest username="{user}", realm="{DOMAIN}", nonce="{nonce}", uri="sip:{DOMAIN}", '
+            f'Authorization: Digest username="{name}", realm="{DOMAIN}", nonce="{nonce}", uri="sip:{DOMAIN}", '
             f'response="{proof}", algorithm=MD5, cnonce="{number:016x}", qop=auth, nc={count}\r\n'
         )
     return (
         f"REGISTER sip:{DOMAIN} SIP/2.0\r\nVia: SIP/2.0/UDP {host};rport;branch=z9hG4bK{number:06x}.{cseq:08x}\r\n"
-        f"Max-Forwards: 70\r\nFrom: <sip:{user}@{DOMAIN}>;tag=t{number:08x}\r\nTo: <sip:{user}@{DOMAIN}>\r\n"
+        f"Max-Forwards: 70\r\nFrom: <sip:{name}@{DOMAIN}>;tag=t{number:08x}\r\nTo: <sip:{name}@{DOMAIN}>\r\n"
         f"Call-ID: c{number:08}@ua.{DOMAIN}\r\nCSeq: {cseq} REGISTER\r\n"
-        f"Contact: <sip:{user}@{host};transport=udp>\r\nExpires: 3600\r\n{authorization}"
+        f"Contact: <sip:{name}@{host};transport=udp>\r\nExpires: 3600\r\n{authorization}"
         "User-Agent: phone/1.0\r\nContent-Length: 0\r\n\r\n"
     ).encode()
 
 
-def _user(number: int) -> str:
+def user(number: int) -> str:
+    """The username of a phone."""
     return f"u{number:08}"
 
 
 def _kernel() -> float:
     """The seconds that the kernel takes to receive a batch and to send as many answers, by this interpreter."""
-    request, answer = _register(0, 1, "0" * 50), bytes(400)
+    request, answer = register(0, 1, "0" * 50), bytes(400)
     least = inf
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as near,

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -45,6 +46,7 @@ listen = "{host}:7000"
 [sip]
 port = {port}
 transports = ["udp", "tcp"]
+{sip}
 
 [admin]
 {admin}
@@ -109,9 +111,9 @@ class SandboxNode:
 class Sandbox:
     """A cluster of `size` nodes on PREFIX.11 and up, which share the virtual address PREFIX.10 (udp and tcp `port`).
 
-    Under `tls` they have certificates; without, they talk in the clear. `cluster` is TOML added to each node's table
-    [cluster], `extra` at the end of the file; `more_addresses` are further virtual addresses, `launcher` is a command
-    that runs each node's.
+    Under `tls` they have certificates; without, they talk in the clear. `cluster` and `sip` are TOML added to each
+    node's tables of these names, `extra` at the end of the file; `more_addresses` are further virtual addresses,
+    `launcher` is a command that runs each node's.
     """
 
     directory: Path
@@ -120,6 +122,7 @@ class Sandbox:
     domain: str = DOMAIN
     tls: bool = False
     cluster: str = ""
+    sip: str = ""
     extra: str = ""
     port: int = 5060
     more_addresses: tuple[str, ...] = ()
@@ -291,6 +294,7 @@ class Sandbox:
             peers="".join(peers),
             virtual_address=self.addressing(node),
             port=self.port,
+            sip=self.sip,
             domain=self.domain,
             extra=self.extra,
         )
@@ -315,6 +319,12 @@ def describe(sandbox: Sandbox) -> str:
     return "\n".join(lines)
 
 
+def listens(node: SandboxNode) -> bool:
+    """Return whether a process has the port of the node's admin."""
+    with socket.socket() as probe:
+        return probe.connect_ex((node.admin_host, 8080)) == 0
+
+
 def main() -> int:
     """Run three nodes until SIGINT or SIGTERM."""
     parser = argparse.ArgumentParser(prog="sipha.sandbox", description="Run three sipha nodes on this machine.")
@@ -323,13 +333,16 @@ def main() -> int:
     parser.add_argument("--tls", action="store_true", help="let the nodes talk under TLS")
     options = parser.parse_args()
     directory = options.directory.resolve()
+    sandbox = Sandbox(directory, tls=options.tls, launcher=_ENDS_WITH_US)
+    if other := next((node for node in sandbox.nodes if listens(node)), None):
+        print(f"sipha: something answers at {other.admin} already; stop it first", file=sys.stderr)
+        return 1
     if options.fresh:
         shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True, exist_ok=True)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    sandbox = Sandbox(directory, tls=options.tls, launcher=_ENDS_WITH_US)
     try:
         sandbox.start()
         sandbox.add_accounts({user: f"{user}-secret" for user in USERS})

@@ -7,7 +7,9 @@ doesn't matter. What only the leader can do is forwarded there, once, by a node 
 from __future__ import annotations
 
 from inspect import isawaitable
+from urllib.parse import urlencode
 
+import msgspec
 from klein import Klein
 from treq.client import HTTPClient
 from twisted.internet.interfaces import IReactorTime
@@ -20,12 +22,12 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from sipha.admin import access, routes
 from sipha.admin.access import Role
+from sipha.admin.elsewhere import LEADER, Elsewhere
 from sipha.admin.interfaces import INode
-from sipha.admin.leader import Leader
 from sipha.admin.messages import Refusal, read_body, read_query, refuse, reply
 from sipha.admin.openapi import Document
 from sipha.admin.outflow import Outflow
-from sipha.admin.queries import Read
+from sipha.admin.queries import ANYWHERE, Read
 from sipha.admin.reads import Reads
 from sipha.admin.route import Group, Place, Route, Stream
 from sipha.auth.domain import Domains
@@ -44,12 +46,12 @@ class Api:
     def __init__(self, reactor: IReactorTime, node: INode, domains: Domains, http: HTTPClient, *more: Group) -> None:
         self._reactor = reactor
         self._node = node
-        self._leader = Leader(reactor, node, http)
-        self._reads = Reads(reactor, node, self._leader)
+        self._elsewhere = Elsewhere(reactor, node, http)
+        self._reads = Reads(reactor, node, self._elsewhere)
         self._log = Logger(namespace="sipha.admin")
         self._streams = 0
         self._app = Klein()
-        self.groups = (*routes.groups(reactor, node, domains, self._leader), *more)
+        self.groups = (*routes.groups(reactor, node, domains, self._elsewhere), *more)
         document = Document(self.groups)
         self.groups += (document,)
         for group in self.groups:
@@ -79,7 +81,11 @@ class Api:
         query = read_query(request, route.query)
         body = read_body(request, route.body)
         if not self._is_place(route.place):
-            return await self._leader.forward(request, route.fill(segments), body)
+            return await self._elsewhere.forward(request, LEADER, route.fill(segments), body)
+        if isinstance(query, ANYWHERE) and query.node and not self._elsewhere.is_here(query.node):
+            rest = urlencode(msgspec.structs.replace(query, node="").parameters())
+            path = f"{route.fill(segments)}?{rest}" if rest else route.fill(segments)
+            return await self._elsewhere.forward(request, query.node, path, body)
         if isinstance(query, Read):
             await self._reads.prepare(request, query)
         given = {"query": query, "body": body, "request": request, **segments}

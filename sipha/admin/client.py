@@ -27,7 +27,7 @@ from sipha.admin.history import History
 from sipha.admin.imports import BroughtAll, DomainViews, NewBinding
 from sipha.admin.log import Entries, LogView
 from sipha.admin.messages import INDEX
-from sipha.admin.queries import Filter, Page, Query, Search, Span
+from sipha.admin.queries import At, Filter, Page, Search, Span
 from sipha.admin.route import segment
 from sipha.admin.trace import LONGEST, Traced, TraceEnded
 from sipha.admin.views import (
@@ -152,9 +152,9 @@ class AdminClient:
         """A client of another node."""
         return AdminClient(self._http, self.clock, url, deadline=deadline)
 
-    async def status(self) -> Status:
-        """What the node is, and what it sees."""
-        return await self._request("GET", "/v1/status", Status)
+    async def status(self, node: str = "") -> Status:
+        """What the node is, and what it sees; or what another one says to it of itself."""
+        return await self._request("GET", "/v1/status", Status, params=At(node=node).parameters())
 
     async def bindings(self, aor: str) -> Bindings:
         """The bindings of one AOR; Refused with 404 if it has none."""
@@ -162,7 +162,7 @@ class AdminClient:
 
     async def page_of_bindings(self, search: Search = Search()) -> Bindings:  # noqa: B008  frozen
         """A page of the bindings that match."""
-        return await self._request("GET", "/v1/bindings", Bindings, params=_params(search))
+        return await self._request("GET", "/v1/bindings", Bindings, params=search.parameters())
 
     async def remove_bindings(self, aor: str, contact: str = "") -> Removed:
         """Remove all bindings of an AOR, or the one to a contact URI."""
@@ -171,7 +171,7 @@ class AdminClient:
 
     async def page_of_accounts(self, page: Page = Page()) -> Accounts:  # noqa: B008  frozen
         """A page of the accounts."""
-        return await self._request("GET", "/v1/accounts", Accounts, params=_params(page))
+        return await self._request("GET", "/v1/accounts", Accounts, params=page.parameters())
 
     async def create_account(self, account: NewAccount) -> AccountView:
         """Create an account; Refused with 409 if it exists."""
@@ -223,7 +223,7 @@ class AdminClient:
 
     async def log_entries(self, span: Span = Span()) -> Entries:  # noqa: B008  frozen
         """Entries of the log, the newest first."""
-        return await self._request("GET", "/v1/log/entries", Entries, params=_params(span))
+        return await self._request("GET", "/v1/log/entries", Entries, params=span.parameters())
 
     async def settings(self) -> Settings:
         """The settings of the cluster."""
@@ -302,7 +302,7 @@ class AdminClient:
 
     async def export(self, form: Literal["jsonl", "csv"], wanted: Filter, take: Callable[[bytes], object]) -> int:
         """Give the pieces of all bindings that match to `take`, and return the index at which they were so."""
-        return await self._collect(f"/v1/bindings.{form}", _params(wanted), take)
+        return await self._collect(f"/v1/bindings.{form}", wanted.parameters(), take)
 
     async def _collect(self, path: str, params: Mapping[str, str], take: Callable[[bytes], object]) -> int:
         """Give the pieces of a long answer to `take`, and return the index of the table that it is of."""
@@ -425,12 +425,6 @@ async def exchange(
         return await Deferred.fromCoroutine(ask()).addTimeout(deadline, clock, give_up)
     except _FAILURES as error:
         raise _unreachable(url, error) from error
-
-
-def _params(query: Query) -> dict[str, str]:
-    """The parameters of a query, those left out that are as if nothing was said."""
-    given = msgspec.to_builtins(query)
-    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in given.items()}
 
 
 def _unreachable(url: str, error: Exception) -> Unreachable:

@@ -59,8 +59,8 @@ class INode(Interface):
     def leads_log() -> bool:
         """Return True if the node leads, even if it serves no phones: a witness, or a node in standby."""
 
-    def leader_admin() -> str | None:
-        """Return the admin URL of the node that leads, or None if it is this one or unknown."""
+    def admin_of(name: str) -> str | None:
+        """Return the URL at which another node takes what is handed on to it; None if it isn't known."""
 
     def cluster_time() -> float:
         """Return the cluster time now, in seconds."""

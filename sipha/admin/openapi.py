@@ -11,7 +11,7 @@ import msgspec
 
 from sipha import __version__
 from sipha.admin.access import Role
-from sipha.admin.queries import Read
+from sipha.admin.queries import ANYWHERE, Read
 from sipha.admin.reads import HEADERS
 from sipha.admin.route import Group, Place, Route, Routes
 from sipha.admin.views import FaultReply
@@ -138,6 +138,8 @@ def _errors(route: Route) -> set[int]:
         errors |= {413, 415, 422}
     if route.place is not Place.ANY or issubclass(route.query, Read):
         errors |= {409, 503}
+    if issubclass(route.query, ANYWHERE):
+        errors |= {404, 409, 503}
     if any(isinstance(kind, str) for kind in route.answers.values()):
         errors.add(503)  # too many streams
     return errors

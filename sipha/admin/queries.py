@@ -16,10 +16,25 @@ MAX_ENTRIES = 100
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="How many the page holds.")]
 Cursor = Annotated[str, Meta(description="Where the page begins: the cursor of the one before it.")]
+Answering = Annotated[
+    str,
+    Meta(description="Which node answers: its name, or leader for who leads; the one that is asked hands it on."),
+]
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The parameters of a query, each with a default; here there are none."""
+
+    def parameters(self) -> dict[str, str]:
+        """The parameters as they are written, those left out that are as if nothing was said."""
+        given = msgspec.to_builtins(self)
+        return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in given.items()}
+
+
+class At(Query, frozen=True, kw_only=True):
+    """What a node knows."""
+
+    node: Answering = ""
 
 
 class Read(Query, frozen=True, kw_only=True):
@@ -32,6 +47,12 @@ class Read(Query, frozen=True, kw_only=True):
             "node that doesn't lead asks the leader how far that is, and waits until it has it."
         ),
     ] = "local"
+
+
+class Look(Read, frozen=True, kw_only=True):
+    """A read of the table of a node."""
+
+    node: Answering = ""
 
 
 class Page(Read, frozen=True, kw_only=True):
@@ -63,6 +84,7 @@ class Filter(Read, frozen=True, kw_only=True):
 class Search(Filter, frozen=True, kw_only=True):
     """A page of the bindings that match."""
 
+    node: Answering = ""
     limit: Limit = MAX_PAGE
     cursor: Cursor = ""
 
@@ -102,3 +124,7 @@ class Span(Query, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=0, lt=1 << 62, description="Entries before this index: the cursor of another page.")]
         | UnsetType
     ) = UNSET
+
+
+ANYWHERE = (At, Look, Search)
+"""The queries that may name the node that is to answer."""

@@ -9,8 +9,8 @@ from twisted.internet.task import deferLater
 from twisted.web.server import Request
 
 from sipha.admin.client import Unreachable
+from sipha.admin.elsewhere import LEADER, Elsewhere
 from sipha.admin.interfaces import INode, Position
-from sipha.admin.leader import Leader
 from sipha.admin.messages import INDEX, Refusal
 from sipha.admin.queries import Read
 
@@ -36,10 +36,10 @@ _INTERVAL = 0.01
 class Reads:
     """The reads of a node."""
 
-    def __init__(self, reactor: IReactorTime, node: INode, leader: Leader) -> None:
+    def __init__(self, reactor: IReactorTime, node: INode, elsewhere: Elsewhere) -> None:
         self._reactor = reactor
         self._node = node
-        self._leader = leader
+        self._elsewhere = elsewhere
 
     async def prepare(self, request: Request, read: Read) -> None:
         """Wait until the table is as fresh as it must be, and say in the answer how fresh that is; raises Refusal.
@@ -57,7 +57,7 @@ class Reads:
     async def _read_index(self, request: Request) -> int:
         """The index up to which a node that led at some moment of the request had applied the log: Raft's ReadIndex."""
         try:
-            answer = await self._leader.ask(request, "GET", f"{_PROBE}?consistency=linearizable")
+            answer = await self._elsewhere.ask(request, LEADER, "GET", f"{_PROBE}?consistency=linearizable")
         except Unreachable as error:
             raise Refusal(503, f"{error}; ask for local consistency, or again", retry_after=1) from error
         index, consistency = (answer.headers.getRawHeaders(name, [""])[0] for name in (INDEX, CONSISTENCY))

@@ -101,32 +101,42 @@ def names(certificate: x509.Certificate) -> frozenset[str]:
     return frozenset(found.get_values_for_type(x509.DNSName)) | frozenset(found.get_values_for_type(x509.RFC822Name))
 
 
+class Expected(NamedTuple):
+    """Who must be at a host and port: the name in the certificate, and the file of the authority that it rests on."""
+
+    name: str
+    authority: Path
+
+
 @implementer(IPolicyForHTTPS)
 class Verification:
     """Verifies a server by the host in its URL, and shows it a certificate, if there is one.
 
     `authorities` are files, in PEM, of those that are trusted; if there are none, the system's are. `identity` is the
-    certificate and its key. All are read for each connection; one fails with ConfigError if they can't be. `called` may
-    say by which name who is at a host and port is known instead.
+    certificate and its key. All are read for each connection; one fails with ConfigError if they can't be. `expected`
+    may say of a host and port who must be there instead.
     """
 
     def __init__(
         self,
         authorities: Sequence[Path] = (),
         identity: tuple[Path, Path] | None = None,
-        called: Callable[[str, int], str | None] = lambda *_: None,
+        expected: Callable[[str, int], Expected | None] = lambda *_: None,
     ) -> None:
         self._authorities = authorities
         self._identity = identity
-        self._called = called
+        self._expected = expected
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
         """See IPolicyForHTTPS."""
-        host = hostname.decode("ascii")
-        trusted = [certificate for path in self._authorities for certificate in read_certificates(path)]
+        name, authorities = hostname.decode("ascii"), self._authorities
+        expected = self._expected(name, port)
+        if expected is not None:
+            name, authorities = expected.name, (expected.authority,)
+        trusted = [certificate for path in authorities for certificate in read_certificates(path)]
         own = {} if self._identity is None else read_identity(*self._identity).options()
         return optionsForClientTLS(
-            self._called(host, port) or host,
-            trustRoot=trusting(trusted) if self._authorities else platformTrust(),
+            name,
+            trustRoot=trusting(trusted) if authorities else platformTrust(),
             extraCertificateOptions=own,
         )

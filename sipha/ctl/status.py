@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
 
 import click
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
 from sipha.admin import display
-from sipha.admin.client import AdminClient, AdminError
+from sipha.admin.client import AdminClient, AdminError, Refused
 from sipha.admin.views import Status
 from sipha.ctl.session import PROBE_DEADLINE, Session, leave, options
 
@@ -47,9 +49,14 @@ async def survey(client: AdminClient) -> Survey:
     """Ask a node, and those that it knows of; raises AdminError if it doesn't answer."""
     own = await client.status()
     peers = [client.at(peer.admin, deadline=PROBE_DEADLINE) for peer in own.peers if peer.admin]
-    others = await gatherResults([Deferred.fromCoroutine(_status_or_none(peer)) for peer in peers])
-    found = {node.node: node for node in (own, *others) if node is not None}
-    absent = {peer.name: "unreachable" if peer.admin else "not asked" for peer in own.peers}
+    own_way = client.at(client.url, deadline=PROBE_DEADLINE)
+    asked = [
+        client.at(peer.admin, deadline=PROBE_DEADLINE).status() if peer.admin else own_way.status(peer.name)
+        for peer in own.peers
+    ]
+    answers = await gatherResults([Deferred.fromCoroutine(_answer(one)) for one in asked])
+    found = {node.node: node for node in (own, *answers) if isinstance(node, Status)}
+    absent = {peer.name: answer for peer, answer in zip(own.peers, answers, strict=True) if isinstance(answer, str)}
     return Survey(found, absent, peers)
 
 
@@ -110,11 +117,14 @@ async def _first(nodes: Iterable[AdminClient]) -> Survey | None:
     return None
 
 
-async def _status_or_none(client: AdminClient) -> Status | None:
+async def _answer(status: Coroutine[Any, Any, Status]) -> Status | str:
+    """The status of a node, or why there is none."""
     try:
-        return await client.status()
+        return await status
+    except Refused as error:
+        return "not asked" if error.status == HTTPStatus.CONFLICT else "unreachable"
     except AdminError:
-        return None
+        return "unreachable"
 
 
 def _judge(seen: Survey) -> None:

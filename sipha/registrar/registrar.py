@@ -243,7 +243,7 @@ class Registrar:
             if is_edge(answer.destination, self._settings):
                 headers = ()
             else:
-                wait = self._overload.retry_after(mark_of(answer.head.encode()), now, error.retry_after)
+                wait = self._overload.retry_after(mark_of(answer.key[0].encode()), now, error.retry_after)
                 headers = (("Retry-After", str(wait)),)
         else:
             self.counters.refused += 1

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from ipaddress import ip_address
 
 import msgspec
 from twisted.logger import Logger
 
 from sipha import config
 from sipha.admin.access import Access, Caller, NodeAccess, Role, Token
-from sipha.admin.tls import AdminCertificates, AdminFiles, Verification
+from sipha.admin.tls import AdminCertificates, AdminFiles, Expected, Verification
 from sipha.cluster.authority import host_name
 from sipha.cluster.membership import address_of
 from sipha.cluster.peers import WARNING
 from sipha.errors import ConfigError
+from sipha.sip.uri import ip_literal
 from sipha.state.entries import Member
 
 
@@ -31,6 +31,7 @@ class AdminAccess:
         self._node = str(configuration.node.name)
         self._cluster = str(cluster.name)
         self._port = cluster.admin_port
+        self._authority = cluster.ca.path
         self._members = members
         self._log = Logger(namespace="sipha.admin")
         self._reminds = admin.certificate != cluster.certificate  # of that, the cluster does
@@ -62,7 +63,7 @@ class AdminAccess:
         self.verification = Verification(
             [ca.path for ca in (cluster.ca, admin.ca) if ca],
             (cluster.certificate.path, cluster.key.path) if cluster.encrypted else None,
-            self._called,
+            self._expected,
         )
 
     def url(self, node: str) -> str | None:
@@ -73,11 +74,13 @@ class AdminAccess:
                 return f"https://[{host}]:{self._port}" if ":" in host else f"https://{host}:{self._port}"
         return None
 
-    def _called(self, host: str, port: int) -> str | None:
-        """The name in the certificate of the node that takes there what is handed on: its address isn't in it."""
+    def _expected(self, host: str, port: int) -> Expected | None:
+        """The node that takes there what is handed on: its address isn't in its certificate."""
+        address = ip_literal(host)
         for member in self._others() if port == self._port else ():
-            if ip_address(address_of(member)[0]) == ip_address(host):
-                return host_name(member.name, self._cluster)
+            if ip_literal(address_of(member)[0]) == address:
+                # An authority that is trusted to name operators must not be able to name nodes.
+                return Expected(host_name(member.name, self._cluster), self._authority)
         return None
 
     def _others(self) -> Iterable[Member]:

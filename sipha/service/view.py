@@ -65,6 +65,11 @@ class Parts(NamedTuple):
     tracing: Tracing
     log: Log
 
+    def alarms(self) -> Iterator[str]:
+        """What an operator must know of them."""
+        for part in (self.replication, self.address, self.sip, self.keepalive, self.events, self.access):
+            yield from part.alarms()
+
 
 @implementer(INode)
 class View:
@@ -158,16 +163,8 @@ class View:
         yield from self._other_alarms()
 
     def _other_alarms(self) -> Iterator[str]:
-        for part in (
-            self._life,
-            self._replication,
-            self._address,
-            self._sip,
-            self._keepalive,
-            self._events,
-            self._access,
-        ):
-            yield from part.alarms()
+        yield from self._life.alarms()
+        yield from self.parts.alarms()
 
     def summary(self) -> str:
         """What the node is, in a line."""
@@ -184,10 +181,9 @@ class View:
         """Return True if the node leads, even if it serves no phones."""
         return self._replica.leads_log
 
-    def leader_admin(self) -> str | None:
-        """Return the admin URL of the node that leads, or None if it is this one or unknown."""
-        leader = self._replica.leader
-        return None if leader is None else self._admins.get(leader) or self._access.url(leader)
+    def admin_of(self, name: str) -> str | None:
+        """Return the URL at which another node takes what is handed on to it; None if it isn't known."""
+        return self._admins.get(name) or self._access.url(name)
 
     def cluster_time(self) -> float:
         """Return the cluster time now, in seconds."""

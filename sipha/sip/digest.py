@@ -20,7 +20,7 @@ QOP = "auth"
 _PARAMETERS = ("username", "realm", "nonce", "uri", "response", "algorithm", "qop", "cnonce", "nc")
 _USUAL = re.compile(
     r'(?:username="([^"\\]*+)"|realm="([^"\\]*+)"|nonce="([^"\\]*+)"|uri="([^"\\]*+)"|response="([0-9a-f]*+)"'
-    r'|algorithm="?([A-Za-z0-9-]++)"?|qop="?([a-z-]++)"?|cnonce="([^"\\]*+)"|nc="?([0-9a-f]{1,8})"?|,[ \t]*+)*+\Z'
+    r'|algorithm="?([A-Za-z0-9-]++)"?|qop="?([a-z-]++)"?|cnonce="([^"\\]*+)"|nc="?([0-9a-f]{1,8}+)"?|,[ \t]*+)*\Z'
 )
 _COUNT = re.compile(r"[0-9a-fA-F]{1,8}", re.ASCII)
 

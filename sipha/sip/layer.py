@@ -113,8 +113,17 @@ class TransactionLayer:
     def receive(self, message: Request | Response, flow: Flow, now: float) -> None:
         """Take a message that has been parsed; a request is marked with where it came from (§18.2.1)."""
         if isinstance(message, Request):
-            mark_received(message, flow, force_rport=self.force_rport(message, flow))
+            self.mark(message, flow)
         self._received.append((message, flow, now))
+
+    def mark(self, request: Request, flow: Flow) -> None:
+        """Write into a request where it came from (§18.2.1); once more changes nothing."""
+        mark_received(request, flow, force_rport=self.force_rport(request, flow))
+
+    def is_copy(self, request: Request, flow: Flow) -> bool:
+        """Return True if a request, which is marked, has begun a transaction that is still there."""
+        self.mark(request, flow)
+        return self._server(request, request.method) is not None
 
     def next_event(self) -> Event | None:
         """Return what the TU has to know next, or None if that is all for now."""

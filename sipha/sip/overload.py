@@ -48,11 +48,11 @@ SPREAD, LONGEST_SPREAD = 8, 120
 QUIET = 10.0
 """Seconds without a refusal after which it is over."""
 
-_NEVER = (b"SIP/2.0 ", b"ACK ", b"BYE ", b"CANCEL ", b"INFO ", b"NOTIFY ", b"PRACK ", b"UPDATE ")
+_NEVER = (b"ACK ", b"BYE ", b"CANCEL ", b"INFO ", b"NOTIFY ", b"PRACK ", b"UPDATE ")
 _CREDENTIALS = re.compile(rb"\nAuthorization[ \t]*:", re.IGNORECASE)
 _TO_TAG = re.compile(rb"\nT(?:o)?[ \t]*:[^\r\n]*;[ \t]*tag[ \t]*=", re.IGNORECASE)
 _EMERGENCY = re.compile(rb"\n(?:Priority[ \t]*:[ \t]*emergency|Resource-Priority[ \t]*:[^\r\n]*esnet)", re.IGNORECASE)
-_COPIED = re.compile(r"\n(Via|From|To|Call-ID|CSeq): ([^\r]*)")
+_COPIED = re.compile(r"\n(Via|From|To|Call-ID|CSeq): ([^\r\n]*)")
 
 
 class Verdict(Enum):
@@ -170,9 +170,12 @@ class Overload:
 
 def priority_of(data: bytes) -> Priority | None:
     """The priority of a datagram, at a glance; None if it must not be refused."""
+    # "Implementations processing SIP messages over stream-oriented transports MUST ignore any CRLF appearing before
+    # the start-line" (§7.5): the parser does so in datagrams, too.
+    data = data.lstrip(b"\r\n")
     if data.startswith(b"REGISTER "):
         return "register" if _CREDENTIALS.search(data) else "first register"
-    if data.startswith(_NEVER) or _TO_TAG.search(data) or _EMERGENCY.search(data):
+    if data.startswith(_NEVER) or data[:4].upper() == b"SIP/" or _TO_TAG.search(data) or _EMERGENCY.search(data):
         return None
     return "invite" if data.startswith(b"INVITE ") else "other"
 

@@ -14,7 +14,7 @@ from sipha.sip.flow import Address
 Param = tuple[str, str | None]
 
 # So that no input takes more than linear time, a class that could match where the next item does is possessive, and no
-# two alternatives begin alike. (Groups are not possessive: Python before 3.11.5 forgets to try without them.)
+# two alternatives begin alike. (Groups are not possessive: Python before 3.11.5 goes on where their last try failed.)
 _SIP_URI = re.compile(
     r"(sips?):"
     r"(?:((?:[^@:<>\"\s\x00-\x1f%]++|%[0-9a-f]{2})+)(?::((?:[^@:<>\"\s%]++|%[0-9a-f]{2})*))?@)?"

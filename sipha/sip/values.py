@@ -10,7 +10,7 @@ from sipha.errors import MalformedMessage
 from sipha.sip.uri import Uri, default_port, parse_uri
 
 # So that no input takes more than linear time, a class that could match where the next item does is possessive, and no
-# two alternatives begin alike. (Groups are not possessive: Python before 3.11.5 forgets to try without them.)
+# two alternatives begin alike. (Groups are not possessive: Python before 3.11.5 goes on where their last try failed.)
 _TOKEN = r"[A-Za-z0-9\-.!%*_+`'~]++"  # noqa: S105 - the grammar's word
 _QUOTED = r'"(?:[^"\\]++|\\.)*"'
 _WS = r"[ \t]*+"
@@ -31,10 +31,10 @@ _CSEQ = re.compile(rf"[ \t]*+([0-9]++)[ \t]++({_TOKEN})[ \t]*+\Z")
 _PARAM = re.compile(rf';[ \t]*+({_TOKEN})(?:[ \t]*+=[ \t]*+({_QUOTED}|[^\s;,"<>]*+))?', re.DOTALL)
 # One contact as most phones write it, which is known to be well-formed without being taken apart.
 _PLAIN_CONTACT = re.compile(
-    r'(?:"[^"\\]*+" ?)?+'
-    r"<(sip:(?:[A-Za-z0-9\-_.+]++@)?+([A-Za-z0-9.-]++)(?::([1-9][0-9]{0,4}))?+"
-    r"(?:;[A-Za-z0-9\-_.]++(?:=[A-Za-z0-9\-_.]++)?+)*+)>"
-    r'(?:;expires=([0-9]{1,9}))?+(?:;\+sip\.instance="([ !#-\[\]-~]*+)")?+\Z'
+    r'(?:"[^"\\]*+" ?)?'
+    r"<(sip:(?:[A-Za-z0-9\-_.+]++@)?([A-Za-z0-9.-]++)(?::([1-9][0-9]{0,4}))?"
+    r"(?:;[A-Za-z0-9\-_.]++(?:=[A-Za-z0-9\-_.]++)?)*)>"
+    r'(?:;expires=([0-9]{1,9}))?(?:;\+sip\.instance="([ !#-\[\]-~]*+)")?\Z'
 )
 _AUTH_PARAM = re.compile(
     rf'[ \t,]*+({_TOKEN})[ \t]*+=[ \t]*+(?:"((?:[^"\\]++|\\.)*)"|([^\s,"]*+))[ \t]*+(?:,[ \t,]*+|\Z)|(.++)', re.DOTALL

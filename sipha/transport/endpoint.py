@@ -19,7 +19,7 @@ from sipha.errors import MalformedMessage, SipError
 from sipha.sip.events import Event, RequestReceived
 from sipha.sip.flow import Address, Flow
 from sipha.sip.layer import TransactionLayer
-from sipha.sip.message import Request, Response, mark_received, response_to
+from sipha.sip.message import Request, Response, response_to
 from sipha.sip.overload import Overload, Verdict, mark_of, refusal
 from sipha.sip.parser import ParseError, parse
 from sipha.transport.address import Bind, bound_socket, canonical, family
@@ -297,7 +297,9 @@ class Endpoint:
                     limits=self._limits,
                 )
             opened = streams.listen(address, self._bind)
-        self._addresses.append(Listener(listener.transport, *opened))
+        own = Listener(listener.transport, *opened)
+        self._former.pop(own, None)
+        self._addresses.append(own)
 
     def _start_reading(self, listener: Listener) -> None:
         if listener.transport == "UDP":
@@ -305,10 +307,11 @@ class Endpoint:
 
     def _reopen(self, listener: Listener) -> bool:
         """Go on with a listener that was closed but is still read."""
-        parting = self._former.pop(listener, None)
+        parting = self._former.get(listener)
         if parting is None:
             return False
         parting.cancel()
+        del self._former[listener]
         self._addresses.append(listener)
         return True
 
@@ -408,17 +411,21 @@ class Endpoint:
                 self._refuse(SipError("a mistake of ours"), event.request, event.flow)
 
     def _turn_away(self, data: bytes, flow: Flow, now: float) -> None:
-        """Answer a request that is refused for overload, at a glance if possible."""
+        """Answer a request that is refused for overload, a REGISTER at a glance if possible."""
         mark = mark_of(data)
         # A peer or an edge would give up this server for all its calls or phones (RFC 3261 §21.5.4).
         retry_after = None if self._overload.trusts(flow) else self._overload.retry_after(mark, now)
-        answer = refusal(data, flow, mark, retry_after)
+        answer = refusal(data, flow, mark, retry_after) if data.startswith(b"REGISTER ") else None
         if answer is not None:
-            self._layer.count(data[: data.index(b" ")].decode("ascii", "replace"), 503)
+            self._layer.count("REGISTER", 503)
             self._send(answer, flow)
             return
         request = parse(data)
         if isinstance(request, Request):
+            if self._layer.is_copy(request, flow):
+                # A final response would end for its phone what goes on here and further on.
+                self._layer.receive(request, flow, now)
+                return
             headers = () if retry_after is None else (("Retry-After", str(retry_after)),)
             self._refuse(SipError("overloaded", status=503, headers=headers), request, flow)
 
@@ -428,7 +435,7 @@ class Endpoint:
         """Answer a request that can't be taken, statelessly; anything else is dropped and counted."""
         if isinstance(message, Request) and message.method != "ACK":
             try:
-                mark_received(message, flow)
+                self._layer.mark(message, flow)
                 response = response_to(
                     message,
                     error.response_status,

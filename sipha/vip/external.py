@@ -43,6 +43,7 @@ class ExternalAddress:
         self._moved = moved
         self._addresses = addresses
         self._watch = open_watch()
+        self._missing: Sequence[Placement] = ()  # when the kernel last said
         self._claimed: Deferred[None] | None = None
         self._again: IDelayedCall | None = None
         self._log = Logger(namespace="sipha.vip")
@@ -89,8 +90,8 @@ class ExternalAddress:
 
     def alarms(self) -> Iterator[str]:
         """What a claim waits for."""
-        if self._claimed is not None:
-            missing = ", ".join(placement.address for placement in self._addresses.missing(self._placements))
+        if self._claimed is not None and self._missing:
+            missing = ", ".join(placement.address for placement in self._missing)
             yield f"this node leads, but {missing} isn't here, nor at any node that could lead in its place"
 
     def fileno(self) -> int:
@@ -114,7 +115,7 @@ class ExternalAddress:
         if self._again is not None and self._again.active():
             self._again.cancel()
         try:
-            missing = self._addresses.missing(self._placements)
+            missing = self._missing = self._addresses.missing(self._placements)
         except OSError as error:  # a watch that fails would end with it
             self._log.warn("the machine's addresses can't be listed: {reason}", reason=error.strerror)
             self._again = self._reactor.callLater(AGAIN, self._look)

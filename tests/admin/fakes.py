@@ -121,8 +121,8 @@ class FakeNode:
     def leads_log(self) -> bool:
         return self.leads or self.leads_without_phones
 
-    def leader_admin(self) -> str | None:
-        return self.leader_url
+    def admin_of(self, name: str) -> str | None:
+        return self.leader_url if self.leader is not None and name == self.leader.name else None
 
     def cluster_time(self) -> float:
         return NOW

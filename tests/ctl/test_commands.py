@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from sipha.admin.views import PeerStatus, Secret
 from sipha.ctl import cli
 from sipha.state.binding import BEHIND_NAT
-from tests.admin.fakes import FakeNode
+from tests.admin.fakes import Console, FakeNode, serve
 from tests.ctl.operator import Operator
 
 AGENT = "A rather long user agent that no column of eighty characters would ever hold without folding it/1.0"
@@ -62,6 +62,21 @@ class TestStatus:
         assert result.exit_code == 0
         assert result.stdout.splitlines()[3].split() == ["n3", "unreachable"]
         assert operator.reads("status")["nodes"][2] == {"node": "n3", "role": "unreachable"}
+
+    def test_operator_sees_those_whose_admins_are_out_of_reach_by_way_of_the_one_that_is_asked(self) -> None:
+        leader, follower = FakeNode("n1"), FakeNode("n2")
+        follower.leads = False
+        follower.leader, follower.leader_url = leader, "https://192.0.2.11:7001"
+        follower.peers = tuple(PeerStatus(name, "", "192.0.2.11:7000", "voter", True, 0.1, 0) for name in ("n1", "n3"))
+        operator = Operator({"127.0.0.1:8080": follower})
+        operator.network.consoles["127.0.0.1:8080"] = Console(follower, serve(leader))
+        shown = operator.reads("status")["nodes"]
+        assert [(node["node"], node["role"]) for node in shown] == [
+            ("n1", "leader"),
+            ("n2", "follower"),
+            ("n3", "not asked"),
+        ]
+        assert shown[0]["lease"] == 0.19
 
     def test_program_gets_the_whole_status(self, nodes: dict[str, FakeNode]) -> None:
         shown = Operator(nodes).reads("status")["nodes"]

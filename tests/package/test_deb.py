@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sipha import config
 from tests.package.machine import Machine, machine, reason_to_skip
 
 HERE = Path(__file__).parents[2]
@@ -79,6 +80,11 @@ def test_units_are_as_systemd_wants_them_and_confined(debian: Machine) -> None:
         level = re.search(r"(\d+\.\d) (\w+)", exposure)
         assert level is not None
         assert float(level[1]) < 3.0, exposure
+
+
+def test_kernel_is_to_allow_the_buffers_that_sockets_ask_for(debian: Machine) -> None:
+    told = debian.run("/lib/systemd/systemd-sysctl", "--cat-config")
+    assert f"net.core.rmem_max = {config.Sip().receive_buffer}" in told.splitlines()
 
 
 def test_guard_is_left_out_where_nothing_is_to_be_guarded(debian: Machine) -> None:

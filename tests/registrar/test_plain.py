@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -10,10 +11,12 @@ from hypothesis import strategies as st
 from sipha.nat.detection import Test, make_detection
 from sipha.registrar.plain import read
 from sipha.registrar.record import RegistrarSettings
+from sipha.sip.digest import MAX_CREDENTIALS
 from sipha.sip.flow import Flow
 from sipha.sip.parser import ParseError, parse
 from sipha.state.entries import Policy
 from tests.registrar.conftest import FLOW, Phone, Site
+from tests.sip.test_values import assert_linear
 
 SAMPLES = sorted((Path(__file__).parents[2].parent / "shared/sip-torture/messages").glob("*.sip"))
 NATED = Flow("UDP", ("192.0.2.10", 5060), ("198.51.100.7", 60001))
@@ -38,6 +41,7 @@ PLAIN = {
     "one with an IPv6 address": ("Contact: <sip:alice@[2001:DB8::7]:5070>",),
     "one that leaves": ("Contact: <sip:alice@192.0.2.1:5060>", "Expires: 0"),
     "one that says nothing of an expiry": ("Contact: <sip:192.0.2.1>",),
+    "one with a Route": ("Contact: <sip:alice@192.0.2.1:5060;ob>", "Route: <sip:192.0.2.10;transport=udp;lr>"),
 }
 
 
@@ -87,6 +91,18 @@ def test_registrar_takes_at_a_glance_what_phones_send(lines: tuple[str, ...], se
             site.replica.now += 100
 
 
+@pytest.mark.parametrize("uri", ["sip:sipha.test:5060", "sip:sipha.test;transport=udp"])
+@pytest.mark.parametrize("length", [b"Content-Length: 0", b"Content-Length:  0"], ids=["", "as PJSIP writes it"])
+def test_registrar_takes_at_a_glance_what_is_the_way_of_a_stack(uri: str, length: bytes) -> None:
+    pair = Pair()
+    pair.phone.uri = uri
+    pair.challenge(FLOW)
+    data = pair.phone.message(pair.phone.contact()).replace(b"Content-Length: 0", length)
+    assert read(data) is not None
+    pair.receive(data, FLOW)
+    assert pair.sites[1].last.status == 200
+
+
 def test_registrar_refuses_at_a_glance_as_otherwise() -> None:
     pair = Pair()
     pair.challenge(FLOW)
@@ -109,6 +125,72 @@ def test_registrar_refuses_at_a_glance_as_otherwise() -> None:
     assert pair.sites[1].last.status == 403
 
 
+def test_credentials_of_any_length_mean_the_same_at_a_glance() -> None:
+    pair = Pair()
+    pair.challenge(FLOW)
+    usual = len(pair.phone.authorization(cnonce=""))
+    for length in (MAX_CREDENTIALS - usual, MAX_CREDENTIALS - usual + 1):
+        authorization = pair.phone.authorization(cnonce="c" * length)
+        pair.receive(pair.phone.message(pair.phone.contact(), authorization=authorization), FLOW)
+    assert [pair.sites[1].last.status, len(authorization)] == [400, MAX_CREDENTIALS + 1]
+
+
+@pytest.mark.parametrize(
+    ("whole", "broken"),
+    [
+        (b";branch=", b";;branch="),
+        (b"z9hG4bKalice1", b"z9hG4bKalice1;"),
+        (b"5060>", b"5060;>"),
+        (b"5060>", b"5060;ob=>"),
+        (b"\r\n\r\n", b"\r\nTo: \r\n"),
+        (b"\r\n\r\n", b"\r\nExpires: 60;\r\n\r\n"),
+    ],
+)
+def test_what_breaks_off_is_not_plain(whole: bytes, broken: bytes) -> None:
+    phone = Phone(Site())
+    data = phone.message(phone.contact())
+    assert read(data) is not None
+    assert whole in data
+    assert read(data.replace(whole, broken)) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{}", "Via: SIP/2.0/UDP a{}", 'From: "{}', "To: <sip:{}", "Contact: <sip:a{}>", "Authorization: Digest {}"],
+)
+def test_what_is_plain_is_found_out_in_linear_time(line: str) -> None:
+    assert_linear(lambda text: read(text.encode()), f"REGISTER sip:a SIP/2.0\r\n{line}\r\n\r\n")
+
+
+@pytest.mark.parametrize("uri", ["sip:sipha.test", "sip:sipha.test;transport=udp"])
+def test_credentials_in_quotes_or_half_in_quotes_mean_the_same_at_a_glance(uri: str) -> None:
+    pair = Pair()
+    pair.phone.uri = uri
+    pair.challenge(FLOW)
+    for name in ("algorithm", "qop", "nc"):
+        for form in (r'\1="\2', r'\1=\2"', r'\1="\2"', r'\1=""\2"'):
+            authorization, count = re.subn(rf"\b({name})=([A-Za-z0-9]+)", form, pair.phone.authorization())
+            assert count == 1
+            pair.receive(pair.phone.message(pair.phone.contact(), authorization=authorization), FLOW)
+
+
+def test_credentials_without_an_algorithm_mean_the_same_at_a_glance() -> None:
+    pair = Pair()
+    pair.challenge(FLOW)
+    for doubled in (
+        "",
+        ', nc=00000001, nc="1"',
+        ', qop=auth, qop="auth"',
+        ', uri="sip:x;y=z"',
+        ', uri="sip:sipha.test"',
+    ):
+        authorization = pair.phone.authorization().replace("algorithm=MD5, ", "") + doubled
+        data = pair.phone.message(pair.phone.contact(), authorization=authorization)
+        assert (read(data) is None) is bool(doubled)
+        pair.receive(data, FLOW)
+        assert pair.sites[1].last.status == (400 if doubled else 200)
+
+
 USUAL = {
     "Via": ";rport",
     "From": "<sip:alice@sipha.test>",
@@ -116,7 +198,9 @@ USUAL = {
     "Contact": "<sip:alice@192.0.2.1:5060>",
     "Expires": "3600",
     "User-Agent": "phone",
+    "Request-URI": "sip:sipha.test",
 }
+ELSEWHERE = ("Via", "From", "To", "Request-URI")
 ODD = {
     "Via": (
         ";RPORT", ";rport=", ";rport=1", ";rport;received=192.0.2.9", "", ";rport;rport", ";xrport;rport",
@@ -146,13 +230,19 @@ ODD = {
     "Supported": ("path, outbound",),
     "Require": ("outbound",),
     "Path": ("<sip:192.0.2.8;lr>",),
+    "Route": ("<sip:192.0.2.10;lr>", "<sip:192.0.2.8;transport=udp;lr>, <sip:a>", "nonsense", ""),
+    "Request-URI": (
+        "sip:sipha.test:5060", "sip:sipha.test:05060", "sip:sipha.test:70000", "sip:sipha.test;transport=udp",
+        "sip:SIPHA.test:5060;transport=TCP", "sip:192.0.2.10", "sip:sipha.test;transport=", "sip:sipha.test;lr",
+        "sip:alice@sipha.test", "sips:sipha.test", "sip:other.test", "sip:nowhere.test",
+    ),
 }  # fmt: skip
 
 
 def message(phone: Phone, fields: dict[str, str]) -> bytes:
     """A REGISTER with these fields, what is in "Via" being parameters."""
-    phone.from_, phone.to = fields["From"], fields["To"]
-    data = phone.message(*[f"{name}: {text}" for name, text in fields.items() if name not in {"Via", "From", "To"}])
+    phone.from_, phone.to, phone.uri = fields["From"], fields["To"], fields["Request-URI"]
+    data = phone.message(*[f"{name}: {text}" for name, text in fields.items() if name not in ELSEWHERE])
     return data.replace(b";rport", fields["Via"].encode(), 1)
 
 
@@ -187,5 +277,12 @@ def test_what_registrar_does_at_a_glance_is_what_it_does_with_the_message(data: 
 
 
 @pytest.mark.skipif(not SAMPLES, reason="the samples are not part of the repository")
-def test_nothing_that_tortures_parsers_is_plain() -> None:
-    assert not any(read(sample.read_bytes()) for sample in SAMPLES)
+def test_registrar_takes_at_a_glance_what_it_takes_of_phones_and_torturers() -> None:
+    pair = Pair()
+    for sample in SAMPLES:
+        data = sample.read_bytes()
+        if data.startswith(b"REGISTER "):
+            pair.receive(data, FLOW)
+            pair.receive(data.replace(b"example.com", b"sipha.test"), FLOW)
+        else:
+            assert read(data) is None

@@ -317,6 +317,14 @@ def test_registrar_says_unavailable_when_the_log_does(site: Site, alice: Phone, 
     assert site.registrar.pending == 0
 
 
+def test_registrar_says_unavailable_to_who_writes_no_utf8(site: Site, alice: Phone) -> None:
+    alice.from_ = '"Ren\udce9e" <sip:alice@sipha.test>'
+    site.replica.failure = NotLeader("b leads")
+    response = alice.register(alice.contact())
+    assert response.status == 503
+    assert b'From: "Ren\xe9e" <' in site.sent[-1][0]
+
+
 def test_overload_knows_when_too_much_waits_for_the_log(site: Site, alice: Phone) -> None:
     site.replica.failure = QueueFull("others have waited too long")
     alice.register(alice.contact())

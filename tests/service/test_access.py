@@ -141,9 +141,10 @@ def ask(world: World, site: Site) -> Ask:
         headers: Mapping[str, str] | None = None,
         authorities: tuple[Path, ...] = (site.directory / "cluster-ca.pem",),
         url: str = URL,
+        verification: Verification | None = None,
         **more: str,
     ) -> Answer:
-        endpoints = _Endpoints(world.reactor, Verification(authorities, identity))
+        endpoints = _Endpoints(world.reactor, verification or Verification(authorities, identity))
         agent = Agent.usingEndpointFactory(world.reactor, endpoints)
         http = HTTPClient(agent, data_to_body_producer=_SynchronousProducer)
         results: list[Any] = []
@@ -251,6 +252,35 @@ def test_node_knows_where_another_one_takes_what_is_handed_on(site: Site) -> Non
         None, "https://192.0.2.12:7001", "https://[2001:db8::13]:7001", None,
     ]  # fmt: skip
     assert AdminAccess(site.configure(WHO), lambda: members).url("n2") is None
+
+
+def test_node_takes_the_word_of_the_clusters_authority_alone_for_which_node_it_asks(
+    world: World, ask: Ask, site: Site
+) -> None:
+    members = [Member("n2", f"{HOST}:7000", "voter")]
+    asking = AdminAccess(site.configure(WHO, cluster="admin_port = 7001\n"), lambda: members).verification
+    settings, file = site.configure(WHO, f"{HOST}:7001"), site.directory / "sipha.toml"
+    found(settings)
+    cluster, admin = file.read_text().split("[admin]")
+    for own, shown in zip(site.node, site.install("shown", site.issue(node="n2")), strict=True):
+        admin = admin.replace(str(own), str(shown))
+    file.write_text(f"{cluster}[admin]{admin}")
+    other = Alone(world, settings)
+    there = f"https://{HOST}:7001"
+    try:
+        world.until(lambda: other.node.view.status().leading)
+        assert ask(verification=asking, url=there).status == 403
+        site.install("shown", any_certificate(site.corporate, "n2.sipha.sipha"))
+        with pytest.raises(Unreachable, match="its certificate is from no authority that is trusted here"):
+            ask(verification=asking, url=there)
+    finally:
+        other.end()
+
+
+def test_node_asks_by_a_name_at_the_port_of_the_nodes(site: Site) -> None:
+    members = [Member("n2", "192.0.2.12:7000", "voter")]
+    asking = AdminAccess(site.configure(WHO, cluster="admin_port = 7001\n"), lambda: members)
+    assert asking.verification.creatorForNetloc(b"n2.example", 7001)
 
 
 @pytest.mark.parametrize("role", ["", "root", "ADMIN;", "3"])

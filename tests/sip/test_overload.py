@@ -60,6 +60,10 @@ def serves(overload: Overload, data: bytes, flow: Flow = PHONE) -> bool:
         (request("NEW"), "other"),
         *((request(method), None) for method in ("ACK", "BYE", "CANCEL", "INFO", "NOTIFY", "PRACK", "UPDATE")),
         (b"SIP/2.0 200 OK\r\n\r\n", None),
+        (b"sip/2.0 200 OK\r\n\r\n", None),
+        (b"\r\n\r\nSIP/2.0 200 OK\r\n\r\n", None),
+        (b"\r\n" + request("ACK"), None),
+        (b"\r\n" + KNOWN, "register"),
     ],
 )
 def test_datagram_has_a_priority_at_a_glance(data: bytes, priority: Priority | None) -> None:
@@ -226,6 +230,7 @@ def test_refusal_at_a_glance_is_the_one_that_would_be_made_of_the_parsed_request
         (b"To: ", b"To:"),
         (b"Call-ID: a\r\n", b""),
         (b"Call-ID: a", b"Call-ID: a\r\nCall-ID: b"),
+        (b"Call-ID: a", b"Call-ID: a\nTo: b"),
         (b"alice@sipha.test>;tag", b"alice@sipha.test>\r\n ;tag"),
         (b"\r\n\r\n", b"\r\n"),
     ],

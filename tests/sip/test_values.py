@@ -3,11 +3,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import product
 
 import pytest
 
 from sipha.errors import MalformedMessage
 from sipha.sip.headers import split_first, split_values
+from sipha.sip.uri import SipUri
 from sipha.sip.values import (
     CSeq,
     NameAddr,
@@ -19,6 +21,7 @@ from sipha.sip.values import (
     parse_cseq,
     parse_name_addr,
     parse_via,
+    plain_contact,
     set_params,
     split_params,
 )
@@ -266,12 +269,30 @@ def test_parse_auth_params_refuses(text: str) -> None:
         parse_auth_params(text)
 
 
+@pytest.mark.parametrize(
+    "usual",
+    ['"A" <sip:alice@192.0.2.1:5060;ob;a=b>;expires=60;+sip.instance="<urn:x>"', "<sip:HOST>;expires=0", "<sip:a@b>"],
+)
+def test_plain_contact_is_what_parsing_makes_of_it(usual: str) -> None:
+    assert plain_contact(usual) is not None
+    for at, junk, skip in product(range(len(usual) + 1), ("", *';=,<>"@:. x0'), range(4)):
+        text = usual[:at] + junk + usual[at + skip :]
+        plain = plain_contact(text)
+        if plain is not None:
+            contact = parse_contact(text)
+            uri = contact.parsed_uri
+            assert isinstance(uri, SipUri)
+            parsed = contact.uri, uri.host, uri.port, contact.expires, contact.param("+sip.instance") or ""
+            assert plain == parsed, text
+
+
 # -- Time ------------------------------------------------------------------------------------------
 
 SHAPES = [
     "{}",
     "<sip:a@b>{}",
     "<sip:a@b>;x{}",
+    "<sip:a@b{}>",
     '"{}',
     '<sip:a@b>;x="{}',
     "SIP/2.0/UDP h{}",
@@ -301,12 +322,13 @@ FILLINGS = [
 PARSERS: list[Callable[[str], object]] = [
     parse_via, parse_name_addr, parse_contact, parse_cseq, parse_auth_params, split_values, split_first, split_params,
     lambda text: set_params(text, ("zz", "1")), lambda text: find_param(text, "zz"), lambda text: has_param(text, "a"),
+    plain_contact.__wrapped__,
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("parser", PARSERS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_parsers_take_linear_time(parser: Callable[[str], object], shape: str) -> None:
+def assert_linear(parser: Callable[[str], object], shape: str) -> None:
+    """See a parser take linear time for anything in this shape."""
+
     def seconds(filling: str, size: int) -> float:
         text = shape.format(filling * (size // len(filling)))
         best = 1.0
@@ -320,3 +342,9 @@ def test_parsers_take_linear_time(parser: Callable[[str], object], shape: str) -
     for filling in FILLINGS:
         # Sixteen times the length takes sixteen times as long, or 256 times if it were quadratic.
         assert seconds(filling, 64_000) < max(100 * seconds(filling, 4_000), 0.02), filling
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_parsers_take_linear_time(parser: Callable[[str], object], shape: str) -> None:
+    assert_linear(parser, shape)

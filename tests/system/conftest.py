@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sipha.sandbox import USERS, Sandbox, SandboxNode
-from tests.system.hosts import Hosts, run_hosts
+from tests.system.hosts import Hosts
 from tests.system.network import Network, obstacle
 from tests.system.phones import PATIENCE, BaresipPhone, Line, Phone, Pjsua2Phone
 from tests.system.ua import UserAgent
@@ -115,7 +115,7 @@ def network(built_network: Network) -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def running_hosts(can_build_networks: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    with run_hosts(tmp_path_factory.mktemp("hosts")) as hosts:
+    with Hosts.run(tmp_path_factory.mktemp("hosts")) as hosts:
         hosts.add_accounts({user: f"{user}-secret" for user in USERS})
         yield hosts
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sipha.sandbox import START_DEADLINE, Sandbox, SandboxError, SandboxNode
 from tests.system.network import PREFIX, PREFIX6, Network
@@ -45,6 +45,18 @@ class Hosts(Sandbox):
     network: Network = field(kw_only=True)
     tls: bool = True
     clocks: bool = False
+
+    @classmethod
+    @contextmanager
+    def run(cls, directory: Path, *, extra: str = "", clocks: bool = False) -> Iterator[Self]:
+        """Run three nodes in a network of their own, with more configuration at the end of the file."""
+        with Network() as network:
+            hosts = cls(directory, network=network, extra=extra, clocks=clocks)
+            try:
+                hosts.start()
+                yield hosts
+            finally:
+                hosts.stop()
 
     def __post_init__(self) -> None:
         """Lay out the nodes on the network's."""
@@ -168,18 +180,6 @@ class Hosts(Sandbox):
         for node in self.nodes:
             self.signal(self.daemon(node), signal.SIGCONT)
         super().stop()
-
-
-@contextmanager
-def run_hosts(directory: Path, *, extra: str = "", clocks: bool = False) -> Iterator[Hosts]:
-    """Run three nodes in a network of their own, with more configuration at the end of the file."""
-    with Network() as network:
-        hosts = Hosts(directory, network=network, extra=extra, clocks=clocks)
-        try:
-            hosts.start()
-            yield hosts
-        finally:
-            hosts.stop()
 
 
 def _command(pid: str) -> bytes:

@@ -20,8 +20,8 @@ P99 = 20_000.0
 
 @pytest.mark.timeout(900)
 def test_follower_exports_a_million_bindings_while_phones_register(tmp_path: Path) -> None:
-    with loaded(tmp_path, BINDINGS, "127.0.38") as sandbox:
-        result = measure(sandbox, BINDINGS)
+    with loaded(tmp_path, BINDINGS, "127.0.38") as cluster:
+        result = measure(cluster, BINDINGS)
     print(render(result))
     for form, export in result.exports.items():
         assert export.lines == result.bindings + (form == "csv")

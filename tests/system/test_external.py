@@ -13,7 +13,7 @@ from sipha.sandbox import USERS, SandboxNode
 from tests.system.conftest import bindings, wait_until
 from tests.system.faults import Fault, kill_daemon, stop_daemon, terminate, unplug
 from tests.system.hosts import VIRTUAL, Hosts
-from tests.system.network import OUTSIDE, Network
+from tests.system.network import OUTSIDE
 from tests.system.probe import describe, make_probe
 from tests.system.ua import UserAgent
 
@@ -101,14 +101,9 @@ def stop_keepalived(hosts: Hosts, node: SandboxNode) -> None:
 
 @pytest.fixture(scope="module")
 def running(can_build_networks: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Followers]:
-    with Network() as network:
-        hosts = Followers(tmp_path_factory.mktemp("followers"), network=network)
-        try:
-            hosts.start()
-            hosts.add_accounts({user: f"{user}-secret" for user in USERS})
-            yield hosts
-        finally:
-            hosts.stop()
+    with Followers.run(tmp_path_factory.mktemp("followers")) as hosts:
+        hosts.add_accounts({user: f"{user}-secret" for user in USERS})
+        yield hosts
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ changes something, the test does what the page tells in words.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ def test_operator_goes_from_nothing_to_three_nodes_and_loses_one(machines: Machi
     alice, bob = (register(machines, user) for user in ("alice", "bob"))
     call(bob, alice).exchange("BYE")
     machines.make_lead("n1")
-    machines.follow(script.until("node list"))
+    machines.follow(script.until("siphactl status"))
     wait_until(lambda: machines.leader() != "n1", "another node to lead")
     machines.follow(script.rest())
     call(bob, alice).exchange("BYE")
@@ -65,6 +66,8 @@ def test_operator_goes_from_nothing_to_three_nodes_and_loses_one(machines: Machi
     alice.close()
     bob.close()
     wait_until(lambda: machines.role("n1") == "follower", "n1 to have been started again")
+    told = json.loads(machines.types("n1", "siphactl status --json"))["nodes"]
+    assert sorted(node["role"] for node in told) == ["follower", "follower", "leader"]
 
 
 @pytest.mark.follows("operations", "Restart or upgrade, one node after the other")

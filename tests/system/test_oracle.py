@@ -30,7 +30,7 @@ from tests.system.faults import (
     stop_guard,
     unplug,
 )
-from tests.system.hosts import LEASE, VIRTUAL, Hosts, run_hosts
+from tests.system.hosts import LEASE, VIRTUAL, Hosts
 from tests.system.oracle import check_one_holder, uses_between
 
 pytestmark = pytest.mark.system
@@ -64,7 +64,7 @@ STEPS: list[Fault] = [set_clock_ahead, set_clock_back]
 
 @pytest.fixture(scope="module")
 def running_hosts(can_build_networks: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    with run_hosts(tmp_path_factory.mktemp("hosts"), clocks=True) as hosts:
+    with Hosts.run(tmp_path_factory.mktemp("hosts"), clocks=True) as hosts:
         yield hosts
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.load import build, read_report
-from bench.run import PATIENT, create_accounts, offered
+from bench.cluster import PATIENT, create_accounts
+from bench.load import build, offered, read_report
 from sipha.sandbox import Sandbox
 from tests.system.nodes import restore, started, table
 

@@ -157,7 +157,7 @@ def row(node: SandboxNode) -> str:
 
 @pytest.mark.usefixtures("phones")
 def test_operator_finds_phone_whose_user_agent_is_hostile(cluster: Sandbox, page: Page) -> None:
-    page.open(cluster.wait_for_leader())
+    page.open(follower(cluster))
     page.wait(lambda: page.count("#nodes tr") == 3, "the nodes")
     page.browser.find_element(By.ID, "query").send_keys("bob", Keys.ENTER)
     page.wait(lambda: page.count("#hits tr") == 1, "the phone")
@@ -186,6 +186,9 @@ def test_page_shows_who_leads_when_the_leader_dies(cluster: Sandbox, page: Page)
     leader = cluster.wait_for_leader()
     page.open(follower(cluster))
     page.wait(lambda: page.text("#leader") == page.text("#vip") == leader.name, "the leader")
+    page.wait(lambda: page.text("#lease-note").startswith(f"left to {leader.name}"), "its lease")
+    page.wait(lambda: page.text("#plots-note") == f"{leader.name}, the last two minutes", "what it counts")
+    assert "ask who leads" not in page.text("#nodes")
     cluster.kill(leader)
     new = cluster.wait_for_leader()
     page.wait(lambda: page.text("#leader") == page.text("#vip") == new.name, "the new leader")

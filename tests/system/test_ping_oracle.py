@@ -17,7 +17,7 @@ from tests.system.capture import Capture, Kind
 from tests.system.conftest import wait_until
 from tests.system.faults import Fault, kill_daemon, transfer
 from tests.system.handsets import Handsets
-from tests.system.hosts import VIRTUAL, Hosts, run_hosts
+from tests.system.hosts import VIRTUAL, Hosts
 from tests.system.network import ROUTER
 from tests.system.oracle import check_one_holder
 
@@ -57,7 +57,7 @@ def nat(interval: float) -> str:
 
 @pytest.fixture(scope="module")
 def running_hosts(can_build_networks: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    with run_hosts(tmp_path_factory.mktemp("hosts"), extra=nat(INTERVAL)) as hosts:
+    with Hosts.run(tmp_path_factory.mktemp("hosts"), extra=nat(INTERVAL)) as hosts:
         add_phones(hosts)
         yield hosts
 
@@ -209,7 +209,7 @@ def test_nodes_that_cannot_send_from_the_address_remove_nobody(
 ) -> None:
     """The incumbents' flaw: the backup's pings can't leave, and what it takes for lost is deleted everywhere."""
     users = PHONES[:40]
-    with run_hosts(tmp_path_factory.mktemp("hosts"), extra=extra) as hosts:
+    with Hosts.run(tmp_path_factory.mktemp("hosts"), extra=extra) as hosts:
         add_phones(hosts)
         with registered(hosts, users) as handsets:
             begin = time.time() + 1.0
@@ -224,6 +224,6 @@ def test_nodes_that_cannot_send_from_the_address_remove_nobody(
 def test_each_phone_is_pinged_once_in_25_s_through_two_failovers(
     can_build_networks: None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with run_hosts(tmp_path_factory.mktemp("hosts"), extra=nat(LONG_INTERVAL)) as hosts:
+    with Hosts.run(tmp_path_factory.mktemp("hosts"), extra=nat(LONG_INTERVAL)) as hosts:
         add_phones(hosts)
         run_through_failovers(hosts, LONG_INTERVAL, 600.0)

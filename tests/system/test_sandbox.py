@@ -137,6 +137,16 @@ def test_sandbox_stops_all_when_it_is_told_before_it_is_ready(start: Start, tmp_
     assert time.monotonic() - start_of_end < 8.0, "it did not end by itself"
 
 
+def test_sandbox_leaves_another_that_runs_alone(start: Start, tmp_path: Path) -> None:
+    first = sandbox(start, tmp_path / "state")
+    first.wait_until_ready()
+    second = sandbox(start, tmp_path / "state", "--fresh")
+    assert second.end() == 1
+    assert second.text == "sipha: something answers at http://127.0.0.11:8080 already; stop it first\n"
+    assert len(first.nodes) == 3
+    UserAgent("alice", SERVER).register().close()
+
+
 def test_sandbox_leaves_no_node_behind_when_it_is_killed(start: Start, tmp_path: Path) -> None:
     run = sandbox(start, tmp_path / "state")
     run.wait_until_ready()

@@ -267,6 +267,32 @@ def test_peer_is_refused_without_retry_after(node: Node, *, unusual: bool) -> No
     assert b"Retry-After" not in answer
 
 
+def test_copy_of_what_is_under_way_is_not_refused(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sipha.sip.overload.ADMITTED", 0)
+
+    def ring(event: Event, now: float) -> None:
+        assert isinstance(event, RequestReceived)
+        server = node.layer.accept(event.request, event.flow, now)
+        node.layer.respond(server, response_to(event.request, 180, to_tag="t"), now)
+
+    invite = request("INVITE")
+    for data in (invite, invite.replace(b"z9hG4bKa", b"of-rfc-2543")):
+        node.user.act = ring
+        node.receive(data)
+        assert statuses(node.answers()) == [180]
+        node.user.act = node.user.answer
+        assert statuses(node.receive_late(data, data.replace(b"Via: ", b"v:"))) == [180, 180]
+        assert statuses(node.receive_late(data.replace(b"CSeq: 1", b"CSeq: 2").replace(b"9hG", b"8hG"))) == [503]
+
+
+def test_refusal_goes_where_the_request_came_from_if_that_is_to_be_forced(node: Node) -> None:
+    node.layer.force_rport = lambda _request, _flow: True
+    data = request("REGISTER").replace(b";rport", b"")
+    assert statuses(node.receive_late(data)) == [503]
+    node.receive(data.replace(b"CSeq: 1 REGISTER", b"CSeq: 1 INVITE"))
+    assert statuses(node.answers()) == [400]
+
+
 def test_nothing_is_refused_before_too_much_waits(node: Node) -> None:
     node.receive_late()
     node.endpoint._datagrams_received([(request("REGISTER"), node.flow)], 0.0, 0.0)
@@ -561,6 +587,22 @@ def test_listener_that_was_retired_can_be_listened_at_again(node: Node) -> None:
     node.reactor.advance(2)
     assert [reader.address[1] for reader in node.reactor.readers] == [before.port]
     assert not node.reactor.getDelayedCalls()
+
+
+def test_listener_that_was_retired_stays_ours_if_it_cant_be_listened_at_again(node: Node) -> None:
+    (before,) = node.endpoint.addresses
+    after = Listener("UDP", HOST, free_port())
+    node.endpoint.listen([after])
+    node.endpoint.retire([after])
+    node.reactor.advance(301)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind((HOST, before.port))
+        with pytest.raises(OSError, match="in use"):
+            node.endpoint.listen([before])
+    assert node.endpoint.is_local(HOST, before.port, "UDP")
+    node.endpoint.listen([before])
+    node.endpoint.retire([before])
+    assert node.endpoint.addresses == (before,)
 
 
 def test_listeners_are_opened_all_or_none(node: Node) -> None:

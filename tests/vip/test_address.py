@@ -108,11 +108,14 @@ def test_external_looks_again_when_the_kernel_did_not_say(monkeypatch: pytest.Mo
         address.doRead()
         memory.advance(AGAIN)
         assert not lost
+        assert not list(address.alarms())
     memory.advance(AGAIN)
     assert lost == ["192.0.2.10 was taken away"]
+    address.claim(b"", (), 0.0)
     kernel.addresses.here.add(IPV4)
     monkeypatch.setattr(kernel.addresses, "missing", missing)
     address.doRead()
+    assert "192.0.2.10 isn't here" in next(address.alarms()), "as it was last seen"
     address.stop()
     memory.advance(AGAIN)
 

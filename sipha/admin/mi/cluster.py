@@ -12,8 +12,8 @@ from twisted.web.server import Request
 
 from sipha.admin import access, views
 from sipha.admin.access import Role
+from sipha.admin.elsewhere import Elsewhere
 from sipha.admin.interfaces import INode
-from sipha.admin.leader import Leader
 from sipha.admin.outcomes import turn_pings
 from sipha.admin.route import segment
 from sipha.admin.rpc import INVALID_PARAMS, Methods, RpcError
@@ -32,9 +32,9 @@ class ClusterMethods:
 
     methods = Methods()
 
-    def __init__(self, node: INode, leader: Leader) -> None:
+    def __init__(self, node: INode, elsewhere: Elsewhere) -> None:
         self._node = node
-        self._leader = leader
+        self._elsewhere = elsewhere
 
     @methods.add("clusterer_list", "clusterer:list", role=Role.READ)
     def list_nodes(self) -> dict[str, Any]:
@@ -78,9 +78,9 @@ class ClusterMethods:
         if self._node.leads_log():
             await (self._node.bring_online(name) if status else self._node.put_in_standby(name, force=False))
         elif status:
-            await self._leader.command(request, "POST", f"/v1/nodes/{segment(name)}/online", views.Online())
+            await self._elsewhere.command(request, "POST", f"/v1/nodes/{segment(name)}/online", views.Online())
         else:
-            await self._leader.command(request, "POST", f"/v1/nodes/{segment(name)}/standby", views.Standby())
+            await self._elsewhere.command(request, "POST", f"/v1/nodes/{segment(name)}/standby", views.Standby())
         return _OK
 
     @methods.add("clusterer_list_shtags", "clusterer:list_shtags", role=Role.READ)
@@ -97,7 +97,7 @@ class ClusterMethods:
         _check_cluster(cluster)
         own = self._node.status().node
         if not self._node.leading():
-            await self._leader.command(request, "POST", "/v1/transfer", views.Transfer(own))
+            await self._elsewhere.command(request, "POST", "/v1/transfer", views.Transfer(own))
         return _OK
 
     @methods.add("nh_enable_ping", "nathelper:enable_ping", role=Role.READ)

@@ -12,14 +12,15 @@ export function isLost(status) {
   return status.leader === null || (leader !== undefined && !leader.connected);
 }
 
-export function showSummary(status, timeline) {
+/** `status` is that of this node, `lead` that of who leads, as far as it is known. */
+export function showSummary(status, lead, timeline) {
   say("leader", status.leader ?? "nobody known");
   const elected = timeline.latest("leader-elected");
   const known = elected !== undefined && elected.node === status.leader && elected.term === status.term;
   const since = (event, word) => `${word} ${clock(event.at)}, ${span((Date.now() - new Date(event.at)) / 1000)} ago`;
   say("leader-since", known ? `${since(elected, "since")} · term ${status.term}` : `term ${status.term}`);
   showAddresses(status, timeline, known ? since(elected, "elected") : "");
-  showLease(status);
+  showLease(status, lead);
   say("bindings", count(status.bindings));
   say("aors", `${count(status.aors)} AORs · ${count(status.accounts)} accounts · pings ${status.pings}`);
 }
@@ -42,33 +43,34 @@ function showAddresses(status, timeline, elected) {
   }
 }
 
-function showLease(status) {
+function showLease(status, lead) {
   const meter = $("lease-meter");
-  meter.hidden = !status.leading || status.lease === null;
-  if (status.leading && status.lease === null) {
+  meter.hidden = !lead.leading || lead.lease === null;
+  if (lead.leading && lead.lease === null) {
     say("lease", "without end");
-    say("lease-note", "this node is alone");
-  } else if (status.leading) {
-    longest = Math.max(longest, status.lease);
+    say("lease-note", `${lead.node} is alone`);
+  } else if (lead.leading) {
+    longest = Math.max(longest, lead.lease);
     meter.max = longest;
-    meter.value = status.lease;
-    say("lease", `${status.lease.toFixed(2)} s`);
-    say("lease-note", "left without hearing from a majority");
+    meter.value = lead.lease;
+    say("lease", `${lead.lease.toFixed(2)} s`);
+    say("lease-note", `left to ${lead.node} without hearing from a majority`);
   } else {
     const leader = status.peers.find((peer) => peer.name === status.leader);
     const heard = leader?.connected ? leader.heard : null;
     say("lease", status.leader === null ? "nobody's" : `${status.leader}'s`);
-    say("lease-note", heard == null ? "its leader isn't heard" : `heard ${heard.toFixed(2)} s ago; its own page has the clock`);
+    say("lease-note", heard == null ? "its leader isn't heard" : `heard ${heard.toFixed(2)} s ago; it doesn't tell this node of its clock`);
   }
 }
 
-/** The nodes as one list: members as the log says, with what this node sees of each. */
-function rows(status, members) {
+/** The nodes as one list: members as the log says, with what this node sees of each, and what only who leads knows. */
+function rows(status, members, known) {
   return members.nodes.map((member) => {
     const self = member.name === status.node;
     const peer = status.peers.find((one) => one.name === member.name);
-    const lag = self && member.behind === null ? status.commit_index - status.applied_index : member.behind;
-    return { ...member, self, admin: self ? "" : peer?.admin ?? "", heard: self ? 0 : peer?.heard ?? null, lag };
+    const { behind = null, obstacle = null } = known.nodes.find((one) => one.name === member.name) ?? {};
+    const lag = self && behind === null ? status.commit_index - status.applied_index : behind;
+    return { ...member, obstacle, self, admin: self ? "" : peer?.admin ?? "", heard: self ? 0 : peer?.heard ?? null, lag };
   });
 }
 
@@ -77,8 +79,8 @@ function state(row) {
   return row.connected ? ["connected", "good"] : ["not connected", "bad"];
 }
 
-export function showNodes(status, members, act) {
-  const all = rows(status, members);
+export function showNodes(status, members, known, act) {
+  const all = rows(status, members, known);
   const figures = (row) => ({
     heard: row.self ? "" : row.heard === null ? "–" : `${row.heard.toFixed(2)} s`,
     lag: row.lag === null ? "–" : count(row.lag),
@@ -147,13 +149,13 @@ export async function putOnDuty(duty, row) {
     `${answer.name} is ${answer.standby ? "in standby" : "online"}; ${answer.leader ?? "nobody yet"} leads.`);
 }
 
-export async function drill(status, members, timeline) {
+export async function drill({ node, leader }, { status, members }, timeline) {
   const voters = members.nodes.filter((node) => node.role === "voter" && !node.leads && !node.standby);
   const any = members.successor ? `any: ${members.successor}, as it stands` : "any that is up to date";
   const costs = status.leading
     ? `${count(status.connections)} connections of phones are closed, and ${count(status.stream_calls)} calls being set up over them fail.`
-    : "Connections of phones are closed, and calls being set up over them fail; how many, only the page of who leads knows.";
-  const chosen = await confirm(`Hand leadership on from ${status.leader ?? "nobody"}?`, [costs,
+    : "Connections of phones are closed, and calls being set up over them fail; how many, only who leads knows.";
+  const chosen = await confirm(`Hand leadership on from ${leader ?? "nobody"}?`, [costs,
     "The gap shown then is what this node sees of it. What phones see, siphactl drill measures from outside."],
   "Drill", [["", any], ...voters.map((node) => [node.name, node.name])]);
   if (!chosen) return;
@@ -162,7 +164,7 @@ export async function drill(status, members, timeline) {
     const elected = () => timeline.since(mark).some((event) => event.kind === "leader-elected" && event.node === answer.leader);
     for (let waits = 0; waits < 50 && !elected(); waits += 1) await pause(100);
     await pause(500); // for what follows
-    return `${answer.leader} leads. ${gap(timeline.since(mark), status.node)}`;
+    return `${answer.leader} leads. ${gap(timeline.since(mark), node)}`;
   });
 }
 

@@ -58,10 +58,11 @@ export class Rate {
     this.before = null;
   }
 
-  take(value, at) {
+  /** The rate since the value before; null where that was of another node. */
+  take(value, { node, uptime: at }) {
     const before = this.before;
-    this.before = { value, at };
-    if (before === null || at <= before.at) return null;
+    this.before = { value, node, at };
+    if (before === null || node !== before.node || at <= before.at) return null;
     return Math.max(value < before.value ? value : value - before.value, 0) / (at - before.at);
   }
 }

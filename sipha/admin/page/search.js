@@ -5,6 +5,7 @@ import { $, clock, fill, make, say, show, span, time } from "./dom.js";
 
 const PAGE = 50;
 const EVENTS = 50;
+const PATIENCE = 3000; // ms that who leads has for its answer
 const MAX_LOOKS = 25; // short pages in a row, of 20,000 AORs each, until the operator must ask for more
 
 let search = null; // what is looked for, and where the next page begins
@@ -90,16 +91,26 @@ function openPhone(aor) {
   refresh(aor);
 }
 
+/** The bindings of an AOR as who leads has them, who knows when phones answer; else as this node has them. */
+async function bindingsOf(path) {
+  try {
+    return { ...await ask(`/v1/bindings/${path}?node=leader`, { patience: PATIENCE }), byLeader: true };
+  } catch (error) {
+    if (error.status === 404) throw error;
+    return ask(`/v1/bindings/${path}`);
+  }
+}
+
 async function refresh(aor) {
   const path = encodeURIComponent(aor);
   const [found, history] = await Promise.all([
-    ask(`/v1/bindings/${path}`).catch((error) => (error.status === 404 ? { bindings: [] } : error)),
+    bindingsOf(path).catch((error) => (error.status === 404 ? { bindings: [] } : error)),
     ask(`/v1/history/${path}?limit=${EVENTS}`).catch((error) => error),
   ]);
   if (aor !== open) return;
   const events = history.events ?? [];
   if (found.bindings) {
-    $("phone-bindings").replaceChildren(...(found.bindings.length ? found.bindings.map((one) => card(one, events))
+    $("phone-bindings").replaceChildren(...(found.bindings.length ? found.bindings.map((one) => card(one, events, found.byLeader))
       : [make("p", {}, "Not registered now.")]));
   } else {
     $("phone-bindings").replaceChildren(make("p", { class: "bad" }, found.message));
@@ -121,17 +132,17 @@ function nat(binding) {
 }
 
 /** When a phone last answered a ping, which only who leads knows. */
-function ping({ answered, behind_nat: pinged }) {
+function ping({ answered, behind_nat: pinged }, byLeader) {
   if (answered !== null) return `answered, ${span(answered)} ago`;
   if (!pinged) return "";
-  return status.leading ? "none answered yet" : `${status.leader ?? "who leads"} knows: look there`;
+  return byLeader ? "none answered yet" : `${status.leader ?? "who leads"} knows: look there`;
 }
 
-function card(binding, events) {
+function card(binding, events, byLeader) {
   const facts = [
     ["Where", where(binding)], ["Registered since", since(binding, events)],
     ["Last REGISTER", `${clock(wall(binding.last_modified))}, expires ${expiry(binding)}`],
-    ["NAT", nat(binding)], ["Last ping", ping(binding)], ["User-Agent", binding.user_agent || "not said"], ["Contact", binding.contact],
+    ["NAT", nat(binding)], ["Last ping", ping(binding, byLeader)], ["User-Agent", binding.user_agent || "not said"], ["Contact", binding.contact],
     ["Served at", binding.socket], ["Path", binding.path.join(", ")], ["Instance", binding.instance],
     ["Call-ID", `${binding.call_id}, CSeq ${binding.cseq}`], ["Methods", binding.methods],
   ];

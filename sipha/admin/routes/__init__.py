@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
+from sipha.admin.elsewhere import Elsewhere
 from sipha.admin.interfaces import INode
-from sipha.admin.leader import Leader
 from sipha.admin.route import Group
 from sipha.admin.routes.accounts import AccountRoutes
 from sipha.admin.routes.backup import BackupRoutes
@@ -22,8 +22,8 @@ from sipha.admin.routes.status import StatusRoutes
 from sipha.auth.domain import Domains
 
 
-def groups(reactor: IReactorTime, node: INode, domains: Domains, leader: Leader) -> tuple[Group, ...]:
-    """All groups of routes that need nothing but a node, its domains and who leads."""
+def groups(reactor: IReactorTime, node: INode, domains: Domains, elsewhere: Elsewhere) -> tuple[Group, ...]:
+    """All groups of routes that need nothing but a node, its domains and the other nodes."""
     return (
         StatusRoutes(node),
         BindingRoutes(reactor, node, domains),
@@ -35,6 +35,6 @@ def groups(reactor: IReactorTime, node: INode, domains: Domains, leader: Leader)
         ConfigurationRoutes(node),
         EventRoutes(reactor, node, domains),
         BackupRoutes(node),
-        ManagementRoutes(reactor, node, domains, leader),
+        ManagementRoutes(reactor, node, domains, elsewhere),
         PageRoutes(),
     )

@@ -19,7 +19,7 @@ from sipha.admin.messages import Refusal
 from sipha.admin.names import locate
 from sipha.admin.outcomes import count, outcomes_of, propose
 from sipha.admin.outflow import PAUSE
-from sipha.admin.queries import Filter, Read, Removal, Search
+from sipha.admin.queries import Filter, Look, Removal, Search
 from sipha.admin.route import Routes, Stream
 from sipha.auth.domain import Domains
 from sipha.state.binding import Binding
@@ -86,7 +86,7 @@ class BindingRoutes:
         """All bindings that match, as they are at one moment: RFC 4180, with a line of names first."""
         return self._export(query, _rows, _csv([_COLUMNS]))
 
-    @routes.get("/v1/bindings/<path:aor>", role=Role.READ, query=Read, errors=(404,))
+    @routes.get("/v1/bindings/<path:aor>", role=Role.READ, query=Look, errors=(404,))
     def get_bindings(self, aor: str) -> views.Bindings:
         """The bindings of one AOR: `alice@sipha.test`, or `sip:alice@sipha.test`."""
         aor = locate(self._domains, aor)[1]

@@ -6,8 +6,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 
 from sipha.admin.access import Role
+from sipha.admin.elsewhere import Elsewhere
 from sipha.admin.interfaces import INode
-from sipha.admin.leader import Leader
 from sipha.admin.mi.cluster import ClusterMethods
 from sipha.admin.mi.core import CoreMethods
 from sipha.admin.mi.location import LocationMethods
@@ -21,8 +21,8 @@ class ManagementRoutes:
 
     routes = Routes("mi")
 
-    def __init__(self, reactor: IReactorTime, node: INode, domains: Domains, leader: Leader) -> None:
-        groups = (LocationMethods(node, domains), ClusterMethods(node, leader))
+    def __init__(self, reactor: IReactorTime, node: INode, domains: Domains, elsewhere: Elsewhere) -> None:
+        groups = (LocationMethods(node, domains), ClusterMethods(node, elsewhere))
         self._dispatcher = Dispatcher(reactor, *groups, CoreMethods(node, *groups))
 
     @routes.post("/mi", role=Role.READ, body="application/json", media="application/json")

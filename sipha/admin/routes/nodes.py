@@ -6,6 +6,7 @@ from sipha.admin import views
 from sipha.admin.access import Role
 from sipha.admin.interfaces import INode
 from sipha.admin.messages import Refusal
+from sipha.admin.queries import At
 from sipha.admin.route import Place, Routes
 
 _REFUSALS = (409, 503)
@@ -19,7 +20,7 @@ class NodeRoutes:
     def __init__(self, node: INode) -> None:
         self._node = node
 
-    @routes.get("/v1/nodes", role=Role.READ)
+    @routes.get("/v1/nodes", role=Role.READ, query=At)
     def list_nodes(self) -> views.Nodes:
         """The members of the cluster, and who would lead if leadership were handed on."""
         return views.Nodes(tuple(self._node.nodes()), self._node.successor())

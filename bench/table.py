@@ -1,0 +1,216 @@
+"""The tables of a result: of all servers side by side, and of sipha's goals; as text and for the handbook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from bench.cluster import ALONE, REPLICATED
+from bench.load import Sample
+from bench.log_figures import Range, over
+from bench.peers import NEAREST
+from bench.result import CALL, CALLS, FIRST, HIGH, MOST, OVERLOAD, STEADY, STORM, Plan, Result
+
+MEMORY = "memory of a node for each binding"
+START = "start"
+STALL = "longest stall by its own doing"
+SERVED = "served at twice the maximum, of the maximum"
+PINGS = "4,000 pings/s"
+SYNC, LATE = "fdatasync", "sleep late"
+
+Number = Callable[[Sample], float]
+
+
+class Table(NamedTuple):
+    """Cells, line by line; the first line is the head, the first column names what the line is about.
+
+    The others are words or numbers.
+    """
+
+    lines: list[list[str]]
+    words: bool = False
+
+    def text(self) -> str:
+        """For a terminal."""
+        align = str.ljust if self.words else str.rjust
+        widths = [max(map(len, column)) for column in zip(*self.lines, strict=True)]
+        return "\n".join(
+            "  ".join([name.ljust(widths[0]), *map(align, cells, widths[1:])]).rstrip() for name, *cells in self.lines
+        )
+
+    def markdown(self) -> str:
+        """For the handbook."""
+        head, *rest = self.lines
+        return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rest))
+
+
+def guarantees(result: Result) -> Table:
+    """What a 200 OK to a REGISTER means."""
+    return Table([["server", "what 200 OK to a REGISTER means"], *map(list, result.servers.items())], words=True)
+
+
+def registers(result: Result) -> Table:
+    """REGISTERs as fast as they go, and how sipha compares round by round."""
+    head = [
+        "as fast as it goes",
+        "REGISTER/s",
+        "CPU µs",
+        "p50 ms",
+        "p99 ms",
+        "generator",
+        "sipha's rate",
+        "its CPU time",
+    ]
+    ours = result.of(REPLICATED.name, MOST)
+    lines = [head]
+    for server in result.servers:
+        theirs = result.of(server, MOST)
+        lines.append(
+            [
+                server,
+                _spread(theirs, _rate, ",.0f"),
+                _spread(theirs, _cost, ".1f"),
+                _spread(theirs, _p50, ".2f"),
+                _spread(theirs, _p99, ".2f"),
+                _spread(theirs, lambda sample: sample.generator, ".0%"),
+                *(
+                    (_ratio(ours, theirs, number) for number in (_rate, _cost))
+                    if server != REPLICATED.name
+                    else ("", "")
+                ),
+            ]
+        )
+    return Table(lines)
+
+
+def latencies(result: Result) -> Table:
+    """REGISTERs at a rate, and first ones."""
+    head = ["at a rate", "1,000/s: p50 ms", "p99 ms", "CPU µs", "80 %: p50 ms", "p99 ms", "CPU µs"]
+    lines = [[*head, "with its 401/s", "CPU µs", "refused or lost"]]
+    for server in result.servers:
+        steady, high, first = (result.of(server, load) for load in (STEADY, HIGH, FIRST))
+        cells = [_spread(each, number, form) for each in (steady, high) for number, form in _LATENCY]
+        failed = sum(sample.failed for load in (MOST, STEADY, HIGH, FIRST) for sample in result.of(server, load))
+        lines.append([server, *cells, _spread(first, _rate, ",.0f"), _spread(first, _cost, ".1f"), f"{failed}"])
+    return Table(lines)
+
+
+def calls(result: Result) -> Table:
+    """Calls: INVITE with its 407 or credentials, 180, 200, ACK, BYE, 200."""
+    lines = [["calls", "calls/s", "CPU µs", "100/s: p50 ms", "p99 ms", "CPU µs", "refused or lost"]]
+    for server in result.servers:
+        most, steady = result.of(server, CALL), result.of(server, CALLS)
+        if most:
+            cells = [_spread(most, _rate, ",.0f"), _spread(most, _cost, ".0f")]
+            cells += [_spread(steady, number, form) for number, form in _LATENCY]
+            lines.append([server, *cells, f"{sum(sample.failed for sample in (*most, *steady))}"])
+    return Table(lines)
+
+
+def goals(result: Result) -> Table:
+    """What sipha is to reach, and what it does."""
+    return Table(
+        [["sipha", "goal", "measured"], *([name, goal, text] for name, goal, text in _goals(result) if text)],
+        words=True,
+    )
+
+
+def noise(result: Result) -> str:
+    """What the host adds."""
+    parts = [f"{name} {over(values).text('.2f', 1e3)} ms" for name, values in result.noise.items()]
+    if result.shares:
+        parts.append(f"a busy process gets {over(result.shares).text('.0%')} of a core")
+    idle = [f"{server} {share:.1%}" for server, share in result.idle.items()]
+    return f"The host: {', '.join(parts)}; while nothing comes they take of a core: {', '.join(idle)}"
+
+
+def _goals(result: Result) -> Iterator[tuple[str, str, str]]:
+    most, alone = result.of(REPLICATED.name, MOST), result.of(ALONE.name, MOST)
+    steady, high = result.of(REPLICATED.name, STEADY), result.of(REPLICATED.name, HIGH)
+    yield "REGISTER refresh, three nodes, mTLS, fsync, nonce reused", "30,000/s", _spread(most, _rate, ",.0f", "/s")
+    yield f"its rate beside {NEAREST}", "× 7", _ratio(most, result.of(NEAREST, MOST), _rate)
+    yield "REGISTER refresh in memory on one node", "30,000/s", _spread(alone, _rate, ",.0f", "/s")
+    first = _spread(result.of(REPLICATED.name, FIRST), _rate, ",.0f", "/s")
+    yield "first REGISTER with its 401, three nodes", "", first
+    for load, samples, limits in ((STEADY, steady, ("1 ms", "5 ms")), (HIGH, high, ("", ""))):
+        for name, number, limit in (("p50", _p50, limits[0]), ("p99", _p99, limits[1])):
+            yield f"{load}: {name}", limit, _spread(samples, number, ".2f", " ms")
+    yield "calls", "", _spread(result.of(REPLICATED.name, CALL), _rate, ",.0f", "/s")
+    yield "leader's CPU time for a REGISTER", "", _spread(most, leader, ".1f", " µs")
+    yield "what its core would serve by that", "", _spread(most, lambda sample: 1e6 / leader(sample), ",.0f", "/s")
+    yield "a follower's", "", _spread(most, follower, ".1f", " µs")
+    bindings, large = f"{result.plan.bindings:,} bindings", result.plan.bindings == Plan.bindings
+    yield f"{MEMORY}, {bindings}", "1,000 B" if large else "", _alone(result, MEMORY, ",.0f", 1, " B")
+    yield f"{START} with {bindings}", "5 s" if large else "", _alone(result, START, ".2f", 1, " s")
+    yield f"{STALL}, {bindings}", "20 ms", _alone(result, STALL, ".1f", 1e3, " ms")
+    yield PINGS, "5 % of a core", _alone(result, PINGS, ".1%", 1, " of a core")
+    yield SERVED, "", _alone(result, SERVED, ".0%", 1, "")
+    overload = result.of(REPLICATED.name, OVERLOAD)
+    yield "99th percentile of what is served then", "", _spread(overload, _p99, ",.0f", " ms")
+    for storm in result.of(REPLICATED.name, STORM):
+        through = f"all through after {storm.ok / storm.rate:.1f} s, {storm.failed} lost"
+        yield f"{result.plan.phones:,} phones at once", "15 s" if result.plan.phones == Plan.phones else "", through
+
+
+def _alone(result: Result, name: str, form: str, scale: float, unit: str) -> str:
+    values = result.alone.get(name, [])
+    return over(values).text(form, scale) + unit if values else ""
+
+
+def _spread(samples: Sequence[Sample], number: Number, form: str, unit: str = "") -> str:
+    return over(list(map(number, samples))).text(form) + unit if samples else ""
+
+
+def _ratio(ours: Sequence[Sample], theirs: Sequence[Sample], number: Number) -> str:
+    return f"× {ratio(ours, theirs, number).text('.2f')}" if theirs else ""
+
+
+def ratio(ours: Sequence[Sample], theirs: Sequence[Sample], number: Number) -> Range:
+    """How many times as much one server's number is as another's in the same round, over all rounds."""
+    return over([number(own) / number(other) for own, other in zip(ours, theirs, strict=True)])
+
+
+def _rate(sample: Sample) -> float:
+    return sample.rate
+
+
+def _cost(sample: Sample) -> float:
+    return sample.cost
+
+
+def _p50(sample: Sample) -> float:
+    return sample.p50_us / 1e3
+
+
+def _p99(sample: Sample) -> float:
+    return sample.p99_us / 1e3
+
+
+def leader(sample: Sample) -> float:
+    """The CPU time of the leader."""
+    return sample.cpu_us["leader"]
+
+
+def follower(sample: Sample) -> float:
+    """The CPU time of a follower."""
+    followers = [cost for name, cost in sample.cpu_us.items() if name.startswith("follower")]
+    return sum(followers) / len(followers)
+
+
+_LATENCY: tuple[tuple[Number, str], ...] = ((_p50, ".2f"), (_p99, ".2f"), (_cost, ".1f"))
+
+TABLES: tuple[Callable[[Result], Table], ...] = (guarantees, registers, latencies, calls, goals)
+
+
+def head(result: Result) -> str:
+    """Where and how it was measured."""
+    plan = result.plan
+    return (
+        f"{result.machine}; {plan.rounds} rounds of {plan.seconds:g} s in turns, {plan.users:,} users; the median, and "
+        "from where to where the rounds went"
+    )
+
+
+def text(result: Result) -> str:
+    """All of it, for a terminal."""
+    return "\n\n".join((head(result), *(table(result).text() for table in TABLES), noise(result)))

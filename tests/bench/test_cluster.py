@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from bench.cluster import ALONE, REPLICATED, Cluster, Variant
+from bench.load import Load
+
+USERS = 200
+
+
+def test_variant_is_another_build_and_configuration(tmp_path: Path) -> None:
+    variant = Variant(
+        "compiled, two senders",
+        "as it says",
+        size=5,
+        durability="os",
+        tls=False,
+        launcher=("env", "PYTHONPATH=build"),
+        cluster="max_batch = 7",
+        sip="receive_buffer = 1_000_000",
+    )
+    cluster = Cluster(variant, tmp_path, "127.0.93")
+    assert (cluster.name, cluster.guarantee) == ("compiled, two senders", "as it says")
+    assert len(cluster.sandbox.nodes) == 5
+    for node in cluster.sandbox.nodes:
+        assert cluster.sandbox.launcher_of(node) == ("env", "PYTHONPATH=build")
+        cluster.sandbox.configure(node)
+        made = tomllib.loads(node.configuration.read_text())
+        assert made["cluster"].items() >= {"durability": "os", "plaintext": True, "max_batch": 7}.items()
+        assert made["sip"].items() >= {"port": 5060, "receive_buffer": 1_000_000}.items()
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("variant", [REPLICATED, ALONE], ids=lambda variant: variant.name)
+def test_phones_refresh_the_bindings_that_were_loaded(variant: Variant, tmp_path: Path) -> None:
+    cluster = Cluster(variant, tmp_path, "127.0.93")
+    cluster.preload(USERS, phones=True)
+    try:
+        cluster.start()
+        sample = Load(cluster).register(users=range(USERS), count=USERS)
+        assert sample.ok == USERS
+        assert set(sample.cpu_us) == {"leader", *(f"follower {number}" for number in range(1, variant.size))}
+        assert all(cpu > 0 for cpu in sample.cpu_us.values())
+        assert cluster.agreed()
+        status = cluster.sandbox.status(cluster.leader)
+        assert status is not None
+        assert (status["aors"], status["bindings"], status["accounts"]) == (USERS, USERS, USERS)
+    finally:
+        cluster.stop()
