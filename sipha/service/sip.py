@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 from twisted.application.service import Service
@@ -312,9 +313,9 @@ class SipService(Service):
         if self._endpoint is None:
             return {}
         counted = {
-            f"{room}_{name}": getattr(counters, name)
+            f"{room}_{field.name}": getattr(counters, field.name)
             for room, counters in self._counters.items()
-            for name in counters.__slots__
+            for field in fields(counters)
         }
         return counted | {f"transport_{name.replace('-', '_')}": n for name, n in self._endpoint.counters.items()}
 
