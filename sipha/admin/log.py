@@ -19,6 +19,7 @@ from sipha.state.entries import (
     PutSetting,
     RaiseSchema,
     Record,
+    Refresh,
     Register,
     RemoveBindings,
     RemoveUnreachable,
@@ -71,6 +72,7 @@ class RecordView(msgspec.Struct, frozen=True):
 
     kind: Literal[
         "register",
+        "refresh",
         "import-binding",
         "remove-bindings",
         "expire",
@@ -120,6 +122,7 @@ _SHOWN: Mapping[type[Record], tuple[Any, str, Sequence[str]]] = {
         "aor",
         ("call_id", "cseq", "contacts", "wildcard", "received", "socket", "path", "user_agent", "outbound", "cflags"),
     ),
+    Refresh: ("refresh", "aor", ("version", "cseq", "expires", "jitter")),
     RemoveBindings: ("remove-bindings", "aor", ("contact",)),
     Expire: ("expire", "", ("bindings",)),
     RemoveUnreachable: ("remove-unreachable", "aor", ("contact_id", "version")),

@@ -70,10 +70,12 @@ class Connection(Protocol):
             self._unsent += len(data)
             if self._unsent > MAX_UNSENT:
                 self.end("does not read")
-        if not self._ended:
+        if self._ended:
+            return
+        if isinstance(message, _URGENT) and not self.full:
+            tls.send(self._transport, data)
+        else:
             self._transport.write(data)
-            if isinstance(message, _URGENT) and not self.full:
-                tls.flush(self._transport)
 
     def end(self, reason: str | None = None) -> None:
         """End the connection at once, and count why."""

@@ -13,7 +13,7 @@ from sipha.cluster.guards import MAX_COMMAND
 from sipha.errors import NotLeader, QueueFull, Unavailable, UnknownOutcome
 from sipha.histogram import Histogram
 from sipha.state.entries import Record
-from sipha.state.outcomes import Invalid, Outcome
+from sipha.state.outcomes import Invalid, Outcome, Outdated
 
 DEADLINE = 2.0
 """Seconds after which a proposer hears that the outcome is unknown."""
@@ -34,7 +34,13 @@ MAX_RECORD = MAX_COMMAND - 1024
 """Bytes of an entry with a single record."""
 
 MAX_UNDER_WAY = 8
-"""Entries that may wait for their majority; what comes meanwhile makes the next ones larger."""
+"""Entries that may wait for their majority."""
+
+FEW_UNDER_WAY = 3
+"""So many may, while what comes meanwhile makes the next one larger: an entry costs each node what 30 records do."""
+
+COMPANY = 0.01
+"""Seconds for which a record waits for others at most, once a few entries are under way."""
 
 Done = Callable[[Outcome | Unavailable], None]
 """What a proposer is told by, once."""
@@ -44,18 +50,18 @@ Proposal = tuple[Record, Done, float]
 
 
 class _Group:
-    """The proposers of one entry, none once they are told."""
+    """What is proposed in one entry, nothing once its proposers are told."""
 
-    __slots__ = ("deadline", "dones")
+    __slots__ = ("deadline", "proposals")
 
-    def __init__(self, dones: list[Done], deadline: float) -> None:
-        self.dones = dones
-        self.deadline = deadline
+    def __init__(self, proposals: list[Proposal]) -> None:
+        self.proposals = proposals
+        self.deadline = proposals[0][2]
 
-    def take(self) -> list[Done]:
-        """The proposers, each of whom must be told now."""
-        dones, self.dones = self.dones, []
-        return dones
+    def take(self) -> list[Proposal]:
+        """The proposals, each of whose proposers must be told now."""
+        proposals, self.proposals = self.proposals, []
+        return proposals
 
 
 class Proposals:
@@ -64,7 +70,8 @@ class Proposals:
     `latencies` are the seconds that the first proposer of each entry waited until it was applied.
 
     `encode` makes an entry of records; `append` appends it to the log and calls back with the outcomes, with None
-    if another entry took its place, or never.
+    if another entry took its place, or never. `shorten` says which record has the effect of another on what is applied
+    now; if an entry that is under way changes that, it is found Outdated, and what it was made of is proposed in full.
     """
 
     def __init__(
@@ -72,12 +79,15 @@ class Proposals:
         clock: Callable[[], float],
         encode: Callable[[tuple[Record, ...]], bytes],
         append: Callable[[bytes, Callable[[Sequence[Outcome] | None], None]], None],
+        shorten: Callable[[Record], Record] = lambda record: record,
     ) -> None:
         self.count = 0
         self.latencies = Histogram()
         self._clock = clock
         self._encode = encode
         self._append = append
+        self._shorten = shorten
+        self._outdated: list[Proposal] = []  # were shortened in vain
         self._waiting: deque[Proposal] = deque()
         self._under_way: deque[_Group] = deque()
         self._held = False
@@ -104,7 +114,20 @@ class Proposals:
     @property
     def under_way(self) -> bool:
         """True while an entry waits for its majority."""
-        return any(group.dones for group in self._under_way)
+        return any(group.proposals for group in self._under_way)
+
+    @property
+    def ready(self) -> bool:
+        """True if there is what `flush` would make an entry of."""
+        under_way = len(self._under_way)
+        if self._held or under_way >= MAX_UNDER_WAY:
+            return False
+        if self._outdated or not self._waiting:
+            return bool(self._outdated)
+        if under_way < FEW_UNDER_WAY or len(self._waiting) >= self._fit:
+            return True
+        deadline = self._waiting[0][2]
+        return deadline < self._clock() + DEADLINE - COMPANY or math.isinf(deadline)
 
     def hold(self) -> None:
         """Make no more entries until `resume`: what comes meanwhile waits."""
@@ -116,8 +139,13 @@ class Proposals:
 
     def flush(self) -> None:
         """Make entries of what waits."""
-        while not self._held and self._waiting and len(self._under_way) < MAX_UNDER_WAY:
-            self._submit(self._next())
+        while self.ready:
+            if self._outdated:
+                proposals, self._outdated = self._outdated[: self._fit], self._outdated[self._fit :]
+                self._submit(proposals, [record for record, _, _ in proposals])
+            else:
+                proposals = self._next()
+                self._submit(proposals, [self._shorten(record) for record, _, _ in proposals])
 
     def expire(self) -> None:
         """Tell those who have waited long enough; the library may never do."""
@@ -125,17 +153,16 @@ class Proposals:
         for group in groups:
             if group.deadline <= now:
                 self._refuse(group.take(), UnknownOutcome(f"no majority had the record within {DEADLINE:g} s"))
-        while groups and not groups[0].dones:
+        while groups and not groups[0].proposals:
             groups.popleft()
         if any(deadline <= now for _, _, deadline in islice(self._waiting, 2)):  # the first may be one without
             late = [proposal for proposal in self._waiting if proposal[2] <= now]
             self._waiting = deque(proposal for proposal in self._waiting if proposal[2] > now)
-            self._refuse([done for _, done, _ in late], QueueFull(f"the record waited for {DEADLINE:g} s"))
+            self._refuse(late, QueueFull(f"the record waited for {DEADLINE:g} s"))
 
     def refuse_waiting(self, refusal: Unavailable) -> None:
         """Tell those whose record is in no entry yet that it won't be in one."""
-        waiting, self._waiting = self._waiting, deque()
-        self._refuse([done for _, done, _ in waiting], refusal)
+        self._refuse(self._take_waiting(), refusal)
 
     def withdraw(self) -> None:
         """We lead no more: what is under way may be applied or not, what waits won't."""
@@ -150,7 +177,7 @@ class Proposals:
 
     def take_waiting(self) -> list[tuple[Record, Done]]:
         """Those that wait and are in no entry, for another to tell them; what we wanted ourselves is forgotten."""
-        waiting, self._waiting = self._waiting, deque()
+        waiting = self._take_waiting()
         self.count -= len(waiting)
         return [(record, done) for record, done, deadline in waiting if math.isfinite(deadline)]
 
@@ -158,6 +185,10 @@ class Proposals:
         """Tell `unknown` to those whose record is in an entry, which may yet be applied, `refusal` to the others."""
         self._refuse_under_way(unknown)
         self.refuse_waiting(refusal)
+
+    def _take_waiting(self) -> list[Proposal]:
+        waiting, self._outdated, self._waiting = [*self._outdated, *self._waiting], [], deque()
+        return waiting
 
     def _refuse_under_way(self, unknown: UnknownOutcome) -> None:
         groups, self._under_way = self._under_way, deque()
@@ -173,10 +204,10 @@ class Proposals:
                 proposals.append(waiting.popleft())
         return proposals
 
-    def _submit(self, proposals: list[Proposal]) -> None:
+    def _submit(self, proposals: list[Proposal], records: list[Record]) -> None:
         """Append one entry; if it would be too long, or has a record that can't be encoded, one for each half."""
         try:
-            entry = self._encode(tuple([record for record, _, _ in proposals]))
+            entry = self._encode(tuple(records))
         except (ValueError, TypeError, OverflowError) as error:  # a lone surrogate, an integer of more than 64 bits
             refusal: Outcome | Unavailable | None = Invalid(f"the record can't be encoded: {error}")
         else:
@@ -184,34 +215,37 @@ class Proposals:
             refusal = Unavailable(f"the record is longer than {MAX_RECORD} bytes") if too_long else None
         if refusal is None:
             self._fit = min(MAX_RECORDS, max(1, MAX_BATCH * len(proposals) // len(entry)))
-            group = _Group([done for _, done, _ in proposals], proposals[0][2])
+            group = _Group(proposals)
             self._under_way.append(group)
             self._append(entry, lambda outcomes: self._settle(group, outcomes))
         elif len(proposals) > 1:
             half = len(proposals) // 2
-            self._submit(proposals[:half])
-            self._submit(proposals[half:])
+            self._submit(proposals[:half], records[:half])
+            self._submit(proposals[half:], records[half:])
         else:
             self.count -= 1
             self._tell(proposals[0][1], refusal)
 
     def _settle(self, group: _Group, outcomes: Sequence[Outcome] | None) -> None:
         """Tell the proposers what became of their entry: applied, or (None) another's is in its place."""
-        dones = group.take()
+        proposals = group.take()
         if outcomes is None:
-            self._refuse(dones, NotLeader("another node has taken over"))
-        elif len(outcomes) != len(dones):
-            self._refuse(dones, UnknownOutcome("the entry was not understood"))
+            self._refuse(proposals, NotLeader("another node has taken over"))
+        elif len(outcomes) != len(proposals):
+            self._refuse(proposals, UnknownOutcome("the entry was not understood"))
         else:
-            self.count -= len(dones)
             if math.isfinite(group.deadline):
                 self.latencies.observe(self._clock() + DEADLINE - group.deadline)
-            for done, outcome in zip(dones, outcomes, strict=True):
-                self._tell(done, outcome)
+            for proposal, outcome in zip(proposals, outcomes, strict=True):
+                if isinstance(outcome, Outdated):
+                    self._outdated.append(proposal)
+                else:
+                    self.count -= 1
+                    self._tell(proposal[1], outcome)
 
-    def _refuse(self, dones: Sequence[Done], refusal: Unavailable) -> None:
-        self.count -= len(dones)
-        for done in dones:
+    def _refuse(self, proposals: Sequence[Proposal], refusal: Unavailable) -> None:
+        self.count -= len(proposals)
+        for _, done, _ in proposals:
             self._tell(done, refusal)
 
     def _tell(self, done: Done, outcome: Outcome | Unavailable) -> None:

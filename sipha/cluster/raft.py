@@ -129,6 +129,7 @@ class Raft(SyncObj):
         )
         super().__init__(_Peer(name), [], conf, transport=_Link(self, outbox))
         self._SyncObj__serializer = _NoDump()
+        self._poller = _NoSockets()
         self._SyncObj__raftLastApplied: int = max(applied, 1)
         self._SyncObj__raftCommitIndex: int = max(self.applied_index, min(self.commit_index, self.last_index))
 
@@ -293,13 +294,15 @@ class Raft(SyncObj):
         Only `stand` begins an election: one that falls due meanwhile waits for its pre-vote. A single voter, who
         counts nobody else's disk, waits for its own.
         """
-        if self.leads and not self._SyncObj__otherNodes and self._journal.durable < self.last_index:
+        if not self.leads:
+            self._SyncObj__applyLogEntries()  # all that the library's tick does then
             return
-        if self.leads:
-            self._count_disks()
-            first, last, next_index = self.first_index, self.last_index, self._SyncObj__raftNextIndex
-            if any(first < next_index[node] <= last for node in self._SyncObj__connectedNodes):
-                self._SyncObj__newAppendEntriesTime = 0.0
+        if not self._SyncObj__otherNodes and self._journal.durable < self.last_index:
+            return
+        self._count_disks()
+        first, last, next_index = self.first_index, self.last_index, self._SyncObj__raftNextIndex
+        if any(first < next_index[node] <= last for node in self._SyncObj__connectedNodes):
+            self._SyncObj__newAppendEntriesTime = 0.0
         due, self._SyncObj__raftElectionDeadline = self._SyncObj__raftElectionDeadline, math.inf
         try:
             self.doTick(0.0)
@@ -452,6 +455,13 @@ class _Link(Transport):
             case _:
                 return False
         return True
+
+
+class _NoSockets:
+    """In the place of the library's poller: its sockets would be those of its own transport."""
+
+    def poll(self, _timeout: float) -> None:
+        """Nothing has come."""
 
 
 class _NoDump:

@@ -45,7 +45,16 @@ from sipha.histogram import Histogram
 from sipha.sip.flow import Address
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
-from sipha.state.entries import Batch, Policy, RaiseSchema, Record, UnknownSchema, encode
+from sipha.state.entries import (
+    REFRESH_SCHEMA,
+    Batch,
+    Policy,
+    RaiseSchema,
+    Record,
+    Register,
+    UnknownSchema,
+    encode,
+)
 from sipha.state.interfaces import ICredentials, ILocation, ILog
 from sipha.state.outcomes import Outcome
 from sipha.state.snapshot import Frozen
@@ -96,7 +105,7 @@ class Replica:
         self._storage, self._journal = memory.storage, memory.journal
         self._snapshots, self._time = memory.snapshots, memory.time
         self._journal.on_failed = self._driver.give_up
-        self._journal.on_durable = lambda: self._driver.guard(self._voter.durable_risen)
+        self._journal.on_durable = self._durable_risen
         self._voter = Voter(
             node,
             disk,
@@ -110,7 +119,7 @@ class Replica:
             lambda peer: self._catchup.lagging(peer),  # noqa: PLW0108  it is made below
         )
         self._lease, self._raft = self._voter.lease, self._voter.raft
-        self._proposals = Proposals(clock, self._encode, self._raft.append)
+        self._proposals = Proposals(clock, self._encode, self._raft.append, self._shorten)
         self._forwarding = Forwarding(clock, network.send, self._propose_here)
         self.membership = Membership(
             node, self._journal, self.machine, self._voter, self._propose_members, self._members_changed
@@ -403,7 +412,8 @@ class Replica:
             self._kinship.call()
 
     def _advance(self) -> None:
-        if self._raft.leads or self._handover.under_way:
+        proposes = self._raft.leads or self._handover.under_way
+        if proposes:
             if self._journal.backlog < _BACKLOG:  # else the others' disks would let it grow without end
                 self._proposals.flush()
             self._step_handover()
@@ -413,7 +423,8 @@ class Replica:
         self._watch_role()
         self._proposals.expire()
         self._forwarding.expire()
-        if self._raft.applied_index < self._raft.commit_index:
+        more = proposes and self._proposals.ready and self._journal.backlog < _BACKLOG
+        if more or self._raft.applied_index < self._raft.commit_index:
             self._driver.kick()
 
     def _step_handover(self) -> None:
@@ -455,11 +466,20 @@ class Replica:
         self._proposals.withdraw()
         self._forwarding.stop()
 
+    def _durable_risen(self) -> None:
+        """More of the log is on disk: a follower says so, and that is all; for a leader more may be committed."""
+        self._driver.guard(self._voter.durable_risen, kick=self._raft.leads)
+
     # Proposals
 
     def _encode(self, records: tuple[Record, ...]) -> bytes:
         schema = max([self.machine.schema, *(record.schema for record in records if isinstance(record, RaiseSchema))])
         return encode(Batch(schema, self._time.now(self._clock()), self.policy, records))
+
+    def _shorten(self, record: Record) -> Record:
+        if isinstance(record, Register) and self.machine.schema >= REFRESH_SCHEMA:
+            return self.machine.location.shortened(record)
+        return record
 
     def _propose_own(self, record: Record, done: Done) -> None:
         """Queue a record that the leader has decided on; `done` may never be called."""

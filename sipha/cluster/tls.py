@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,8 @@ from sipha.errors import ConfigError
 _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 _NO_TLS_1_3 = frozenset({"unsupported protocol", "wrong version number", "http request"})
+
+_PIECE = 1 << 15
 
 Mark = tuple[int, ...] | None
 """What changes when a file does; None if it isn't there."""
@@ -217,6 +220,15 @@ class Certificates(Generic[LoadedT]):
 class _Transport(BufferingTLSTransport):
     """Twisted's, but when it is lost it leaves no cycle to the collector: strangers could make many."""
 
+    _hurries = False
+
+    def send(self, data: bytes) -> None:
+        """Give the kernel what was written, and this."""
+        self._hurries = True
+        self._aggregator.flush()
+        TLSMemoryBIOProtocol.write(self, data)
+        self._hurries = False
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Let the last look for data find an end; what it fails with otherwise is held by its own traceback."""
         connection: SSL.Connection | None = self.getHandle()
@@ -224,14 +236,31 @@ class _Transport(BufferingTLSTransport):
             connection.set_shutdown(SSL.RECEIVED_SHUTDOWN)
         super().connectionLost(reason)
 
+    def _flushSendBIO(self) -> None:
+        """Twisted's would have the reactor watch the connection until it can be written to, which it can."""
+        if not self._hurries:
+            super()._flushSendBIO()
+            return
+        with suppress(SSL.WantReadError):  # there is nothing to send
+            _give(self.transport, self._tlsConnection.bio_read(_PIECE))
 
-def flush(transport: Any) -> None:
-    """Give the kernel what was written: by itself it would wait for two more turns of the reactor."""
+
+def send(transport: Any, data: bytes) -> None:
+    """Give the kernel what was written, and this: by itself it would wait for two more turns of the reactor."""
     if isinstance(transport, _Transport):
-        transport._aggregator.flush()  # noqa: SLF001  its superclass's
-        transport = transport.transport
-    if transport.connected:
-        transport.doWrite()  # that the connection is lost, epoll tells the reactor, too
+        transport.send(data)
+    else:
+        _give(transport, data)
+
+
+def _give(transport: Any, data: bytes) -> None:
+    """Give the kernel data, and leave to the reactor what it doesn't take, which may be that the connection is lost."""
+    if transport.connected and not transport.dataBuffer and not transport._tempDataBuffer:  # noqa: SLF001  Twisted's
+        written = transport.writeSomeData(data)
+        if isinstance(written, int):
+            data = data[written:]
+    if data:
+        transport.write(data)
 
 
 class TlsFactory(TLSMemoryBIOFactory):

@@ -39,7 +39,7 @@ from sipha.state.time import ClusterTime
 
 _MICROSECONDS = 1_000_000
 
-_ACK_PAUSE = 0.2
+_ACK_PAUSE = 0.5
 """The part of the heartbeats' period that lies at least between two acknowledgements of one lease."""
 
 _TURN = 0.04

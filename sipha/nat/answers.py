@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import NamedTuple
+
+import msgspec
 
 
-class Awaited(NamedTuple):
+class Awaited(msgspec.Struct, frozen=True, gc=False):
     """A ping that waits: sent in a slot for a binding as it was then, to the phone itself or to the edge before it.
 
     `remainder` is that of the binding's own slots, of which `sent` isn't one if it was late.
@@ -40,7 +41,9 @@ class Answers:
 
     def came(self, token: str) -> None:
         """The answer to a ping under way has come."""
-        self.answered(self._awaited.pop(token).contact_id)
+        ping = self._awaited.pop(token)
+        if self._missed or self._missed_before:
+            self.answered(ping.contact_id)
 
     def answered(self, contact_id: int) -> None:
         """A binding has shown that it is reachable: it has missed nothing."""

@@ -130,6 +130,7 @@ class Keepalive(Service):
         self._forgets_at = 0  # the slot
         self._dropped = 0  # datagrams that had come, as of the last turn
         self._locals: dict[str, Address | None] = {}
+        self._vias: dict[tuple[str, Address], str] = {}  # ours, without its branch, by transport and local address
 
     # What others see
 
@@ -290,7 +291,10 @@ class Keepalive(Service):
             return  # nobody can open a connection to a phone behind NAT
         if self._settings.method == "OPTIONS":
             token = tokens.ping(binding.contact_id, sent)
-            via = f"SIP/2.0/{flow.transport} {transport.sent_by(flow)}"
+            via = self._vias.get((flow.transport, flow.local))
+            if via is None:
+                via = f"SIP/2.0/{flow.transport} {transport.sent_by(flow)}"
+                self._vias[flow.transport, flow.local] = via
             data = options(binding.request_uri, via, path, self._settings.sender, token)
             if self._send(data, flow, transport):
                 # The schedule's own text has its hash already, for when the answer comes.

@@ -33,7 +33,10 @@ _RECEIVED = re.compile(r"sip:([0-9.]++):([0-9]{1,5});transport=([a-z]++)\Z")
 def read_answer(data: bytes) -> tuple[str, int] | None:
     """Return the token and the status of an answer that begins as most do; all else has to be parsed."""
     match = _ANSWER.match(data)
-    return None if match is None else (match[2].decode("ascii", "replace"), int(match[1]))
+    if match is None:
+        return None
+    status, token = match.groups()
+    return token.decode("ascii", "replace"), int(status)
 
 
 def options(uri: str, via: str, path: Sequence[str], sender: str, token: str) -> bytes:
@@ -64,7 +67,8 @@ def destination(text: str) -> tuple[str, Address | None]:
     """Return the transport and address that a URI, or a Path value, leads to; None where that is a name or nonsense."""
     usual = _RECEIVED.match(text)
     if usual is not None:
-        return usual[3].upper(), (usual[1], int(usual[2]))
+        host, port, name = usual.groups()
+        return name.upper(), (host, int(port))
     try:
         uri = parse_uri(parse_name_addr(text, "Path").uri if "<" in text else text)
     except MalformedMessage:

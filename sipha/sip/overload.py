@@ -143,7 +143,7 @@ class Overload:
         Those who are told come back within as long as it takes to serve them all, by the most that a second has seen.
         """
         if self._rate:
-            self._back = max(self._back, now) + 1 / self._rate
+            self._back = min(max(self._back, now) + 1 / self._rate, now + LONGEST_SPREAD)
         return least + mark % int(min(max(self._back - now, SPREAD), LONGEST_SPREAD))
 
     def _is_spared(self, priority: Priority, data: bytes, flow: Flow) -> bool:

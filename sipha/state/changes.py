@@ -126,7 +126,12 @@ class Changes:
             or before.path != binding.path
         ):
             self.made.append(Changed(before, binding))
-        elif self._refreshes:
+        else:
+            self.refreshed(binding)
+
+    def refreshed(self, binding: Binding) -> None:
+        """A binding was refreshed, plainly."""
+        if self._refreshes:
             self.made.append(Refreshed(binding))
 
     def registered(

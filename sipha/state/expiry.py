@@ -7,6 +7,7 @@ is due is it moved on, so refreshes cost nothing and the buckets never hold more
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from sipha.state.table import emptied
 
@@ -39,15 +40,18 @@ class ExpiryBuckets:
         if not bucket:
             del self._buckets[second]
 
-    def due(self, second: int, limit: int) -> list[tuple[str, int]]:
-        """Up to `limit` AORs of the buckets before `second`, earliest first, each with its bucket."""
-        found: list[tuple[str, int]] = []
+    def due(self, second: int, limit: int) -> Iterator[tuple[str, int]]:
+        """Up to `limit` AORs of the buckets before `second`, earliest first, each with its bucket.
+
+        Each may be moved to another bucket, from `second` on, before the next is taken.
+        """
         for bucket in sorted(due for due in self._buckets if due < second):
-            for aor in self._buckets[bucket]:
-                if len(found) >= limit:
-                    return found
-                found.append((aor, bucket))
-        return found
+            aors = list(islice(self._buckets[bucket], limit))
+            for aor in aors:
+                yield aor, bucket
+            limit -= len(aors)
+            if limit <= 0:
+                return
 
     def dismantle(self) -> Iterator[None]:
         """Free all, a little with each step."""

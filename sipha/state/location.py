@@ -1,26 +1,19 @@
-"""The location table: the bindings of each AOR (RFC 3261 §10), changed by records of the log alone.
-
-The bindings of one AOR are kept as bytes: what stands in memory is what is hashed and what a snapshot holds, it takes
-half the memory of objects, and the garbage collector never looks at it.
-"""
+"""The location table: the bindings of each AOR (RFC 3261 §10), changed by records of the log alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 
-import msgspec
-
 from sipha.state import registration
 from sipha.state.binding import Binding
 from sipha.state.changes import Changes
-from sipha.state.entries import Expire, ImportBinding, Policy, Register, RemoveBindings, RemoveUnreachable
+from sipha.state.entries import Expire, ImportBinding, Policy, Refresh, Register, RemoveBindings, RemoveUnreachable
 from sipha.state.expiry import ExpiryBuckets
-from sipha.state.multiset import digest
-from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Registered, Rejected
+from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Outdated, Registered, Rejected
 from sipha.state.registration import Moment
-from sipha.state.row import Row
-from sipha.state.table import DamagedMemory, Digested, FrozenTable, Table
+from sipha.state.row import LATEST, LEAD, Row, bindings_of, decode, digested, lead, load, moved, row_of, total
+from sipha.state.table import DamagedMemory, FrozenTable, Table
 from sipha.state.tombstones import LIFETIME, Tombstone, Tombstones
 
 __all__ = ["Binding", "Location", "listed"]
@@ -31,8 +24,7 @@ _RETRY = 5
 _EXAMINED_PER_FOUND = 16
 """How many due AORs `expired` examines for each binding that it may report: most were refreshed meanwhile."""
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(tuple[Binding, ...]).decode
+_OUTDATED = Outdated()
 
 
 class Location:
@@ -48,7 +40,7 @@ class Location:
         self._tombstones = Tombstones()
         self._moment = Moment(0, 0, Policy(), 1, count())
         self._changes: Changes | None = None
-        self._hash = 0
+        self._high = self._low = 0  # the sums of the halves of the rows' digests
         self.count = 0
         """How many bindings there are, with those that ran out and are not yet removed."""
         self.bound: Callable[[str, Sequence[Binding]], object] | None = None
@@ -61,7 +53,7 @@ class Location:
     @property
     def hash(self) -> int:
         """The sum of the digests of all records, not reduced."""
-        return self._hash + self._tombstones.hash
+        return total(self._high, self._low) + self._tombstones.hash
 
     # Reading
 
@@ -70,8 +62,8 @@ class Location:
         row = self._rows.get(aor)
         if row is None:
             return ()
-        bindings = _decode(row.data)
-        return bindings if row.earliest > now else _unexpired(bindings, now)
+        bindings = bindings_of(row)
+        return bindings if lead(row)[2] > now else _unexpired(bindings, now)
 
     def lookup(self, aor: str, now: int) -> Sequence[Binding]:
         """The unexpired bindings of an AOR, by falling q, then the most recently refreshed first."""
@@ -93,18 +85,26 @@ class Location:
             row = self._rows.get(aor)
             if row is None:
                 raise DamagedMemory(f"{aor} is to expire and has no bindings")
-            if row.earliest <= now:
+            earliest = lead(row)[2]
+            if earliest <= now:
                 if len(found) >= limit:
                     break
                 found += [
                     (aor, binding.contact_id, binding.version)
-                    for binding in _decode(row.data)
+                    for binding in bindings_of(row)
                     if binding.expires_at <= now
                 ]
             self._buckets.remove(aor, bucket)
-            row.bucket = row.earliest // 1000 if row.earliest > now else second + _RETRY
-            self._buckets.add(aor, row.bucket)
+            later = earliest // 1000 if earliest > now else second + _RETRY
+            self._rows.replace(aor, row, moved(row, later))
+            self._buckets.add(aor, later)
         return tuple(found[:limit])
+
+    def shortened(self, request: Register) -> Register | Refresh:
+        """The shortest record that has the effect of a REGISTER on the bindings as they are now."""
+        row = self._rows.get(request.aor)
+        bindings = () if row is None else bindings_of(row)
+        return (registration.shortened(request, bindings[0]) if len(bindings) == 1 else None) or request
 
     # Applying
 
@@ -122,8 +122,8 @@ class Location:
         """Apply a REGISTER as RFC 3261 §10.3 says from step 6 on; equal to what was applied before, it is a repeat."""
         aor, time = request.aor, self._moment.time
         row = self._rows.get(aor)
-        stored = () if row is None else _decode(row.data)
-        current = stored if row is None or row.earliest > time else _unexpired(stored, time)
+        stored = () if row is None else bindings_of(row)
+        current = stored if row is None or lead(row)[2] > time else _unexpired(stored, time)
         if not request.contacts and not request.wildcard:
             return Registered(current, time)
         only: Binding | None = None
@@ -132,7 +132,7 @@ class Location:
         elif not stored:
             only = registration.first(request, self._tombstones.cseq(aor, request.call_id), self._moment)
         if only is not None:
-            self._store(aor, row, _row((only,)))
+            self._store(aor, row, row_of((only,), _bucket(row)))
             self.count += 1 - len(stored)
             if self.bound is not None:
                 self.bound(aor, (only,))
@@ -140,6 +140,27 @@ class Location:
                 self._changes.put(current[0] if current else None, only)
             return Registered((only,), time)
         return self._register(request, row, stored, current)
+
+    def refresh(self, record: Refresh) -> Registered | Outdated:
+        """Apply the REGISTER of which the record was made, if the AOR still has what that was compared with."""
+        aor, moment = record.aor, self._moment
+        row = self._rows.get(aor)
+        if row is None:
+            return _OUTDATED
+        _, _, earliest, bucket = lead(row)
+        stored = decode(row[LEAD:])
+        if earliest <= moment.time or len(stored) > 1:
+            return _OUTDATED
+        binding = registration.refreshed(record, stored[0], moment)
+        if binding is None:
+            return _OUTDATED
+        only = (binding,)
+        self._store(aor, row, row_of(only, bucket))
+        if self.bound is not None:
+            self.bound(aor, only)
+        if self._changes is not None:
+            self._changes.refreshed(binding)
+        return Registered(only, moment.time)
 
     def _register(
         self, request: Register, row: Row | None, stored: Sequence[Binding], current: Sequence[Binding]
@@ -156,7 +177,7 @@ class Location:
         if isinstance(made, Rejected):
             return made
         after = tuple(made.bindings)
-        new = row if after == current else _row(after)
+        new = row if after == current else row_of(after, _bucket(row))
         if request.cseq > removed and _removes(request, self._moment.policy):
             self._tombstones.add(aor, request.call_id, request.cseq, time)
         if new is not row:
@@ -175,7 +196,7 @@ class Location:
         """Add a binding from elsewhere, unless its phone has one here, or has gone since."""
         request = record.register
         row = self._rows.get(request.aor)
-        stored = () if row is None else _decode(row.data)
+        stored = () if row is None else bindings_of(row)
         current = _unexpired(stored, self._moment.time)
         removed = self._tombstones.cseq(request.aor, request.call_id)
         made = registration.bring(request, current, removed, self._moment)
@@ -183,7 +204,7 @@ class Location:
             return Done(0) if made is None else made
         after = (*current, made)
         self._bury(stored, after)
-        self._store(request.aor, row, _row(after))
+        self._store(request.aor, row, row_of(after, _bucket(row)))
         self.count += len(after) - len(stored)
         if self.bound is not None:
             self.bound(request.aor, after)
@@ -195,7 +216,7 @@ class Location:
         """Remove the bindings of an AOR, or the one whose contact is `contact`."""
         time = self._moment.time
         row = self._rows.get(record.aor)
-        stored = () if row is None else _decode(row.data)
+        stored = () if row is None else bindings_of(row)
         current = _unexpired(stored, time)
         after: tuple[Binding, ...] = ()
         if record.contact:
@@ -212,7 +233,7 @@ class Location:
     def remove_unreachable(self, record: RemoveUnreachable) -> Done:
         """Remove the binding that the record names, unless it was refreshed since."""
         row = self._rows.get(record.aor)
-        stored = () if row is None else _decode(row.data)
+        stored = () if row is None else bindings_of(row)
         after = tuple(
             binding
             for binding in stored
@@ -233,9 +254,9 @@ class Location:
             stored = left.get(aor)
             if stored is None:
                 row = self._rows.get(aor)
-                if row is None or row.earliest > time:
+                if row is None or lead(row)[2] > time:
                     continue
-                stored = _decode(row.data)
+                stored = bindings_of(row)
             after = tuple(
                 binding
                 for binding in stored
@@ -244,12 +265,12 @@ class Location:
             if len(after) < len(stored):
                 left[aor] = after
                 steps.append((stored, after))
-        rows = [(aor, _row(after)) for aor, after in left.items()]
+        rows = [(aor, before := self._rows.get(aor), row_of(after, _bucket(before))) for aor, after in left.items()]
         for stored, after in steps:
             self._bury(stored, after)
             self.count += len(after) - len(stored)
-        for aor, new in rows:
-            self._store(aor, self._rows.get(aor), new)
+        for aor, before, new in rows:
+            self._store(aor, before, new)
         if self._changes is not None:
             for stored, after in steps:
                 self._changes.removed(stored, after, "expired")
@@ -263,7 +284,7 @@ class Location:
 
     def freeze(self) -> FrozenTable[str, Row]:
         """The bindings of each AOR as they are now, in the order of the AORs, for a snapshot."""
-        return self._rows.freeze(_record)
+        return self._rows.freeze(digested)
 
     def freeze_tombstones(self) -> FrozenTable[int, Tombstone]:
         """The tombstones as they are now, for a snapshot."""
@@ -273,14 +294,13 @@ class Location:
         """Add what a snapshot holds of bindings, in order; raises one of UNDECODABLE or ValueError."""
         rows = []
         for data in records:
-            bindings = _decode(data)
-            if not bindings:
-                raise ValueError("an AOR without bindings")
-            aor, earliest = bindings[0].aor, _earliest(bindings)
-            row = Row(data, digest(data), earliest, earliest // 1000)
+            row, bindings = load(data)
+            aor = bindings[0].aor
             rows.append((aor, row))
-            self._buckets.add(aor, row.bucket)
-            self._hash += row.digest
+            high, low, _, bucket = lead(row)
+            self._buckets.add(aor, bucket)
+            self._high += high
+            self._low += low
             self.count += len(bindings)
         self._rows.extend(rows)
 
@@ -296,7 +316,7 @@ class Location:
 
     def _reduce(self, aor: str, row: Row | None, stored: Sequence[Binding], after: tuple[Binding, ...]) -> None:
         """Leave an AOR with fewer bindings than are stored."""
-        new = _row(after)
+        new = row_of(after, _bucket(row))
         self._bury(stored, after)
         self._store(aor, row, new)
         self.count += len(after) - len(stored)
@@ -314,47 +334,36 @@ class Location:
         """Put the row of an AOR in the place of the one that it has; None is no row."""
         if row is None:
             if new is not None:
+                high, low, _, bucket = lead(new)
                 self._rows.add(aor, new)
-                self._buckets.add(aor, new.bucket)
-                self._hash += new.digest
-        elif new is None:
+                self._buckets.add(aor, bucket)
+                self._high += high
+                self._low += low
+            return
+        old_high, old_low, _, old_bucket = lead(row)
+        if new is None:
             self._rows.remove(aor, row)
-            self._buckets.remove(aor, row.bucket)
-            self._hash -= row.digest
-        else:
-            if new.bucket < row.bucket:
-                self._buckets.remove(aor, row.bucket)
-                self._buckets.add(aor, new.bucket)
-            else:
-                new.bucket = row.bucket
-            self._rows.replace(aor, row, new)
-            self._hash += new.digest - row.digest
+            self._buckets.remove(aor, old_bucket)
+            self._high -= old_high
+            self._low -= old_low
+            return
+        high, low, _, bucket = lead(new)
+        if bucket != old_bucket:
+            self._buckets.remove(aor, old_bucket)
+            self._buckets.add(aor, bucket)
+        self._rows.replace(aor, row, new)
+        self._high += high - old_high
+        self._low += low - old_low
 
 
 def listed(frozen: FrozenTable[str, Row], now: int) -> Iterator[Sequence[Binding]]:
     """The unexpired bindings of each AOR of a frozen table, in the order of the AORs; raises DamagedMemory."""
     for data, _ in frozen:
-        yield _unexpired(_decode(data), now)
+        yield _unexpired(decode(data), now)
 
 
-def _row(bindings: tuple[Binding, ...]) -> Row | None:
-    """The row of these bindings, None if there are none."""
-    if not bindings:
-        return None
-    data, earliest = _encode(bindings), _earliest(bindings)
-    return Row(data, digest(data), earliest, earliest // 1000)
-
-
-def _record(row: Row) -> Digested:
-    if digest(row.data) != row.digest:
-        raise DamagedMemory(f"the bindings of {_decode(row.data)[0].aor} have changed by themselves")
-    return row.data, row.digest
-
-
-def _earliest(bindings: tuple[Binding, ...]) -> int:
-    if len(bindings) == 1:
-        return bindings[0].expires_at
-    return min([binding.expires_at for binding in bindings])
+def _bucket(row: Row | None) -> int:
+    return LATEST if row is None else lead(row)[3]
 
 
 def _unexpired(bindings: tuple[Binding, ...], now: int) -> tuple[Binding, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sipha.state.changes import (
@@ -17,6 +17,7 @@ from sipha.state.changes import (
     TermBegun,
 )
 from sipha.state.entries import (
+    REFRESH_SCHEMA,
     UNDECODABLE,
     Barrier,
     DeleteAccount,
@@ -28,6 +29,7 @@ from sipha.state.entries import (
     PutSetting,
     RaiseSchema,
     Record,
+    Refresh,
     Register,
     RemoveBindings,
     RemoveUnreachable,
@@ -35,7 +37,7 @@ from sipha.state.entries import (
     decode,
     decode_singly,
 )
-from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Outcome, Registered, Rejected
+from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Outcome, Outdated, Registered, Rejected
 from sipha.state.snapshot import Frozen, Loaded
 from sipha.state.table import DamagedMemory, FrozenTable
 from sipha.state.tables import Tables
@@ -51,6 +53,7 @@ __all__ = [
     "Machine",
     "NotFound",
     "Outcome",
+    "Outdated",
     "Registered",
     "Rejected",
     "UnknownSchema",
@@ -100,7 +103,7 @@ class Machine(Tables):
         time, observer = max(self.time, batch.time), self.observer
         changes = self._changes = None if observer is None else Changes(refreshes=observer.refreshes)
         self.location.begin(index, time, batch.policy, batch.schema, changes)
-        outcomes = [self._apply(record, batch.schema) for record in records]
+        outcomes = self._apply(records, batch.schema)
         self.time, self.policy, self.index = time, batch.policy, index
         self._applying = False
         if observer is not None and changes is not None and changes.made:
@@ -144,14 +147,20 @@ class Machine(Tables):
         if self._applying:
             raise DamagedMemory(f"the entry after {self.index} was applied in part")
 
-    def _apply(self, record: Record | None, schema: int) -> Outcome:
-        """Apply a record wholly, or not at all: all that may fail is done before anything is changed."""
-        try:
-            return self._change(record, schema)
-        except (MemoryError, DamagedMemory):  # this node's own trouble
-            raise
-        except Exception as error:  # noqa: BLE001  the same on every node, and no reason to skip the records after it
-            return Invalid(f"can't be applied: {error!r}")
+    def _apply(self, records: Iterable[Record | None], schema: int) -> list[Outcome]:
+        """Apply each record wholly, or not at all: all that may fail is done before anything is changed."""
+        outcomes: list[Outcome] = []
+        refresh, refreshes = self.location.refresh, schema >= REFRESH_SCHEMA
+        for record in records:
+            try:
+                # Most are a Refresh, and the others don't feel the question.
+                outcome = refresh(record) if refreshes and isinstance(record, Refresh) else self._change(record, schema)
+            except (MemoryError, DamagedMemory):  # this node's own trouble
+                raise
+            except Exception as error:  # noqa: BLE001  the same on every node, and no reason to skip the records after it
+                outcome = Invalid(f"can't be applied: {error!r}")
+            outcomes.append(outcome)
+        return outcomes
 
     def _change(self, record: Record | None, schema: int) -> Outcome:
         match record:

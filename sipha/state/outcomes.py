@@ -45,4 +45,8 @@ class Invalid(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="inval
     detail: str
 
 
-Outcome = Registered | Rejected | Done | NotFound | Conflict | Invalid
+class Outdated(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="outdated"):
+    """What the record names is not what is there, and nothing changed: who has shortened it proposes it in full."""
+
+
+Outcome = Registered | Rejected | Done | NotFound | Conflict | Invalid | Outdated

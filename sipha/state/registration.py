@@ -12,13 +12,13 @@ from sipha.errors import SipError
 from sipha.sip.uri import Uri, parse_uri
 from sipha.state.binding import Binding
 from sipha.state.changes import Reason
-from sipha.state.entries import Contact, Policy, Register
+from sipha.state.entries import Contact, Policy, Refresh, Register
 from sipha.state.outcomes import Conflict, Invalid, Rejected
 
 STALE = Rejected(500, "Invalid CSeq number")
 TOO_MANY = Rejected(403, "Too many registered contacts")
 
-_NO_LIMIT = 0xFFFFFFFF
+_replace = msgspec.structs.replace
 
 _MOST_CONTACTS = 64
 """How many contacts one REGISTER may bind where the policy has no limit: each is compared with every binding."""
@@ -71,6 +71,60 @@ def first(request: Register, removed: int, moment: Moment) -> Binding | None:
         return None
     reg_id = _reg_id(request, contact)
     return _binding(request, contact, seconds, moment, reg_id=reg_id, contact_id=next(moment.contact_ids))
+
+
+def shortened(request: Register, binding: Binding) -> Refresh | None:
+    """Return the record that has the same effect as a REGISTER if the AOR has this binding alone; None if none has."""
+    if len(request.contacts) != 1 or request.cseq <= binding.cseq or request.wildcard:
+        return None
+    contact = request.contacts[0]
+    if contact.expires == 0 or contact.reg_id:
+        return None
+    # Whatever a later release adds to a binding is compared too, or is taken from the one that is there.
+    same = Binding(
+        request.aor,
+        contact.uri,
+        binding.contact_id,
+        binding.version,
+        binding.expires_at,
+        request.call_id,
+        binding.cseq,
+        contact.q,
+        contact.instance,
+        0,
+        contact.params,
+        request.received,
+        request.socket,
+        request.flow,
+        request.path,
+        request.user_agent,
+        request.methods,
+        request.flags,
+        request.cflags,
+        request.attr,
+        binding.last_modified,
+        request.kv_store,
+    )
+    if same != binding:
+        return None
+    return Refresh(request.aor, binding.version, request.cseq, contact.expires, contact.jitter)
+
+
+def refreshed(record: Refresh, binding: Binding, moment: Moment) -> Binding | None:
+    """Return the binding as the REGISTER has refreshed it of which the record was made; None if it can't be that."""
+    policy, time = moment.policy, moment.time
+    seconds = record.expires
+    if seconds is None:
+        seconds = policy.default_expires
+    if binding.version != record.version or record.cseq <= binding.cseq or not seconds:
+        return None
+    return _replace(
+        binding,
+        version=moment.version,
+        expires_at=time + granted(seconds, record.jitter, policy) * 1000,
+        cseq=record.cseq,
+        last_modified=time,
+    )
 
 
 def register(request: Register, current: Sequence[Binding], removed: int, moment: Moment) -> After | Rejected:
@@ -155,6 +209,12 @@ def bring(
 def asked(contact: Contact, policy: Policy) -> int:
     """Return the expiry in seconds that a contact asks for; 0 removes its binding."""
     return policy.default_expires if contact.expires is None else contact.expires
+
+
+def granted(seconds: int, jitter: int, policy: Policy) -> int:
+    """Return the expiry in seconds that the policy grants to who asks for so many."""
+    least = max(policy.min_expires, 1)
+    return max(max(min(seconds, policy.max_expires or seconds), least) - jitter, least)
 
 
 def find(
@@ -265,15 +325,12 @@ def _is_repeat(request: Register, contact: Contact, binding: Binding) -> bool:
 def _binding(
     request: Register, contact: Contact, seconds: int, moment: Moment, *, reg_id: int, contact_id: int
 ) -> Binding:
-    policy = moment.policy
-    granted = max(min(seconds, policy.max_expires or _NO_LIMIT), policy.min_expires)
-    granted = max(granted - contact.jitter, policy.min_expires, 1)
     return Binding(
         request.aor,
         contact.uri,
         contact_id,
         moment.version,
-        moment.time + granted * 1000,
+        moment.time + granted(seconds, contact.jitter, moment.policy) * 1000,
         request.call_id,
         request.cseq,
         contact.q,

@@ -35,40 +35,41 @@ class DamagedMemory(SiphaError):
 class Shards(Generic[H, V]):
     """Values by key, as a dict has them."""
 
-    __slots__ = ("_shards",)
+    __slots__ = ("shards",)
 
     def __init__(self) -> None:
-        self._shards: tuple[dict[H, V], ...] = tuple({} for _ in range(_SHARDS))
+        self.shards: tuple[dict[H, V], ...] = tuple({} for _ in range(_SHARDS))
 
     def get(self, key: H) -> V | None:
         """The value of a key, None if there is none."""
-        return self._shards[hash(key) % _SHARDS].get(key)
+        return self.shards[hash(key) % _SHARDS].get(key)
 
     def put(self, key: H, value: V) -> None:
         """Give a key a value, in the place of the one that it has."""
-        self._shards[hash(key) % _SHARDS][key] = value
+        self.shards[hash(key) % _SHARDS][key] = value
 
     def add(self, key: H, value: V) -> None:
         """Give a key a value, if it has none."""
-        self._shards[hash(key) % _SHARDS].setdefault(key, value)
+        self.shards[hash(key) % _SHARDS].setdefault(key, value)
 
     def pop(self, key: H) -> V | None:
         """Remove a key, and return the value that it had."""
-        return self._shards[hash(key) % _SHARDS].pop(key, None)
+        return self.shards[hash(key) % _SHARDS].pop(key, None)
 
     def dismantle(self) -> Iterator[None]:
         """Free what it holds, a little with each step."""
-        for shard in self._shards:
+        for shard in self.shards:
             yield from emptied(shard)
 
 
 class Table(Generic[K, V]):
     """Values by key, in the order of the keys. A value is replaced, never changed, as far as `freeze` sees it."""
 
-    __slots__ = ("_count", "_frozen", "_order", "_values", "get")
+    __slots__ = ("_count", "_frozen", "_order", "_shards", "_values", "get")
 
     def __init__(self) -> None:
         self._values: Shards[K, V] = Shards()
+        self._shards = self._values.shards
         self._order: OrderedKeys[K] = OrderedKeys()
         self._frozen: tuple[FrozenTable[K, V], ...] = ()
         self._count = 0
@@ -113,9 +114,10 @@ class Table(Generic[K, V]):
 
     def replace(self, key: K, before: V, value: V) -> None:
         """Put a value in the place of the one that the key has."""
-        for frozen in self._frozen:
-            frozen.keep(key, before)
-        self._values.put(key, value)
+        if self._frozen:
+            for frozen in self._frozen:
+                frozen.keep(key, before)
+        self._shards[hash(key) % _SHARDS][key] = value
 
     def remove(self, key: K, before: V) -> None:
         """Remove a key and the value that it has."""

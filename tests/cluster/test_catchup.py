@@ -431,9 +431,10 @@ def test_snapshot_that_is_overtaken_while_it_is_kept_is_dropped(lagging: Assembl
 def test_node_whose_memory_is_found_damaged_while_a_snapshot_is_taken_leaves(lagging: Assembly) -> None:
     replica = lagging.replica("b")
     location = replica.machine.location
-    row = location._rows.get(location.aors()[-1])
+    aor = location.aors()[-1]
+    row = location._rows.get(aor)
     assert row is not None
-    row.data = row.data.replace(b"sip:", b"sap:")
+    location._rows.replace(aor, row, row.replace(b"sip:", b"sap:"))
     lagging.register("a", aors(3))
     replica._catchup.want()
     lagging.until(lambda: lagging.failed)

@@ -8,8 +8,8 @@ import pytest
 from sipha.cluster import proposals as module
 from sipha.cluster.proposals import Proposals
 from sipha.errors import NotLeader, QueueFull, Unavailable, UnknownOutcome
-from sipha.state.entries import SCHEMA, Batch, Policy, Record, RemoveBindings, decode, encode
-from sipha.state.outcomes import Done, Invalid, Outcome
+from sipha.state.entries import SCHEMA, Batch, Policy, Record, Refresh, RemoveBindings, decode, encode
+from sipha.state.outcomes import Done, Invalid, Outcome, Outdated
 
 Settle = Callable[[Sequence[Outcome] | None], None]
 
@@ -20,7 +20,10 @@ class Log:
     def __init__(self) -> None:
         self.now = 0.0
         self.entries: list[tuple[Batch, Settle]] = []
-        self.proposals = Proposals(lambda: self.now, self.encode, self.append)
+        self.short: dict[Record, Record] = {}
+        self.proposals = Proposals(
+            lambda: self.now, self.encode, self.append, lambda record: self.short.get(record, record)
+        )
         self.outcomes: list[Outcome | Unavailable] = []
 
     def encode(self, records: tuple[Record, ...]) -> bytes:
@@ -73,6 +76,33 @@ def test_entry_is_bounded_in_records_and_bytes(log: Log) -> None:
     assert len(log.entries) > 1
 
 
+def test_entry_that_is_not_full_waits_while_a_few_are_under_way(log: Log) -> None:
+    for _ in range(module.FEW_UNDER_WAY + 2):
+        log.propose(1)
+        log.proposals.flush()
+    assert len(log.entries) == module.FEW_UNDER_WAY
+    log.entries[0][1]([Done(0)])
+    log.proposals.expire()
+    assert log.proposals.ready
+    log.proposals.flush()
+    assert not log.proposals.ready
+    assert len(log.entries[-1][0].records) == 2
+    log.propose(module.MAX_RECORDS)
+    log.proposals.flush()
+    assert len(log.entries) == module.FEW_UNDER_WAY + 2
+    log.propose(1)
+    assert not log.proposals.ready
+    log.now = 2 * module.COMPANY
+    assert log.proposals.ready
+
+
+def test_what_the_leader_wants_itself_waits_for_no_company(log: Log) -> None:
+    for _ in range(module.FEW_UNDER_WAY + 1):
+        log.proposals.add_internal(RemoveBindings("x"), log.outcomes.append)
+    log.proposals.flush()
+    assert len(log.entries) == module.FEW_UNDER_WAY + 1
+
+
 def test_few_entries_are_under_way_at_a_time(log: Log) -> None:
     log.propose(module.MAX_RECORDS * (module.MAX_UNDER_WAY + 3))
     log.proposals.flush()
@@ -81,6 +111,52 @@ def test_few_entries_are_under_way_at_a_time(log: Log) -> None:
     log.proposals.expire()
     log.proposals.flush()
     assert len(log.entries) == module.MAX_UNDER_WAY + 1
+
+
+REMOVAL, SHORT = RemoveBindings("sip:a@x", "sip:a@h"), Refresh("sip:a@x", 1, 1)
+
+
+@pytest.fixture
+def outdated(log: Log) -> Log:
+    """A log in which what one record was shortened to was found outdated, and the other of its entry was applied."""
+    log.short = {REMOVAL: SHORT}
+    log.proposals.add(REMOVAL, log.outcomes.append)
+    log.propose(1)
+    log.proposals.flush()
+    ((batch, settle),) = log.entries
+    assert batch.records == (SHORT, RemoveBindings("x"))
+    settle([Outdated(), Done(1)])
+    assert log.outcomes == [Done(1)]
+    assert log.proposals.count == 1
+    return log
+
+
+def test_what_was_shortened_in_vain_is_proposed_in_full_before_all_others(outdated: Log) -> None:
+    outdated.propose(1)
+    outdated.proposals.flush()
+    _, (first, settle), (second, _) = outdated.entries
+    assert (first.records, second.records) == ((REMOVAL,), (RemoveBindings("x"),))
+    settle([Done(2)])
+    assert outdated.outcomes == [Done(1), Done(2)]
+    assert outdated.proposals.count == 1
+
+
+def test_what_was_shortened_in_vain_waits_while_leadership_is_handed_on(outdated: Log) -> None:
+    outdated.proposals.hold()
+    outdated.proposals.flush()
+    assert len(outdated.entries) == 1
+    ((record, done),) = outdated.proposals.take_waiting()
+    assert record == REMOVAL
+    done(Done(3))
+    assert outdated.outcomes == [Done(1), Done(3)]
+    assert outdated.proposals.count == 0
+
+
+def test_what_was_shortened_in_vain_is_in_no_entry_if_another_leads_by_then(outdated: Log) -> None:
+    outdated.proposals.withdraw()
+    outdated.proposals.flush()
+    assert outdated.kinds == {Done, NotLeader}
+    assert (len(outdated.entries), outdated.proposals.count) == (1, 0)
 
 
 def test_queue_is_bounded(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

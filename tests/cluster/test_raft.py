@@ -117,7 +117,7 @@ def test_tables_of_nodes_are_sets_and_dicts(plain: SyncObj, name: str) -> None:
 
 def test_methods_that_we_call_or_override_are_the_librarys() -> None:
     overridden = {name for name in vars(Raft) if name.startswith("_SyncObj__")}
-    called = {"_applyCommand", "_checkCommandsToApply", "doTick"}
+    called = {"_applyCommand", "_checkCommandsToApply", "_SyncObj__applyLogEntries", "doTick"}
     assert overridden == {"_SyncObj__doApplyCommand", "_SyncObj__onBecomeLeader"}
     for name in overridden | called:
         assert callable(vars(SyncObj).get(name)), f"{name} is gone" + HELP
@@ -166,6 +166,11 @@ def test_serializer_has_what_the_library_calls(source: ast.Module) -> None:
     for name in called - {"serialize", "deserialize"}:  # those are for its own dumps
         assert callable(getattr(raft._NoDump, name))
     assert raft._NoDump().checkSerializing()[0] == SERIALIZER_STATE.NOT_SERIALIZING
+
+
+def test_poller_has_what_the_library_calls(source: ast.Module) -> None:
+    assert used(source, "_poller") == {"poll"}, "the library asks other things of its poller" + HELP
+    assert callable(raft._NoSockets.poll)
 
 
 def test_library_never_takes_a_dump_of_its_own(ballot: Ballot) -> None:

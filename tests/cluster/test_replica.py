@@ -33,7 +33,7 @@ from sipha.cluster.wire import (
 )
 from sipha.errors import ConfigError, NoQuorum, NotLeader, Unavailable, UnknownOutcome
 from sipha.sip.flow import Address
-from sipha.state.entries import SCHEMA, Batch, Policy, PutAccount, PutSetting, Register, decode, encode
+from sipha.state.entries import SCHEMA, Batch, Policy, PutAccount, PutSetting, Refresh, Register, decode, encode
 from sipha.state.interfaces import ICredentials, ILocation, ILog
 from sipha.state.outcomes import Done, Invalid, Outcome, Registered
 from tests.cluster.assembly import CLUSTER_ID, Assemble, Assembly, register
@@ -636,6 +636,24 @@ def test_schema_is_raised_when_every_member_knows_it(assemble: Assemble, monkeyp
     assembly.until(lambda: all(replica.machine.schema == SCHEMA for replica in assembly.running))
     raised = [b for m in assembly.said(AppendEntries) for b, _, _ in m.entries if b"raise" in b]
     assert {decode(command[1:]).schema for command in raised} == {SCHEMA}
+
+
+def test_plain_refresh_is_a_short_record(assembly: Assembly) -> None:
+    leader = assembly.replica(assembly.wait_for_leader())
+    refreshes = [msgspec.structs.replace(register("sip:a@x"), cseq=cseq) for cseq in (1, 2, 3, 4)]
+    assembly.register(leader.node, ["sip:a@x"])
+    version = leader.machine.index
+    # The second of one turn is shortened as the first is, to what isn't there any more when it is applied.
+    outcomes = [assembly.propose(leader.node, record) for record in refreshes[1:]]
+    assembly.until(lambda: all(outcomes))
+    assembly.until(assembly.agree)
+    for record, (outcome,) in zip(refreshes[1:], outcomes, strict=True):
+        assert isinstance(outcome, Registered)
+        assert outcome.bindings[0].cseq == record.cseq
+    entries = {index: c for m in assembly.said(AppendEntries) for c, index, _ in m.entries if index > version}
+    short, whole = (decode(entries[index][1:]).records for index in sorted(entries)[:2])
+    assert short == tuple(Refresh("sip:a@x", version, cseq, 3600) for cseq in (2, 3, 4))
+    assert whole == tuple(refreshes[2:])
 
 
 def test_record_that_comes_to_a_node_that_doesnt_lead_is_not_handed_on(assembly: Assembly) -> None:

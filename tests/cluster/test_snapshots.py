@@ -177,7 +177,7 @@ def test_disk_that_fails_is_told_and_nothing_is_left(site: Site, fault: Any) -> 
 
 def test_no_snapshot_is_made_of_damaged_memory(site: Site) -> None:
     machine = machine_at(1)
-    machine.location._hash += 1
+    machine.location._low += 1
     assert isinstance(site.take(machine), DamagedMemory)
     assert site.names == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sipha.errors import Unavailable, UnknownOutcome
@@ -207,3 +208,36 @@ class Registering:
     def _heard(self, outcome: Outcome | Unavailable) -> None:
         # It doesn't wait for its answers: one that was held up on its way comes too late.
         assert isinstance(outcome, Registered | Rejected | Unavailable), outcome
+
+
+class Refreshing:
+    """A phone that says the same for some seconds, again and again, now and then before it has heard the answer."""
+
+    def __init__(self, world: World, name: str, pause: float) -> None:
+        self.world = world
+        self.name = name
+        self.pause = pause
+        self.stopped = False
+        self._dice = random.Random(f"{world.seed} {name}")
+        self._cseq = 0
+        world.events.callLater(0.1, self._refresh)
+
+    def _refresh(self) -> None:
+        world, leader = self.world, self.world.leader()
+        if self.stopped:
+            return
+        for _ in range(self._dice.choice([1, 1, 2, 3])):
+            self._cseq += 1
+            if leader is not None:
+                node, record = world.nodes[leader], self._register(self._cseq)
+                node.post(node.life, node.propose, record, partial(self._heard, record))
+        world.events.callLater(self._dice.expovariate(1 / self.pause), self._refresh)
+
+    def _register(self, cseq: int) -> Register:
+        return Register(f"sip:{self.name}@example.com", self.name, cseq, (Contact(CONTACTS[0], 2),))
+
+    def _heard(self, record: Register, outcome: Outcome | Unavailable) -> None:
+        # One that was held up on its way comes too late.
+        assert isinstance(outcome, Registered | Rejected | Unavailable), outcome
+        if isinstance(outcome, Registered):
+            assert [binding.cseq for binding in outcome.bindings] == [record.cseq], outcome

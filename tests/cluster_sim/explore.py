@@ -19,7 +19,7 @@ from itertools import islice
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogBeginner, globalLogPublisher
 from zope.interface import implementer
 
-from tests.cluster_sim.clients import Client, Registering
+from tests.cluster_sim.clients import Client, Refreshing, Registering
 from tests.cluster_sim.events import Flood
 from tests.cluster_sim.faults import Faults
 from tests.cluster_sim.network import RETRY
@@ -118,7 +118,10 @@ def _run(world: World, weather: Weather) -> None:
     dice = faults.dice
     pause, loyalty = dice.choice(weather.pauses), dice.choice([0.95, 0.95, 0.3])
     clients = [Client(world, f"c{number}", AORS, pause, loyalty) for number in range(dice.choice([2, 4]))]
-    phones = [Registering(world, f"p{number}", 0.5) for number in range(weather.phones)]
+    phones: list[Registering | Refreshing] = [
+        *(Registering(world, f"p{number}", 0.5) for number in range(weather.phones)),
+        Refreshing(world, "r", pause),
+    ]
     world.advance(dice.choice([0.0, 0.5, 2.0]))
     for _ in range(dice.choice([10, 20, 30])):
         world.advance(dice.expovariate(1 / faults.pace))

@@ -18,7 +18,7 @@ from sipha.cluster.wire import (
     TimeoutNow,
     VoteGranted,
 )
-from sipha.state.entries import Expire, Register, decode
+from sipha.state.entries import Expire, Refresh, Register, decode
 from sipha.state.outcomes import Invalid, Outcome
 from tests.cluster_sim.elections import Elections
 from tests.cluster_sim.expiry import Expiry
@@ -268,9 +268,11 @@ class Invariants:
         term = node.raft.term_at(index)
         since = now if term is None else self._stamped.get((index, term), now)
         location = node.replica.machine.location
-        registered = {record.aor for record in batch.records if isinstance(record, Register)}
+        registered = {record.aor for record in batch.records if isinstance(record, Register | Refresh)}
         for record in batch.records:
-            if isinstance(record, Register):
+            if isinstance(record, Refresh):
+                self._expiry.registered(location, record.aor, since)
+            elif isinstance(record, Register):
                 self._expiry.registered(location, record.aor, since)
                 self._applied.add(record.user_agent)
                 if record.user_agent in self._refused:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from zlib import crc32
 
-from sipha.cluster import catchup, checkpoint, handover, journal, memory, raft, snapshots, storage, window
+from sipha.cluster import catchup, checkpoint, handover, journal, memory, proposals, raft, snapshots, storage, window
 from sipha.state import snapshot
 from tests.cluster_sim.events import Events
 from tests.cluster_sim.history import History
@@ -141,7 +141,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 SMALL: dict[ModuleType, dict[str, object]] = {
     journal: {"SEGMENT": 3000, "WINDOW": 1500, "_SLICE": 800, "_GROUP": 2000},
-    raft: {"_MAX_APPEND": 1500},
+    raft: {"_MAX_APPEND": 1500},  # more than any entry has
+    proposals: {"MAX_BATCH": 1200},
     window: {"_COUNT": 16},
     checkpoint: {"STEP": 8},
     catchup: {"MAX_CHUNK": 300, "WINDOW": 1200},

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import msgspec
+
 from sipha.nat.answers import Answers, Awaited
 
 ALICE, BOB = Awaited(100, 50, "sip:alice@x", 1, 7, False), Awaited(101, 51, "sip:bob@x", 2, 8, True)
@@ -26,7 +28,7 @@ def test_ping_that_is_answered_is_not_overdue() -> None:
 
 def test_misses_count_in_succession_and_from_the_last_refresh_on() -> None:
     answers = Answers(patience=10)
-    refreshed = ALICE._replace(version=9)
+    refreshed = msgspec.structs.replace(ALICE, version=9)
     assert [answers.miss(ping) for ping in (ALICE, ALICE, refreshed, BOB)] == [1, 2, 1, 1]
     answers.await_("a", refreshed)
     answers.came("a")

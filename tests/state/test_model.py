@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sipha.state import registration
-from sipha.state.entries import SCHEMA, Batch, Contact, Policy, Register, encode
-from sipha.state.machine import Machine, Outcome, Registered, Rejected
+from sipha.state.entries import SCHEMA, Batch, Contact, Policy, Record, Refresh, Register, encode
+from sipha.state.machine import Machine, Outcome, Outdated, Registered, Rejected
 from sipha.state.registration import After, Moment
 
 AORS = ["sip:alice@x", "sip:bob@x"]
@@ -239,6 +239,80 @@ def test_location_follows_the_model(history: list[tuple[Register, int]], policy:
         for call_id, stone in model.tombstones.items()
         if stone[1] > time
     }
+
+
+phones = st.builds(
+    Register,
+    aor=st.sampled_from(AORS),
+    call_id=st.sampled_from(["c1", "c1", "c1", "c2"]),
+    cseq=st.integers(0, 12),
+    contacts=st.builds(
+        Contact,
+        uri=st.sampled_from(["sip:a@h1", "sip:a@h1", "sip:a@h1", "sip:a@H1"]),
+        expires=st.sampled_from([None, 0, 60, 100]),
+        q=st.sampled_from([None, None, None, 1]),
+        reg_id=st.sampled_from([0, 0, 0, 1]),
+        instance=st.sampled_from(["", "", "<i1>"]),
+        jitter=st.integers(0, 50),
+    ).map(lambda contact: (contact,)),
+    received=st.sampled_from(["", "", "", "sip:192.0.2.1:5060"]),
+    outbound=st.booleans(),
+)
+
+
+@given(st.lists(st.tuples(phones, st.integers(0, 50_000), st.booleans()), min_size=1, max_size=25), policies)
+@settings(max_examples=500, deadline=None)
+def test_shortened_record_does_what_its_register_does_or_nothing(
+    history: list[tuple[Register, int, bool]], policy: Policy
+) -> None:
+    """Two machines, of which one is given what the other's table lets REGISTERs be shortened to, now and then late."""
+    whole, short, time = Machine(), Machine(), 0
+
+    def apply(machine: Machine, *records: Record) -> list[Outcome]:
+        return machine.apply(machine.index + 1, encode(Batch(SCHEMA, time, policy, records)))
+
+    waiting: list[tuple[Record, Register]] = []
+    for register, elapsed, waits in history:
+        waiting.append((short.location.shortened(register), register))
+        time += elapsed
+        while waiting and not waits:
+            record, request = waiting.pop(0)
+            before = short.hash()
+            (outcome,) = apply(short, record)
+            if isinstance(outcome, Outdated):
+                assert isinstance(record, Refresh)
+                assert short.hash() == before
+                apply(whole)
+                (outcome,) = apply(short, request)
+            assert apply(whole, request) == [outcome]
+            assert (short.hash(), short.location.count) == (whole.hash(), whole.location.count)
+
+
+def test_first_refresh_is_shortened_and_what_says_more_is_not() -> None:
+    machine, contact = Machine(), Contact("sip:a@h1", 60, params=";x")
+    first = Register(AORS[0], "c1", 1, (contact,), received="sip:192.0.2.1:5060", user_agent="p", outbound=True)
+    machine.apply(7, encode(Batch(SCHEMA, 0, Policy(), (first,))))
+    again = msgspec.structs.replace(first, cseq=2)
+    assert machine.location.shortened(again) == Refresh(AORS[0], 7, 2, 60)
+    texts = ("call_id", "received", "socket", "flow", "user_agent", "methods", "attr", "kv_store")
+    others: dict[str, object] = dict.fromkeys(texts, "other")
+    others |= {
+        "aor": AORS[1],
+        "cseq": 1,
+        "path": ("<sip:p;lr>",),
+        "flags": 1,
+        "cflags": 1,
+        "wildcard": True,
+        "contacts": (),
+    }
+    more = [msgspec.structs.replace(again, **{name: value}) for name, value in others.items()]
+    others = {"uri": "sip:a@h2", "expires": 0, "q": 1, "instance": "<i>", "reg_id": 1, "params": ""}
+    more += [
+        msgspec.structs.replace(again, contacts=(msgspec.structs.replace(contact, **{name: value}),))
+        for name, value in others.items()
+    ]
+    more += [msgspec.structs.replace(again, contacts=(contact, contact))]
+    assert [machine.location.shortened(request) for request in more] == more
 
 
 @given(registers, contacts, policies, st.integers(-1, 12), st.integers(0, 2))

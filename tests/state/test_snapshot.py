@@ -384,17 +384,17 @@ def test_scrub_is_content_while_the_table_changes(
 def change_data(machine: Machine) -> None:
     row = machine.location._rows.get("sip:b@x")
     assert row is not None
-    row.data = row.data.replace(b"sip:a@h1", b"sip:a@h9")
+    machine.location._rows.replace("sip:b@x", row, row.replace(b"sip:a@h1", b"sip:a@h9"))
 
 
 def change_digest(machine: Machine) -> None:
     row = machine.location._rows.get("sip:b@x")
     assert row is not None
-    row.digest ^= 1 << 77
+    machine.location._rows.replace("sip:b@x", row, bytes([row[0] ^ 4]) + row[1:])
 
 
 def change_hash(machine: Machine) -> None:
-    machine.location._hash ^= 1 << 99
+    machine.location._high ^= 1 << 35
 
 
 def lose_row(machine: Machine) -> None:

@@ -1,0 +1,233 @@
+"""What a REGISTER costs a follower of the log, by CPU time: one in this process, which hears a leader over TLS.
+
+    .venv/bin/python -m bench.follower [--rounds 40] [--phones 20000] [--group 16]
+
+Who leads is here too, as far as the follower can tell: it sends refreshes, so many to an entry, and the next entry when
+the follower has the last one on its disk; that it is committed is told with the next. What is counted is the
+follower's: the reactor's thread, from the bytes of the kernel to the answer, and the thread that writes the log. It
+prints the least of the rounds, since whatever else the machine does only adds to it. To compare two trees, run them in
+turns, with PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.epollreactor import EPollReactor
+from zope.interface import implementer
+
+from bench.log_nodes import Cluster
+from sipha.cluster.disk import FileDisk
+from sipha.cluster.guards import REGULAR
+from sipha.cluster.peers import INetworkUser, Peers
+from sipha.cluster.raft import Timing, clock
+from sipha.cluster.replica import Replica
+from sipha.cluster.tls import Credentials
+from sipha.cluster.wire import PROTOCOL, AppendEntries, AppendReply, Entry, Hello, LastWord, RaftMessage
+from sipha.events.feed import Feed, Source
+from sipha.state.entries import SCHEMA, Batch, Contact, Policy, Register, encode
+from sipha.state.machine import Machine
+
+LEADER, FOLLOWER = "a", "b"
+GROUPS = (1, 4, 16, 64, 160)
+ENTRIES = 16
+"""Entries of a round."""
+
+TERM = 2
+HEARTBEAT = 0.05
+_FOUNDED = (3, 1)  # index and term of the last entry of a founder's log
+_PATIENT = Timing(election_min=4.0, election_max=8.0)
+_SECRET = bytes(32)
+
+
+def record(phone: int, cseq: int) -> Register:
+    """A REGISTER as the registrar proposes it."""
+    user = f"u{phone:08}"
+    return Register(
+        f"sip:{user}@sipha.test",
+        f"c{phone:08}@ua.sipha.test",
+        cseq,
+        (Contact(f"sip:{user}@127.0.8.200:5999;transport=udp", 3600, jitter=phone % 360),),
+        received="sip:127.0.8.200:5999",
+        socket="udp:127.0.8.100:5060",
+        user_agent="phone/1.0",
+    )
+
+
+def network(cluster: Cluster, node: str, reactor: Any) -> Peers:
+    """The connections of a node."""
+    addresses = dict(cluster.addresses)
+    directory = cluster.directory / "tls"
+    credentials = Credentials(*(directory / name for name in ("ca.pem", f"{node}.pem", f"{node}.key")))
+    own = addresses.pop(node)
+    others = {FOLLOWER: addresses[FOLLOWER]} if node == LEADER else addresses
+    return Peers(reactor, node, own, others, "sipha", credentials)
+
+
+@implementer(INetworkUser)
+class Leader:
+    """Who leads."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.reactor: Any = EPollReactor()
+        self.acked = _FOUNDED[0]
+        self.connections = 0
+        self._machine = Machine()
+        self._last: tuple[int, int] = _FOUNDED
+        self._time = 0
+        self._beaten = 0.0
+        self._cluster_id = cluster.cluster_id
+        self.network = network(cluster, LEADER, self.reactor)
+        self.network.start(self)
+
+    def introduce(self) -> Hello:
+        """See INetworkUser."""
+        return Hello(PROTOCOL, "sipha", LEADER, self._cluster_id, "0" * 32, SCHEMA, 100, trouble="")
+
+    def greeted(self, peer: str, hello: Hello) -> str | None:  # noqa: ARG002  an interface
+        """See INetworkUser."""
+        return None
+
+    def connected(self, peer: str) -> None:  # noqa: ARG002  an interface
+        """See INetworkUser."""
+        self.connections += 1
+
+    def disconnected(self, peer: str) -> None:
+        """See INetworkUser."""
+
+    def received(self, peer: str, message: RaftMessage) -> None:  # noqa: ARG002  an interface
+        """See INetworkUser."""
+        if isinstance(message, AppendReply):
+            self.acked = max(self.acked, message.next_index - 1)
+
+    def last_word_heard(self, word: LastWord) -> None:
+        """See INetworkUser."""
+
+    def append(self, registers: tuple[Register, ...]) -> int:
+        """Send the next entry, in which these are; return its index."""
+        index, term = self._last
+        self._time += 10
+        records = tuple(map(self._machine.location.shortened, registers))
+        entry = encode(Batch(SCHEMA, self._time, Policy(), records))
+        self._machine.apply(index + 1, entry)
+        command = bytes([REGULAR]) + entry
+        self._last = (index + 1, TERM)
+        self._send(index, term, [(command, index + 1, TERM)])
+        return index + 1
+
+    def beat(self) -> None:
+        """Send a heartbeat if it is due."""
+        if time.monotonic() - self._beaten > HEARTBEAT:
+            self._send(*self._last, [])
+
+    def _send(self, index: int, term: int, entries: list[Entry]) -> None:
+        self._beaten = time.monotonic()
+        sent = int(clock() * 1e6)
+        append = AppendEntries(TERM, self.acked, index, term, entries, sent, 3000, self._time, 1, _SECRET, False)
+        if not self.network.send(FOLLOWER, append):
+            raise RuntimeError("the follower takes no more")
+
+
+class Bench:
+    """A leader, and a follower that has a binding of each of so many phones."""
+
+    def __init__(self, directory: Path, phones: int) -> None:
+        cluster = Cluster(directory, realtime=False)
+        cluster.certify()
+        cluster.found()
+        self.leader = Leader(cluster)
+        self.reactor: Any = EPollReactor()
+        disk = FileDisk(str(directory / FOLLOWER), self.reactor)
+        peers = network(cluster, FOLLOWER, self.reactor)
+        seeds = {name: address for name, address in cluster.addresses.items() if name != FOLLOWER}
+        self.replica = Replica(self.reactor, FOLLOWER, disk, peers, seeds, Policy(), timing=_PATIENT, boot_id="bench")
+        replica = self.replica
+        source = Source(FOLLOWER, lambda: replica.machine.index, replica.cluster_time, time.time, replica.leader_of)
+        replica.machine.observer = Feed(self.reactor, source)
+        replica.start()
+        while not self.leader.connections:
+            self.leader.reactor.iterate(0.005)
+            self.reactor.iterate(0.005)
+        self._phones = phones
+        self._next = 0
+        for first in range(0, phones, 100):
+            self._commit(tuple(record(phone, 1) for phone in range(first, first + 100)))
+        (self._writer,) = (thread for thread in threading.enumerate() if thread.name == "journal")
+
+    def round(self, group: int) -> tuple[float, float]:
+        """The seconds of both threads for each of some refreshes."""
+        batches = []
+        for _ in range(ENTRIES):
+            numbers = range(self._next, self._next + group)
+            self._next += group
+            batches.append(tuple(record(each % self._phones, 2 + each // self._phones) for each in numbers))
+        disk = time.pthread_getcpuclockid(self._writer.ident or 0)
+        begin = time.clock_gettime(disk)
+        spent = sum(map(self._commit, batches))
+        return spent / ENTRIES / group, (time.clock_gettime(disk) - begin) / ENTRIES / group
+
+    def beat(self, count: int) -> float:
+        """The seconds of the reactor's thread for a heartbeat, and what is done between two."""
+        spent = 0.0
+        for _ in range(count):
+            time.sleep(HEARTBEAT)
+            self.leader.beat()
+            spent += self._turn(0)
+        return spent / count
+
+    def _commit(self, registers: tuple[Register, ...]) -> float:
+        """Have the follower take an entry; the seconds of its reactor's thread."""
+        index = self.leader.append(registers)
+        spent = 0.0
+        while self.leader.acked < index:
+            spent += self._turn(0.001)
+            self.leader.reactor.iterate(0)
+        return spent
+
+    def _turn(self, wait: float) -> float:
+        begin = time.thread_time()
+        self.reactor.iterate(wait)
+        self.reactor.iterate(0)
+        return time.thread_time() - begin
+
+    def stop(self) -> None:
+        """End both."""
+        ended: list[object] = []
+        self.replica.stop().addBoth(ended.append)
+        self.leader.network.stop().addBoth(ended.append)
+        while len(ended) < 2:
+            self.leader.reactor.iterate(0.005)
+            self.reactor.iterate(0.005)
+
+
+def main() -> None:
+    """Read the options, measure, and print."""
+    parser = argparse.ArgumentParser(prog="bench.follower", description="Measure what a REGISTER costs a follower.")
+    parser.add_argument("--group", type=int, action="append", help="REGISTERs to an entry; several times for several")
+    parser.add_argument("--phones", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=40)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="sipha-bench-") as directory:
+        bench = Bench(Path(directory), options.phones)
+        for group in options.group or GROUPS:
+            reactor = disk = inf
+            for _ in range(options.rounds):
+                spent, written = bench.round(group)
+                reactor, disk = min(reactor, spent), min(disk, written)
+            each = reactor * group * 1e6
+            print(
+                f"{group:4} to an entry: {reactor * 1e6:.1f} µs a REGISTER in the reactor, {disk * 1e6:.1f} for the "
+                f"disk; {each:.0f} µs an entry in the reactor"
+            )
+        print(f"a heartbeat: {bench.beat(10) * 1e6:.0f} µs")
+        bench.stop()
+
+
+if __name__ == "__main__":
+    main()
