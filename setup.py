@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from configparser import ConfigParser
 from pathlib import Path
@@ -24,6 +25,8 @@ def extensions() -> list[Extension]:
     """The modules in C, made of the source that is installed beside them."""
     from mypyc.build import mypycify  # noqa: PLC0415  it is here only then
 
+    for former in Path("build").glob("lib.*"):  # what isn't named any more would be installed, too
+        shutil.rmtree(former)
     paths = [name.replace(".", "/") + ".py" for name in CONFIGURATION["compiled"]["modules"].split()]
     return mypycify(paths, group_name="sipha.compiled")
 
