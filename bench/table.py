@@ -148,7 +148,7 @@ def _goals(result: Result) -> Iterator[tuple[str, str, str]]:
     overload = result.of(REPLICATED.name, OVERLOAD)
     yield "99th percentile of what is served then", "", _spread(overload, _p99, ",.0f", " ms")
     for storm in result.of(REPLICATED.name, STORM):
-        through = f"all through after {storm.ok / storm.rate:.1f} s, {storm.failed} lost"
+        through = f"through after {storm.ok / storm.rate:.1f} s, {storm.failed} lost"
         yield f"{result.plan.phones:,} phones at once", "15 s" if result.plan.phones == Plan.phones else "", through
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import lru_cache
 from hmac import compare_digest
 from typing import NamedTuple
 
@@ -193,24 +194,31 @@ class Authenticator:
         return found
 
 
+# A proxied request's are read twice: to verify them, and to know which of them are for us.
+_credentials = lru_cache(maxsize=16)(parse_credentials)
+
+
 def credentials_for(request: Request, header: str, realm: str) -> Credentials | None:
     """The first digest credentials of a request for a realm, or None; those for other realms are not ours to judge."""
     for value in request.headers.all(header)[:_MOST_CREDENTIALS]:
-        credentials = parse_credentials(value)
+        credentials = _credentials(value)
         if credentials is not None and credentials.realm == realm:
             return credentials
     return None
 
 
-def strip_credentials(request: Request, realm: str) -> None:
-    """Remove the Proxy-Authorization for a realm before a request is forwarded (RFC 3261 §22.3); others stay."""
+def strip_credentials(request: Request, realms: Collection[str]) -> None:
+    """Remove the Proxy-Authorization for our realms before a request is forwarded; others stay (RFC 3261 §22.3).
+
+    Nobody downstream has a use for them but an attacker.
+    """
 
     def ours(value: str) -> bool:
         try:
-            credentials = parse_credentials(value)
+            credentials = _credentials(value)
         except MalformedMessage:
             return False
-        return credentials is not None and credentials.realm == realm
+        return credentials is not None and credentials.realm in realms
 
     if "Proxy-Authorization" in request.headers:
         request.headers.remove_values("Proxy-Authorization", ours)

@@ -36,7 +36,7 @@ class Domains:
     An address is written as in a URI: IPv6 in brackets.
     """
 
-    __slots__ = ("_by_host", "_by_name", "_by_uri", "all", "default")
+    __slots__ = ("_by_host", "_by_name", "_by_uri", "all", "default", "realms")
 
     def __init__(self, domains: Iterable[Domain], addresses: Iterable[str] = ()) -> None:
         self.become(domains, addresses)
@@ -45,6 +45,7 @@ class Domains:
         """Let these be the domains from now on, for all who ask."""
         self.all = tuple(domains)
         self.default = self.all[0]
+        self.realms = frozenset(domain.realm for domain in self.all)
         self._by_name = {_comparable(alias): domain for domain in self.all for alias in domain.aliases}
         self._by_name.update((_comparable(domain.name), domain) for domain in self.all)
         self._by_host = {_comparable(address): self.default for address in addresses} | self._by_name
@@ -52,7 +53,7 @@ class Domains:
 
     def find(self, host: str) -> Domain | None:
         """The domain that a URI's host names, or None if it isn't ours."""
-        return self._by_host.get(_comparable(host))
+        return self._by_host.get(host) or self._by_host.get(_comparable(host))
 
     def named(self, host: str) -> Domain | None:
         """The domain with this name or alias, which may be an IP literal; our own addresses aren't looked at."""
@@ -87,9 +88,13 @@ class Domains:
 
     def locate_text(self, text: str) -> tuple[Domain, str] | None:
         """The same for the text of a URI; raises MalformedMessage if it is none."""
+        return self.locate_plain(text) or self.locate(parse_uri(text))
+
+    def locate_plain(self, text: str) -> tuple[Domain, str] | None:
+        """The same for a URI of nothing but a user and a domain that is ours; None says nothing of any other."""
         plain = _PLAIN_AOR.match(text)
         if plain is None:
-            return self.locate(parse_uri(text))
+            return None
         user, host = plain.groups()
         domain = self._by_host.get(host) or self.find(host)
         if domain is None:

@@ -21,7 +21,7 @@ from sipha.proxy.responsibility import Responsibility
 from sipha.sip.flow import Flow
 from sipha.sip.headers import parse_name_addr
 from sipha.sip.message import Request
-from sipha.sip.uri import SipUri
+from sipha.sip.uri import SipUri, Uri
 from sipha.state.accounts import Account
 from sipha.state.interfaces import ICredentials, ILog
 
@@ -106,17 +106,17 @@ class Admission:
             if not local:
                 raise SipError("our own request came back, for someone else", status=403)
             return
-        domain = self._domain_of_caller(received)
+        caller = received.from_.parsed_uri
+        domain = self._domain_of(caller)
         if domain is None:
             if not (self._allow_inbound and local):
                 raise SipError(f"{received.from_.uri} is no user of ours", status=403)
             strip_identities(forwarded)
             return
-        self._check_identities(received, self._authenticate(received, domain))
+        self._check_identities(received, caller, self._authenticate(received, domain))
 
-    def _domain_of_caller(self, request: Request) -> Domain | None:
+    def _domain_of(self, uri: Uri) -> Domain | None:
         """The domain whose user says it calls; who wants to be anonymous (RFC 3323 §4.1.1.3) says so to the default."""
-        uri = request.from_.parsed_uri
         if isinstance(uri, SipUri) and uri.host == _ANONYMOUS:
             return self._ours.domains.default
         if not isinstance(uri, SipUri):
@@ -134,13 +134,13 @@ class Admission:
             raise SipError("no valid credentials", status=407, headers=outcome.headers)
         return outcome.account
 
-    def _check_identities(self, request: Request, account: Account) -> None:
+    def _check_identities(self, request: Request, uri: Uri, account: Account) -> None:
         """Refuse a caller who claims to be someone else (pitfalls-sip 7)."""
         own = self._ours.aor_of(account.aor)
-        uri = request.from_.parsed_uri
         claimed = [] if isinstance(uri, SipUri) and uri.host == _ANONYMOUS else [request.from_.uri]
         for name in IDENTITIES:
-            claimed += [parse_name_addr(value, name).uri for value in request.headers.values(name)]
+            if name in request.headers:
+                claimed += [parse_name_addr(value, name).uri for value in request.headers.values(name)]
         if own is None or any(self._ours.aor_of(identity) != own for identity in claimed):
             raise SipError("an identity that is not the account's", status=403)
 
@@ -148,4 +148,5 @@ class Admission:
 def strip_identities(request: Request) -> None:
     """Remove what a caller asserts of itself whom nobody vouches for (RFC 3325 §5)."""
     for name in IDENTITIES:
-        request.headers.remove(name)
+        if name in request.headers:
+            request.headers.remove(name)

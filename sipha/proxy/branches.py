@@ -6,13 +6,12 @@ Then the other nodes are told, by the shadow of a call (shadow.py), how far it i
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
 from sipha.errors import SipError
-from sipha.proxy.context import Action, Answer, Cancel, Fork, ForkState, Forward, ResponseContext, Start
+from sipha.proxy.context import Action, Cancel, Fork, ForkState, Forward, ResponseContext, Start
 from sipha.proxy.forward import Passage, cancel_for, forward
 from sipha.proxy.interfaces import ITransport
 from sipha.proxy.shadow import Advanced, Call, Closed, ForkShadow, Key, Opened, Shadows, key_of
@@ -108,8 +107,7 @@ class Branches:
             self._set_timer(branch, None)
         elif response.status > 100 and fork.timer is not None and not fork.cancelled:  # 2. Update timer C
             self._set_timer(branch, now + self._layer.timers.timer_c)
-        response.headers.pop_value("Via")  # 3. Remove topmost Via
-        if "Via" not in response.headers:
+        if not response.pop_via():  # 3. Remove topmost Via
             # "If no Via header field values remain in the response, the response was meant for this element and MUST
             # NOT be forwarded." It lost the others on its way; a final one ends its fork all the same, as "an invalid
             # response from the downstream server" (§21.5.3).
@@ -146,28 +144,28 @@ class Branches:
         branch = transaction.context
         if isinstance(branch, Branch):
             self._set_timer(branch, None)
-            self.timed_out(transaction, now)
+            if branch.fork.state is not ForkState.ENDED or branch.proxied.key is not None:
+                self.timed_out(transaction, now)
             branch.fork.transaction = None
         elif isinstance(branch, ProxiedRequest):
             self._lift_shadow(branch, now)
         transaction.context = None
 
     def _perform(self, proxied: ProxiedRequest, actions: list[Action], now: float) -> None:
-        pending = deque(actions)
-        while pending:
-            match pending.popleft():
-                case Forward(response):
-                    self._layer.respond(proxied.server, response, now)
-                case Answer(status):
-                    request = proxied.server.request
-                    self._layer.respond(proxied.server, response_to(request, status, to_tag=self._tag(request)), now)
-                case Start(forks):
-                    for fork in forks:
-                        pending.extend(self._start(proxied, fork, len(forks), now))
-                case Cancel(fork):
-                    self._cancel(fork, now)
-
-        self._cast_shadow(proxied, now)
+        for action in actions:  # which become more while some are performed
+            if isinstance(action, Forward):
+                self._layer.respond(proxied.server, action.response, now)
+            elif isinstance(action, Start):
+                for fork in action.forks:
+                    actions += self._start(proxied, fork, len(action.forks), now)
+            elif isinstance(action, Cancel):
+                self._cancel(action.fork, now)
+            else:
+                request = proxied.server.request
+                answer = response_to(request, action.status, to_tag=self._tag(request))
+                self._layer.respond(proxied.server, answer, now)
+        if proxied.context.invite:
+            self._cast_shadow(proxied, now)
         if proxied.context.concluded:
             proxied.passage = None
 
@@ -246,7 +244,7 @@ class Branches:
                 proxied.shadow = shadow
                 urgent = before is None or _decisive(*shadow) != _decisive(*before)
                 self._shadows.publish(Advanced(proxied.key, *shadow), now, urgent=urgent)
-        elif passage is not None and server.request.method == "INVITE":
+        elif passage is not None:
             proxied.key = key_of(server.request.via)
             if proxied.key is not None:
                 proxied.shadow = self._shadow(context, now)

@@ -108,13 +108,13 @@ class Progress(NamedTuple):
 class ResponseContext:
     """The forks of one request; `invite` tells whether it is an INVITE."""
 
-    __slots__ = ("_cancelled", "_concluded", "_groups", "_invite", "forks")
+    __slots__ = ("_cancelled", "_concluded", "_groups", "forks", "invite")
 
     def __init__(self, groups: Sequence[Sequence[Target]], *, invite: bool) -> None:
         self.forks: list[Fork] = []
         self._groups = [tuple(Fork(target) for target in group) for group in groups]
         self._groups.reverse()
-        self._invite = invite
+        self.invite = invite
         self._concluded = False
         self._cancelled = False
 
@@ -195,7 +195,7 @@ class ResponseContext:
 
     def cancel(self, reasons: tuple[str, ...]) -> list[Action]:
         """Cancel what is still pending, because the caller did (§16.10)."""
-        if not self._invite or self._concluded or self._cancelled:
+        if not self.invite or self._concluded or self._cancelled:
             return []
         self._cancelled = True
         self._groups.clear()
@@ -205,7 +205,7 @@ class ResponseContext:
         fork.state, fork.final = ForkState.ENDED, Final(response.status, None)
         # "After a final response has been sent on the server transaction, the following responses MUST be forwarded
         # immediately: Any 2xx response to an INVITE request" (§16.7 step 5).
-        if self._concluded and not self._invite:
+        if self._concluded and not self.invite:
             return []
         self._concluded = True
         self._groups.clear()
@@ -214,7 +214,7 @@ class ResponseContext:
     def _fail(self, fork: Fork, final: Final) -> list[Action]:
         fork.state = ForkState.ENDED
         # "MUST NOT send a 408 response to a non-INVITE request": it would come too late (RFC 4320 §4.2).
-        if final.status != 408 or self._invite:
+        if final.status != 408 or self.invite:
             fork.final = final
         actions: list[Action] = []
         if final.status >= 600:
@@ -282,7 +282,7 @@ class ResponseContext:
         return [action for fork in self.forks for action in self._cancel(fork, reasons)]
 
     def _cancel(self, fork: Fork, reasons: tuple[str, ...]) -> list[Action]:
-        if not self._invite or fork.cancelled or fork.state is ForkState.ENDED:
+        if not self.invite or fork.cancelled or fork.state is ForkState.ENDED:
             return []
         if fork.reasons is None:
             fork.reasons = reasons

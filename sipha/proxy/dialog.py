@@ -10,6 +10,8 @@ What it doesn't prove is that the dialog still lasts: that the two sides know, w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sipha.errors import MalformedMessage, SipError
 from sipha.proxy.interfaces import ITransport
 from sipha.proxy.responsibility import Responsibility
@@ -26,17 +28,15 @@ RECORD_ROUTED = frozenset({"INVITE", "SUBSCRIBE", "REFER", "NOTIFY"})
 """The methods that begin a dialog; NOTIFY does where a SUBSCRIBE forked (RFC 6665 §4.3)."""
 
 
-def sides(request: Request, token: str, tokens: Tokens) -> RouteToken | None:
+def sides(token: str, call_id: str, from_tag: str, to_tag: str, tokens: Tokens) -> RouteToken | None:
     """The sides of a request's dialog, its sender's first; None unless the token proves that it is within one (§12.2).
 
     A request without To tag begins a dialog, so no token speaks for it: else who may call one number through a
     gateway could call all others, unchallenged, in the name of the first call.
     """
-    to_tag = request.to.tag
     if not token or not to_tag:
         return None
-    call_id = request.call_id
-    if from_caller := tokens.read_route(token, call_id, request.from_.tag or ""):
+    if from_caller := tokens.read_route(token, call_id, from_tag):
         return from_caller
     if from_callee := tokens.read_route(token, call_id, to_tag):
         return RouteToken(from_callee.callee, from_callee.caller)
@@ -83,16 +83,18 @@ def user_of(side: Hop, routed: Request, tokens: Tokens, ours: Responsibility) ->
     return aor if aor is not None and tokens.is_user(side.user, aor) else None
 
 
-def dialog_target(routed: Request, side: Hop, aor: str | None, transport: ITransport, location: ILocation) -> Target:
+def dialog_target(
+    routed: Request, side: Hop, user: Callable[[], str | None], transport: ITransport, location: ILocation
+) -> Target:
     """The target of a request within a dialog: the flow of the other side, whatever Route and Contact say.
 
-    `aor` is the one of that side, proved by `user_of`; None if it is no phone of ours. A further Route names the next
-    hop of that side, or is forged: who holds a token reaches nobody else by it. SipError 430 if the flow is a
+    `user` returns the AOR of that side, proved by `user_of`; None if it is no phone of ours. A further Route names the
+    next hop of that side, or is forged: who holds a token reaches nobody else by it. SipError 430 if the flow is a
     connection that is gone, and the other side can't be reached anew.
     """
     flow = transport.flow(side.transport, (side.host, side.port))
     if flow is None or (flow.reliable and not flow.connection):
-        flow = _reconnected(routed, aor, transport, location) or _listener(routed, side, transport)
+        flow = _reconnected(routed, user(), transport, location) or _listener(routed, side, transport)
     if flow is None:
         # "If the flow no longer exists, the proxy SHOULD send a 430 (Flow Failed) response" (RFC 5626 §5.3.1).
         raise SipError("the connection to the other side is gone", status=430)

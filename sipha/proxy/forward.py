@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sipha.auth.authenticator import strip_credentials
-from sipha.auth.domain import Domains
 from sipha.proxy.dialog import RECORD_ROUTED, record_routes
 from sipha.proxy.interfaces import ITransport
 from sipha.proxy.route import postprocess, push
@@ -22,15 +20,17 @@ class Passage(NamedTuple):
     """What all forks of a request have in common.
 
     `request` is what each starts from, `incoming` the flow it came by. `loop` is the digest of `loop_digest`, `now` the
-    cluster time in seconds. `users` are the marks of whose phones the two sides of a dialog are.
+    cluster time in seconds. `users` are the marks of whose phones the two sides of a dialog are. `made` is what is sent
+    to the only target and the flow to it, if that has been made already.
     """
 
     request: Request
     incoming: Flow
     tokens: Tokens
-    loop: str
-    now: float
+    loop: str = ""
+    now: float = 0.0
     users: tuple[bytes, bytes] = (NOBODY, NOBODY)
+    made: tuple[Request, Flow] | None = None
 
 
 def forward(
@@ -48,6 +48,8 @@ def forward(
     None if no flow leads to the target. `breadth` is its share of Max-Breadth (RFC 5393 §5.3.3); 0 leaves the header as
     it is. `branch` is the one that the fork has had before, if it was forwarded by another node.
     """
+    if passage.made is not None:
+        return passage.made
     request = passage.request.copy()  # 1. Copy request
     request.uri = target.uri  # 2. Request-URI
     max_forwards = request.max_forwards  # 3. Max-Forwards
@@ -105,13 +107,6 @@ def loop_digest(request: Request, tokens: Tokens) -> str:
             *headers.all("Proxy-Require"),
         )
     )
-
-
-def strip_own_credentials(request: Request, domains: Domains) -> None:
-    """Remove the credentials for our realms: nobody downstream has a use for them but an attacker (§22.3)."""
-    if "Proxy-Authorization" in request.headers:
-        for domain in domains.all:
-            strip_credentials(request, domain.realm)
 
 
 def cancel_for(request: Request, reasons: tuple[str, ...]) -> Request:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sipha.auth.authenticator import Authenticator
+from sipha.auth.authenticator import Authenticator, strip_credentials
 from sipha.auth.domain import Domains
 from sipha.errors import MalformedMessage, SipError, Unavailable
 from sipha.histogram import Histogram
@@ -19,8 +19,9 @@ from sipha.proxy.admission import Admission, ProxySettings, strip_identities
 from sipha.proxy.branches import Branch, Branches, ProxiedRequest
 from sipha.proxy.context import ResponseContext
 from sipha.proxy.dialog import dialog_target, sides, user_of
-from sipha.proxy.forward import Passage, branch_identity, forward, loop_digest, strip_own_credentials
+from sipha.proxy.forward import Passage, branch_identity, forward, loop_digest
 from sipha.proxy.interfaces import ITransport
+from sipha.proxy.plain import Plain
 from sipha.proxy.responsibility import Responsibility
 from sipha.proxy.route import preprocess
 from sipha.proxy.shadow import Shadows
@@ -44,7 +45,7 @@ from sipha.sip.headers import is_number, parse_via
 from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response, response_to
 from sipha.sip.token import NOBODY, RouteToken, Tokens
-from sipha.sip.transaction import ServerTransaction
+from sipha.sip.transaction import ServerTransaction, server_key
 from sipha.sip.uri import OtherUri, SipUri
 from sipha.state.interfaces import ICredentials, ILocation, ILog
 
@@ -89,6 +90,7 @@ class Proxy:
         self._credentials = credentials
         self._authenticator = authenticator
         self._transport = transport
+        self._shadows = shadows
         self._settings = settings or ProxySettings()
         self._ours = Responsibility(domains, transport)
         self._admission = Admission(authenticator, credentials, self._ours, log=log, term=term, settings=self._settings)
@@ -117,8 +119,15 @@ class Proxy:
 
         Raises Unavailable while the log holds no key, and a SipError for what can't be answered or forwarded.
         """
-        if self._takeover.event_received(event, now):
-            return
+        # Those that come most often are never of a call that is taken over.
+        if isinstance(event, ResponseReceived):
+            self._branches.response_received(event.transaction, event.response, now)
+        elif isinstance(event, TransactionEnded):
+            self._branches.ended(event.transaction, now)
+        elif not self._takeover.event_received(event, now):
+            self._event_received(event, now)
+
+    def _event_received(self, event: Event, now: float) -> None:
         match event:
             case RequestReceived(request, flow):
                 self.request_received(request, flow, now)
@@ -126,19 +135,45 @@ class Proxy:
                 self.cancel_received(transaction, request, now)
             case AckReceived(transaction, request):
                 self.ack_received(transaction, request)
-            case ResponseReceived(transaction, response):
-                self._branches.response_received(transaction, response, now)
             case TransactionTimedOut(transaction):
                 self._branches.timed_out(transaction, now)
             case TransactionFailed(transaction):
                 self._branches.failed(transaction, now)
-            case TransactionEnded(transaction):
-                self._branches.ended(transaction, now)
             case TimerFired(_, Branch() as branch):
                 self._branches.timer_fired(branch, now)
             case StrayResponse():
                 # "it MUST NOT forward the response" (RFC 6026 §8.9): its branch isn't one that we are waiting for.
                 self.counters.dropped += 1
+
+    def plain_received(self, plain: Plain, flow: Flow, now: float) -> bool:
+        """Forward a plain request at once; False if it has to be parsed."""
+        if self._shadows:
+            return False
+        request = plain.request(flow)
+        if self._layer.server(server_key(request, "INVITE" if plain.method == "ACK" else plain.method)) is not None:
+            return False
+        try:
+            tokens = self._authenticator.tokens
+        except Unavailable:
+            return False
+        made = plain.forward(request.via, tokens, self._transport, self._log.cluster_time())
+        if made is None:
+            return False
+        self.counters.requests += 1
+        if plain.method == "ACK":
+            self._layer.send(*made)
+            self.counters.forwarded += 1
+            return True
+        try:
+            server = self._layer.accept(request, flow, now)
+        except SipError as error:
+            self._layer.reply(self._refusal(request, flow, error), flow)
+            return True
+        groups = [[Target(plain.uri, flow=made[1], unreachable=430)]]
+        context = ResponseContext(groups, invite=False)
+        self._branches.begin(ProxiedRequest(server, Passage(request, flow, tokens, made=made), context, 0, groups), now)
+        self.counters.forwarded += 1
+        return True
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
@@ -165,18 +200,18 @@ class Proxy:
         # 2. Preprocess routing information
         routed = request.copy()
         token = preprocess(routed, flow, self._ours)
-        dialog = sides(request, token, tokens)
+        dialog = sides(token, request.call_id, request.from_.tag or "", request.to.tag or "", tokens)
         aor = None
         if dialog is None:
             if self._is_for_us(routed):
                 self._answer(request, flow)
                 return
-            aor = self._ours.aor(routed.parsed_uri)
+            aor = self._ours.aor_of(routed.uri)
             local = aor is not None and "Route" not in routed.headers
             self._admission.admit(request, routed, flow, local=local, spiral=self._is_spiral(request, flow, tokens))
         elif not self._admission.is_peer(flow):
             strip_identities(routed)
-        strip_own_credentials(routed, self._ours.domains)
+        strip_credentials(routed, self._ours.domains.realms)
         server = self._layer.accept(request, flow, now)
         if request.method == "INVITE":
             self._layer.respond(server, response_to(request, 100), now)
@@ -202,9 +237,11 @@ class Proxy:
             raise SipError(f"a Request-URI of the scheme {uri.scheme}", status=416)
         if request.max_forwards == 0 and not self._is_for_us(request):  # 3. Max-Forwards
             raise SipError("no hop is left", status=483)
-        if any(f".{loop}" in field for field in request.headers.all("Via")):  # 4. Loop detection
-            raise SipError("this very request has passed here before", status=482)
-        if required := request.headers.values("Proxy-Require"):  # 5. Proxy-Require
+        for field in request.headers.all("Via"):  # 4. Loop detection
+            if f".{loop}" in field:
+                raise SipError("this very request has passed here before", status=482)
+        if "Proxy-Require" in request.headers and (required := request.headers.values("Proxy-Require")):
+            # 5. Proxy-Require
             raise SipError(
                 "an extension that we don't know", status=420, headers=(("Unsupported", ", ".join(required)),)
             )
@@ -251,13 +288,15 @@ class Proxy:
         raise SipError(f"nobody is {aor}", status=404 if isinstance(uri, SipUri) else 416)
 
     def _dialog_target(self, routed: Request, dialog: RouteToken) -> Target:
-        aor = user_of(dialog.callee, routed, self._authenticator.tokens, self._ours)
-        return dialog_target(routed, dialog.callee, aor, self._transport, self._location)
+        tokens, ours = self._authenticator.tokens, self._ours
+        return dialog_target(
+            routed, dialog.callee, lambda: user_of(dialog.callee, routed, tokens, ours), self._transport, self._location
+        )
 
     def _users(self, request: Request, aor: str | None, tokens: Tokens) -> tuple[bytes, bytes]:
         """The marks of who begins a dialog and whom with; a From with an AOR of ours has been proved by now."""
-        uri = request.from_.parsed_uri
-        caller = self._ours.aor(uri) if isinstance(uri, SipUri) else None
+        uri = request.from_.uri
+        caller = self._ours.aor_of(uri) if uri[:3].lower() == "sip" else None  # who calls by a number says no domain
         return NOBODY if caller is None else tokens.user(caller), NOBODY if aor is None else tokens.user(aor)
 
     def _breadth(self, routed: Request, widest: int) -> int:
@@ -282,7 +321,7 @@ class Proxy:
             tokens = self._authenticator.tokens
             routed = request.copy()
             token = preprocess(routed, flow, self._ours)
-            dialog = sides(request, token, tokens)
+            dialog = sides(token, request.call_id, request.from_.tag or "", request.to.tag or "", tokens)
             own = tokens.is_tag(request.to.tag or "", *_tagged(request))
             if dialog is None or own or request.max_forwards == 0:
                 self.counters.dropped += 1
@@ -308,7 +347,7 @@ class Proxy:
 
     def _send_ack(self, request: Request, routed: Request, flow: Flow, target: Target) -> None:
         tokens = self._authenticator.tokens
-        strip_own_credentials(routed, self._ours.domains)
+        strip_credentials(routed, self._ours.domains.realms)
         passage = Passage(routed, flow, tokens, loop_digest(request, tokens), self._log.cluster_time())
         if forwarded := forward(passage, target, self._transport):
             self._layer.send(*forwarded)

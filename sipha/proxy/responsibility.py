@@ -39,6 +39,9 @@ class Responsibility:
 
     def aor_of(self, text: str) -> str | None:
         """The same for a URI that isn't parsed yet; None if it is no URI."""
+        # A host that ends in a letter is a name, of which nothing but the domains has to be known.
+        if text[-1:].isalpha() and (located := self.domains.locate_plain(text)):
+            return located[1]
         try:
             return self.aor(parse_uri(text))
         except MalformedMessage:

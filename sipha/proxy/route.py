@@ -5,7 +5,7 @@ from __future__ import annotations
 from sipha.proxy.responsibility import Responsibility
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
-from sipha.sip.uri import SipUri, Uri, parse_uri
+from sipha.sip.uri import SipUri, Uri
 
 DOUBLE = "r2"
 """The URI parameter that marks the two Record-Routes of one passage."""
@@ -16,18 +16,20 @@ def preprocess(request: Request, flow: Flow, ours: Responsibility) -> str:
 
     Returns the user part of the Route that named us: a token, if it was our Record-Route; empty without one.
     """
-    user = _undo_strict_routing(request, ours)
-    _strip_maddr(request, flow, ours)
-    routes = request.routes
+    user = ""
+    if isinstance(uri := request.parsed_uri, SipUri) and uri.params:
+        user = _undo_strict_routing(request, uri, ours)
+        _strip_maddr(request, flow, ours)
+    routes = request.routes if "Route" in request.headers else ()
     if not routes:
         return user
     # "If the first value in the Route header field indicates this proxy, the proxy MUST remove that value from the
     # request."
-    top = parse_uri(routes[0].uri)
+    top = routes[0].parsed_uri
     if not isinstance(top, SipUri) or ours.domain(top) is None:
         return user
     _pop_route(request)
-    if len(routes) > 1 and top.has_param(DOUBLE) and _is_twin(parse_uri(routes[1].uri), top, ours):
+    if len(routes) > 1 and top.has_param(DOUBLE) and _is_twin(routes[1].parsed_uri, top, ours):
         _pop_route(request)
     return user or top.user or ""
 
@@ -40,10 +42,10 @@ def push(request: Request, routes: tuple[str, ...]) -> None:
 
 def postprocess(request: Request) -> str:
     """Make the request fit for a strict router, if one comes next (§16.6 step 6); returns the URI it is to go to."""
-    routes = request.routes
+    routes = request.routes if "Route" in request.headers else ()
     if not routes:
         return request.uri
-    top = parse_uri(routes[0].uri)
+    top = routes[0].parsed_uri
     if isinstance(top, SipUri) and top.has_param("lr"):
         return routes[0].uri
     # "The proxy MUST place the Request-URI into the Route header field as the last value. The proxy MUST then place the
@@ -54,10 +56,9 @@ def postprocess(request: Request) -> str:
     return request.uri
 
 
-def _undo_strict_routing(request: Request, ours: Responsibility) -> str:
+def _undo_strict_routing(request: Request, uri: SipUri, ours: Responsibility) -> str:
     """Repair what a strict router did: our Record-Route in the Request-URI, the target as the last Route."""
-    uri = request.parsed_uri
-    if not isinstance(uri, SipUri) or not uri.has_param("lr") or not request.routes:
+    if not uri.has_param("lr") or not request.routes:
         return ""
     if ours.domain(uri) is None:
         return ""

@@ -38,18 +38,15 @@ def target_groups(bindings: Sequence[Binding], method: str) -> list[list[Target]
 
     SipError 405 if the contacts say which methods they allow, and none allows this one.
     """
+    if len(bindings) == 1 and not bindings[0].methods:
+        return [[_target(bindings[0])]]
     allowing = [binding for binding in bindings if _allows(binding, method)]
     if bindings and not allowing:
         allowed = dict.fromkeys(name for binding in bindings for name in _methods(binding))
         raise SipError(f"no contact allows {method}", status=405, headers=(("Allow", ", ".join(allowed)),))
     allowing.sort(key=lambda binding: -binding.preference)
-    return [
-        [
-            Target(binding.request_uri, binding.path, binding.received, behind_nat=binding.behind_nat)
-            for binding in group
-        ]
-        for _, group in groupby(allowing, key=lambda binding: binding.preference)
-    ]
+    groups = groupby(allowing, key=lambda binding: binding.preference)
+    return [[_target(binding) for binding in group] for _, group in groups]
 
 
 def next_hop(target: Target, request: Request, hop: str, transport: ITransport) -> Flow | None:
@@ -77,9 +74,10 @@ def flow_to(text: str, *, secure: bool, transport: ITransport) -> Flow | None:
         return None
     if not isinstance(uri, SipUri) or (address := uri.address) is None:
         return None
-    if (secure or uri.scheme == "sips") and uri.transport not in _SECURE:
+    name = uri.transport
+    if (secure or uri.scheme == "sips") and name not in _SECURE:
         return None
-    return transport.flow(uri.transport, address)
+    return transport.flow(name, address)
 
 
 def _flow_of_binding(target: Target, *, secure: bool, transport: ITransport) -> Flow | None:
@@ -96,6 +94,10 @@ def _flow_of_binding(target: Target, *, secure: bool, transport: ITransport) -> 
         return direct
     # Nobody can open a connection to a phone behind NAT.
     return None if received.reliable else received
+
+
+def _target(binding: Binding) -> Target:
+    return Target(binding.request_uri, binding.path, binding.received, behind_nat=binding.behind_nat)
 
 
 def _methods(binding: Binding) -> list[str]:

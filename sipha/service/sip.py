@@ -23,6 +23,7 @@ from sipha.histogram import Histogram
 from sipha.nat import stun
 from sipha.nat.interfaces import IPingTransport
 from sipha.proxy.interfaces import ITransport
+from sipha.proxy.plain import read
 from sipha.proxy.proxy import Proxy
 from sipha.proxy.shadow import Shadows
 from sipha.proxy.takeover import longest_setup
@@ -81,7 +82,8 @@ class TransactionUser:
 
     A response that belongs to no transaction is offered to `askers` first: those who send requests without keeping
     anything of them. Each returns True if the response is its own. `served` hears of the first request that was, of
-    those that come from elsewhere.
+    those that come from elsewhere. `catch_up` has all events handed over that are due, before a message is acted on at
+    once.
     """
 
     def __init__(
@@ -90,13 +92,16 @@ class TransactionUser:
         proxy: Proxy,
         leading: Callable[[], bool],
         askers: Sequence[Callable[[Response, Flow], bool]],
+        *,
         served: Callable[[str], None],
+        catch_up: Callable[[float], None],
     ) -> None:
         self._registrar = registrar
         self._proxy = proxy
         self._leading = leading
         self._askers = askers
         self._served: Callable[[str], None] | None = served
+        self._catch_up = catch_up
 
     def event_received(self, event: Event, now: float) -> None:
         """Act on an event."""
@@ -110,12 +115,16 @@ class TransactionUser:
             self._note_served(event.request.method, event.flow)
 
     def datagram_received(self, data: bytes, flow: Flow, now: float) -> bool:
-        """Act on a datagram at once if it is a plain REGISTER; False if it isn't."""
-        if not data.startswith(b"REGISTER ") or not self._leading():
+        """Act on a datagram at once if it is a plain REGISTER or a plain request within a dialog; else return False."""
+        if data.startswith(b"REGISTER "):
+            method, taken = "REGISTER", self._leading() and self._registrar.datagram_received(data, flow, now)
+        elif (plain := read(data)) and self._leading():
+            self._catch_up(now)  # what came before is of the same call, perhaps
+            method, taken = plain.method, self._proxy.plain_received(plain, flow, now)
+        else:
             return False
-        taken = self._registrar.datagram_received(data, flow, now)
         if taken and self._served is not None:
-            self._note_served("REGISTER", flow)
+            self._note_served(method, flow)
         return taken
 
     def _note_served(self, method: str, flow: Flow) -> None:
@@ -273,7 +282,14 @@ class SipService(Service):
             proxy.adopt(make_proxy_settings(new))
 
         self._adopt = adopt
-        user = TransactionUser(registrar, proxy, replica.leading, self.askers, replica.succession.served)
+        user = TransactionUser(
+            registrar,
+            proxy,
+            replica.leading,
+            self.askers,
+            served=replica.succession.served,
+            catch_up=endpoint.catch_up,
+        )
         endpoint.start(user, user.datagram_received).addCallbacks(self._opened, self._not_opened)
 
     def stopService(self) -> Deferred[None] | None:

@@ -21,7 +21,7 @@ class RequestReceived(NamedTuple):
     flow: Flow
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CancelReceived:
     """A CANCEL came for an INVITE without final response; the layer has answered it with 200 (§9.2)."""
 
@@ -30,7 +30,7 @@ class CancelReceived:
     flow: Flow
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AckReceived:
     """An ACK with the branch of the INVITE came after the TU's 2xx (RFC 6026 §7.1)."""
 
@@ -38,7 +38,7 @@ class AckReceived:
     request: Request
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ResponseReceived:
     """A response came for a request of ours: each provisional, the first final, and every 2xx to an INVITE."""
 
@@ -46,7 +46,7 @@ class ResponseReceived:
     response: Response
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StrayResponse:
     """A response came that belongs to no transaction; a proxy must not forward it as it is (RFC 6026 §7.3)."""
 
@@ -54,28 +54,28 @@ class StrayResponse:
     flow: Flow
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TransactionTimedOut:
     """No final response came (Timer F), none at all (Timer B, or what `start` was told), or no ACK (Timer H)."""
 
     transaction: Transaction
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TransactionFailed:
     """What the transaction sends does not arrive; a client transaction ends by it, a server transaction does not."""
 
     transaction: Transaction
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TransactionEnded:
     """The transaction is forgotten: the last event of each, whatever ended it."""
 
     transaction: Transaction
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TimerFired:
     """A timer that the TU had set has fired."""
 

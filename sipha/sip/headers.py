@@ -170,6 +170,15 @@ class Headers:
         """Return how many fields have this name."""
         return self._names.count(canonical_name(name))
 
+    def repeated(self, names: Iterable[str]) -> str | None:
+        """Return the first of these (canonical) names that more than one field has; None if each has at most one."""
+        if len(self._first) != len(self._names):
+            count = self._names.count
+            for name in names:
+                if count(name) > 1:
+                    return name
+        return None
+
     @property
     def unique(self) -> bool:
         """True if no name occurs twice."""
@@ -232,7 +241,7 @@ class Headers:
 
     def prepend(self, name: str, value: str) -> None:
         """Put a field before all others."""
-        canonical = canonical_name(name)
+        canonical = name if name in _KNOWN else canonical_name(name)
         self._lines.insert(0, f"{name}: {value}")
         self._names.insert(0, canonical)
         self._first[canonical] = value
@@ -259,7 +268,10 @@ class Headers:
     def remove_values(self, name: str, unwanted: Callable[[str], bool]) -> None:
         """Remove the fields of this name whose whole value `unwanted` says so of; the others stay as they came."""
         canonical = canonical_name(name)
-        self._keep(lambda i: self._names[i] != canonical or not unwanted(_value(self._lines[i])))
+        names, lines = self._names, self._lines
+        gone = [i for i, of in enumerate(names) if of == canonical and unwanted(_value(lines[i]))]
+        for i in reversed(gone):
+            del names[i], lines[i]
         self._changed(canonical)
 
     def pop_value(self, name: str) -> str:

@@ -212,10 +212,9 @@ class TransactionLayer:
         An ACK for a 2xx has no transaction: `send` it.
         """
         transaction = self._new_client(request, flow, now)
-        self._begin(transaction, now)
         if branch_timeout is not None and branch_timeout < self.timers.timeout:
-            name = TimerName.B if request.method == "INVITE" else TimerName.F
-            self._end_at(transaction, name, now + branch_timeout)
+            transaction.patience = branch_timeout
+        self._begin(transaction, now)
         return transaction
 
     def adopt(self, request: Request, flow: Flow, now: float) -> ClientTransaction:
@@ -375,10 +374,8 @@ class TransactionLayer:
             Action.END: self._end,
             **{timer: partial(self._start_retransmission, timer) for timer in (name.A, name.E, name.G)},
             **{timer: partial(self._start_absorbing, timer) for timer in (name.D, name.I, name.J, name.K)},
-            **{
-                timer: partial(self._start_ending, timer)
-                for timer in (name.B, name.F, name.H, name.L, name.M, name.TRYING)
-            },
+            **{timer: partial(self._start_ending, timer) for timer in (name.H, name.L, name.M, name.TRYING)},
+            **{timer: partial(self._start_waiting, timer) for timer in (name.B, name.F)},
         }
 
     # The actions: each takes the transaction, the message of the input if it has one, and the time
@@ -443,10 +440,11 @@ class TransactionLayer:
             transaction.retransmission = None
         transaction.last_sent = b""
 
-    def _start_ending(self, name: TimerName, transaction: Transaction, message: object, now: float) -> None:
+    def _start_ending(self, name: TimerName, transaction: Transaction, _message: object, now: float) -> None:
         if name in _ABSORBING:
             transaction.rest()
-        self._stop_ending(transaction, message, now)
+        if transaction.ending is not None:
+            self._queue.stop(transaction.ending)
         transaction.ending = self._queue.start_constant(name, transaction, now)
 
     def _start_absorbing(self, name: TimerName, transaction: Transaction, message: object, now: float) -> None:
@@ -455,6 +453,12 @@ class TransactionLayer:
             self._feed(transaction, name, now)
         else:
             self._start_ending(name, transaction, message, now)
+
+    def _start_waiting(self, name: TimerName, transaction: ClientTransaction, message: object, now: float) -> None:
+        if transaction.patience is None:
+            self._start_ending(name, transaction, message, now)
+        else:
+            transaction.ending = self._queue.start(now + transaction.patience, name, transaction)
 
     def _end_at(self, transaction: Transaction, name: TimerName, when: float) -> None:
         self._stop_ending(transaction, None, when)

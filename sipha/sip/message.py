@@ -45,6 +45,7 @@ METHODS = frozenset(
 )
 """Those of the RFCs (IANA's registry of SIP methods)."""
 
+_CRLF = "\r\n"
 _IPV4 = re.compile(r"[0-9.]++\Z")
 
 
@@ -55,16 +56,43 @@ class Message:
     `parser.parse`, `via`, `from_`, `to`, `call_id` and `cseq` don't.
     """
 
-    __slots__ = ("body", "headers")
+    __slots__ = ("_headers", "_text", "body")
 
     def __init__(self, headers: Headers | Iterable[tuple[str, str]] = (), body: bytes = b"") -> None:
-        self.headers = headers if isinstance(headers, Headers) else Headers(headers)
+        self._headers = headers if isinstance(headers, Headers) else Headers(headers)
+        self._text = ""
         self.body = body
+
+    def defer(self, text: str, read: dict[str, object]) -> None:
+        """Let the header fields be those of a text, each line with its CRLF, none folded.
+
+        They are indexed when `headers` is asked for. What has been `read` of them by then, by canonical name, is what
+        `Headers.remembered` is to have: Via at least, the topmost one, which stands alone in the first line. From, To,
+        Call-ID and CSeq are well-formed, and Content-Length is right.
+        """
+        self._text = text
+        self._headers.remembered = read
+
+    @property
+    def headers(self) -> Headers:
+        """The header fields."""
+        if self._text:
+            text, self._text = self._text, ""
+            self._headers.read(text[:-2].split("\r\n"))
+        return self._headers
+
+    def replace_via(self, via: Via) -> None:
+        """Replace the topmost Via value."""
+        if self._text:
+            self._text = f"Via: {via}{self._text[self._text.index(_CRLF) :]}"
+            self._headers.remembered["Via"] = via
+        else:
+            self._headers.replace_value("Via", str(via), via)
 
     @property
     def via(self) -> Via:
         """The topmost Via value: the last hop (§20.42)."""
-        value: Via | None = self.headers.remembered.get("Via")
+        value: Via | None = self._headers.remembered.get("Via")
         return value or self.headers.parsed("Via", parse_via)
 
     @property
@@ -75,13 +103,13 @@ class Message:
     @property
     def from_(self) -> NameAddr:
         """The From value (§20.20)."""
-        value: NameAddr | None = self.headers.remembered.get("From")
+        value: NameAddr | None = self._headers.remembered.get("From")
         return value or self.headers.parsed("From", parse_name_addr)
 
     @property
     def to(self) -> NameAddr:
         """The To value (§20.39)."""
-        value: NameAddr | None = self.headers.remembered.get("To")
+        value: NameAddr | None = self._headers.remembered.get("To")
         return value or self.headers.parsed("To", parse_name_addr)
 
     @property
@@ -95,7 +123,7 @@ class Message:
     @property
     def cseq(self) -> CSeq:
         """The CSeq value (§20.16)."""
-        value: CSeq | None = self.headers.remembered.get("CSeq")
+        value: CSeq | None = self._headers.remembered.get("CSeq")
         return value or self.headers.parsed("CSeq", parse_cseq)
 
     @property
@@ -147,10 +175,12 @@ class Message:
 
     def render(self) -> bytes:
         """Return the message's bytes; Content-Length is made to say how long the body is."""
-        headers = self.headers
+        if self._text:
+            return f"{self.start_line}{_CRLF}{self._text}{_CRLF}".encode("utf-8", "surrogateescape") + self.body
+        headers = self._headers
         length = headers.get("Content-Length")
         size = len(self.body)
-        if length is None or not is_number(length) or len(length) > 20 or int(length) != size:
+        if length != str(size) and (length is None or not is_number(length) or len(length) > 20 or int(length) != size):
             headers.set("Content-Length", str(size))
         head = "\r\n".join([self.start_line, *headers.lines, "\r\n"])
         return head.encode("utf-8", "surrogateescape") + self.body
@@ -169,7 +199,8 @@ class Request(Message):
         self, method: str, uri: str, headers: Headers | Iterable[tuple[str, str]] = (), body: bytes = b""
     ) -> None:
         # As Message does; a call less, for each message that comes.
-        self.headers = headers if isinstance(headers, Headers) else Headers(headers)
+        self._headers = headers if isinstance(headers, Headers) else Headers(headers)
+        self._text = ""
         self.body = body
         self.method = method
         self.uri = uri
@@ -207,9 +238,22 @@ class Response(Message):
     def __init__(
         self, status: int, reason: str, headers: Headers | Iterable[tuple[str, str]] = (), body: bytes = b""
     ) -> None:
-        super().__init__(headers, body)
+        self._headers = headers if isinstance(headers, Headers) else Headers(headers)
+        self._text = ""
+        self.body = body
         self.status = status
         self.reason = reason
+
+    def pop_via(self) -> bool:
+        """Remove the topmost Via value (§16.7 step 3); False if there is no other."""
+        if self._text:
+            rest = self._text[self._text.index(_CRLF) + 2 :]
+            if rest.startswith("Via: ") or "\r\nVia: " in rest:
+                self._text = rest
+                del self._headers.remembered["Via"]
+                return True
+        self.headers.pop_value("Via")
+        return "Via" in self.headers
 
     @property
     def start_line(self) -> str:
@@ -252,7 +296,7 @@ def mark_received(request: Request, flow: Flow, *, force_rport: bool = False) ->
     With `force_rport` the response goes back to that port even if the sender didn't ask for it.
     """
     via = request.via
-    transport, sent_by, sent_by_port, params = via
+    sent_by, params = via.host, via.params
     host, port = flow.remote
     # "it MUST set the value of the parameter to the source port of the request", and "MUST also insert a "received"
     # parameter ... even if it is identical to the value of the "sent-by" component."
@@ -265,8 +309,8 @@ def mark_received(request: Request, flow: Flow, *, force_rport: bool = False) ->
         params = set_params(params, ("received", host))
     else:
         return
-    marked = Via(transport, sent_by, sent_by_port, params)
-    request.headers.replace_value("Via", str(marked), marked)
+    marked = Via(via.transport, sent_by, via.port, params)
+    request.replace_via(marked)
 
 
 def response_destination(via: Via, flow: Flow) -> Flow:
@@ -282,9 +326,12 @@ def response_destination(via: Via, flow: Flow) -> Flow:
     port = via.port or default_port(via.transport)
     received = via.received
     if received and (host := ip_literal(received)):
-        return flow._replace(remote=(host, via.rport or port))
-    host = ip_literal(via.host)
-    return flow if host is None else flow._replace(remote=(host, port))
+        port = via.rport or port
+    else:
+        host = ip_literal(via.host)
+    if host is None or (host, port) == flow.remote:
+        return flow
+    return flow._replace(remote=(host, port))
 
 
 _COPIED = frozenset(("Via", "From", "To", "Call-ID", "CSeq"))

@@ -10,15 +10,30 @@ from sipha.errors import MalformedMessage
 from sipha.sip.headers import Headers
 from sipha.sip.message import METHODS, Request, Response
 from sipha.sip.uri import Uri, parse_uri
-from sipha.sip.values import is_number, is_token, parse_cseq, parse_name_addr, parse_via
+from sipha.sip.values import Via, is_number, is_token, parse_cseq, parse_name_addr, parse_via
 
 MAX_MESSAGE = 65536
 """The largest message, in bytes, that a stream may bring; a datagram can't be larger."""
 
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _SINGLE = ("From", "To", "Call-ID", "CSeq", "Max-Forwards")
+_LENGTH = ("Content-Length",)
 _NEEDED = (("Via", parse_via), ("From", parse_name_addr), ("To", parse_name_addr), ("CSeq", parse_cseq))
 _REMEMBERED_LENGTH = 100
+
+
+# A response as nearly all are: the topmost Via, then whatever needs no closer look, in any order.
+_PLAIN_PARAMS = r"(?:;[A-Za-z0-9\-._]++(?:=[A-Za-z0-9\-._:]*+)?)*"
+_PLAIN_ADDRESS = rf'(?:"[^"\\\r\n]*+" ?)?<[A-Za-z][A-Za-z0-9+.\-]*+:[^<>"\s]++>{_PLAIN_PARAMS}'
+_PLAIN_RESPONSE = re.compile(
+    r"SIP/2\.0 ([1-6][0-9]{2}) ([^\r\n]*+)\r\n"
+    rf"Via: SIP/2\.0/([A-Z]++) ([A-Za-z0-9.\-]++)(?::([1-9][0-9]{{0,3}}))?({_PLAIN_PARAMS})\r\n"
+    rf"(?:(?:Via: [^\r\n]*+|Record-Route: [^\r\n]*+|(From: ){_PLAIN_ADDRESS}|To: ({_PLAIN_ADDRESS})"
+    r"|(Call-ID: [!-~])[^\r\n]*+|CSeq: ([0-9]{1,9} [A-Za-z]++)|Content-Length: ([0-9]{1,9})"
+    r"|(?!(?i:From|To|Call-ID|CSeq|Content-Length|Max-Forwards):)[A-Z][A-Za-z\-]++: [^\r\n]*+)\r\n)*\Z",
+    re.ASCII,
+)
+_ONCE = ("\r\nFrom: ", "\r\nTo: ", "\r\nCall-ID: ", "\r\nCSeq: ", "\r\nContent-Length: ")
 
 
 class ParseError(MalformedMessage):
@@ -62,6 +77,8 @@ def parse(data: bytes) -> Request | Response:
     if data[:1] in b"\r\n":
         data = data.lstrip(b"\r\n")
     end = data.find(b"\r\n\r\n")
+    if data.startswith(b"SIP/2.0 ") and (response := _plain_response(data, end + 2)) is not None:
+        return response
     head = _index(data[:end]) if end >= 0 else None
     body_at = end + 4
     if head is None:
@@ -205,10 +222,8 @@ def _message(head: _Head) -> Request | Response:
     if defect is not None:
         raise MalformedMessage(defect)
     message = _response(start_line, headers) if start_line[:4].upper() == "SIP/" else _request(start_line, headers)
-    if not headers.unique:
-        for name in _SINGLE:
-            if headers.count(name) > 1:
-                raise MalformedMessage(f"{name}: more than one")
+    if name := headers.repeated(_SINGLE):
+        raise MalformedMessage(f"{name}: more than one")
     # They are parsed here since no element can do without; what else there is, is parsed by who needs it.
     headers.parse(_NEEDED)
     if not headers.get("Call-ID"):
@@ -245,6 +260,26 @@ def _request_line(start_line: str) -> tuple[str, str, Uri]:
 _remembered_request_line = lru_cache(maxsize=1024)(_request_line)
 
 
+def _plain_response(data: bytes, body_at: int) -> Response | None:
+    """Parse a response whose body comes after the CRLF there; None if it has to be looked at closely."""
+    text = data[:body_at].decode("utf-8", "surrogateescape")
+    match = _PLAIN_RESPONSE.match(text)
+    if match is None:
+        return None
+    status, reason, transport, host, port, params, from_, to, call_id, cseq, length = match.groups()
+    if not (from_ and to and call_id and cseq and length):
+        return None
+    body = data[body_at + 2 :]
+    size = int(length)
+    if size > len(body) or any(text.count(line) > 1 for line in _ONCE):
+        return None
+    via = Via(transport, host, int(port) if port else None, params)
+    read: dict[str, object] = {"Via": via, "To": parse_name_addr(to), "CSeq": parse_cseq(cseq)}
+    response = Response(int(status), reason, (), body[:size])
+    response.defer(text[match.end(2) + 2 :], read)
+    return response
+
+
 def _response(start_line: str, headers: Headers) -> Response:
     version, _, rest = start_line.partition(" ")
     status, _, reason = rest.partition(" ")
@@ -273,12 +308,10 @@ def _content_length(headers: Headers) -> int | None:
     text = headers.get("Content-Length")
     if text is None:
         return None
-    if text == "0" and headers.unique:
-        return 0
     if not is_number(text) or len(text) > 10:
         raise MalformedMessage(f"Content-Length: {text[:20]!r} is not a length")
     size = int(text)
-    if not headers.unique and any(
+    if headers.repeated(_LENGTH) and any(
         not is_number(other) or int(other[:11]) != size for other in headers.all("Content-Length")
     ):
         raise MalformedMessage("Content-Length: more than one, and they differ")

@@ -7,7 +7,7 @@ was made with; keys overlap for longer than the longest call.
 from __future__ import annotations
 
 import hmac
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
 from hashlib import blake2s
 from ipaddress import IPv6Address
@@ -124,11 +124,10 @@ class Tokens:
 
     def is_tag(self, tag: str, call_id: str, from_tag: str, cseq: int, branch: str) -> bool:
         """Return True if `tag` is the one that `tag` made of these, under any key still held."""
-        fields = f"{call_id}\n{from_tag}\n{cseq}\n{branch}"
-        given = tag.encode("utf-8", "surrogateescape")
-        return any(
-            hmac.compare_digest(_tag(key_id, keys, fields).encode(), given) for key_id, keys in self._keys.items()
-        )
+        keys = self._keys_by_hex.get(tag[:2])
+        if keys is None or not tag.isascii():
+            return False
+        return hmac.compare_digest(_tag(int(tag[:2], 16), keys, f"{call_id}\n{from_tag}\n{cseq}\n{branch}"), tag)
 
     def branch(self, identity: tuple[str, ...], now: float, fork: int, forks: int, loop: str) -> str:
         """Make the branch of fork `fork` of `forks` (pitfalls-log-vip 4).
@@ -233,6 +232,9 @@ def _branch_mac(key: blake2s, head: bytes, identity: tuple[str, ...], loop: str)
 
 def _join(fields: tuple[str, ...]) -> bytes:
     """Join fields so that no two different tuples give the same bytes: each behind its length."""
+    text = "".join([f"{len(field)}:{field}" for field in fields])
+    if text.isascii():
+        return text.encode()
     parts = [field.encode("utf-8", "surrogateescape") for field in fields]
     return b"".join(b"%d:%b" % (len(part), part) for part in parts)
 
@@ -260,17 +262,33 @@ def _packed(host: str) -> bytes:
 
 
 def _unpacked(data: bytes) -> str:
-    return str(IPv6Address(data)) if len(data) == 16 else ".".join(map(str, data))
+    if len(data) == 16:
+        return str(IPv6Address(data))
+    return f"{data[0]}.{data[1]}.{data[2]}.{data[3]}"
 
 
 def _text(data: bytes) -> str:
-    return urlsafe_b64encode(data).rstrip(b"=").decode()
+    """Base64 for URLs, without padding (RFC 4648 §5)."""
+    return b2a_base64(data, newline=False).translate(_TO_URL).rstrip(b"=").decode()
 
 
 def _data(text: str) -> bytes | None:
+    """What `_text` has made the text of; None if that is nothing: no other spelling of it is ours."""
+    over = len(text) % 4
+    if text[-1:] not in _LAST[over]:
+        return None
     try:
-        data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        return a2b_base64(text.encode().translate(_FROM_URL) + b"===="[over or 4 :], strict_mode=True)
     except ValueError:
         return None
-    # Base64 ignores stray characters and trailing bits: only the one spelling that we made is ours.
-    return data if _text(data) == text else None
+
+
+_TO_URL = bytes.maketrans(b"+/", b"-_")
+_FROM_URL = bytes.maketrans(b"-_+/=", b"+/!!!")
+# Of the last character some bits are left over, by the number of characters: they are none.
+_LAST = (
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_",
+    "",
+    "AQgw",
+    "AEIMQUYcgkosw048",
+)

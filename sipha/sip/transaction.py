@@ -267,13 +267,15 @@ class Transaction:
 class ClientTransaction(Transaction):
     """A request that we sent over `flow`."""
 
-    __slots__ = ("expires_at",)
+    __slots__ = ("expires_at", "patience")
 
     def __init__(self, request: Request, flow: Flow, expires_at: float) -> None:
         machine = INVITE_CLIENT if request.method == "INVITE" else NON_INVITE_CLIENT
         super().__init__(machine, client_key(request), request, flow, flow)
         self.expires_at = expires_at
         """When Timer B or F ends it; only a timeout for the first response may come sooner."""
+        self.patience: float | None = None
+        """That timeout in seconds, if it is shorter than Timers B and F."""
 
 
 class ServerTransaction(Transaction):

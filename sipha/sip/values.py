@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sipha.errors import MalformedMessage
 from sipha.sip.uri import Uri, default_port, parse_uri
@@ -20,12 +21,19 @@ _TOKEN_ONLY = re.compile(_TOKEN + r"\Z")
 _NAME_ADDR = re.compile(
     rf'{_WS}(?:"((?:[^"\\]++|\\.)*)"{_WS}|([^"<>,;]*+))<({_SCHEME}[^<>"\s]++)>{_PARAMS}\Z', re.DOTALL | re.ASCII
 )
+# The same for what most From and To are, with a tag or nothing behind the URI.
+_PLAIN_NAME_ADDR = re.compile(rf'<({_SCHEME}[^<>"\s]++)>((?:;tag=([A-Za-z0-9\-.!%*_+`\'~]++))?)\Z', re.ASCII)
 # "If the URI contains a comma, question mark or semicolon, the URI MUST be enclosed in angle brackets" (§20.10)
 _ADDR_SPEC = re.compile(rf'{_WS}({_SCHEME}[^<>",;?\s]++){_PARAMS}\Z', re.DOTALL | re.ASCII)
 _VIA = re.compile(
     rf"{_WS}[Ss][Ii][Pp]{_WS}/{_WS}[0-9]++\.[0-9]++{_WS}/{_WS}({_TOKEN})[ \t]++([A-Za-z0-9._\-]++|\[[0-9A-Fa-f:.]++\])"
     rf"{_WS}(?::{_WS}([0-9]{{1,5}}){_WS})?{_PARAMS}(?:,|\Z)",
     re.DOTALL | re.ASCII,
+)
+# The same for what most Vias are.
+_PLAIN_VIA = re.compile(
+    r"SIP/2\.0/([A-Z]+) ([A-Za-z0-9.\-]++)(?::([0-9]{1,5}))?"
+    r"((?:;[A-Za-z0-9\-._]++(?:=[A-Za-z0-9\-._:]*+)?)*)\Z"
 )
 _CSEQ = re.compile(rf"[ \t]*+([0-9]++)[ \t]++({_TOKEN})[ \t]*+\Z")
 _PARAM = re.compile(rf';[ \t]*+({_TOKEN})(?:[ \t]*+=[ \t]*+({_QUOTED}|[^\s;,"<>]*+))?', re.DOTALL)
@@ -47,13 +55,22 @@ _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _MAX_EXPIRES = 2**32 - 1
 
 
-class Via(NamedTuple):
-    """A Via value (§20.42): the transport in upper case, the host as written, the parameters with their semicolons."""
+_UNREAD: Final = "\0"
+"""What is remembered of a parameter before it is asked for: no parameter has such a value."""
+
+
+@dataclass(slots=True)
+class Via:
+    """A Via value (§20.42): the transport in upper case, the host as written, the parameters with their semicolons.
+
+    Neither is changed once it is made. The branch, for which each message is asked again and again, is looked for once.
+    """
 
     transport: str
     host: str
     port: int | None = None
     params: str = ""
+    _branch: str | None = field(default=_UNREAD, init=False, repr=False, compare=False)
 
     def param(self, name: str) -> str | None:
         """Return the value of a parameter (lower case), unquoted; None if it is absent or has none."""
@@ -65,12 +82,14 @@ class Via(NamedTuple):
 
     def with_params(self, *params: tuple[str, str | None]) -> Via:
         """Return the Via with these parameters, which replace those of the same name."""
-        return self._replace(params=set_params(self.params, *params))
+        return Via(self.transport, self.host, self.port, set_params(self.params, *params))
 
     @property
     def branch(self) -> str | None:
         """The branch parameter: the transaction's identity if it begins with z9hG4bK (§8.1.1.7)."""
-        return find_param(self.params, "branch")
+        if self._branch is _UNREAD:
+            self._branch = find_param(self.params, "branch")
+        return self._branch
 
     @property
     def received(self) -> str | None:
@@ -91,21 +110,24 @@ class Via(NamedTuple):
 
     def __str__(self) -> str:
         """Return the value's text."""
-        transport, host, port, params = self
-        if port is None:
-            return f"SIP/2.0/{transport} {host}{params}"
-        return f"SIP/2.0/{transport} {host}:{port}{params}"
+        if self.port is None:
+            return f"SIP/2.0/{self.transport} {self.host}{self.params}"
+        return f"SIP/2.0/{self.transport} {self.host}:{self.port}{self.params}"
 
 
-class NameAddr(NamedTuple):
+@dataclass(slots=True)
+class NameAddr:
     """A name-addr or addr-spec with parameters (§20.10): From, To, Contact …; the display name without its quotes.
 
-    The URI of a Contact may be `*`, for all contacts.
+    The URI of a Contact may be `*`, for all contacts. None is changed once it is made. Tag and URI are parsed when they
+    are asked for, once.
     """
 
     display: str
     uri: str
     params: str = ""
+    _tag: str | None = field(default=_UNREAD, repr=False, compare=False)
+    _parsed_uri: Uri | None = field(default=None, init=False, repr=False, compare=False)
 
     def param(self, name: str) -> str | None:
         """Return the value of a header parameter (lower case), unquoted; None if it is absent or has none."""
@@ -118,7 +140,9 @@ class NameAddr(NamedTuple):
     @property
     def tag(self) -> str | None:
         """The tag parameter (§19.3)."""
-        return find_param(self.params, "tag")
+        if self._tag is _UNREAD:
+            self._tag = find_param(self.params, "tag")
+        return self._tag
 
     @property
     def star(self) -> bool:
@@ -150,7 +174,9 @@ class NameAddr(NamedTuple):
     @property
     def parsed_uri(self) -> Uri:
         """The URI in its parts; MalformedMessage if it is none."""
-        return parse_uri(self.uri)
+        if self._parsed_uri is None:
+            self._parsed_uri = parse_uri(self.uri)
+        return self._parsed_uri
 
     def __str__(self) -> str:
         """Return the value's text, the URI in brackets."""
@@ -186,23 +212,25 @@ class CSeq(NamedTuple):
 
 def parse_via(text: str, header: str = "Via") -> Via:
     """Parse a Via value, the first if there are more; MalformedMessage, which names `header`, if it is none."""
-    match = _VIA.match(text)
+    match = _PLAIN_VIA.match(text) or _VIA.match(text)
     if match is None:
         raise MalformedMessage(f"{header}: not understood: {text[:80]!r}")
     transport, host, port, params = match.groups()
-    number = None if port is None else int(port)
-    if number is not None and not 0 < number <= 65535:
-        raise MalformedMessage(f"{header}: port {port} is not between 1 and 65535")
+    number = None
+    if port is not None:
+        number = int(port)
+        if not 0 < number <= 65535:
+            raise MalformedMessage(f"{header}: port {port} is not between 1 and 65535")
     return Via(transport.upper(), host, number, params)
 
 
 def parse_name_addr(text: str, header: str = "address") -> NameAddr:
     """Parse one value of From, To, Route …; MalformedMessage, which names `header`, if it is none."""
-    match = _NAME_ADDR.match(text)
-    if match is None or match[1] is not None:
+    match = _PLAIN_NAME_ADDR.match(text)
+    if match is None:
         return NameAddr(*_name_addr(text, header))
-    _, display, uri, params = match.groups()
-    return NameAddr(display and display.rstrip(" \t"), uri, params)
+    uri, params, tag = match.groups()
+    return NameAddr("", uri, params, tag)
 
 
 def parse_contact(text: str, header: str = "Contact") -> NameAddr:
@@ -241,6 +269,9 @@ def _name_addr(text: str, header: str) -> tuple[str, str, str]:
 
 def parse_cseq(text: str, header: str = "CSeq") -> CSeq:
     """Parse a CSeq value; MalformedMessage if it is none or "MUST be less than 2**31" (§8.1.1.5) is broken."""
+    number, _, method = text.partition(" ")
+    if len(number) < 10 and is_number(number) and method.isalpha() and method.isascii():
+        return CSeq(int(number), method)
     match = _CSEQ.match(text)
     if match is None:
         raise MalformedMessage(f"{header}: not understood: {text[:80]!r}")

@@ -106,6 +106,7 @@ class Endpoint:
         self._streams: dict[str, Streams] = {}
         self._addresses: list[Listener] = []
         self._former: dict[Listener, IDelayedCall | None] = {}  # until when those over UDP are still read
+        self._own: dict[Address, set[str]] = {}  # the transports at each address of those and of these
         self._starting: Deferred[bool] | None = None
         self._retry: IDelayedCall | None = None
         self._timer: IDelayedCall | None = None
@@ -137,7 +138,7 @@ class Endpoint:
         for udp in self._udp.values():
             udp.close()
         waiting = [streams.stop() for streams in self._streams.values()]
-        self._udp, self._streams, self._addresses, self._former = {}, {}, [], {}
+        self._udp, self._streams, self._addresses, self._former, self._own = {}, {}, [], {}, {}
         starting, self._starting = self._starting, None
         if starting is not None:
             starting.callback(False)
@@ -212,11 +213,8 @@ class Endpoint:
 
     def is_local(self, host: str, port: int, transport: str | None = None) -> bool:
         """True if we listen at an address, or have done so, for one transport or for any."""
-        host = canonical(host)
-        return any(
-            canonical(own.host) == host and own.port == port and transport in (None, own.transport)
-            for own in (*self._addresses, *self._former)
-        )
+        transports = self._own.get((canonical(host), port))
+        return transports is not None and (transport is None or transport in transports)
 
     def send(self, data: bytes, flow: Flow) -> bool:
         """Send a message outside of a transaction; False if its flow has failed, which the layer is then told."""
@@ -228,6 +226,12 @@ class Endpoint:
     def offer(self, data: bytes, flow: Flow) -> bool:
         """Send once, outside of a transaction; False if it didn't leave this node, which condemns no flow."""
         return self._user is not None and self._may_send() and not self._transmit(data, flow)
+
+    def catch_up(self, now: float) -> None:
+        """Hand over all that has come so far: a shortcut calls it before it acts on what must not overtake that."""
+        turning, self._turning = self._turning, True  # whoever moves the layer needs no turn of his own
+        self._hand_over(now)
+        self._turning = turning
 
     def turn(self, now: float) -> None:
         """Hand over the layer's events, send its messages and arm the timer: after everything that moves the layer."""
@@ -300,6 +304,7 @@ class Endpoint:
         own = Listener(listener.transport, *opened)
         self._former.pop(own, None)
         self._addresses.append(own)
+        self._own.setdefault((canonical(own.host), own.port), set()).add(own.transport)
 
     def _start_reading(self, listener: Listener) -> None:
         if listener.transport == "UDP":

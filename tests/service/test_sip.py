@@ -5,6 +5,7 @@ from typing import Any, cast
 import pytest
 
 from sipha.errors import MalformedMessage
+from sipha.proxy.plain import Plain
 from sipha.service.sip import TransactionUser, refusal_tag
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
@@ -41,27 +42,48 @@ def test_a_request_without_a_via_has_no_tag() -> None:
         refusal_tag(TOKENS, request)
 
 
+BYE = (
+    b"BYE sip:bob@192.0.2.2:5060 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1:5060;rport;branch=z9hG4bKbye\r\n"
+    b"Max-Forwards: 70\r\nRoute: <sip:token@192.0.2.10:5060;lr>\r\nFrom: <sip:alice@sipha.test>;tag=1\r\n"
+    b"To: <sip:bob@sipha.test>;tag=2\r\n"
+    b"Call-ID: call\r\nCSeq: 2 BYE\r\nContent-Length: 0\r\n\r\n"
+)
+
+
 class Taker:
-    """A registrar to which all is plain."""
+    """A registrar and proxy to which all is plain."""
 
     def __init__(self) -> None:
-        self.taken: list[bytes] = []
+        self.taken: list[object] = []
 
     def datagram_received(self, data: bytes, _flow: Flow, _now: float) -> bool:
         self.taken.append(data)
         return True
 
+    def plain_received(self, plain: Plain, _flow: Flow, _now: float) -> bool:
+        self.taken.append(plain.method)
+        return True
 
-def test_registrar_is_offered_registers_alone_and_none_without_the_lease() -> None:
+
+def test_registrar_is_offered_registers_and_the_proxy_what_is_plain_but_nothing_without_the_lease() -> None:
     leads, taker, served = True, Taker(), list[str]()
-    user = TransactionUser(cast("Any", taker), cast("Any", None), lambda: leads, (), served.append)
+    user = TransactionUser(
+        cast("Any", taker),
+        cast("Any", taker),
+        lambda: leads,
+        (),
+        served=served.append,
+        catch_up=lambda _now: taker.taken.append("all"),
+    )
     own, phone = ("192.0.2.10", 5060), ("192.0.2.1", 5060)
     assert not user.datagram_received(REGISTER.replace(b"REGISTER", b"OPTIONS"), Flow("UDP", own, phone), 0.0)
-    assert user.datagram_received(REGISTER, Flow("UDP", own, own), 0.0)
+    assert not user.datagram_received(b"SIP/2.0 200 OK\r\n\r\n", Flow("UDP", own, phone), 0.0)
+    assert user.datagram_received(BYE, Flow("UDP", own, own), 0.0)
     assert not served  # it came from this node
     assert user.datagram_received(REGISTER, Flow("UDP", own, phone), 0.0)
-    assert user.datagram_received(REGISTER, Flow("UDP", own, phone), 0.0)
+    assert user.datagram_received(BYE, Flow("UDP", own, phone), 0.0)
     assert served == ["REGISTER"]
     leads = False
     assert not user.datagram_received(REGISTER, Flow("UDP", own, phone), 0.0)
-    assert taker.taken == [REGISTER] * 3
+    assert not user.datagram_received(BYE, Flow("UDP", own, phone), 0.0)
+    assert taker.taken == ["all", "BYE", REGISTER, "all", "BYE"]

@@ -3,8 +3,11 @@ from __future__ import annotations
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sipha.errors import MalformedMessage
+from sipha.sip import parser
 from sipha.sip.message import Request, Response
 from sipha.sip.parser import Keepalive, ParseError, StreamParser, parse
 
@@ -356,3 +359,100 @@ def test_stream_takes_linear_time_byte_by_byte() -> None:
         return time.process_time() - start
 
     assert min(fed(64_000) for _ in range(2)) < 100 * fed(4_000)
+
+
+# -- Plain responses -------------------------------------------------------------------------------
+
+RESPONSE = (
+    "SIP/2.0 180 Ringing\r\nVia: SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bKours.0123\r\n"
+    "Record-Route: <sip:token@192.0.2.10:5060;lr>\r\nVia: SIP/2.0/UDP 192.0.2.1:5060;rport=5060;branch=z9hG4bK1\r\n"
+    'From: "Alice" <sip:alice@example.com>;tag=1\r\nTo: <sip:bob@example.com>;tag=2\r\nCall-ID: a84b4c76e66710@x\r\n'
+    "CSeq: 1 INVITE\r\nContact: <sip:bob@192.0.2.2>\r\nX-Text: \r\nContent-Length: 3\r\n\r\nabcd"
+)
+PLAIN = (
+    ("", ""),
+    ("180 Ringing", "200 "),
+    ("180 Ringing", "486 Ça va, no?"),
+    (":5060;branch=z9hG4bKours.0123", ";received=192.0.2.2;branch=z9hG4bKours.0123;rport=7;x"),
+    ("Record-Route: <sip:token@192.0.2.10:5060;lr>\r\n", ""),
+    ("Via: SIP/2.0/UDP 192.0.2.1:5060;rport=5060;branch=z9hG4bK1\r\n", ""),
+    ("To: <sip:bob@example.com>;tag=2", "To: <sip:bob@example.com>"),
+    ("To: <sip:bob@example.com>;tag=2", 'To: "Bob, B." <sip:bob@example.com;x=y>;a=b;TAG=2;c'),
+    ("X-Text: ", "X-Text: \udcff"),
+    ("Content-Length: 3", "Content-Length: 03"),
+)
+OTHER = (
+    ("180 Ringing", "180"),
+    ("180 Ringing", "700 x"),
+    ("SIP/2.0 ", "sip/2.0 "),
+    ("Via: ", "v: "),
+    ("Via: ", "Via:"),
+    (":5060;branch=z9hG4bKours", ":05060;branch=z9hG4bKours"),
+    ("z9hG4bKours.0123", "z9hG4bKours.0123, SIP/2.0/UDP 192.0.2.3"),
+    ("From: ", "f: "),
+    ("From: ", "FROM: <sip:eve@example.com>;tag=1\r\nFrom: "),
+    ("To: ", "To: <sip:eve@example.com>;tag=2\r\nTo: "),
+    ("To: <sip:bob@example.com>", "To: sip:bob@example.com"),
+    (";branch=z9hG4bKours.0123", ";branch=z9hG4bKours.0123;"),
+    (";branch=z9hG4bKours.0123", ";branch=z9hG4bKours.0123;x=;"),
+    ("To: <sip:bob@example.com>;tag=2", "To: <sip:bob@example.com>;tag=2;"),
+    ("Call-ID: a84b4c76e66710@x", "Call-ID: "),
+    ("Call-ID: a84b4c76e66710@x\r\n", ""),
+    ("CSeq: 1 INVITE", "CSeq: 1\r\n INVITE"),
+    ("CSeq: 1 INVITE", "CSeq: 4294967296 INVITE"),
+    ("Content-Length: 3", "Content-Length: 5"),
+    ("Content-Length: 3", "l: 3"),
+    ("Content-Length: 3", "L: 2\r\nContent-Length: 3"),
+    ("Content-Length: 3\r\n", ""),
+    ("Content-Length: 3", "Content-Length: 3\r\nContent-Length: 3"),
+    ("X-Text: ", "X-Text: \r"),
+    ("X-Text: ", "X-Text: \n"),
+    ("X-Text: ", "X-Text : "),
+    ("X-Text: ", "Max-Forwards: 3\r\nX-Text: "),
+)
+
+
+def edited(*edits: tuple[str, str]) -> bytes:
+    text = RESPONSE
+    for old, new in edits:
+        text = text.replace(old, new, 1)
+    return text.encode("utf-8", "surrogateescape")
+
+
+def properties(data: bytes) -> object:
+    """All that a response says, and what becomes of it when it is forwarded."""
+    try:
+        response = parse(data)
+    except ParseError as error:
+        return error.detail, error.response_status
+    assert isinstance(response, Response)
+    values = response.status, response.reason, response.via, response.to, response.cseq, response.body
+    forwarded = response.copy()
+    assert parse(data).render() == response.render()
+    assert forwarded.render() == response.render()
+    more, bare = response.pop_via(), parse(data)
+    assert isinstance(bare, Response)
+    assert bare.pop_via() is more
+    return values, more, response.render(), bare.from_, bare.call_id, bare.headers.lines, bare.headers.names()
+
+
+@given(st.lists(st.sampled_from((*PLAIN, *OTHER)), max_size=3))
+def test_response_says_the_same_whether_it_is_plain_or_not(edits: list[tuple[str, str]]) -> None:
+    data = edited(*edits)
+    seen = properties(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parser, "_plain_response", lambda _data, _body_at: None)
+        assert properties(data) == seen
+
+
+@pytest.mark.parametrize("edit", PLAIN)
+def test_response_as_most_are_is_plain(edit: tuple[str, str]) -> None:
+    data = edited(edit)
+    assert parser._plain_response(data, data.index(b"\r\n\r\n") + 2) is not None
+
+
+@pytest.mark.parametrize("edit", OTHER)
+def test_response_that_needs_a_closer_look_is_not_plain(edit: tuple[str, str]) -> None:
+    data = edited(edit)
+    assert data != edited()
+    assert parser._plain_response(data, data.index(b"\r\n\r\n") + 2) is None

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sipha.sip.flow import Flow
-from sipha.sip.token import MAGIC_COOKIE, NOBODY, Hop, Nonce, Tokens
+from sipha.sip.token import MAGIC_COOKIE, NOBODY, Hop, Nonce, Tokens, _data, _text
 
 OLD, NEW = b"o" * 32, b"n" * 32
 IDENTITY = ("192.0.2.1:5060", "z9hG4bKabc", "call-1", "tag-1", "1", "sip:bob@192.0.2.7")
@@ -155,3 +157,16 @@ def test_subkeys_keep_tokens_apart(tokens: Tokens) -> None:
     nonce = tokens.nonce(3, 1000, 1)
     assert tokens.read_branch(MAGIC_COOKIE + nonce, IDENTITY) is None
     assert tokens.read_route(nonce, "call-1", "tag-1") is None
+
+
+@given(st.binary(max_size=40))
+def test_bytes_have_one_spelling(data: bytes) -> None:
+    text = urlsafe_b64encode(data).rstrip(b"=").decode()
+    assert _text(data) == text
+    assert _data(text) == data
+
+
+@given(st.text(alphabet="AEQgwZaz09-_+/= \n\u00e9", max_size=9))
+def test_no_other_spelling_is_read(text: str) -> None:
+    data = _data(text)
+    assert data is None or _text(data) == text

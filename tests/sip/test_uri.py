@@ -4,9 +4,11 @@ import time
 from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sipha.errors import MalformedMessage
-from sipha.sip.uri import OtherUri, SipUri, _ipv6_literal, ip_literal, parse_uri
+from sipha.sip.uri import _PLAIN_URI, _SIP_URI, OtherUri, SipUri, _ipv6_literal, ip_literal, parse_uri
 
 
 def sip(text: str) -> SipUri:
@@ -259,3 +261,19 @@ def test_parse_uri_takes_linear_time(shape: str, filling: str) -> None:
 
     # Sixteen times the length takes sixteen times as long, or 256 times if it were quadratic.
     assert seconds(64_000) < max(100 * seconds(4_000), 0.01)
+
+
+@pytest.mark.parametrize("params", [";", ";x;", ";x=1;", ";=", ";x=1;=", ";x=1;;y"])
+def test_uri_with_a_parameter_without_a_name_is_not_plain(params: str) -> None:
+    assert _PLAIN_URI.match("sip:alice@192.0.2.1:5060" + params) is None
+
+
+@given(st.from_regex(_PLAIN_URI, fullmatch=True))
+def test_plain_uri_is_taken_apart_as_any_other(text: str) -> None:
+    match = _SIP_URI.match(text)
+    assert match is not None
+    scheme, user, password, host, port, params, headers = match.groups()
+    plain = _PLAIN_URI.match(text)
+    assert plain is not None
+    assert plain.groups() == (scheme, user, host, port, params)
+    assert (password, headers) == (None, None)

@@ -6,8 +6,11 @@ from contextlib import suppress
 from itertools import product
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sipha.errors import MalformedMessage
+from sipha.sip import values
 from sipha.sip.headers import split_first, split_values
 from sipha.sip.uri import SipUri
 from sipha.sip.values import (
@@ -139,7 +142,7 @@ def test_via_says_where_it_came_from() -> None:
 )
 def test_parse_name_addr(text: str, display: str, uri: str, params: str) -> None:
     address = parse_name_addr(text)
-    assert address[:2] == (display, uri)
+    assert (address.display, address.uri) == (display, uri)
     assert address.params.lstrip() == params
     assert parse_name_addr(str(address)) == address
 
@@ -342,6 +345,32 @@ def assert_linear(parser: Callable[[str], object], shape: str) -> None:
     for filling in FILLINGS:
         # Sixteen times the length takes sixteen times as long, or 256 times if it were quadratic.
         assert seconds(filling, 64_000) < max(100 * seconds(filling, 4_000), 0.02), filling
+
+
+@pytest.mark.parametrize("end", [";", ";x;", ";x=1;", ";=", ";x=1;="])
+def test_parameter_without_a_name_is_not_plain(end: str) -> None:
+    with pytest.raises(MalformedMessage):
+        parse_via("SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKx" + end)
+    assert values.plain_contact(f"<sip:alice@192.0.2.1:5060;transport=udp{end}>") is None
+
+
+@given(st.from_regex(values._PLAIN_VIA, fullmatch=True))
+def test_plain_via_is_taken_apart_as_any_other(text: str) -> None:
+    match, plain = values._VIA.match(text), values._PLAIN_VIA.match(text)
+    assert match is not None
+    assert plain is not None
+    assert plain.groups() == match.groups()
+
+
+@given(st.one_of(st.from_regex(values._CSEQ, fullmatch=True), st.from_regex(r"[0-9]{1,12} [A-Za-z.]+", fullmatch=True)))
+def test_cseq_is_what_its_grammar_says(text: str) -> None:
+    match = values._CSEQ.match(text)
+    assert match is not None
+    if int(match[1]) < 2**31:
+        assert parse_cseq(text) == (int(match[1]), match[2])
+    else:
+        with pytest.raises(MalformedMessage):
+            parse_cseq(text)
 
 
 @pytest.mark.parametrize("parser", PARSERS)

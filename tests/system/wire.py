@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
-from sipha.sandbox import Sandbox, SandboxNode
+from sipha.sandbox import Sandbox
 
 PATIENCE = 5.0
 """How long an answer may take, in seconds."""
@@ -403,15 +403,6 @@ class Nodes:
         ]
 
 
-class _Tuned(Sandbox):
-    """A sandbox whose nodes have more in their section [sip]."""
-
-    sip = ""
-
-    def _config(self, node: SandboxNode) -> str:
-        return super()._config(node).replace("[sip]\n", f"[sip]\n{self.sip}\n")
-
-
 @contextmanager
 def running_nodes(directory: Path, extra: str = "", sip: str = "") -> Iterator[Nodes]:
     """Run nodes on 127.0.22.11 to 13; another run of the tests waits until this one is through.
@@ -421,8 +412,7 @@ def running_nodes(directory: Path, extra: str = "", sip: str = "") -> Iterator[N
     with Path(tempfile.gettempdir(), "sipha-wire-tests.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         quiet = '[nat]\nping_scope = "none"\n'  # what comes unasked would be taken for an answer
-        sandbox = _Tuned(directory, prefix="127.0.22", extra=quiet + extra)
-        sandbox.sip = sip
+        sandbox = Sandbox(directory, prefix="127.0.22", extra=quiet + extra, sip=sip)
         try:
             sandbox.start()
             sandbox.add_accounts({"alice": "alice-secret"})

@@ -782,3 +782,24 @@ class LoopbackTests(TestCase):
 
 class Ipv6LoopbackTests(LoopbackTests):
     host = "::1"
+
+
+def test_shortcut_catches_up_with_what_came_before(node: Node) -> None:
+    order: list[object] = []
+
+    def shortcut(data: bytes, _flow: Flow, now: float) -> bool:
+        if not data.startswith(b"BYE "):
+            return False
+        node.endpoint.catch_up(now)
+        order.append("BYE")
+        return True
+
+    def act(event: Event, now: float) -> None:
+        node.endpoint.turn(now)  # which has to wait
+        order.append(len(node.answers()))
+        node.user.answer(event, now)
+
+    node.endpoint._shortcut, node.user.act = shortcut, act
+    node.receive(request(branch="z9hG4bK1"), request("BYE", branch="z9hG4bK2"), request(branch="z9hG4bK3"))
+    assert order == [0, "BYE", 0]
+    assert len(node.answers()) == 2
