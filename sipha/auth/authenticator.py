@@ -76,7 +76,7 @@ class Authenticator:
         self._serial = 0
         self._ha2: dict[tuple[str, str, str], str] = {}
 
-    def let_nonces_live(self, seconds: int) -> None:
+    def let_nonces_live(self, seconds: float) -> None:
         """Let nonces be good for this long, those that were made already, too."""
         self._window.lifetime = seconds
 

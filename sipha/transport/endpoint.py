@@ -9,12 +9,11 @@ from __future__ import annotations
 import errno
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
-from zope.interface import Interface
 
 from sipha.errors import MalformedMessage, SipError
 from sipha.sip.events import Event, RequestReceived
@@ -25,6 +24,7 @@ from sipha.sip.overload import Overload, Verdict, mark_of, refusal
 from sipha.sip.parser import ParseError, parse
 from sipha.transport.address import Bind, bound_socket, canonical, family
 from sipha.transport.connection import PING, PONG, Received
+from sipha.transport.interfaces import ITransactionUser
 from sipha.transport.stream import StreamLimits, Streams
 from sipha.transport.udp import TRANSIENT, UdpSocket
 
@@ -50,13 +50,6 @@ Shortcut = Callable[[bytes, Flow, float], bool]
 """Acts on a datagram that came over a flow, at the time given; False if it has to be parsed."""
 
 
-class ITransactionUser(Interface):
-    """What the endpoint hands the layer's events to: the registrar and the proxy (RFC 3261 §5)."""
-
-    def event_received(event: Event, now: float) -> None:
-        """Act on an event. A SipError that is raised for a request becomes its response."""
-
-
 class Listener(NamedTuple):
     """Where to listen: the transport as in a Via, an IP literal without brackets, and a port."""
 
@@ -75,7 +68,7 @@ class Endpoint:
     listener that is closed while the endpoint lives on is read and sent from for `parting` seconds.
     """
 
-    log = Logger()
+    log: ClassVar = Logger()
 
     def __init__(
         self,
