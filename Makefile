@@ -9,21 +9,33 @@ BUILD_PACKAGES := python3-venv
 LOAD_PACKAGES := gcc libc6-dev libssl-dev
 TEST_PACKAGES := sip-tester sipsak baresip-core curl iproute2 nftables libfaketime keepalived systemd $(LOAD_PACKAGES)
 LONG_PACKAGES := mariadb-server postgresql sngrep tshark kamailio kamailio-postgres-modules
+COMPILE_PACKAGES := gcc libc6-dev python3-dev
 BENCH_PACKAGES := util-linux kamailio kamailio-postgres-modules postgresql $(LOAD_PACKAGES)
 DEB_PACKAGES := bash-completion build-essential debhelper dh-virtualenv lintian \
-    python3-build python3-setuptools python3-venv python3-wheel
+    python3-build python3-dev python3-setuptools python3-venv python3-wheel
 DEB_TEST_PACKAGES := groff-base mmdebstrap systemd-container
 BROWSER_PACKAGES := chromium chromium-driver
 FAILOVER_PACKAGES := iproute2 nftables kamailio keepalived $(LOAD_PACKAGES)
 
+COMPILED := $(CURDIR)/build/compiled
+
 SEEDS := 1000
 FIRST := 1
 
-.PHONY: run test test-long test-deb sim check format bench bench-micro curves figures bench-log bench-export failover deb pins reference clean
+.PHONY: run compiled test test-compiled test-long test-deb sim check format bench bench-micro curves figures bench-log bench-export failover deb pins reference clean
 
 # Three nodes on this machine, until Ctrl-C. FRESH=1 starts empty, TLS=1 has them talk under TLS.
 run: $(STAMP)
 	@exec $(BIN)/python -m sipha.sandbox $(if $(FRESH),--fresh) $(if $(TLS),--tls)
+
+# sipha with its modules compiled, as its wheel has them; what runs with PYTHONPATH=build/compiled takes it from there.
+compiled: $(COMPILED)/.built
+
+$(COMPILED)/.built: $(STAMP) $(shell find sipha -name '*.py')
+	@.ci/packages $(COMPILE_PACKAGES)
+	rm -rf $(COMPILED)
+	SIPHA_COMPILE=1 $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(COMPILED) .
+	touch $@
 
 # Whatever runs real processes and networks has the machine to itself.
 test: $(STAMP)
@@ -31,7 +43,12 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -q --numprocesses auto -m "not system and not long"
 	$(BIN)/python -m pytest -q -m "system and not long"
 
-test-long: $(STAMP) deb
+# The same tests, of the compiled modules.
+test-compiled: compiled
+	PYTHONPATH=$(COMPILED) $(BIN)/python -m pytest -q --numprocesses auto --override-ini "pythonpath=$(COMPILED) ." \
+	    -m "not system and not long and not interpreted"
+
+test-long: $(STAMP) deb test-compiled
 	@.ci/packages $(TEST_PACKAGES) $(LONG_PACKAGES) $(DEB_TEST_PACKAGES) $(BROWSER_PACKAGES)
 	$(BIN)/python -m pytest -q --numprocesses auto -m "not system"
 	$(BIN)/python -m pytest -q -m "system"
@@ -56,7 +73,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 # sipha beside its peers; QUICK=1 for a shorter run.
-bench: $(STAMP)
+bench: $(STAMP) compiled
 	@.ci/packages $(BENCH_PACKAGES)
 	$(BIN)/python -m bench.run $(if $(QUICK),--quick)
 
@@ -99,12 +116,16 @@ deb:
 	mkdir -p dist
 	cp build/deb/sipha_*.deb dist/
 
-# Choose the libraries that the Debian package brings anew: the newest that setup.cfg allows, with their hashes.
+# Choose anew the libraries that the Debian package brings, and those that it takes to compile it: the newest that
+# setup.cfg allows, with their hashes.
+PIP_COMPILE := CUSTOM_COMPILE_COMMAND="make pins" build/pins/bin/pip-compile --quiet --upgrade --generate-hashes \
+    --strip-extras --no-emit-index-url --no-emit-find-links
 pins: $(STAMP)
 	$(PYTHON) -m venv build/pins
 	build/pins/bin/python -m pip install --quiet pip-tools
-	CUSTOM_COMPILE_COMMAND="make pins" build/pins/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras \
-	    --no-emit-index-url --no-emit-find-links --output-file debian/requirements.txt setup.cfg
+	$(PIP_COMPILE) --output-file debian/requirements.txt setup.cfg
+	$(PIP_COMPILE) --extra compile --allow-unsafe --constraint debian/requirements.txt --output-file debian/build-requirements.txt \
+	    setup.cfg
 
 # docs/reference.md, of what the code and etc/sipha.toml say of each key.
 reference: $(STAMP)

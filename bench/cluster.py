@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import urllib.error
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import log_data
@@ -51,7 +51,13 @@ ALONE = Variant(
     "sipha, one node in memory", "none: one kernel has it, nothing is synced", size=1, durability="os", tls=False
 )
 UNSYNCED = Variant('sipha, durability = "os"', "applied in one order, and in two kernels of three", durability="os")
-VARIANTS = (REPLICATED, ALONE)
+COMPILED = replace(
+    REPLICATED,
+    name="sipha, compiled",
+    launcher=("env", f"PYTHONPATH={Path(__file__).parents[1] / 'build' / 'compiled'}"),
+)
+"""As `make compiled` makes it."""
+VARIANTS = (REPLICATED, COMPILED, ALONE)
 """What `make bench` measures beside the peers; another build or configuration is one more."""
 
 

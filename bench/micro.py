@@ -37,7 +37,8 @@ from sipha.state.entries import SCHEMA, Batch, Policy, PutAccount, Record, encod
 from sipha.state.interfaces import ICredentials, ILocation, ILog
 from sipha.state.machine import Machine
 from sipha.state.outcomes import Outcome
-from sipha.transport.endpoint import Endpoint, ITransactionUser, Listener
+from sipha.transport.endpoint import Endpoint, Listener
+from sipha.transport.interfaces import ITransactionUser
 
 DOMAIN = "sipha.test"
 PASSWORD = "secret"

@@ -34,7 +34,8 @@ from sipha.state.entries import SCHEMA, Batch, Contact, Policy, Record, Register
 from sipha.state.interfaces import ILog
 from sipha.state.machine import Machine
 from sipha.state.outcomes import Outcome
-from sipha.transport.endpoint import Endpoint, ITransactionUser, Listener
+from sipha.transport.endpoint import Endpoint, Listener
+from sipha.transport.interfaces import ITransactionUser
 
 PHONES = 40
 BATCH = 500

@@ -7,8 +7,7 @@ from functools import lru_cache
 from hmac import compare_digest
 from typing import NamedTuple
 
-import msgspec
-
+from sipha.auth.claim import Claim
 from sipha.auth.domain import Domain, Domains
 from sipha.auth.window import NonceWindow
 from sipha.errors import MalformedMessage, Unavailable
@@ -34,18 +33,6 @@ class Challenge(NamedTuple):
 
     headers: tuple[tuple[str, str], ...]
     stale: bool
-
-
-class Claim(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What is used up by credentials: a count of a nonce, which was made at `issued_at`, by a user.
-
-    None is the count of credentials without qop, whose nonce is good for its lifetime (RFC 2069).
-    """
-
-    nonce: str
-    username: str
-    count: int | None
-    issued_at: int
 
 
 class Verified(NamedTuple):
@@ -85,7 +72,7 @@ class Authenticator:
         self._serial = serial
         self._ha2: dict[tuple[str, str, str], str] = {}
 
-    def let_nonces_live(self, seconds: int) -> None:
+    def let_nonces_live(self, seconds: float) -> None:
         """Let nonces be good for this long, those that were made already, too."""
         self._window.lifetime = seconds
 

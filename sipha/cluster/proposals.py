@@ -39,7 +39,7 @@ MAX_UNDER_WAY = 8
 FEW_UNDER_WAY = 3
 """So many may, while what comes meanwhile makes the next one larger: an entry costs each node what 30 records do."""
 
-COMPANY = 0.01
+COMPANY = 0.002
 """Seconds for which a record waits for others at most, once a few entries are under way."""
 
 Done = Callable[[Outcome | Unavailable], None]

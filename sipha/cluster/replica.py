@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from sipha.cluster.candidacy import Candidacy
 from sipha.cluster.catchup import LOG_LIMIT, Catchup
@@ -64,7 +64,6 @@ _BACKLOG = 16 << 20
 """Bytes of log that wait for the leader's own disk at most, about; beyond, records wait for an entry."""
 
 
-@implementer(ILog, ILocation, ICredentials)
 class Replica:
     """The node `node` of the cluster `cluster`, with its log on `disk`.
 
@@ -569,3 +568,6 @@ class Replica:
             self._proposals.refuse_all(
                 UnknownOutcome("no majority is known to have the record"), NoQuorum("no majority answers")
             )
+
+
+classImplements(Replica, ILog, ILocation, ICredentials)

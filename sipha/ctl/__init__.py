@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import click
 
-from sipha import __version__
+from sipha import RELEASE
 from sipha.ctl import session
 from sipha.ctl.accounts import user
 from sipha.ctl.backup import backup
@@ -32,7 +32,7 @@ from sipha.ctl.trace import trace
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
+@click.version_option(RELEASE)
 @session.options
 @click.pass_context
 def cli(context: click.Context) -> None:

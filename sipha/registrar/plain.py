@@ -135,7 +135,8 @@ _FIRST = tuple(
     )
 )  # fmt: skip
 _NEEDED = slice(Plain._fields.index("params"), Plain._fields.index("authorization"))
-_CREDENTIAL_FIELDS = slice(Plain._fields.index("username"), Plain._fields.index("contact"))
+_CONTACT = Plain._fields.index("contact")
+_CREDENTIAL_FIELDS = slice(Plain._fields.index("username"), _CONTACT)
 _ALGORITHM, _DIGEST_URI = Credentials._fields.index("algorithm"), Credentials._fields.index("uri")
 _HIGHEST_PORT = 65535
 
@@ -150,7 +151,7 @@ def read(data: bytes) -> Plain | None:
     plain = Plain._make(groups)
     if (
         None in groups[_NEEDED]
-        or plain.contact is None
+        or groups[_CONTACT] is None
         # As many lines as fields that are there: none came twice.
         or text.count("\r\n") != 2 + len(_FIRST) - match.group(*_FIRST).count(None)
         or (plain.authorization is not None and not _are_whole(plain.authorization, groups[_CREDENTIAL_FIELDS]))

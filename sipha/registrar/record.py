@@ -19,8 +19,7 @@ from sipha.auth.domain import Domain, Domains
 from sipha.errors import MalformedMessage, SipError
 from sipha.registrar.plain import Plain
 from sipha.sip.flow import Address, Flow
-from sipha.sip.headers import Contact as ContactField
-from sipha.sip.headers import is_number, is_token, parse_name_addr, parse_seconds, split_params
+from sipha.sip.headers import NameAddr, is_number, is_token, parse_name_addr, parse_seconds, split_params
 from sipha.sip.message import Request
 from sipha.sip.uri import SipUri, parse_uri
 from sipha.state.accounts import Account
@@ -322,7 +321,7 @@ def _contacts(request: Request, settings: RegistrarSettings) -> list[Contact]:
     return [_contact(field_, default) for field_ in fields]
 
 
-def _contact(field_: ContactField, default: int | None) -> Contact:
+def _contact(field_: NameAddr, default: int | None) -> Contact:
     """One contact as it was asked for; `default` is what the Expires header says (§10.2.1.1)."""
     uri, text = field_.uri, field_.params
     if len(uri) > MAX_CONTACT or len(text) > MAX_CONTACT:
@@ -354,7 +353,7 @@ def _param(name: str, value: str | None) -> str:
     return f";{name}" if value is None else f";{name}={value}"
 
 
-def _q(field_: ContactField) -> int | None:
+def _q(field_: NameAddr) -> int | None:
     try:
         return field_.q
     except MalformedMessage:

@@ -9,7 +9,8 @@ from functools import partial
 
 from zope.interface import Attribute, Interface, implementer
 
-from sipha.auth.authenticator import Authenticator, Claim
+from sipha.auth.authenticator import Authenticator
+from sipha.auth.claim import Claim
 from sipha.errors import QueueFull, SipError, Unavailable
 from sipha.histogram import Histogram
 from sipha.registrar import response

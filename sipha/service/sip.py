@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 from twisted.application.service import Service
@@ -11,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import classImplements, implementer
 
 from sipha import config
 from sipha.admin.views import WorkersStatus
@@ -48,7 +49,8 @@ from sipha.sip.overload import QUIET, Overload
 from sipha.sip.token import Tokens
 from sipha.state.machine import Machine
 from sipha.transport.address import Bind
-from sipha.transport.endpoint import Endpoint, ITransactionUser, Listener, Tap
+from sipha.transport.endpoint import Endpoint, Listener, Tap
+from sipha.transport.interfaces import ITransactionUser
 from sipha.workers.pool import Pool
 
 SHADOWS = "shadows"
@@ -75,9 +77,8 @@ class KeyRing:
         return self._tokens
 
 
-@implementer(ITransport, IPingTransport)
-class ProxyEndpoint(Endpoint):
-    """The endpoint as the transport that proxy and keepalive ask for."""
+# Proxy and keepalive ask for a transport each.
+classImplements(Endpoint, ITransport, IPingTransport)
 
 
 @implementer(ITransactionUser)
@@ -178,7 +179,7 @@ class SipService(Service):
         self.taps: list[Tap] = []
         self._keys = keys
         self._answers = answers
-        self._endpoint: ProxyEndpoint | None = None
+        self._endpoint: Endpoint | None = None
         self._layer: TransactionLayer | None = None
         self._adopt: Callable[[config.Config], None] = lambda _: None
         self._counters: dict[str, Any] = {}
@@ -234,7 +235,7 @@ class SipService(Service):
         layer = self._layer = TransactionLayer(self._timers, force_rport=make_force_rport(settings))
         overload = self._overload = Overload(self._overload_begins)
         overload.adopt(make_trust(settings), settings.sip.emergency_numbers)
-        endpoint = self._endpoint = ProxyEndpoint(
+        endpoint = self._endpoint = Endpoint(
             self._reactor,
             layer,
             make_listeners(settings),
@@ -363,9 +364,9 @@ class SipService(Service):
         if self._endpoint is None:
             return {}
         counted = {
-            f"{room}_{name}": getattr(counters, name)
+            f"{room}_{field.name}": getattr(counters, field.name)
             for room, counters in self._counters.items()
-            for name in counters.__slots__
+            for field in fields(counters)
         }
         if self._pool is not None:
             counted |= {f"workers_{name}": n for name, n in self._pool.counters.items()}

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from sipha import __version__, config
+from sipha import RELEASE, config
 from sipha.admin.interfaces import INode, Listing, Position
 from sipha.admin.log import EntryView, Kind, LogView, SnapshotView, entry_view
 from sipha.admin.trace import Traced
@@ -104,7 +104,7 @@ class View:
         replica, machine = self._replica.status(), self._replica.machine
         return Status(
             node=replica.node,
-            version=__version__,
+            version=RELEASE,
             alarms=(*replica.alarms, *self._other_alarms()),
             uptime=self._reactor.seconds() - self._started_at,
             cluster_id=replica.cluster_id,

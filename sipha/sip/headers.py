@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from sipha.errors import MalformedMessage
 from sipha.sip.values import (
-    Contact,
     CSeq,
     NameAddr,
     Via,
@@ -28,7 +27,7 @@ from sipha.sip.values import (
 )
 
 __all__ = [
-    "CSeq", "Contact", "Headers", "NameAddr", "Via", "canonical_name", "find_param", "has_param", "is_number",
+    "CSeq", "Headers", "NameAddr", "Via", "canonical_name", "find_param", "has_param", "is_number",
     "is_token", "parse_auth_params", "parse_contact", "parse_cseq", "parse_name_addr", "parse_seconds", "parse_via",
     "plain_contact", "set_params", "split_first", "split_params", "split_values",
 ]  # fmt: skip

@@ -11,7 +11,6 @@ from sipha.sip.headers import Headers
 from sipha.sip.status import REASONS
 from sipha.sip.uri import Uri, default_port, ip_literal, parse_uri
 from sipha.sip.values import (
-    Contact,
     CSeq,
     NameAddr,
     PlainContact,
@@ -128,7 +127,7 @@ class Message:
         return value or self.headers.parsed("CSeq", parse_cseq)
 
     @property
-    def contacts(self) -> list[Contact]:
+    def contacts(self) -> list[NameAddr]:
         """The Contact values (§20.10), of which one may be `*`."""
         return self.headers.parsed_values("Contact", parse_contact)
 

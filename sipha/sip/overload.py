@@ -87,7 +87,7 @@ class Overload:
         self.wait = 0.0
         self._second, self._served, self._rate = -inf, 0, 0  # when it began, served in it, most served in one before
         self._back = -inf  # until when all that were refused would have been served
-        self._credit: float = CREDIT
+        self._credit = float(CREDIT)
         self.adopt(lambda _: False, ())
 
     def adopt(self, trusts: Callable[[Flow], bool], emergency_numbers: Iterable[str]) -> None:
@@ -172,7 +172,7 @@ class Overload:
     def _note(self, now: float) -> None:
         rest, self._last = now - self._last, now
         if rest >= T1:
-            self._credit = CREDIT
+            self._credit = float(CREDIT)
         if rest >= QUIET:
             self._second, self._served, self._rate = now, 0, 0
             self._begun(self.wait)

@@ -95,7 +95,7 @@ class Via:
     def received(self) -> str | None:
         """The address that the request came from, if the next hop had to say so (§18.2.1); without brackets."""
         received = find_param(self.params, "received")
-        return received if received is None else received.strip("[]")
+        return None if received is None else received.strip("[]")
 
     @property
     def rport(self) -> int | None:
@@ -117,9 +117,10 @@ class Via:
 
 @dataclass(slots=True)
 class NameAddr:
-    """A name-addr or addr-spec with parameters (§20.10): From, To, Route …; the display name without its quotes.
+    """A name-addr or addr-spec with parameters (§20.10): From, To, Contact …; the display name without its quotes.
 
-    Neither is changed once it is made. Tag and URI are parsed when they are asked for, once.
+    The URI of a Contact may be `*`, for all contacts. None is changed once it is made. Tag and URI are parsed when they
+    are asked for, once.
     """
 
     display: str
@@ -142,26 +143,6 @@ class NameAddr:
         if self._tag is _UNREAD:
             self._tag = find_param(self.params, "tag")
         return self._tag
-
-    @property
-    def parsed_uri(self) -> Uri:
-        """The URI in its parts; MalformedMessage if it is none."""
-        if self._parsed_uri is None:
-            self._parsed_uri = parse_uri(self.uri)
-        return self._parsed_uri
-
-    def __str__(self) -> str:
-        """Return the value's text, the URI in brackets."""
-        display = ""
-        if self.display:
-            display = '"' + self.display.replace("\\", "\\\\").replace('"', '\\"') + '" '
-        return f"{display}<{self.uri}>{self.params}"
-
-
-class Contact(NameAddr):
-    """A Contact value; the URI is `*` for all contacts."""
-
-    __slots__ = ()
 
     @property
     def star(self) -> bool:
@@ -189,6 +170,20 @@ class Contact(NameAddr):
         if text is None:
             return 3600 if self.has_param("expires") else None
         return parse_seconds(text)
+
+    @property
+    def parsed_uri(self) -> Uri:
+        """The URI in its parts; MalformedMessage if it is none."""
+        if self._parsed_uri is None:
+            self._parsed_uri = parse_uri(self.uri)
+        return self._parsed_uri
+
+    def __str__(self) -> str:
+        """Return the value's text, the URI in brackets."""
+        display = ""
+        if self.display:
+            display = '"' + self.display.replace("\\", "\\\\").replace('"', '\\"') + '" '
+        return f"{display}<{self.uri}>{self.params}"
 
 
 class PlainContact(NamedTuple):
@@ -238,9 +233,9 @@ def parse_name_addr(text: str, header: str = "address") -> NameAddr:
     return NameAddr("", uri, params, tag)
 
 
-def parse_contact(text: str, header: str = "Contact") -> Contact:
+def parse_contact(text: str, header: str = "Contact") -> NameAddr:
     """Parse one Contact value; MalformedMessage, which names `header`, if it is none."""
-    return Contact("", "*", "") if text.strip(" \t") == "*" else Contact(*_name_addr(text, header))
+    return NameAddr("", "*", "") if text.strip(" \t") == "*" else NameAddr(*_name_addr(text, header))
 
 
 @lru_cache(maxsize=16)  # the same REGISTER's is asked for again and again
@@ -348,10 +343,10 @@ def find_param(params: str, name: str) -> str | None:
         return None
     for match in _PARAM.finditer(params):
         if match[1].lower() == name:
-            value = match[2]
-            if not value or value[0] != '"':
-                return value
-            return _ESCAPE.sub(r"\1", value[1:-1])
+            text: str | None = match[2]
+            if not text or text[0] != '"':
+                return text
+            return _ESCAPE.sub(r"\1", text[1:-1])
     return None
 
 

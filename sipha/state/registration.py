@@ -24,7 +24,7 @@ _MOST_CONTACTS = 64
 """How many contacts one REGISTER may bind where the policy has no limit: each is compared with every binding."""
 
 
-class Moment(msgspec.Struct, frozen=True, gc=False):
+class Moment(NamedTuple):
     """When a REGISTER is applied: as which version (the log index), at which cluster time (ms), under what rules.
 
     `contact_ids` gives the ids of new bindings.

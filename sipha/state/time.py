@@ -17,7 +17,7 @@ class ClusterTime:
     __slots__ = ("_at", "_given", "heard")
 
     def __init__(self, boottime: float, time: int = 0) -> None:
-        self.heard: float = time
+        self.heard = float(time)
         """The latest time heard of, without what has elapsed since."""
         self._at = boottime
         self._given = time
@@ -30,11 +30,11 @@ class ClusterTime:
     def advance(self, time: int, boottime: float) -> None:
         """Take note that the cluster time has reached `time`."""
         if time > self._elapsed(boottime, 1.0):
-            self.heard, self._at = time, boottime
+            self.heard, self._at = float(time), boottime
 
     def begin(self, time: int, boottime: float) -> None:
         """Take over what a new leader says, even if it knows less: what it grants is granted by its time."""
-        self.heard, self._at, self._given = time, boottime, time
+        self.heard, self._at, self._given = float(time), boottime, time
 
     def follow(self, time: int, boottime: float) -> None:
         """Take over what the leader said just now: ahead of our estimate, or behind it because our clock is fast.

@@ -9,12 +9,11 @@ from __future__ import annotations
 import errno
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
-from zope.interface import Interface
 
 from sipha.errors import MalformedMessage, SipError
 from sipha.sip.events import Event, RequestReceived
@@ -25,6 +24,7 @@ from sipha.sip.overload import Overload, Verdict, mark_of, refusal
 from sipha.sip.parser import ParseError, parse
 from sipha.transport.address import Bind, bound_sockets, canonical, family
 from sipha.transport.connection import PING, PONG, Received
+from sipha.transport.interfaces import ITransactionUser
 from sipha.transport.stream import StreamLimits, Streams
 from sipha.transport.udp import TRANSIENT, UdpSocket
 
@@ -56,13 +56,6 @@ Judge = Callable[[bytes, Flow, float], Verdict]
 """Says what is to become of a datagram that came over a flow, at the time given."""
 
 
-class ITransactionUser(Interface):
-    """What the endpoint hands the layer's events to: the registrar and the proxy (RFC 3261 §5)."""
-
-    def event_received(event: Event, now: float) -> None:
-        """Act on an event. A SipError that is raised for a request becomes its response."""
-
-
 class Listener(NamedTuple):
     """Where to listen: the transport as in a Via, an IP literal without brackets, and a port."""
 
@@ -82,7 +75,7 @@ class Endpoint:
     called when `udp` has others than before.
     """
 
-    log = Logger()
+    log: ClassVar = Logger()
 
     def __init__(
         self,

@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable
 from fcntl import ioctl
 from struct import Struct
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from sipha.sip.flow import Address, Flow
 from sipha.transport.address import Bind, bound_sockets, flow_address, giving, socket_address
@@ -60,7 +60,6 @@ class Reactor(Protocol):
         """See IReactorTime."""
 
 
-@implementer(IReadDescriptor)
 class UdpSocket:
     """One bound UDP socket: `received` gets the datagrams of each wake-up, `failed` the flows that ICMP says are dead.
 
@@ -71,7 +70,7 @@ class UdpSocket:
     with this one is done with them, too, but for sending, and where it says so.
     """
 
-    log = Logger()
+    log: ClassVar = Logger()
 
     def __init__(
         self,
@@ -273,3 +272,6 @@ class UdpSocket:
         if self._dead:
             dead, self._dead = self._dead, []
             self._failed(dead)
+
+
+classImplements(UdpSocket, IReadDescriptor)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from sipha.auth.authenticator import Claim
+from sipha.auth.claim import Claim
 from sipha.auth.domain import Domain
 from sipha.errors import QueueFull, SipError, SiphaError, Unavailable
 from sipha.journal import Level

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from zope.interface import implementer
 
-from sipha.auth.authenticator import Claim
+from sipha.auth.claim import Claim
 from sipha.registrar.registry import Counters, IRegistry, Key, Verdict
 from sipha.state.entries import Register
 

@@ -326,6 +326,7 @@ def test_failing_steps_dont_end_the_driving_until_they_go_on(
 # What makes a node leave
 
 
+@pytest.mark.interpreted
 def test_replica_whose_memory_is_full_takes_no_more_part(assembly: Assembly) -> None:
     """An entry that was applied in part makes a table unlike the others'."""
     leader = assembly.replica("a")

@@ -461,10 +461,10 @@ class Node:
 
     def _look_into(self, replica: Replica) -> None:
         """See what it adds and applies."""
-        apply, add, cut = replica.machine.apply, replica._journal.add, replica._journal.deleteEntriesFrom
+        apply, add, cut = replica._raft._apply, replica._journal.add, replica._journal.deleteEntriesFrom
 
         def applied(index: int, entry: bytes) -> list[Outcome]:
-            outcomes = apply(index, entry)
+            outcomes: list[Outcome] = apply(index, entry)
             self.world.invariants.applied(self, index, entry, outcomes)
             return outcomes
 
@@ -478,7 +478,7 @@ class Node:
             self.world.invariants.shortened(self)
 
         vars(replica._journal)["deleteEntriesFrom"] = cut_off
-        vars(replica.machine)["apply"] = applied
+        replica._raft._apply = applied
         vars(replica._journal)["add"] = added
         replica.leadership.observe(Observer(self))
         self.world.invariants.started(self, self._journal, replica._journal)

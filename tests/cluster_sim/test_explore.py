@@ -42,7 +42,7 @@ def test_what_a_dead_daemon_had_in_memory_is_not_freed_while_the_world_lasts() -
     with seeded(1), small():
         world = World(1)
         node = world.nodes["a"]
-        memory = ref(node.replica)
+        memory = ref(node.replica.leadership)
         node.crash()
         gc.collect()
         assert memory() is not None

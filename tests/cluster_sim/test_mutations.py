@@ -6,6 +6,8 @@ import pytest
 
 from tests.cluster_sim.mutations import MUTATIONS, SEEDS, Mutation, missed
 
+pytestmark = pytest.mark.interpreted
+
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.guard)
 def test_guard_can_be_removed(mutation: Mutation) -> None:

@@ -254,6 +254,7 @@ def test_leader_after_a_long_outage_pings_everyone_once_in_an_eighth_of_the_inte
         assert all(later - earlier == pytest.approx(5.0, abs=0.1) for earlier, later in pairwise(rest))
 
 
+@pytest.mark.interpreted
 def test_phone_that_registers_while_its_leader_looks_through_the_table_is_pinged(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,7 @@ def test_node_says_that_its_certificate_ends_soon(world: World, tmp_path: Path, 
     assert all("the certificate of this node expires at" in alarm for alarm in shown)
 
 
+@pytest.mark.interpreted
 def test_leader_that_is_stopped_asks_another_to_lead_but_not_for_long(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -383,6 +383,7 @@ def test_impossible_members_are_invalid(members: list[list[str]]) -> None:
 # Failing
 
 
+@pytest.mark.interpreted
 def test_record_that_fails_changes_nothing_and_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     machine, alone = Machine(), Machine()
     for one in (machine, alone):
@@ -430,6 +431,7 @@ def test_record_whose_result_cannot_be_made_changes_nothing(record: Record, plac
     assert machine.hash() != copy.hash()
 
 
+@pytest.mark.interpreted
 def test_entry_that_was_applied_in_part_is_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
     machine, whole = Machine(), Machine()
     whole.apply(1, entry(PutSetting("a", "1")))

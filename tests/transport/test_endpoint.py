@@ -21,7 +21,8 @@ from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, response_to
 from sipha.sip.overload import ADMITTED, T1, Overload
 from sipha.transport.connection import Connection
-from sipha.transport.endpoint import ATTEMPTS_IN_USE, RETRY_IN_USE, Endpoint, ITransactionUser, Listener, Shortcut
+from sipha.transport.endpoint import ATTEMPTS_IN_USE, RETRY_IN_USE, Endpoint, Listener, Shortcut
+from sipha.transport.interfaces import ITransactionUser
 from sipha.transport.stream import StreamLimits
 from tests.transport.test_stream import Wire
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sipha.auth.authenticator import Claim
+from sipha.auth.claim import Claim
 from sipha.errors import NoQuorum, QueueFull, SipError
 from sipha.registrar.registry import Verdict
 from sipha.state.entries import Contact, Register
