@@ -26,6 +26,7 @@ from sipha.auth.domain import Domain, Domains
 from sipha.errors import Unavailable
 from sipha.nat.detection import DEFAULT, make_detection
 from sipha.registrar.registrar import Registrar
+from sipha.registrar.registry import Registry
 from sipha.sip.digest import ha1
 from sipha.sip.events import Event, RequestReceived
 from sipha.sip.layer import TransactionLayer
@@ -107,12 +108,13 @@ async def measure(reactor: Any, options: argparse.Namespace) -> None:
     domain = Domain(DOMAIN, DOMAIN, algorithms=("MD5",))
     domains = Domains([domain])
     endpoint = Endpoint(reactor, TransactionLayer(), [Listener("UDP", "127.0.0.1", 0)])
+    authenticator = Authenticator(log, lambda: tokens, domains)
     registrar = Registrar(
+        Registry(log, log, authenticator),
         log,
-        log,
-        log,
-        Authenticator(log, lambda: tokens, domains),
+        authenticator,
         domains,
+        cluster_time=log.cluster_time,
         term=lambda: 1,
         send=endpoint.send,
         is_behind_nat=make_detection(DEFAULT),

@@ -37,6 +37,13 @@ def alarms(nodes: Iterable[Status]) -> None:
             click.secho(f"ALARM {node.node}: {printable(alarm)}", fg="red")
 
 
+def workers(nodes: Iterable[Status]) -> None:
+    """Print how many workers read, a line for each node that has any."""
+    for node in nodes:
+        if node.workers is not None:
+            click.echo(f"{node.node}: {node.workers.reading} of {node.workers.wanted} workers read UDP")
+
+
 def nodes(found: Iterable[tuple[str, Status | str]]) -> None:
     """Print a table of nodes; for one that didn't answer, why."""
     heads = ("node", "role", "term", "applied", "hash", "lease", "holds", "pings", "bindings", "accounts", "up")

@@ -64,6 +64,13 @@ class LogLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     level: Level
 
 
+class WorkersStatus(msgspec.Struct, frozen=True):
+    """The processes that read UDP beside the daemon: how many there are to be, and how many of them read now."""
+
+    wanted: int
+    reading: int
+
+
 class Status(msgspec.Struct, frozen=True):
     """A node and what it sees; times in seconds.
 
@@ -75,6 +82,7 @@ class Status(msgspec.Struct, frozen=True):
     being set up over them: a failover ends both.
     `durability` says what an acknowledged binding survives on this node; the log is on its disk up to `durable_index`.
     `pings` is on, off, or on the leader suspended, and why. Nodes of earlier releases don't tell of `configuration`.
+    `workers` are those of the leader, None on a node without.
     """
 
     node: str
@@ -112,6 +120,7 @@ class Status(msgspec.Struct, frozen=True):
     counters: dict[str, int]
     peers: tuple[PeerStatus, ...]
     configuration: ConfigurationStatus | None = None
+    workers: WorkersStatus | None = None
 
 
 class NodeView(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ from functools import lru_cache
 from hmac import compare_digest
 from typing import NamedTuple
 
+from sipha.auth.claim import Claim
 from sipha.auth.domain import Domain, Domains
 from sipha.auth.window import NonceWindow
 from sipha.errors import MalformedMessage, Unavailable
@@ -35,16 +36,10 @@ class Challenge(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """The credentials are those of an account, but their nonce count has not been claimed yet."""
+    """The credentials are those of an account, but their nonce count has not been used up yet."""
 
     account: Account
-    credentials: Credentials
-    issued_at: int
-
-    @property
-    def counted(self) -> bool:
-        """True if the nonce has a count, so that no copy of the request is accepted as another one."""
-        return bool(self.credentials.qop)
+    claim: Claim
 
 
 class Authenticated(NamedTuple):
@@ -57,7 +52,7 @@ class Authenticator:
     """Challenges and verifies; keeps nothing but the window of nonce counts, which a new leader does without.
 
     `tokens` returns the tokens under the log's current keys, or None while it holds no key. `nonce_lifetime` is in
-    seconds of cluster time.
+    seconds of cluster time. Nonces are numbered from `serial` on.
     """
 
     def __init__(
@@ -68,12 +63,13 @@ class Authenticator:
         *,
         nonce_lifetime: int = 300,
         window_capacity: int = 500_000,
+        serial: int = 0,
     ) -> None:
         self._credentials = credentials
         self._tokens = tokens
         self._domains = domains
         self._window = NonceWindow(nonce_lifetime, window_capacity)
-        self._serial = 0
+        self._serial = serial
         self._ha2: dict[tuple[str, str, str], str] = {}
 
     def let_nonces_live(self, seconds: float) -> None:
@@ -99,12 +95,12 @@ class Authenticator:
         outcome = self.verify(request, header, domain, now, term)
         if isinstance(outcome, Challenge):
             return outcome
-        if not self.claim(outcome, now):
+        if not self.use_up(outcome.claim, now):
             return self.challenge(header, domain, now, term, stale=True)
         return Authenticated(outcome.account)
 
     def verify(self, request: Request, header: str, domain: Domain, now: float, term: int) -> Verified | Challenge:
-        """Verify the credentials as `authenticate` does, but leave their nonce count to `claim`."""
+        """Verify the credentials as `authenticate` does, but leave their nonce count to `use_up`."""
         credentials = credentials_for(request, header, domain.realm)
         if credentials is None:
             return self.challenge(header, domain, now, term, stale=False)
@@ -148,7 +144,8 @@ class Authenticator:
         given = credentials.response
         if not (given.isascii() and compare_digest(expected, given)) or account is None or not known:
             return self.challenge(header, domain, now, term, stale=False)
-        return Verified(account, credentials, nonce.issued_at)
+        count = credentials.nonce_count if credentials.qop else None
+        return Verified(account, Claim(credentials.nonce, credentials.username, count, nonce.issued_at))
 
     def _is_target(self, uri: str, request: Request) -> bool:
         """True if a digest uri means the Request-URI, whose port and parameters phones leave out, or this server."""
@@ -162,14 +159,10 @@ class Authenticator:
             return True
         return (given.scheme, given.user, given.host) == (target.scheme, target.user, target.host)
 
-    def claim(self, verified: Verified, now: float) -> bool:
-        """Use up the nonce count of verified credentials; False if it was used before.
-
-        Without qop there is no count, and a nonce is good for its lifetime (RFC 2069).
-        """
-        credentials = verified.credentials
-        return not verified.counted or self._window.accept(
-            credentials.nonce, credentials.username, credentials.nonce_count, verified.issued_at, now
+    def use_up(self, claim: Claim, now: float) -> bool:
+        """Use up the nonce count of verified credentials; False if it was used before."""
+        return claim.count is None or self._window.accept(
+            claim.nonce, claim.username, claim.count, claim.issued_at, now
         )
 
     def challenge(self, header: str, domain: Domain, now: float, term: int, *, stale: bool) -> Challenge:

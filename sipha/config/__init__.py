@@ -223,6 +223,7 @@ class Sip(Section, frozen=True):
 
     port: Port = 5060
     transports: tuple[Literal["udp", "tcp"], ...] = ("udp", "tcp")
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     receive_buffer: Annotated[int, msgspec.Meta(ge=65536, le=2**30), BYTES] = 16777216
     emergency_numbers: tuple[EmergencyNumber, ...] = ("112", "911")
     max_message: Annotated[int, msgspec.Meta(ge=4096, le=2**20), BYTES] = 65536

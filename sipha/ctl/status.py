@@ -40,9 +40,10 @@ class Survey:
         return {"nodes": [self.found.get(name, {"node": name, "role": self.absent.get(name)}) for name in self.names]}
 
     def show(self) -> None:
-        """Show what needs an operator, and the table of nodes."""
+        """Show what needs an operator, the table of nodes, and the workers."""
         display.alarms(self.found[name] for name in self.names if name in self.found)
         display.nodes(self.rows())
+        display.workers(self.found[name] for name in self.names if name in self.found)
 
 
 async def survey(client: AdminClient) -> Survey:

@@ -1,57 +1,35 @@
-"""The registrar (RFC 3261 §10.3): a REGISTER comes in, its record goes to the log, its outcome goes back.
-
-Stateless as §8.2.7 allows: what waits for the log is remembered until it is answered, and a repeat after that is
-answered from the bindings.
-"""
+"""The registrar (RFC 3261 §10.3): a REGISTER comes in, its record goes to the registry, what it came to goes back."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 from sipha.auth.authenticator import Authenticator, Challenge
 from sipha.auth.domain import Domains
 from sipha.errors import QueueFull, SipError, Unavailable
-from sipha.histogram import Histogram
 from sipha.registrar import response
 from sipha.registrar.plain import read
-from sipha.registrar.record import Prepared, RegistrarSettings, full, is_edge, is_repeat, prepare, prepare_plain
-from sipha.sip.flow import Address, Flow
+from sipha.registrar.record import Prepared, RegistrarSettings, is_edge, prepare, prepare_plain
+from sipha.registrar.registry import IRegistry, Key, Verdict
+from sipha.sip.flow import Flow
 from sipha.sip.message import Request
 from sipha.sip.origin import Origin, origin_of
 from sipha.sip.overload import Overload, mark_of
 from sipha.sip.token import Tokens
-from sipha.state.binding import Binding
-from sipha.state.interfaces import ICredentials, ILocation, ILog
-from sipha.state.outcomes import Outcome, Registered, Rejected
+from sipha.state.interfaces import ICredentials
 
 # The tag of a 503 that is sent before there is a key: each copy of a request gets the same, and nobody relies on it.
 _KEYLESS = Tokens({255: bytes(32)})
 
 
-@dataclass(slots=True)
-class Counters:
-    """What the registrar has done since it was made."""
-
-    requests: int = 0
-    absorbed: int = 0
-    challenged: int = 0
-    repeated: int = 0
-    queried: int = 0
-    proposed: int = 0
-    registered: int = 0
-    refused: int = 0
-    unavailable: int = 0
-
-
 class _Answer(NamedTuple):
     """What the response to a REGISTER needs of it."""
 
-    key: tuple[str, Address]
+    key: Key
     head: str
     destination: Flow
     received: float
@@ -60,20 +38,20 @@ class _Answer(NamedTuple):
 class Registrar:
     """Answers REGISTERs with `send`; `term` says in which term the leader makes its nonces.
 
-    `overload` is told when too much waits for the log, and says when a phone may come again. `is_behind_nat` tells of a
-    REGISTER's origin, and the flow that it came by, whether the phone is behind NAT. `wall_time` is for the Date header
-    alone, `clock` for `latencies`: the seconds from when a REGISTER came to its 200 from the log. Everything else goes
-    by cluster time. `responses` are those sent, by status.
+    `overload` is told when too much waits for the log, and says when a phone may come again, on `clock`.
+    `is_behind_nat` tells of a REGISTER's origin, and the flow that it came by, whether the phone is behind NAT.
+    `wall_time` is for the Date header alone. Everything else goes by `cluster_time`, in seconds. `responses` are those
+    sent, by status.
     """
 
     def __init__(
         self,
-        log: ILog,
-        location: ILocation,
+        registry: IRegistry,
         credentials: ICredentials,
         authenticator: Authenticator,
         domains: Domains,
         *,
+        cluster_time: Callable[[], float],
         term: Callable[[], int],
         send: Callable[[bytes, Flow], object],
         overload: Overload | None = None,
@@ -82,11 +60,10 @@ class Registrar:
         wall_time: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.counters = Counters()
+        self.counters = registry.counters
         self.responses: Counter[int] = Counter()
-        self.latencies = Histogram()
-        self._log = log
-        self._location = location
+        self._registry = registry
+        self._cluster_time = cluster_time
         self._credentials = credentials
         self._authenticator = authenticator
         self._domains = domains
@@ -97,17 +74,11 @@ class Registrar:
         self._is_behind_nat = is_behind_nat
         self._wall_time = wall_time
         self._clock = clock
-        self._pending: set[tuple[str, Address]] = set()
         self._second, self._dated = -1, ""
 
     def adopt(self, settings: RegistrarSettings, is_behind_nat: Callable[[Origin, Flow], bool]) -> None:
         """Decide by these from the next REGISTER on."""
         self._settings, self._is_behind_nat = settings, is_behind_nat
-
-    @property
-    def pending(self) -> int:
-        """How many REGISTERs wait for the log."""
-        return len(self._pending)
 
     def request_received(self, request: Request, flow: Flow, now: float) -> None:
         """Carry out a REGISTER whose top Via says where it came from (RFC 3261 §18.2.1), or refuse it.
@@ -118,11 +89,11 @@ class Registrar:
         head = response.head(request)
         tag = self._tag(head)
         key = (tag, flow.remote)
-        if key in self._pending:
+        if self._registry.awaits(key):
             self.counters.absorbed += 1
             return
         answer = _Answer(key, head + response.to(request, tag), response.destination(request, flow), now)
-        time, term = self._log.cluster_time(), self._term()
+        time, term = self._cluster_time(), self._term()
         try:
             prepared = prepare(
                 request,
@@ -135,7 +106,7 @@ class Registrar:
                 settings=self._settings,
                 behind_nat=self._is_behind_nat(origin_of(request), flow),
             )
-            self._carry_out(prepared, answer, time, term)
+            self._carry_out(prepared, answer, time)
         except SipError as error:
             self._refuse(answer, error)
 
@@ -148,12 +119,12 @@ class Registrar:
             return False
         tag = self._tag(head)
         key = (tag, flow.remote)
-        if key in self._pending:
+        if self._registry.awaits(key):
             self.counters.requests += 1
             self.counters.absorbed += 1
             return True
         answer = _Answer(key, f"{head}To: {plain.to};tag={tag}\r\n", flow, now)
-        time, term = self._log.cluster_time(), self._term()
+        time, term = self._cluster_time(), self._term()
         try:
             prepared = prepare_plain(
                 plain,
@@ -167,65 +138,38 @@ class Registrar:
             )
             if prepared is None:
                 return False
-            self._carry_out(prepared, answer, time, term)
+            self._carry_out(prepared, answer, time)
         except SipError as error:
             self._refuse(answer, error)
         self.counters.requests += 1
         return True
 
-    def _carry_out(self, prepared: Prepared | Challenge, answer: _Answer, now: float, term: int) -> None:
+    def _carry_out(self, prepared: Prepared | Challenge, answer: _Answer, now: float) -> None:
         if isinstance(prepared, Challenge):
             self._challenge(answer, prepared)
             return
-        record = prepared.record
-        fresh = self._authenticator.claim(prepared.verified, now)
-        # A copy of what was answered already brings its nonce count again, or has none: that is matched before the
-        # count is held against it (pitfalls-sip 7).
-        if not (fresh and prepared.verified.counted) and self._is_repeat(prepared):
-            self.counters.repeated += 1
-            self._accept_as_is(answer, prepared.aor, prepared.extra)
-        elif not fresh:
-            stale = self._authenticator.challenge("Authorization", prepared.domain, now, term, stale=True)
-            self._challenge(answer, stale)
-        elif record is None:
-            self.counters.queried += 1
-            self._accept_as_is(answer, prepared.aor, prepared.extra)
-        elif len(self._pending) >= self._settings.max_pending:
-            raise QueueFull("Too many REGISTERs wait for the log")
+        self._registry.carry_out(
+            answer.key,
+            prepared.aor,
+            prepared.record,
+            prepared.verified.claim,
+            now,
+            answer.received,
+            partial(self._answer, answer, prepared),
+        )
+
+    def _answer(self, answer: _Answer, prepared: Prepared, verdict: Verdict) -> None:
+        """Answer a REGISTER with what it came to."""
+        if isinstance(verdict, str):
+            self.responses[200] += 1
+            self._send(response.ok(answer.head, verdict, prepared.extra, self._date()), answer.destination)
+        elif verdict is None:
+            now, term = self._cluster_time(), self._term()
+            self._challenge(
+                answer, self._authenticator.challenge("Authorization", prepared.domain, now, term, stale=True)
+            )
         else:
-            self.counters.proposed += 1
-            self._pending.add(answer.key)
-            self._log.propose(record, partial(self._applied, answer, prepared.aor, prepared.extra))
-
-    def _is_repeat(self, prepared: Prepared) -> bool:
-        return prepared.record is not None and is_repeat(prepared.record, self._location.bindings(prepared.aor))
-
-    def _applied(self, answer: _Answer, aor: str, extra: str, outcome: Outcome | Unavailable) -> None:
-        """Answer a REGISTER with what became of its record."""
-        self._pending.discard(answer.key)
-        if isinstance(outcome, Registered):
-            self.counters.registered += 1
-            self.latencies.observe(self._clock() - answer.received)
-            self._accept(answer, outcome.bindings, outcome.time, extra)
-        elif isinstance(outcome, Unavailable):
-            self._refuse(answer, outcome)
-        elif not isinstance(outcome, Rejected):
-            self._refuse(answer, SipError(f"The log made {outcome} of a REGISTER"))
-        elif outcome.status == 500 and self._settings.out_of_order == 200:
-            self._accept_as_is(answer, aor, extra)
-        elif outcome.status == 403:
-            self._refuse(answer, full(self._settings))
-        else:
-            self._refuse(answer, SipError(outcome.reason, status=outcome.status, reason=outcome.reason))
-
-    def _accept_as_is(self, answer: _Answer, aor: str, extra: str) -> None:
-        """Answer with the bindings as they are now."""
-        now = int(self._log.cluster_time() * 1000)
-        self._accept(answer, self._location.bindings(aor), now, extra)
-
-    def _accept(self, answer: _Answer, bindings: Sequence[Binding], time: int, extra: str) -> None:
-        self.responses[200] += 1
-        self._send(response.ok(answer.head, bindings, time, extra, self._date()), answer.destination)
+            self._refuse(answer, verdict)
 
     def _challenge(self, answer: _Answer, challenge: Challenge) -> None:
         self.counters.challenged += 1

@@ -34,12 +34,16 @@ def destination(request: Request, flow: Flow) -> Flow:
     return response_destination(request.via, flow)
 
 
-def ok(head: str, bindings: Sequence[Binding], time: int, extra: str, date: str) -> bytes:
-    """The 200 OK that lists all current bindings, with what remains of each at `time` (ms of cluster time).
+def contacts(bindings: Sequence[Binding], time: int) -> str:
+    """The Contact lines that list bindings, with what remains of each at `time` (ms of cluster time)."""
+    return "".join([_contact(binding, time) for binding in bindings])
+
+
+def ok(head: str, contacts: str, extra: str, date: str) -> bytes:
+    """The 200 OK with the Contact lines of all current bindings.
 
     `extra` are further header lines, each with its line end.
     """
-    contacts = "".join([_contact(binding, time) for binding in bindings])
     return f"SIP/2.0 200 OK\r\n{head}{contacts}{extra}Date: {date}\r\nContent-Length: 0\r\n\r\n".encode(
         "utf-8", "surrogateescape"
     )

@@ -26,7 +26,7 @@ from sipha.service.settings import make_listeners, make_timers
 from sipha.sip.flow import Address, Flow
 from sipha.sip.uri import SipUri, parse_uri
 from sipha.state.binding import Binding
-from sipha.transport.address import bound_socket
+from sipha.transport.address import bound_sockets
 from sipha.transport.standing import StandingSockets
 from sipha.vip.address import IVirtualAddress, LoopbackAddress, Lost
 from sipha.vip.addresses import Addresses
@@ -101,7 +101,7 @@ class AddressService(Service):
     def startService(self) -> None:
         """Get ready to claim; raises ConfigError if a socket can't be had."""
         if self._mode != "loopback":
-            self._sockets = StandingSockets(())
+            self._sockets = StandingSockets((), self._config.sip.workers)
             self.listen(self._config)
         super().startService()
         self.address.start()
@@ -144,9 +144,11 @@ class AddressService(Service):
             stopped.addCallback(lambda _: sockets.close())
         return stopped
 
-    def bind(self, kind: socket.SocketKind, address: Address) -> socket.socket:
-        """A socket for a listener on one of the addresses; raises OSError."""
-        return bound_socket(kind, address) if self._sockets is None else self._sockets.bind(kind, address)
+    def bind(self, kind: socket.SocketKind, address: Address) -> list[socket.socket]:
+        """The sockets for a listener on one of the addresses; raises OSError."""
+        if self._sockets is None:
+            return bound_sockets(kind, address, shares=self._config.sip.workers)
+        return self._sockets.bind(kind, address)
 
     def _lost(self, reason: str) -> None:
         """The addresses are gone and the claim with them; another brings them back, on a node that may keep them."""

@@ -16,7 +16,19 @@ from sipha.histogram import Histogram
 from sipha.service.view import View
 
 _ROLES = ("leader", "follower", "learner", "failed")
-_ROOMS = ("registrar", "proxy", "takeover", "shadow", "transaction", "transport", "pings", "events", "history", "admin")
+_ROOMS = (
+    "registrar",
+    "proxy",
+    "takeover",
+    "shadow",
+    "transaction",
+    "transport",
+    "pings",
+    "events",
+    "history",
+    "admin",
+    "workers",
+)
 
 _DROPS = {
     "transport_malformed": "malformed",
@@ -139,6 +151,8 @@ def _state(status: Status) -> Iterator[Metric]:
     yield _gauge("bindings", "Bindings.", status.bindings)
     yield _gauge("accounts", "Accounts.", status.accounts)
     yield _gauge("connections", "Connections of phones over streams.", status.connections)
+    reading = 0 if status.workers is None else status.workers.reading
+    yield _gauge("workers_reading", "Workers that read phones' datagrams.", reading)
     yield _gauge("stream_calls", "Calls being set up over streams, which a failover ends.", status.stream_calls)
 
 

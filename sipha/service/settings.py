@@ -30,7 +30,7 @@ def make_domains(configuration: config.Config) -> tuple[list[Domain], list[str]]
         Domain(
             str(domain.name),
             domain.realm,
-            frozenset(domain.aliases),
+            frozenset(map(str, domain.aliases)),
             domain.algorithms,
             domain.case_sensitive,
             domain.third_party_register,

@@ -15,8 +15,10 @@ from twisted.python.failure import Failure
 from zope.interface import classImplements, implementer
 
 from sipha import config
+from sipha.admin.views import WorkersStatus
 from sipha.auth.authenticator import Authenticator
 from sipha.auth.domain import Domains
+from sipha.cluster.raft import clock as boottime
 from sipha.cluster.replica import Replica
 from sipha.errors import ConfigError
 from sipha.histogram import Histogram
@@ -28,6 +30,8 @@ from sipha.proxy.proxy import Proxy
 from sipha.proxy.shadow import Shadows
 from sipha.proxy.takeover import longest_setup
 from sipha.registrar.registrar import Registrar
+from sipha.registrar.registry import Registry
+from sipha.service.core import Core
 from sipha.service.nat import make_detection, make_force_rport
 from sipha.service.settings import (
     make_listeners,
@@ -47,6 +51,7 @@ from sipha.state.machine import Machine
 from sipha.transport.address import Bind
 from sipha.transport.endpoint import Endpoint, Listener, Tap
 from sipha.transport.interfaces import ITransactionUser
+from sipha.workers.pool import Pool
 
 SHADOWS = "shadows"
 """The topic under which the nodes share the shadows of calls."""
@@ -127,6 +132,12 @@ class TransactionUser:
             self._note_served(method, flow)
         return taken
 
+    def register_served(self) -> None:
+        """Take note that a REGISTER was served elsewhere."""
+        if self._served is not None:
+            self._served("REGISTER")
+            self._served = None
+
     def _note_served(self, method: str, flow: Flow) -> None:
         if self._served is not None and flow.remote != flow.local:
             self._served(method)
@@ -172,8 +183,10 @@ class SipService(Service):
         self._layer: TransactionLayer | None = None
         self._adopt: Callable[[config.Config], None] = lambda _: None
         self._counters: dict[str, Any] = {}
+        self._registry: Registry | None = None
         self._registrar: Registrar | None = None
         self._proxy: Proxy | None = None
+        self._pool: Pool | None = None
         self._overload = Overload()
         self._ending: IDelayedCall | None = None
         self._sharing: Any = None
@@ -236,14 +249,18 @@ class SipService(Service):
             receive_buffer=settings.sip.receive_buffer,
             limits=make_stream_limits(settings.sip),
             parting=longest_setup(self._timers),
+            udp_changed=self._udp_changed,
         )
         endpoint.taps = self.taps
+        registry = self._registry = Registry(
+            replica, replica, authenticator, make_registrar_settings(settings.registrar), self._reactor.seconds
+        )
         registrar = self._registrar = Registrar(
-            replica,
-            replica,
+            registry,
             replica,
             authenticator,
             self._domains,
+            cluster_time=replica.cluster_time,
             term=lambda: replica.term,
             send=endpoint.send,
             overload=overload,
@@ -278,8 +295,11 @@ class SipService(Service):
             layer.force_rport = make_force_rport(new)
             overload.adopt(make_trust(new), new.sip.emergency_numbers)
             authenticator.let_nonces_live(new.registrar.nonce_lifetime)
+            registry.adopt(make_registrar_settings(new.registrar))
             registrar.adopt(make_registrar_settings(new.registrar), make_detection(new))
             proxy.adopt(make_proxy_settings(new))
+            if self._pool is not None:
+                self._pool.send(core.settings())
 
         self._adopt = adopt
         user = TransactionUser(
@@ -290,6 +310,19 @@ class SipService(Service):
             served=replica.succession.served,
             catch_up=endpoint.catch_up,
         )
+        core = Core(
+            replica,
+            endpoint,
+            layer,
+            registrar,
+            registry,
+            overload,
+            lambda: self._config,
+            boottime,
+            user.register_served,
+        )
+        if settings.sip.workers > 1:
+            self._pool = Pool(self._reactor, core, replica.machine.accounts, lambda: endpoint.udp)
         endpoint.start(user, user.datagram_received).addCallbacks(self._opened, self._not_opened)
 
     def stopService(self) -> Deferred[None] | None:
@@ -297,14 +330,16 @@ class SipService(Service):
         super().stopService()
         endpoint, self._endpoint, self._layer = self._endpoint, None, None
         self._adopt = lambda _: None
-        self._registrar = self._proxy = None
+        self._registrar = self._registry = self._proxy = None
         if self._ending is not None:
             self._end_overload()
         if endpoint is None:
             return None
         self.log.info("the virtual addresses are served no more")
         self._shadows.cease(self._reactor.seconds())
-        return endpoint.stop()
+        pool, self._pool = self._pool, None
+        stopped = endpoint.stop()
+        return stopped if pool is None else pool.stop().addCallback(lambda _: stopped)
 
     def listen(self, new: config.Config) -> None:
         """Open what another configuration has of listeners; raises ConfigError, and then none of them is."""
@@ -333,6 +368,8 @@ class SipService(Service):
             for room, counters in self._counters.items()
             for field in fields(counters)
         }
+        if self._pool is not None:
+            counted |= {f"workers_{name}": n for name, n in self._pool.counters.items()}
         return counted | {f"transport_{name.replace('-', '_')}": n for name, n in self._endpoint.counters.items()}
 
     def responses(self) -> dict[tuple[str, int], int]:
@@ -341,6 +378,11 @@ class SipService(Service):
             return {}
         registrations = Counter({("REGISTER", status): n for status, n in self._registrar.responses.items()})
         return registrations + self._layer.responses
+
+    @property
+    def workers(self) -> WorkersStatus | None:
+        """The workers of this leadership; None if there are none."""
+        return None if self._pool is None else WorkersStatus(self._pool.size, self._pool.reading)
 
     @property
     def overload(self) -> Overload:
@@ -359,12 +401,14 @@ class SipService(Service):
                 "more requests come than this node can serve: those that are least urgent are refused; look at what "
                 "sends them, and at sipha_shed_total"
             )
+        if self._pool is not None:
+            yield from self._pool.alarms()
 
     def latencies(self) -> dict[str, Histogram]:
         """How long phones have waited in this leadership: for the 200 to a REGISTER, for the 100 to an INVITE."""
-        if self._registrar is None or self._proxy is None:
+        if self._registry is None or self._proxy is None:
             return {}
-        return {"register": self._registrar.latencies, "invite": self._proxy.latencies}
+        return {"register": self._registry.latencies, "invite": self._proxy.latencies}
 
     @property
     def transactions(self) -> int:
@@ -437,6 +481,12 @@ class SipService(Service):
         if opened:
             addresses = ", ".join(self._config.virtual_address.hosts)
             self._replica.succession.claimed(addresses)
+            if self._pool is not None:
+                self._pool.start()
+
+    def _udp_changed(self) -> None:
+        if self._pool is not None:
+            self._pool.replace()
 
     def _not_opened(self, failure: Failure) -> None:
         self._failed(f"can't listen on the virtual addresses: {failure.value}; see [virtual_address] and [sip]")

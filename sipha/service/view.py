@@ -155,6 +155,7 @@ class View:
                 for peer in replica.peers
             ),
             configuration=self._life.status(),
+            workers=self._sip.workers,
         )
 
     def alarms(self) -> Iterator[str]:

@@ -395,9 +395,9 @@ class TransactionLayer:
         transaction.note_to_tag(response)
         self._outgoing.append((transaction.last_sent, transaction.destination))
 
-    def count(self, method: str, status: int) -> None:
-        """Count a response to a request; one that was sent otherwise, too."""
-        self.responses[method if method in METHODS else "other", status] += 1
+    def count(self, method: str, status: int, times: int = 1) -> None:
+        """Count a response to a request, or several; those that were sent otherwise, too."""
+        self.responses[method if method in METHODS else "other", status] += times
 
     def _send_trying(self, transaction: ServerTransaction, _message: object, now: float) -> None:
         self._send_response(transaction, response_to(transaction.request, 100), now)

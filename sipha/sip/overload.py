@@ -10,7 +10,7 @@ cost to serve it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
@@ -75,8 +75,8 @@ class Tally:
 class Overload:
     """Which requests are refused, and when they may come again; times in seconds on the clock that `now` is of.
 
-    `begun` is called with the wait when the first request is refused. `tallies` has what was refused since it waited,
-    `behind` how many REGISTERs were because of what waits for the log.
+    `begun` is called with the wait when the first request is refused. `wait` is that of what was read last. `tallies`
+    has what was refused since it waited, `behind` how many REGISTERs were because of what waits for the log.
     """
 
     def __init__(self, begun: Callable[[float], object] = lambda _: None) -> None:
@@ -84,7 +84,7 @@ class Overload:
         self.behind = 0
         self._begun = begun
         self._last = -inf
-        self._wait = 0.0
+        self.wait = 0.0
         self._second, self._served, self._rate = -inf, 0, 0  # when it began, served in it, most served in one before
         self._back = -inf  # until when all that were refused would have been served
         self._credit = float(CREDIT)
@@ -107,13 +107,13 @@ class Overload:
         `age` is for how long the oldest has waited, `fill` the share of the room that is taken: full, it is as bad as
         T1, since the kernel drops whatever comes then.
         """
-        self._wait = max(age, fill * T1)
-        return self._wait > PATIENCE["other"]
+        self.wait = max(age, fill * T1)
+        return self.wait > PATIENCE["other"]
 
     def judge(self, data: bytes, flow: Flow, now: float) -> Verdict:
         """Decide on a datagram, once something is to be refused."""
         priority = priority_of(data)
-        if priority is not None and self._wait > PATIENCE[priority] and not self._is_spared(priority, data, flow):
+        if priority is not None and self.wait > PATIENCE[priority] and not self._is_spared(priority, data, flow):
             tally = self.tallies[priority]
             tally.late += 1
             if tally.late % LATE >= ADMITTED:
@@ -132,6 +132,16 @@ class Overload:
         """A REGISTER was refused, because others have waited for the log too long."""
         self.behind += 1
         self._note(now)
+
+    def add(self, tally: Mapping[Priority, Tally], behind: int, wait: float, now: float) -> None:
+        """Count what another process, which judges alike, has refused while requests waited for so long."""
+        for priority, more in tally.items():
+            self.tallies[priority].refused += more.refused
+            self.tallies[priority].ignored += more.ignored
+        self.behind += behind
+        if tally or behind:
+            self.wait = wait
+            self._note(now)
 
     def lasts(self, now: float) -> bool:
         """Return True if requests were refused within the last QUIET seconds."""
@@ -165,7 +175,7 @@ class Overload:
             self._credit = float(CREDIT)
         if rest >= QUIET:
             self._second, self._served, self._rate = now, 0, 0
-            self._begun(self._wait)
+            self._begun(self.wait)
 
 
 def priority_of(data: bytes) -> Priority | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -48,6 +48,8 @@ class Accounts:
         self._by_identity: Table[str, Account] = Table()
         self._by_login: Shards[tuple[str, str], Account] = Shards()
         self.hash = 0
+        self.observer: Callable[[str], None] | None = None
+        """Told the identity of each account that is put or deleted; never raises."""
 
     def __len__(self) -> int:
         """How many accounts there are."""
@@ -90,6 +92,8 @@ class Accounts:
             self._by_identity.replace(identity, before, account)
         self._by_login.put(login, account)
         self.hash += summand
+        if self.observer is not None:
+            self.observer(identity)
         return Done(1)
 
     def delete(self, record: DeleteAccount) -> Done | NotFound:
@@ -102,6 +106,8 @@ class Accounts:
         self._by_login.pop((account.auth_name, account.realm))
         self._by_identity.remove(identity, account)
         self.hash -= summand
+        if self.observer is not None:
+            self.observer(identity)
         return Done(1)
 
     def freeze(self) -> FrozenTable[str, Account]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address
 
 from sipha.sip.flow import Address
 
-Bind = Callable[[socket.SocketKind, Address], socket.socket]
-"""Gives a non-blocking socket that is bound to an address, to be closed by whom it is given to; raises OSError."""
+Bind = Callable[[socket.SocketKind, Address], Sequence[socket.socket]]
+"""Gives non-blocking sockets that are bound to an address, to be closed by whom they are given to; raises OSError.
+
+It is one, or for UDP perhaps several, among which the kernel divides what comes.
+"""
 
 _IP_FREEBIND = 15
 _IPV6_FREEBIND = 78
@@ -50,10 +53,35 @@ def flow_address(host: str, port: int, scope: int = 0) -> Address:
     return (f"{host}%{scope}" if scope else host), port
 
 
-def bound_socket(kind: socket.SocketKind, address: Address, *, freebind: bool = False) -> socket.socket:
+def bound_sockets(
+    kind: socket.SocketKind, address: Address, *, shares: int = 1, freebind: bool = False
+) -> list[socket.socket]:
+    """A socket as `bound_socket` makes it, or for UDP `shares` of them at one address; raises OSError.
+
+    The kernel gives all that comes from one source to the same of them, as long as all stay open.
+    """
+    made = [bound_socket(kind, address, freebind=freebind)]
+    if kind is socket.SOCK_DGRAM and shares > 1:
+        # Only now: the first one must not get an address that another process has and shares.
+        made[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared = (address[0], made[0].getsockname()[1])
+        try:
+            for _ in range(1, shares):
+                made.append(bound_socket(kind, shared, freebind=freebind, share=True))  # noqa: PERF401  all are closed
+        except BaseException:
+            for each in made:
+                each.close()
+            raise
+    return made
+
+
+def bound_socket(
+    kind: socket.SocketKind, address: Address, *, freebind: bool = False, share: bool = False
+) -> socket.socket:
     """A non-blocking socket bound to an address; with `freebind` even to one that no interface has yet.
 
-    An IPv6 socket takes no IPv4: the virtual address of each family has a listener of its own. Raises OSError.
+    An IPv6 socket takes no IPv4: the virtual address of each family has a listener of its own. With `share` others of
+    this user may have the address, too, if they share it. Raises OSError.
     """
     ipv6 = family(address[0]) is socket.AF_INET6
     made = socket.socket(family(address[0]), kind)
@@ -69,8 +97,15 @@ def bound_socket(kind: socket.SocketKind, address: Address, *, freebind: bool = 
             # Connections of an earlier listener linger in TIME_WAIT; for UDP this option would let two processes
             # share the port.
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind(socket_address(address, made.family))
     except BaseException:
         made.close()
         raise
     return made
+
+
+def giving(bound: socket.socket) -> Bind:
+    """What gives a socket that is bound already."""
+    return lambda _kind, _address: (bound,)

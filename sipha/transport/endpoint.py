@@ -22,7 +22,7 @@ from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response, response_to
 from sipha.sip.overload import Overload, Verdict, mark_of, refusal
 from sipha.sip.parser import ParseError, parse
-from sipha.transport.address import Bind, bound_socket, canonical, family
+from sipha.transport.address import Bind, bound_sockets, canonical, family
 from sipha.transport.connection import PING, PONG, Received
 from sipha.transport.interfaces import ITransactionUser
 from sipha.transport.stream import StreamLimits, Streams
@@ -34,8 +34,10 @@ RETRY_IN_USE = 0.05
 ATTEMPTS_IN_USE = 20
 """After how many attempts the log says so: a process that has just lost an address needs a moment to close it."""
 
+LONGEST_KEEPALIVE = 8
+"""Bytes of the longest datagram that may be nothing but a keepalive."""
+
 _KEEPALIVE_CHARACTERS = b"\r\n\0 "
-_LONGEST_KEEPALIVE = 8
 _LAST_CONTROL = 0x1F
 
 
@@ -48,6 +50,10 @@ class Tap(Protocol):
 
 Shortcut = Callable[[bytes, Flow, float], bool]
 """Acts on a datagram that came over a flow, at the time given; False if it has to be parsed."""
+
+
+Judge = Callable[[bytes, Flow, float], Verdict]
+"""Says what is to become of a datagram that came over a flow, at the time given."""
 
 
 class Listener(NamedTuple):
@@ -65,7 +71,8 @@ class Endpoint:
     tag of a stateless error response. `bind` gives the listeners their sockets. `before_sending` is called in each turn
     once all events have been acted on. `intercept` is offered each datagram before it is parsed, and says whether it
     has taken it. `overload` says what is refused when datagrams wait too long. `taps` are told of each message. A UDP
-    listener that is closed while the endpoint lives on is read and sent from for `parting` seconds.
+    listener that is closed while the endpoint lives on is read and sent from for `parting` seconds. `udp_changed` is
+    called when `udp` has others than before.
     """
 
     log: ClassVar = Logger()
@@ -79,12 +86,13 @@ class Endpoint:
         may_send: Callable[[], bool] = lambda: True,
         before_sending: Callable[[], None] = lambda: None,
         tag: Callable[[Request], str] | None = None,
-        bind: Bind = bound_socket,
+        bind: Bind = bound_sockets,
         intercept: Callable[[bytes, Flow], bool] = lambda _data, _flow: False,
         overload: Overload | None = None,
         receive_buffer: int = 16 << 20,
         limits: StreamLimits | None = None,
         parting: float = 300.0,
+        udp_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.taps: list[Tap] = []
@@ -101,6 +109,7 @@ class Endpoint:
         self._receive_buffer = receive_buffer
         self._limits = limits or StreamLimits()
         self._parting = parting
+        self._udp_changed = udp_changed
         self._user: ITransactionUser | None = None
         self._udp: dict[Address, UdpSocket] = {}
         self._streams: dict[str, Streams] = {}
@@ -151,6 +160,7 @@ class Endpoint:
             if wanted != self._listeners:
                 raise OSError(errno.EAGAIN, "those before are still being opened")
             return
+        before = set(self._udp)
         missing = [listener for listener in wanted if listener not in self._addresses]
         opened: list[Listener] = []
         try:
@@ -162,6 +172,9 @@ class Endpoint:
         except OSError:
             self._close(opened)
             raise
+        finally:
+            if self._udp.keys() != before:
+                self._udp_changed()
 
     def retire(self, keep: Collection[Listener]) -> None:
         """Close all listeners but these.
@@ -185,6 +198,11 @@ class Endpoint:
         return () if self._starting is not None else tuple(self._addresses)
 
     @property
+    def udp(self) -> Sequence[UdpSocket]:
+        """The sockets that are read for UDP, in the order in which they are used."""
+        return tuple(self._udp.values())
+
+    @property
     def connections(self) -> int:
         """How many connections of streams there are, those being opened included."""
         return sum(streams.connections for streams in self._streams.values())
@@ -193,6 +211,17 @@ class Endpoint:
     def dropped(self) -> int:
         """How many datagrams have come and were dropped by the kernel, for want of room."""
         return sum([udp.dropped for udp in self._udp.values()])
+
+    # -- what others have read ---------------------------------------------------------------------------------------
+
+    def datagrams_received(self, datagrams: list[tuple[bytes, Flow]], *, late: bool) -> None:
+        """Act on datagrams that another process has read; `late` are those that are refused for overload."""
+        if self._user is not None:
+            self._act(datagrams, _refuse if late else None)
+
+    def flows_failed(self, flows: list[Flow]) -> None:
+        """Take note of flows that another process has found dead."""
+        self._failed(flows)
 
     # -- ways out ---------------------------------------------------------------------------------------------------
 
@@ -334,14 +363,17 @@ class Endpoint:
     def _part(self, listener: Listener) -> None:
         self._former[listener] = None
         self._udp.pop((listener.host, listener.port)).close()
+        self._udp_changed()
 
     # -- coming in --------------------------------------------------------------------------------------------------
 
     def _datagrams_received(self, datagrams: list[tuple[bytes, Flow]], age: float, fill: float) -> None:
-        now, intercept, shortcut, overload = self._reactor.seconds(), self._intercept, self._shortcut, self._overload
-        overloaded = overload.waited(age, fill)
+        self._act(datagrams, self._overload.judge if self._overload.waited(age, fill) else None)
+
+    def _act(self, datagrams: list[tuple[bytes, Flow]], judge: Judge | None) -> None:
+        now, intercept, shortcut = self._reactor.seconds(), self._intercept, self._shortcut
         for data, flow in datagrams:
-            if len(data) <= _LONGEST_KEEPALIVE and not data.strip(_KEEPALIVE_CHARACTERS):
+            if len(data) <= LONGEST_KEEPALIVE and is_keepalive(data):
                 self.counters["udp-keepalive"] += 1
                 if data == PING:
                     self.offer(PONG, flow)
@@ -351,7 +383,7 @@ class Endpoint:
                     self._tell(data, flow, sent=False)
                 if intercept(data, flow):
                     continue
-                if overloaded and (verdict := overload.judge(data, flow, now)) is not Verdict.SERVED:
+                if judge is not None and (verdict := judge(data, flow, now)) is not Verdict.SERVED:
                     if verdict is Verdict.REFUSED:
                         self._turn_away(data, flow, now)
                     continue
@@ -491,7 +523,7 @@ class Endpoint:
 
     def _tell(self, data: bytes, flow: Flow, *, sent: bool) -> None:
         """Let the taps know of a SIP message that comes or goes: not of a keepalive, nor of STUN."""
-        if len(data) > _LONGEST_KEEPALIVE and data[0] > _LAST_CONTROL:
+        if len(data) > LONGEST_KEEPALIVE and data[0] > _LAST_CONTROL:
             for tap in tuple(self.taps):
                 try:
                     tap(data, flow, sent=sent)
@@ -519,6 +551,15 @@ class Endpoint:
         except Exception:  # noqa: BLE001 - the timers to come must go on
             self._note_mistake("a timer")
         self.turn(now)
+
+
+def is_keepalive(data: bytes) -> bool:
+    """Return True if there is nothing in a datagram."""
+    return not data.strip(_KEEPALIVE_CHARACTERS)
+
+
+def _refuse(_data: bytes, _flow: Flow, _now: float) -> Verdict:
+    return Verdict.REFUSED
 
 
 def _parse_all(_data: bytes, _flow: Flow, _now: float) -> bool:

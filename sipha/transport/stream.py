@@ -23,7 +23,7 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from sipha.sip.flow import Address, Flow
-from sipha.transport.address import Bind, bound_socket, family, flow_address, socket_address
+from sipha.transport.address import Bind, bound_sockets, family, flow_address, socket_address
 from sipha.transport.connection import Connection, Received
 
 TURN = 0.02
@@ -97,9 +97,9 @@ class Streams:
         """How many connections there are, those being opened included."""
         return len(self._by_number)
 
-    def listen(self, address: Address, bind: Bind = bound_socket) -> Address:
+    def listen(self, address: Address, bind: Bind = bound_sockets) -> Address:
         """Accept connections at an address and return it with its port; raises OSError if it can't be bound."""
-        bound = bind(socket.SOCK_STREAM, address)
+        [bound] = bind(socket.SOCK_STREAM, address)
         try:
             bound.listen(_BACKLOG)
             local: Address = (address[0], bound.getsockname()[1])

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import classImplements
 
 from sipha.sip.flow import Address, Flow
-from sipha.transport.address import Bind, bound_socket, flow_address, socket_address
+from sipha.transport.address import Bind, bound_sockets, flow_address, giving, socket_address
 
 DATAGRAMS_PER_WAKE = 128
 """How many datagrams are taken before the reactor gets its turn."""
@@ -64,8 +64,10 @@ class UdpSocket:
     """One bound UDP socket: `received` gets the datagrams of each wake-up, `failed` the flows that ICMP says are dead.
 
     It is bound at once and read from `start` on; what arrived in between is stale and dropped. Raises OSError if
-    the address can't be bound. `receive_buffer` is the kernel's, in bytes. If more is to be read, `received` is told
-    with the datagrams how old the last of them was, in seconds, and which share of that buffer is taken; else twice 0.
+    the address can't be bound. `receive_buffer` is the kernel's, in bytes; None leaves it as it is. If more is to be
+    read, `received` is told with the datagrams how old the last of them was, in seconds, and which share of that buffer
+    is taken; else twice 0. `shares` are this one, and the others at its address if `bind` gives several: what is done
+    with this one is done with them, too, but for sending, and where it says so.
     """
 
     log: ClassVar = Logger()
@@ -78,26 +80,52 @@ class UdpSocket:
         failed: Callable[[list[Flow]], None],
         counters: Counter[str],
         *,
-        bind: Bind = bound_socket,
-        receive_buffer: int = 8 << 20,
+        bind: Bind = bound_sockets,
+        receive_buffer: int | None = 8 << 20,
     ) -> None:
         self._reactor = reactor
         self._received = received
         self._failed = failed
         self._counters = counters
         self._dead: list[Flow] = []
-        self._socket = bind(socket.SOCK_DGRAM, address)
+        self._socket, *others = bind(socket.SOCK_DGRAM, address)
         self._family = self._socket.family
         self._open = True
+        self._reading = False
+        self._others = [
+            UdpSocket(reactor, address, received, failed, counters, bind=giving(other), receive_buffer=receive_buffer)
+            for other in others
+        ]
+        self.shares = (self, *self._others)
         if self._family is socket.AF_INET6:
             self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
         else:
             self._socket.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
-        self.size_receive_buffer(receive_buffer)
+        if receive_buffer is not None:
+            self.size_receive_buffer(receive_buffer)
         self.address: Address = (address[0], self._socket.getsockname()[1])
 
     def start(self) -> None:
         """Drop what has queued since the socket was bound, then read."""
+        self._drop_stale()
+        self.read()
+        for other in self._others:
+            other.start()
+
+    def read(self) -> None:
+        """Read this one of the shares."""
+        if self._open and not self._reading:
+            self._reading = True
+            self._age()  # from the first question on the kernel notes when datagrams come
+            self._reactor.addReader(self)
+
+    def rest(self) -> None:
+        """Leave this one of the shares to another process."""
+        if self._reading:
+            self._reading = False
+            self._reactor.removeReader(self)
+
+    def _drop_stale(self) -> None:
         buffer = bytearray(1)
         for _ in range(_MAX_STALE):
             try:
@@ -107,15 +135,15 @@ class UdpSocket:
             except OSError:
                 continue  # an ICMP error that was pending, reported once
             self._counters["udp-stale"] += 1
-        self._age()  # from the first question on the kernel notes when datagrams come
-        self._reactor.addReader(self)
 
     def close(self) -> None:
         """Stop reading and release the address."""
         if self._open:
+            self.rest()
             self._open = False
-            self._reactor.removeReader(self)
             self._socket.close()
+        for other in self._others:
+            other.close()
 
     def send(self, data: bytes, remote: Address) -> int:
         """Send one datagram; return 0, or the errno why it was not sent. An errno in TRANSIENT condemns no flow."""
@@ -132,6 +160,8 @@ class UdpSocket:
 
     def size_receive_buffer(self, size: int) -> None:
         """Let the kernel's buffer have this many bytes, or as many as it allows, which the log then says."""
+        for other in self._others:
+            other.size_receive_buffer(size)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
         except PermissionError:
@@ -149,7 +179,7 @@ class UdpSocket:
     @property
     def dropped(self) -> int:
         """How many datagrams the kernel has dropped, for want of room, since the socket was made."""
-        return self._memory()[-1]
+        return self._memory()[-1] + sum([other.dropped for other in self._others])
 
     def fileno(self) -> int:
         """See IReadDescriptor."""
@@ -189,7 +219,7 @@ class UdpSocket:
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - always the same
         """Read the error queue: Twisted takes its EPOLLERR for a lost connection (IReadDescriptor)."""
-        if self._open:
+        if self._reading:
             self._read_errors()
             self._reactor.addReader(self)
             self._report()

@@ -22,7 +22,7 @@ from sipha.admin.log import EntryView, LogView, entry_view
 from sipha.admin.route import Group
 from sipha.admin.site import Front
 from sipha.admin.trace import Traced
-from sipha.admin.views import NodeView, PeerStatus, Reloaded, Status
+from sipha.admin.views import NodeView, PeerStatus, Reloaded, Status, WorkersStatus
 from sipha.auth.domain import Domain, Domains
 from sipha.errors import NotLeader, SiphaError, Unavailable
 from sipha.events.feed import Feed, Source
@@ -58,6 +58,7 @@ class FakeNode:
         self.trouble: Unavailable | None = None
         self.refusal: SiphaError | None = None
         self.alarms: tuple[str, ...] = ()
+        self.workers: WorkersStatus | None = None
         self.memory = "whole"
         self.members = {name: NodeView(name, f"{name}.test:7000", "voter", False, True, 0)}
         self.yields = False
@@ -113,6 +114,7 @@ class FakeNode:
             pings="on" if self.pings() else "off",
             counters={"received": 7},
             peers=self.peers,
+            workers=self.workers,
         )
 
     def leading(self) -> bool:

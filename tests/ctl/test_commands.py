@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from sipha.admin.views import PeerStatus, Secret
+from sipha.admin.views import PeerStatus, Secret, WorkersStatus
 from sipha.ctl import cli
 from sipha.state.binding import BEHIND_NAT
 from tests.admin.fakes import Console, FakeNode, serve
@@ -90,6 +90,11 @@ class TestStatus:
         assert lines[0] == "ALARM n3: this node has left the cluster: the disk is full\\x1b[2J"
         assert lines[1].split()[:2] == ["node", "role"]
         assert lines[4].startswith("n3    follower, amnesiac ")
+
+    def test_workers_come_last(self, nodes: dict[str, FakeNode]) -> None:
+        nodes["127.0.0.12:8080"].workers = WorkersStatus(4, 3)
+        lines = Operator(nodes).types("status").stdout.splitlines()
+        assert lines[4:] == ["n2: 3 of 4 workers read UDP"]
 
     def test_leader_whose_admin_is_unknown_is_not_missed(self, nodes: dict[str, FakeNode]) -> None:
         n1, n2 = nodes["127.0.0.11:8080"], nodes["127.0.0.12:8080"]

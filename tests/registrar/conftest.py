@@ -14,6 +14,7 @@ from sipha.auth.domain import Domain, Domains
 from sipha.errors import Unavailable
 from sipha.registrar.record import RegistrarSettings
 from sipha.registrar.registrar import Registrar
+from sipha.registrar.registry import Registry
 from sipha.sip import digest
 from sipha.sip.flow import Flow
 from sipha.sip.headers import parse_auth_params
@@ -113,12 +114,15 @@ class Site:
         self.settings = RegistrarSettings(**settings) if settings else self.settings
         self.replica.settings = self.settings
         self.authenticator = Authenticator(self.replica, lambda: self.tokens, self.domains)
+        self.registry = Registry(
+            self.replica, self.replica, self.authenticator, self.settings, clock=lambda: self.replica.now
+        )
         self.registrar = Registrar(
-            self.replica,
-            self.replica,
+            self.registry,
             self.replica,
             self.authenticator,
             self.domains,
+            cluster_time=self.replica.cluster_time,
             term=lambda: self.replica.term,
             send=lambda data, flow: self.sent.append((data, flow)),
             settings=self.settings,

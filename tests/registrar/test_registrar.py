@@ -45,7 +45,7 @@ def test_registrar_counts_its_responses_and_measures_what_its_200_took(site: Sit
     site.replica.commit()
     assert site.last.status == 200
     assert site.registrar.responses == {401: 1, 200: 2}
-    counts = dict(site.registrar.latencies.cumulative())
+    counts = dict(site.registry.latencies.cumulative())
     assert (counts["0.0005"], counts["0.002"], counts["0.005"]) == (1, 1, 2)
 
 
@@ -234,12 +234,12 @@ def test_registrar_absorbs_copies_while_the_log_is_awaited(site: Site, alice: Ph
     site.replica.held = True
     assert alice.send(alice.contact()) is None
     assert site.receive(alice.last) is None
-    assert site.registrar.pending == 1
+    assert site.registry.pending == 1
     sent = len(site.sent)
     site.replica.commit()
     assert len(site.sent) == sent + 1
     assert site.last.status == 200
-    assert site.registrar.pending == 0
+    assert site.registry.pending == 0
     assert site.registrar.counters.absorbed == 1
 
 
@@ -293,7 +293,7 @@ def test_challenge_of_each_copy_has_the_same_tag(site: Site, alice: Phone) -> No
     assert again is not None
     assert first.to.tag is not None
     assert first.to.tag == again.to.tag
-    assert site.registrar.pending == 0
+    assert site.registry.pending == 0
 
 
 # What the node can't do
@@ -314,7 +314,7 @@ def test_registrar_says_unavailable_when_the_log_does(site: Site, alice: Phone, 
     response = alice.register(alice.contact())
     assert response.status == 503
     assert failure.retry_after <= int(response.headers.get("Retry-After") or 0) < failure.retry_after + SPREAD
-    assert site.registrar.pending == 0
+    assert site.registry.pending == 0
 
 
 def test_registrar_says_unavailable_to_who_writes_no_utf8(site: Site, alice: Phone) -> None:
@@ -632,4 +632,4 @@ def test_changed_register_harms_nothing(site: Site, alice: Phone, changes: list[
         assert len(site.sent) == sent + 1
         assert site.last.status in {200, 400, 401, 403, 404, 420, 423, 439, 500}
     assert site.contacts("sip:bob@sipha.test") == before
-    assert site.registrar.pending == 0
+    assert site.registry.pending == 0

@@ -288,7 +288,7 @@ def test_sockets_stand_whether_the_node_has_the_addresses_or_not(alone: Alone) -
     other = AddressService(alone.world.reactor, settings, Path("sipha.toml"), replica, alone.node.health)
     with pytest.raises(ConfigError, match=r"sip\.port: can't bind it on the virtual addresses: Address already in use"):
         other.startService()
-    with service.bind(socket.SOCK_DGRAM, ("192.0.2.10", 5060)) as taken:
+    with service.bind(socket.SOCK_DGRAM, ("192.0.2.10", 5060))[0] as taken:
         assert taken.getsockname() == ("192.0.2.10", 5060)
     moved = msgspec.structs.replace(settings, sip=msgspec.structs.replace(settings.sip, port=5070))
     service.listen(moved)
@@ -296,9 +296,9 @@ def test_sockets_stand_whether_the_node_has_the_addresses_or_not(alone: Alone) -
         other.startService()
     service.adopt(moved)
     service.settle()
-    service.bind(socket.SOCK_DGRAM, ("192.0.2.10", 5070)).close()
+    service.bind(socket.SOCK_DGRAM, ("192.0.2.10", 5070))[0].close()
     clock.advance(settings.sip.timer_c)
-    with service.bind(socket.SOCK_DGRAM, ("192.0.2.10", 5060)):  # as a listener has it that is being closed
+    with service.bind(socket.SOCK_DGRAM, ("192.0.2.10", 5060))[0]:  # as a listener has it that is being closed
         service.listen(settings)
         service.listen(moved)
     service.settle()

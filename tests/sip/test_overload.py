@@ -16,6 +16,7 @@ from sipha.sip.overload import (
     T1,
     Overload,
     Priority,
+    Tally,
     Verdict,
     mark_of,
     priority_of,
@@ -154,6 +155,18 @@ def test_overload_is_told_when_it_begins_and_lasts_until_nothing_is_refused_for_
     overload.log_is_behind(40.0)
     assert len(begun) == 2
     assert overload.behind == 1
+
+
+def test_what_another_process_has_refused_counts_as_if_it_were_refused_here() -> None:
+    begun: list[float] = []
+    overload = Overload(begun.append)
+    overload.add({}, 0, 0.3, 1.0)
+    assert not begun
+    overload.add({"register": Tally(0, 3, 2)}, 0, 0.3, 2.0)
+    overload.add({"register": Tally(0, 1, 0)}, 4, 0.4, 2.1)
+    assert begun == [0.3]
+    assert (overload.tallies["register"].refused, overload.tallies["register"].ignored, overload.behind) == (4, 2, 4)
+    assert overload.lasts(2.1 + QUIET - 0.1)
 
 
 def test_phones_come_back_one_after_the_other() -> None:

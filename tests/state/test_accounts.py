@@ -83,3 +83,14 @@ def test_order_of_hashes_in_an_account_does_not_matter() -> None:
     one.put(PutAccount("a", "x", "a", "x", HA1))
     other.put(PutAccount("a", "x", "a", "x", dict(reversed(HA1.items()))))
     assert one.hash == other.hash
+
+
+def test_observer_is_told_of_what_is_changed_and_of_nothing_else(accounts: Accounts) -> None:
+    told: list[str] = []
+    accounts.observer = told.append
+    accounts.put(put("bob"))
+    accounts.put(put("bob", login="b2"))
+    accounts.put(put("carol", login="b2"))  # a conflict
+    accounts.delete(DeleteAccount("alice", "example.com"))
+    accounts.delete(DeleteAccount("alice", "example.com"))
+    assert told == ["bob@example.com", "bob@example.com", "alice@example.com"]

@@ -13,7 +13,7 @@ from twisted.internet.defer import DeferredQueue
 from twisted.trial.unittest import TestCase
 
 from sipha.sip.flow import Address, Flow
-from sipha.transport.address import Bind, bound_socket
+from sipha.transport.address import Bind, bound_sockets
 from sipha.transport.udp import BYTES_PER_WAKE, DATAGRAMS_PER_WAKE, UdpSocket
 
 
@@ -48,7 +48,7 @@ class UdpSocketTests(TestCase):
         self.udp = self.udp_socket(reactor)
         self.phone = self.raw_socket()
 
-    def udp_socket(self, on: object, host: str | None = None, bind: Bind = bound_socket) -> UdpSocket:
+    def udp_socket(self, on: object, host: str | None = None, bind: Bind = bound_sockets) -> UdpSocket:
         made = UdpSocket(
             on,  # type: ignore[arg-type]
             (host or self.host, 0),
@@ -203,14 +203,48 @@ class UdpSocketTests(TestCase):
         udp.connectionLost(None)  # type: ignore[arg-type]
         assert still.readers == []
 
+    def test_shares_are_read_and_closed_with_the_first(self) -> None:
+        still = StillReactor()
+        udp = self.udp_socket(still, bind=lambda kind, address: bound_sockets(kind, address, shares=3))
+        assert {share.address for share in udp.shares} == {udp.address}
+        udp.start()
+        assert still.readers == list(udp.shares)
+        udp.close()
+        assert still.readers == []
+        self.udp_socket(still, bind=lambda kind, _: bound_sockets(kind, udp.address)).close()
+
+    def test_share_that_rests_is_not_read_until_it_is_told_to(self) -> None:
+        still = StillReactor()
+        udp = self.udp_socket(still, bind=lambda kind, address: bound_sockets(kind, address, shares=2))
+        udp.start()
+        udp.rest()
+        udp.connectionLost(None)  # type: ignore[arg-type]
+        assert still.readers == [udp.shares[1]]
+        udp.read()
+        udp.read()
+        assert still.readers == [udp.shares[1], udp]
+        udp.close()
+        udp.read()
+        assert still.readers == []
+
+    def test_what_was_dropped_is_counted_over_all_shares(self) -> None:
+        udp = self.udp_socket(StillReactor(), bind=lambda kind, address: bound_sockets(kind, address, shares=2))
+        udp.size_receive_buffer(4096)
+        phones = [self.raw_socket() for _ in range(8)]
+        for phone in phones:
+            for _ in range(50):
+                phone.sendto(bytes(1000), udp.address)
+        assert udp.dropped == sum(share.dropped for share in udp.shares[1:]) + udp._memory()[-1]
+        assert all(share.dropped for share in udp.shares)
+
     def test_socket_binds_an_absent_address_with_freebind_only(self) -> None:
         absent = "2001:db8::1" if self.family is socket.AF_INET6 else "192.0.2.1"
         with pytest.raises(OSError, match="assign"):
             self.udp_socket(StillReactor(), absent)
-        assert self.udp_socket(StillReactor(), absent, partial(bound_socket, freebind=True)).address[0] == absent
+        assert self.udp_socket(StillReactor(), absent, partial(bound_sockets, freebind=True)).address[0] == absent
 
     def test_nothing_leaves_from_an_absent_ipv4_address(self) -> None:
-        udp = self.udp_socket(StillReactor(), "192.0.2.1", partial(bound_socket, freebind=True))
+        udp = self.udp_socket(StillReactor(), "192.0.2.1", partial(bound_sockets, freebind=True))
         assert udp.send(b"x", ("192.0.2.2", 5060)) in {errno.ENETUNREACH, errno.EINVAL}
 
 

@@ -1,0 +1,205 @@
+"""What a worker does for phones: it takes their datagrams apart, answers REGISTERs, and passes on all else.
+
+A datagram that isn't a REGISTER as most phones write it (`sipha.registrar.plain`), STUN or a keepalive goes to the
+daemon as it came, and so do all while somebody looks on at the messages: what is done with them is said in one place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from ipaddress import ip_network
+from typing import Any
+
+from twisted.logger import Logger
+
+from sipha.auth.authenticator import Authenticator
+from sipha.auth.domain import Domains
+from sipha.nat import stun
+from sipha.nat.detection import make_detection
+from sipha.proxy.admission import Peers
+from sipha.registrar.record import RegistrarSettings
+from sipha.registrar.registrar import Registrar
+from sipha.sip.flow import Flow
+from sipha.sip.overload import PATIENCE, Overload, Tally, Verdict, mark_of, refusal
+from sipha.sip.token import Tokens
+from sipha.state.interfaces import ICredentials
+from sipha.transport.connection import PING, PONG
+from sipha.transport.endpoint import LONGEST_KEEPALIVE, is_keepalive
+from sipha.transport.udp import UdpSocket
+from sipha.workers.messages import Datagrams, Failed, Registers, Report, Settings, Start, Word
+from sipha.workers.registry import DistantRegistry
+
+
+class Front:
+    """Serves phones by its `start` until the lease ends; `clock` is CLOCK_BOOTTIME, `say` tells the daemon.
+
+    `version` is that of the accounts in `credentials`. While somebody is `watching`, everything is passed on.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        start: Start,
+        credentials: ICredentials,
+        tokens: Callable[[], Tokens | None],
+        say: Callable[[Word], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.registry = DistantRegistry()
+        self.counters: Counter[str] = Counter()
+        self.version = 0
+        self.watching = False
+        self._until = self._ahead = 0.0
+        self._sockets: Sequence[UdpSocket] = ()
+        self._say = say
+        self._clock = clock
+        self._indexes = {address: index for index, address in enumerate(start.listeners)}
+        self._overload = Overload()
+        self._turned_away = 0
+        self._counted: Counter[str] = Counter()
+        self._shed = {priority: Tally() for priority in PATIENCE}
+        self._behind = 0
+        self._domains = Domains(start.settings.domains, start.settings.addresses)
+        self._authenticator = Authenticator(credentials, tokens, self._domains, serial=start.serial)
+        self._registrar = Registrar(
+            self.registry,
+            credentials,
+            self._authenticator,
+            self._domains,
+            cluster_time=lambda: self._clock() + self._ahead,
+            term=lambda: start.term,
+            send=self._send,
+            overload=self._overload,
+            clock=clock,
+        )
+        self.adopt(start.settings)
+
+    def use(self, sockets: Sequence[UdpSocket]) -> None:
+        """Answer by these sockets, those of the listeners in order."""
+        self._sockets = sockets
+
+    def adopt(self, settings: Settings) -> None:
+        """Go by these settings from the next datagram on."""
+        registrar = settings.registrar
+        edges = tuple(map(ip_network, registrar.edges))
+        trusted = Peers((*edges, *map(ip_network, settings.peers)))
+        self._domains.become(settings.domains, settings.addresses)
+        self._authenticator.let_nonces_live(settings.nonce_lifetime)
+        self._overload.adopt(lambda flow: flow.remote[0] in trusted, settings.emergency_numbers)
+        self._registrar.adopt(
+            RegistrarSettings(
+                policy=registrar.policy,
+                min_expires_policy=registrar.min_expires_policy,
+                expires_jitter=registrar.expires_jitter,
+                edges=edges,
+            ),
+            make_detection(settings.detect),
+        )
+
+    def lease(self, until: float, *, ahead: float | None = None) -> None:
+        """Serve until then, and no longer; cluster time is `ahead` of the clock."""
+        self._until = until
+        if ahead is not None:
+            self._ahead = ahead
+
+    @property
+    def leased(self) -> bool:
+        """True while phones may be heard and answered."""
+        return self._clock() < self._until
+
+    def datagrams_received(self, datagrams: list[tuple[bytes, Flow]], age: float, fill: float) -> None:
+        """Act on what was read together; see UdpSocket."""
+        now = self._clock()
+        if now >= self._until:
+            self.counters["withheld"] += len(datagrams)
+            return
+        overload = self._overload
+        overloaded = overload.waited(age, fill)
+        passed, late = [], []
+        for data, flow in datagrams:
+            if (len(data) <= LONGEST_KEEPALIVE and is_keepalive(data)) or stun.is_stun(data):
+                self._keep_alive(data, flow)
+                continue
+            if overloaded and (verdict := overload.judge(data, flow, now)) is not Verdict.SERVED:
+                if verdict is Verdict.REFUSED and (self.watching or not self._turn_away(data, flow, now)):
+                    late.append((data, self._indexes[flow.local], *flow.remote))
+            elif self.watching or not data.startswith(b"REGISTER ") or not self._is_taken(data, flow, now):
+                passed.append((data, self._indexes[flow.local], *flow.remote))
+        handed = self.registry.take()
+        if handed:
+            self._say(Registers(self.version, now, handed))
+        if passed:
+            self._say(Datagrams(passed))
+        if late:
+            self._say(Datagrams(late, late=True))
+
+    def flows_failed(self, flows: Iterable[Flow]) -> None:
+        """Tell the daemon which flows are dead."""
+        self._say(Failed([(self._indexes[flow.local], *flow.remote) for flow in flows]))
+
+    def report(self) -> Report:
+        """What was done since the last report."""
+        counted, shed, behind = self._counted, self._shed, self._behind
+        overload, registrar = self._overload, self._registrar
+        rooms: dict[str, Mapping[Any, int]] = {
+            "registrar": asdict(registrar.counters),
+            "responses": registrar.responses,
+            "transport": self.counters,
+            "turned away": {"REGISTER": self._turned_away},
+        }
+        self._counted = Counter({f"{room}/{name}": n for room, counts in rooms.items() for name, n in counts.items()})
+        self._shed = {priority: replace(tally) for priority, tally in overload.tallies.items()}
+        self._behind = overload.behind
+        return Report(
+            self.version,
+            dict(self._counted - counted),
+            {
+                priority: Tally(0, tally.refused - shed[priority].refused, tally.ignored - shed[priority].ignored)
+                for priority, tally in self._shed.items()
+                if tally != shed[priority]
+            },
+            self._behind - behind,
+            overload.wait,
+        )
+
+    def _keep_alive(self, data: bytes, flow: Flow) -> None:
+        """Answer what keeps a NAT open, if that asks for an answer."""
+        if len(data) > LONGEST_KEEPALIVE:
+            answer = stun.answer(data, flow.remote)
+            if answer is not None:
+                self._send(answer, flow)
+            return
+        self.counters["udp-keepalive"] += 1
+        if data == PING:
+            self._send(PONG, flow)
+
+    def _is_taken(self, data: bytes, flow: Flow, now: float) -> bool:
+        try:
+            return self._registrar.datagram_received(data, flow, now)
+        except Exception:  # noqa: BLE001 - the daemon may know what to do with it
+            self.log.failure("a mistake of ours in reading a REGISTER")
+            return False
+
+    def _turn_away(self, data: bytes, flow: Flow, now: float) -> bool:
+        """Answer a REGISTER that is refused for overload, if that can be done at a glance."""
+        if not data.startswith(b"REGISTER "):
+            return False
+        mark = mark_of(data)
+        # A peer or an edge would give up this server for all its calls or phones (RFC 3261 §21.5.4).
+        retry_after = None if self._overload.trusts(flow) else self._overload.retry_after(mark, now)
+        answer = refusal(data, flow, mark, retry_after)
+        if answer is None:
+            return False
+        self._turned_away += 1
+        self._send(answer, flow)
+        return True
+
+    def _send(self, data: bytes, flow: Flow) -> None:
+        """Send, if we still may; what can't be sent is what an ICMP error will tell of."""
+        if self._clock() < self._until:
+            self._sockets[self._indexes[flow.local]].send(data, flow.remote)
+        else:
+            self.counters["withheld"] += 1

@@ -1,0 +1,220 @@
+"""The daemon's workers: started, kept up to date, and started again when they end.
+
+Each has one share of each UDP address, which the daemon reads itself while the worker doesn't: before it knows all
+accounts, and when it has ended. So nothing depends on a worker. The shares stay the same, so that the kernel gives all
+that comes from one phone to the same one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from sipha.state.accounts import Accounts as Table
+from sipha.transport.udp import UdpSocket
+from sipha.workers.messages import Order
+from sipha.workers.roster import Roster
+from sipha.workers.shift import ICore, Process, Shift
+
+RENEWAL = 0.04
+"""Seconds between two words to each worker on the end of the lease."""
+
+REST, LONGEST_REST = 0.1, 10.0
+"""Seconds before a worker is started again that has ended: the first time, and at most when it ends again and again."""
+
+STEADY = 60.0
+"""Seconds that a worker has to live for its next rest to be short again."""
+
+OFTEN = 4
+"""After so many ends, none of them after a steady life, an operator is told."""
+
+PARTING = 0.2
+"""Seconds that the workers have to answer what is carried out, when the pool stops."""
+
+SERIALS = 1 << 20
+"""Nonces that a worker may make in a second, so that no other makes the same."""
+
+_SYSTEMD = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"})
+
+
+class _Ended(ProcessProtocol):
+    """Says in the log how a worker's process has ended, unless in good order."""
+
+    log = Logger()
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def processEnded(self, reason: Failure) -> None:
+        """See IProcessProtocol."""
+        signal, status = getattr(reason.value, "signal", None), getattr(reason.value, "exitCode", None)
+        if signal or status:
+            how = f"by signal {signal}" if signal else f"with status {status}"
+            self.log.warn("worker {number} has ended {how}", number=self._number, how=how)  # noqa: G010  Twisted's
+
+
+def spawn_process(reactor: Any, number: int, files: Sequence[int]) -> Process:
+    """Start the worker of a number, which gets these files; raises OSError."""
+    environment = {name: value for name, value in os.environ.items() if name not in _SYSTEMD}
+    command = (sys.executable, "-m", "sipha.workers", str(len(files) - 1))
+    given = {0: 0, 1: 1, 2: 2} | dict(enumerate(files, 3))
+    process: Process = reactor.spawnProcess(_Ended(number), command[0], command, environment, childFDs=given)
+    return process
+
+
+class _Seat:
+    """The place of a worker, who may be absent."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.shift: Shift | None = None
+        self.began = 0.0
+        self.ends = 0  # one after the other, each soon after it began
+        self.resting: IDelayedCall | None = None
+
+
+class Pool:
+    """As many workers as each address of `udp` has shares; they work for `core`.
+
+    `spawn` starts the one of a number, from 1 on. `counters` has what they hand over, and how often one was started
+    again.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        core: ICore,
+        table: Table,
+        udp: Callable[[], Sequence[UdpSocket]],
+        spawn: Callable[[int, Sequence[int]], Process] | None = None,
+    ) -> None:
+        self.counters = {"registers": 0, "datagrams": 0, "restarts": 0}
+        self._reactor = reactor
+        self._core = core
+        self._udp = udp
+        self._spawn = spawn or partial(spawn_process, reactor)
+        self._roster = Roster(reactor, table, self.send)
+        self._seats: list[_Seat] = []
+        self._begun = 0
+        self._stopped: Deferred[None] | None = None
+        self._renewing = LoopingCall(self._renew)
+        self._renewing.clock = reactor
+
+    @property
+    def size(self) -> int:
+        """How many workers there are to be."""
+        return len(self._seats)
+
+    @property
+    def reading(self) -> int:
+        """How many of them read phones' datagrams now."""
+        return sum(1 for shift in self._shifts() if shift.reading)
+
+    def start(self) -> None:
+        """Start the workers."""
+        self._roster.start()
+        self._seats = [_Seat(index) for index in range(len(self._udp()[0].shares))]
+        for seat in self._seats:
+            self._begin(seat)
+        self._renewing.start(RENEWAL, now=False)
+
+    def stop(self) -> Deferred[None]:
+        """Let the workers answer what is carried out, and end; fires when none of them can say anything any more."""
+        self._stopped = Deferred()
+        self._roster.stop()
+        if self._renewing.running:
+            self._renewing.stop()
+        for seat in self._seats:
+            if seat.resting is not None and seat.resting.active():
+                seat.resting.cancel()
+        for shift in self._shifts():
+            shift.finish()
+            self._reactor.callLater(PARTING, shift.kill)
+        self._look_stopped()
+        return self._stopped
+
+    def replace(self) -> None:
+        """Have other workers in the places of these: the sockets are others."""
+        for shift in self._shifts():
+            shift.finish()
+
+    def send(self, order: Order) -> None:
+        """Tell all workers."""
+        for shift in self._shifts():
+            shift.send(order)
+
+    def alarms(self) -> Iterator[str]:
+        """What an operator must know."""
+        for seat in self._seats:
+            if seat.ends >= OFTEN:
+                yield f"worker {seat.index + 1} ends again and again; the daemon does its work: look into the log"
+
+    def _shifts(self) -> list[Shift]:
+        return [seat.shift for seat in self._seats if seat.shift is not None]
+
+    def _begin(self, seat: _Seat) -> None:
+        self._begun += 1
+        seat.began = self._reactor.seconds()
+        sockets = [udp.shares[seat.index] for udp in self._udp()]
+        try:
+            seat.shift = Shift(
+                self._reactor,
+                self._core,
+                self._roster,
+                sockets,
+                self._begun * SERIALS,
+                partial(self._spawn, seat.index + 1),
+                partial(self._ended, seat),
+                self.counters,
+            )
+        except Exception as error:  # noqa: BLE001  whatever it is, phones are served without it
+            self.log.failure("worker {number} can't be started", number=seat.index + 1)
+            self._ended(seat, str(error))
+
+    def _ended(self, seat: _Seat, why: str) -> None:
+        shift, seat.shift = seat.shift, None
+        if self._stopped is not None:
+            self._look_stopped()
+            return
+        if shift is not None and shift.finishing:
+            seat.resting = self._reactor.callLater(0, self._begin, seat)
+            return
+        lived = self._reactor.seconds() - seat.began
+        seat.ends = 1 if lived >= STEADY else seat.ends + 1
+        rest = min(REST * 2 ** (seat.ends - 1), LONGEST_REST)
+        self.counters["restarts"] += 1
+        self.log.warn(  # noqa: G010  Twisted's
+            "worker {number} is gone{why}; the daemon reads what it read, and starts it again in {rest:g} s",
+            number=seat.index + 1,
+            why=why and f" ({why})",
+            rest=rest,
+        )
+        seat.resting = self._reactor.callLater(rest, self._begin, seat)
+
+    def _look_stopped(self) -> None:
+        stopped = self._stopped
+        if stopped is not None and not stopped.called and not self._shifts():
+            stopped.callback(None)
+
+    def _renew(self) -> None:
+        shifts = self._shifts()
+        for shift in shifts:
+            try:
+                shift.renew()
+            except Exception:  # noqa: BLE001  a worker that isn't told of the lease is silent: it must not be there
+                self.log.failure("a worker can't be kept up to date")
+                shift.kill()
+        if shifts:
+            self._roster.known(min(shift.version for shift in shifts))

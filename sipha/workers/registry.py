@@ -1,0 +1,55 @@
+"""The daemon's registry, as a worker sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zope.interface import implementer
+
+from sipha.auth.claim import Claim
+from sipha.registrar.registry import Counters, IRegistry, Key, Verdict
+from sipha.state.entries import Register
+
+Handed = tuple[str, str, int, Register, Claim]
+"""A REGISTER as it is handed over: the tag of its response, host and port, its record, and what is used up."""
+
+
+@implementer(IRegistry)
+class DistantRegistry:
+    """Gathers what is to be carried out until somebody takes it and hands it over."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self._waiting: dict[str, Callable[[Verdict], None]] = {}
+        self._handed: list[Handed] = []
+
+    def awaits(self, key: Key) -> bool:
+        """See IRegistry."""
+        return key[0] in self._waiting
+
+    def carry_out(  # noqa: PLR0917  see IRegistry
+        self,
+        key: Key,
+        aor: str,  # noqa: ARG002  the record's
+        record: Register | None,
+        claim: Claim,
+        now: float,  # noqa: ARG002  the daemon has its own
+        received: float,  # noqa: ARG002  the same for all that are taken together
+        done: Callable[[Verdict], None],
+    ) -> None:
+        """See IRegistry; a REGISTER that is read at a glance has a record."""
+        if record is not None:
+            tag, (host, port) = key
+            self._waiting[tag] = done
+            self._handed.append((tag, host, port, record, claim))
+
+    def take(self) -> list[Handed]:
+        """What has been gathered since the last time."""
+        handed, self._handed = self._handed, []
+        return handed
+
+    def settle(self, tag: str, verdict: Verdict) -> None:
+        """Tell what became of a REGISTER that was handed over."""
+        done = self._waiting.pop(tag, None)
+        if done is not None:
+            done(verdict)

@@ -1,0 +1,248 @@
+"""One life of a worker, as the daemon has it: from the start of the process to the end of its link."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Protocol
+
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger, LogLevel
+
+from sipha.registrar.registry import IRegistry, Verdict
+from sipha.sip.flow import Flow
+from sipha.transport.udp import UdpSocket
+from sipha.workers.link import Link
+from sipha.workers.messages import (
+    Datagrams,
+    Failed,
+    Keys,
+    Lease,
+    Order,
+    Read,
+    Reading,
+    Refusal,
+    Registers,
+    Report,
+    Said,
+    Settings,
+    Start,
+    Verdicts,
+    decode_word,
+    pack,
+)
+from sipha.workers.roster import Roster
+
+PATIENCE = 50
+"""How many words on the lease a worker may leave unanswered, one after the other: then it is killed."""
+
+PAUSE = 0.001
+"""Seconds between two turns in which a worker is told accounts."""
+
+AHEAD = 1 << 18
+"""Bytes that may wait for it meanwhile."""
+
+
+class Process(Protocol):
+    """A process of one's own."""
+
+    def signalProcess(self, signal: str) -> object:
+        """Send it a signal, such as "KILL"; raises ProcessExitedAlready."""
+
+
+Spawn = Callable[[Sequence[int]], Process]
+"""Starts a worker that gets these files: the link, and its sockets."""
+
+
+class ICore(Protocol):
+    """What a worker works for; times are of CLOCK_BOOTTIME, in seconds."""
+
+    term: int
+    registry: IRegistry
+
+    def clock(self) -> float:
+        """The time now."""
+
+    def cluster_time(self) -> float:
+        """The cluster time now, in seconds."""
+
+    def lease_until(self) -> float:
+        """Until when phones may be heard and answered; in the past if they may not."""
+
+    def watched(self) -> bool:
+        """Return True while somebody looks on at the messages."""
+
+    def keys(self) -> dict[int, bytes]:
+        """The log's keys, oldest first."""
+
+    def settings(self) -> Settings:
+        """What a worker is to go by."""
+
+    def register_served(self) -> None:
+        """Take note that a REGISTER was served."""
+
+    def datagrams_received(self, datagrams: list[tuple[bytes, Flow]], *, late: bool) -> None:
+        """Act on datagrams that a worker has passed on; `late` are those that are to be refused for overload."""
+
+    def flows_failed(self, flows: list[Flow]) -> None:
+        """Take note of flows that are dead."""
+
+    def reported(self, report: Report) -> None:
+        """Add what a worker has counted."""
+
+
+class Shift:
+    """A worker that reads `sockets` for a `core`, and makes nonces from `serial` on.
+
+    `ended` is called once its link has: no word of it leaves the machine after that. `counters` has what was handed
+    over. Raises whatever keeps it from beginning.
+    """
+
+    log = Logger()
+
+    def __init__(  # noqa: PLR0917  one caller
+        self,
+        reactor: Any,
+        core: ICore,
+        roster: Roster,
+        sockets: Sequence[UdpSocket],
+        serial: int,
+        spawn: Spawn,
+        ended: Callable[[str], None],
+        counters: dict[str, int],
+    ) -> None:
+        self.version = -1
+        """That of the accounts which it has surely got."""
+        self.reading = False
+        self.finishing = False
+        """True once it was told to end."""
+        self._reactor = reactor
+        self._core = core
+        self._roster = roster
+        self._sockets = sockets
+        self._ended = ended
+        self._counters = counters
+        self._unanswered = 0
+        self._keys: dict[int, bytes] = {}
+        self._verdicts: list[tuple[str, str | Refusal | None]] = []
+        self._telling: IDelayedCall | None = None
+        self._flushing: IDelayedCall | None = None
+        ours, theirs = socket.socketpair()
+        self._link = Link(reactor, ours, self._heard, self._gone)
+        try:
+            with theirs:
+                self._process = spawn([theirs.fileno(), *[udp.fileno() for udp in sockets]])
+            self.send(Start(tuple(udp.address for udp in sockets), core.term, serial, core.settings()))
+            self.renew()
+            self._tell_accounts("")
+        except BaseException:
+            self._link.close()
+            raise
+
+    def send(self, order: Order) -> None:
+        """Tell the worker."""
+        self._link.send(order)
+
+    def renew(self) -> None:
+        """Tell it until when it may serve phones, and keys that are new; one that doesn't answer at all is killed."""
+        core = self._core
+        if (keys := core.keys()) != self._keys:
+            self._keys = dict(keys)
+            self.send(Keys(self._keys))
+        self.send(Lease(core.lease_until(), core.clock(), core.cluster_time(), core.watched()))
+        self._link.flush()
+        if self.reading:
+            self._unanswered += 1
+            if self._unanswered > PATIENCE:
+                self.log.error("a worker doesn't answer")
+                self.kill()
+
+    def finish(self) -> None:
+        """Let it answer what is carried out, and then end."""
+        self.finishing = True
+        self._tell_verdicts()
+        self._link.finish()
+
+    def kill(self) -> None:
+        """End it at once."""
+        with suppress(ProcessExitedAlready):
+            self._process.signalProcess("KILL")
+
+    # Words
+
+    def _heard(self, body: bytes) -> None:
+        word = decode_word(body)
+        if isinstance(word, Registers):
+            self._carry_out(word)
+        elif isinstance(word, Datagrams):
+            self._counters["datagrams"] += len(word.datagrams)
+            flows = [udp.address for udp in self._sockets]
+            self._core.datagrams_received(
+                [(data, Flow("UDP", flows[index], (host, port))) for data, index, host, port in word.datagrams],
+                late=word.late,
+            )
+        elif isinstance(word, Report):
+            self._unanswered = 0
+            self.version = word.version
+            self._core.reported(word)
+        elif isinstance(word, Failed):
+            flows = [udp.address for udp in self._sockets]
+            self._core.flows_failed([Flow("UDP", flows[index], (host, port)) for index, host, port in word.flows])
+        elif isinstance(word, Reading):
+            self.reading = True
+            for udp in self._sockets:
+                udp.rest()
+        elif isinstance(word, Said):
+            self.log.emit(LogLevel.levelWithName(word.level), "{text}", text=word.text)
+
+    def _carry_out(self, word: Registers) -> None:
+        """Have REGISTERs carried out, unless phones are not to be heard any more."""
+        core, version, received = self._core, word.version, word.received
+        if core.clock() >= core.lease_until():
+            return
+        self._counters["registers"] += len(word.registers)
+        carry_out, changed_since, now = core.registry.carry_out, self._roster.changed_since, core.cluster_time()
+        for tag, host, port, record, claim in word.registers:
+            done = partial(self._settled, tag)
+            if changed_since(record.aor[len("sip:") :], version):
+                done(None)  # the next challenge is answered by what is known then
+            else:
+                carry_out((tag, (host, port)), record.aor, record, claim, now, received, done)
+        core.register_served()
+
+    def _settled(self, tag: str, verdict: Verdict) -> None:
+        self._verdicts.append((tag, pack(verdict)))
+        if self._flushing is None:
+            self._flushing = self._reactor.callLater(0, self._tell_verdicts)
+
+    def _tell_verdicts(self) -> None:
+        if self._flushing is not None and self._flushing.active():
+            self._flushing.cancel()
+        self._flushing = None
+        if self._verdicts:
+            verdicts, self._verdicts = self._verdicts, []
+            self.send(Verdicts(self._core.lease_until(), verdicts))
+            self._link.flush()
+
+    def _tell_accounts(self, after: str) -> None:
+        """Tell all accounts, a page in each turn, and then let the worker read."""
+        self._telling = None
+        if self._link.waiting < AHEAD:
+            page, after = self._roster.page(after)
+            self.send(page)
+            if not after:
+                self.send(Read())
+                return
+        self._telling = self._reactor.callLater(PAUSE, self._tell_accounts, after)
+
+    def _gone(self, why: str) -> None:
+        for call in (self._telling, self._flushing):
+            if call is not None and call.active():
+                call.cancel()
+        self.reading = False
+        for udp in self._sockets:
+            udp.read()
+        self._ended(why)

@@ -1,0 +1,124 @@
+"""A worker's front with the daemon's registry behind it, to be told what a registrar in one process is told."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any, get_args
+
+from sipha.nat.detection import Test
+from sipha.registrar.registry import Verdict
+from sipha.sip.flow import Address, Flow
+from sipha.sip.message import Response
+from sipha.workers.front import Front
+from sipha.workers.messages import (
+    Datagrams,
+    Failed,
+    Registers,
+    RegistrarSettings,
+    Settings,
+    Start,
+    Verdicts,
+    Word,
+    decode_order,
+    decode_word,
+    frame,
+    pack,
+    unpack,
+)
+from tests.registrar.conftest import FLOW, Site
+
+LISTENERS: tuple[Address, ...] = (FLOW.local, ("2001:db8::10", 5060))
+
+_NONCE = re.compile(rb'nonce="[^"]*"')
+_DATE = re.compile(rb"Date: [^\r]*")
+
+
+def masked(data: bytes) -> bytes:
+    """A message without what differs from one to the other that is the same else."""
+    return _DATE.sub(b"Date: now", _NONCE.sub(b'nonce="N"', data))
+
+
+class Socket:
+    """A worker's socket, which notes what is sent."""
+
+    def __init__(self, address: Address, sent: list[tuple[bytes, Flow]]) -> None:
+        self.address = address
+        self._sent = sent
+
+    def send(self, data: bytes, remote: Address) -> int:
+        self._sent.append((data, Flow("UDP", self.address, remote)))
+        return 0
+
+
+class WorkerSite(Site):
+    """A site whose datagrams a worker reads: what it says to the daemon goes over the wire, and so does the answer."""
+
+    def start(self, is_behind_nat: Callable[..., bool] = lambda _origin, _flow: False, **settings: Any) -> None:
+        """(Re)start daemon and worker."""
+        super().start(is_behind_nat, **settings)
+        self.said: list[Word] = []
+        self.verdicts: list[tuple[str, Any]] = []
+        self.held = False
+        mine = self.settings
+        self.worker_settings = Settings(
+            tuple(self.domains.all),
+            ("192.0.2.10",),
+            RegistrarSettings(mine.policy, mine.min_expires_policy, mine.expires_jitter, tuple(map(str, mine.edges))),
+            300,
+            get_args(Test),
+            (),
+            ("112",),
+        )
+        order = decode_order(frame(Start(LISTENERS, self.replica.term, 1 << 20, self.worker_settings))[4:])
+        assert isinstance(order, Start)
+        self.front = Front(order, self.replica, lambda: self.tokens, self._hear, lambda: self.replica.now)
+        self.front.use([Socket(address, self.sent) for address in LISTENERS])  # type: ignore[misc]
+        self.front.lease(self.replica.now + 1e9, ahead=0.0)
+
+    def receive(self, data: bytes, flow: Flow = FLOW) -> Response | None:
+        """Let a datagram come in; the response, if one was sent at once."""
+        before = len(self.sent)
+        self.front.datagrams_received([(data, flow)], 0.0, 0.0)
+        return None if len(self.sent) == before else self.last
+
+    def settle(self) -> None:
+        """Let the worker have the verdicts that it waits for."""
+        verdicts, self.verdicts = self.verdicts, []
+        order = decode_order(frame(Verdicts(1e12, verdicts))[4:])
+        assert isinstance(order, Verdicts)
+        for tag, verdict in order.verdicts:
+            self.front.registry.settle(tag, unpack(verdict))
+
+    def responses(self) -> Counter[int]:
+        """What was sent, by status, whoever sent it."""
+        counts = self.front.report().counts
+        reported = {int(name.partition("/")[2]): n for name, n in counts.items() if name.startswith("responses/")}
+        return self.registrar.responses + Counter(reported)
+
+    def _hear(self, word: Word) -> None:
+        word = decode_word(frame(word)[4:])
+        self.said.append(word)
+        if isinstance(word, Registers):
+            for tag, host, port, record, claim in word.registers:
+                self.registry.carry_out(
+                    (tag, (host, port)),
+                    record.aor,
+                    record,
+                    claim,
+                    self.replica.now,
+                    word.received,
+                    partial(self._note, tag),
+                )
+            if not self.held:
+                self.settle()
+        elif isinstance(word, Datagrams):
+            for data, index, host, port in word.datagrams:
+                super().receive(data, Flow("UDP", LISTENERS[index], (host, port)))
+        else:
+            assert isinstance(word, Failed)
+
+    def _note(self, tag: str, verdict: Verdict) -> None:
+        self.verdicts.append((tag, pack(verdict)))
