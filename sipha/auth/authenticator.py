@@ -51,8 +51,8 @@ class Authenticated(NamedTuple):
 class Authenticator:
     """Challenges and verifies; keeps nothing but the window of nonce counts, which a new leader does without.
 
-    `tokens` returns the tokens under the log's current keys, or None while it holds no key. `nonce_lifetime` is in
-    seconds of cluster time. Nonces are numbered from `serial` on.
+    `tokens` returns the tokens under the log's current keys, or None while it holds no key. `window` is that of its
+    term's nonces, a new one if there is none yet. Nonces are numbered from `serial` on.
     """
 
     def __init__(
@@ -61,14 +61,13 @@ class Authenticator:
         tokens: Callable[[], Tokens | None],
         domains: Domains,
         *,
-        nonce_lifetime: int = 300,
-        window_capacity: int = 500_000,
+        window: NonceWindow | None = None,
         serial: int = 0,
     ) -> None:
         self._credentials = credentials
         self._tokens = tokens
         self._domains = domains
-        self._window = NonceWindow(nonce_lifetime, window_capacity)
+        self._window = NonceWindow() if window is None else window
         self._serial = serial
         self._ha2: dict[tuple[str, str, str], str] = {}
 

@@ -15,10 +15,11 @@ class NonceWindow:
     it the oldest nonces are forgotten and refused from then on, so that nothing is ever accepted twice.
     """
 
-    __slots__ = ("_capacity", "_seconds", "_size", "_valid_from", "lifetime")
+    __slots__ = ("_capacity", "_seconds", "_size", "_term", "_valid_from", "lifetime")
 
-    def __init__(self, lifetime: float, capacity: int = 500_000) -> None:
+    def __init__(self, lifetime: float = 300, capacity: int = 500_000) -> None:
         self.lifetime = lifetime
+        self._term = 0
         self._capacity = capacity
         # By the second in which the nonces were made: forgotten as a whole, never searched. The value is the highest
         # count, and below it a bit for each of the WIDTH counts up to it.
@@ -31,6 +32,13 @@ class NonceWindow:
     def __len__(self) -> int:
         """How many pairs of nonce and user are remembered."""
         return self._size
+
+    def begin(self, term: int) -> None:
+        """Be the window of the nonces of a term: what is known of them if it goes on, nothing if it is another one."""
+        if term != self._term:
+            self._term = term
+            self._seconds.clear()
+            self._size = self._valid_from = 0
 
     def is_valid(self, issued_at: int, now: float) -> bool:
         """Return True if a nonce made at `issued_at` may still be used."""

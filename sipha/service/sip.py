@@ -18,6 +18,7 @@ from sipha import config
 from sipha.admin.views import WorkersStatus
 from sipha.auth.authenticator import Authenticator
 from sipha.auth.domain import Domains
+from sipha.auth.window import NonceWindow
 from sipha.cluster.raft import clock as boottime
 from sipha.cluster.replica import Replica
 from sipha.errors import ConfigError
@@ -177,6 +178,7 @@ class SipService(Service):
         self._domains = domains
         self.askers: list[Callable[[Response, Flow], bool]] = []
         self.taps: list[Tap] = []
+        self.nonces = NonceWindow()
         self._keys = keys
         self._answers = answers
         self._endpoint: Endpoint | None = None
@@ -229,9 +231,9 @@ class SipService(Service):
         """Open the listeners, with nothing left over from an earlier leadership."""
         super().startService()
         settings, replica = self._config, self._replica
-        authenticator = Authenticator(
-            replica, self._keys.tokens, self._domains, nonce_lifetime=settings.registrar.nonce_lifetime
-        )
+        self.nonces.begin(replica.term)
+        authenticator = Authenticator(replica, self._keys.tokens, self._domains, window=self.nonces)
+        authenticator.let_nonces_live(settings.registrar.nonce_lifetime)
         layer = self._layer = TransactionLayer(self._timers, force_rport=make_force_rport(settings))
         overload = self._overload = Overload(self._overload_begins)
         overload.adopt(make_trust(settings), settings.sip.emergency_numbers)

@@ -48,6 +48,17 @@ def test_window_refuses_what_is_too_old_or_not_made_yet() -> None:
     assert not window.accept("m", "alice", 1, 1001, 1000.5)
 
 
+def test_window_remembers_the_counts_of_a_term_that_goes_on_and_no_other() -> None:
+    window = NonceWindow(300)
+    window.begin(7)
+    assert window.accept("n", "alice", 1, 1000, 1010)
+    window.begin(7)
+    assert not window.accept("n", "alice", 1, 1000, 1010)
+    window.begin(8)
+    assert len(window) == 0
+    assert window.accept("n", "alice", 1, 1000, 1010)
+
+
 def test_window_forgets_nonces_with_their_age() -> None:
     window = NonceWindow(300)
     for second in range(1000, 2000):

@@ -240,6 +240,18 @@ def test_addresses_that_are_lost_end_the_claim(alone: Alone) -> None:
     assert replica.last_word != secret
 
 
+def test_nonce_counts_stay_used_up_when_the_addresses_come_back_in_the_same_term(alone: Alone) -> None:
+    replica, sip = alone.node.replication.replica, alone.node.sip
+    alone.world.until(lambda: sip.listening)
+    term, now = replica.term, replica.cluster_time()
+    assert sip.nonces.accept("n", "alice", 1, int(now), now)
+    alone.node.address._lost("the guard is gone")
+    alone.world.until(lambda: not sip.listening)
+    alone.world.until(lambda: sip.listening)
+    assert replica.term == term
+    assert not sip.nonces.accept("n", "alice", 1, int(now), now)
+
+
 def test_addresses_that_another_tool_takes_away_count_until_they_are_back(alone: Alone) -> None:
     hosts = msgspec.structs.replace(
         alone.config.virtual_address, mode="external", addresses=(VirtualIp.parse("192.0.2.10"),)
