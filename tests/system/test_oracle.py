@@ -84,9 +84,23 @@ def befall(hosts: Hosts, fault: Fault, leader: SandboxNode) -> tuple[float, floa
     return befallen, mended
 
 
+def leader_that_stays(hosts: Hosts) -> SandboxNode:
+    """Wait until who leads is well: one that is unwell since the fault before hands leadership on soon."""
+    found: list[SandboxNode] = []
+
+    def leads_well() -> bool:
+        leader = hosts.wait_for_leader()
+        status = hosts.quick_status(leader)
+        found.append(leader)
+        return status is not None and status["leading"] and not any("is unwell" in alarm for alarm in status["alarms"])
+
+    wait_until(leads_well, "a leader that is well")
+    return found[-1]
+
+
 @pytest.mark.parametrize("fault", MOVING, ids=named)
 def test_addresses_move_and_are_never_at_two_nodes(hosts: Hosts, fault: Fault) -> None:
-    leader = hosts.wait_for_leader()
+    leader = leader_that_stays(hosts)
     with Capture(hosts.network, VIRTUAL) as capture:
         time.sleep(BETWEEN)
         befallen, mended = befall(hosts, fault, leader)
@@ -99,7 +113,7 @@ def test_addresses_move_and_are_never_at_two_nodes(hosts: Hosts, fault: Fault) -
 
 
 def test_nobody_has_the_addresses_when_all_are_cut_off(hosts: Hosts) -> None:
-    leader = hosts.wait_for_leader()
+    leader = leader_that_stays(hosts)
     with Capture(hosts.network, VIRTUAL) as capture:
         time.sleep(BETWEEN)
         cut_all_off(hosts, leader)
@@ -116,7 +130,7 @@ def test_nobody_has_the_addresses_when_all_are_cut_off(hosts: Hosts) -> None:
 
 
 def test_addresses_stay_when_a_follower_fails(hosts: Hosts) -> None:
-    leader = hosts.wait_for_leader()
+    leader = leader_that_stays(hosts)
     follower = next(node for node in hosts.nodes if node is not leader)
     with Capture(hosts.network, VIRTUAL) as capture:
         for fault in (cut_it_off, stop_daemon, kill_both):
@@ -128,7 +142,7 @@ def test_addresses_stay_when_a_follower_fails(hosts: Hosts) -> None:
 
 @pytest.mark.parametrize("fault", STEPS, ids=named)
 def test_addresses_stay_when_the_leaders_wall_clock_is_set(hosts: Hosts, fault: Fault) -> None:
-    leader = hosts.wait_for_leader()
+    leader = leader_that_stays(hosts)
     with Capture(hosts.network, VIRTUAL) as capture:
         fault(hosts, leader)
         wait_until(lambda: abs(hosts.wall_clock(leader) - time.time()) > STEP - 60, "the clock to be another")

@@ -145,6 +145,8 @@ def test_sandbox_leaves_another_that_runs_alone(start: Start, tmp_path: Path) ->
     assert second.text == "sipha: something answers at http://127.0.0.11:8080 already; stop it first\n"
     assert len(first.nodes) == 3
     UserAgent("alice", SERVER).register().close()
+    first.process.terminate()
+    assert first.end() == 0
 
 
 def test_sandbox_leaves_no_node_behind_when_it_is_killed(start: Start, tmp_path: Path) -> None:
