@@ -33,7 +33,8 @@ class Variant:
     """A way to run sipha: what a 200 OK means there, how many nodes, and how they are configured.
 
     `launcher` are the words before a node's command: ("env", "PYTHONPATH=TREE") runs another tree, and with an
-    interpreter at its end another build. `cluster` and `sip` are TOML for the tables of these names.
+    interpreter at its end another build; whether it is `compiled` is seen from what the nodes say. `cluster` and `sip`
+    are TOML for the tables of these names.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Variant:
     durability: str = "fsync"
     tls: bool = True
     launcher: tuple[str, ...] = ()
+    compiled: bool = False
     cluster: str = ""
     sip: str = ""
 
@@ -55,6 +57,7 @@ COMPILED = replace(
     REPLICATED,
     name="sipha, compiled",
     launcher=("env", f"PYTHONPATH={Path(__file__).parents[1] / 'build' / 'compiled'}"),
+    compiled=True,
 )
 """As `make compiled` makes it."""
 VARIANTS = (REPLICATED, COMPILED, ALONE)
@@ -70,6 +73,7 @@ class Cluster:
     def __init__(self, variant: Variant, directory: Path, prefix: str) -> None:
         self.name = variant.name
         self.guarantee = variant.guarantee
+        self._compiled = variant.compiled
         self.sandbox = Sandbox(
             directory,
             prefix=prefix,
@@ -149,6 +153,9 @@ class Cluster:
     def _lead(self) -> None:
         """Find out who leads, and give the cores accordingly."""
         self.leader = self.sandbox.wait_for_leader(_LOADING)
+        version = self.sandbox.request(self.leader, "GET", "/v1/status")["version"]
+        if version.endswith("+compiled") is not self._compiled:
+            raise BenchError(f"{self.name} is to be {'' if self._compiled else 'not '}compiled, and is sipha {version}")
         self.followers = [node for node in self.sandbox.nodes if node is not self.leader]
         _tree(self.leader).pin(LEADER_CORE)
         for node in self.followers:

@@ -193,6 +193,7 @@ class Sandbox:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
+                cwd=node.directory,  # twistd looks there first: not for another sipha than we are told to run
                 start_new_session=True,
             )
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench.cluster import ALONE, REPLICATED, Cluster, Variant
-from bench.load import Load
+from bench.load import BenchError, Load
 
 USERS = 200
 
@@ -31,6 +32,16 @@ def test_variant_is_another_build_and_configuration(tmp_path: Path) -> None:
         made = tomllib.loads(node.configuration.read_text())
         assert made["cluster"].items() >= {"durability": "os", "plaintext": True, "max_batch": 7}.items()
         assert made["sip"].items() >= {"port": 5060, "receive_buffer": 1_000_000}.items()
+
+
+@pytest.mark.system
+def test_variant_that_isnt_what_it_says_is_found_out(tmp_path: Path) -> None:
+    cluster = Cluster(replace(ALONE, compiled=True), tmp_path, "127.0.93")
+    try:
+        with pytest.raises(BenchError, match="is to be compiled, and is sipha"):
+            cluster.start()
+    finally:
+        cluster.stop()
 
 
 @pytest.mark.system
