@@ -277,12 +277,11 @@ def test_shortened_record_does_what_its_register_does_or_nothing(
         time += elapsed
         while waiting and not waits:
             record, request = waiting.pop(0)
-            before = short.hash()
             (outcome,) = apply(short, record)
             if isinstance(outcome, Outdated):
                 assert isinstance(record, Refresh)
-                assert short.hash() == before
-                apply(whole)
+                apply(whole)  # an empty entry, whose time may let tombstones be forgotten
+                assert short.hash() == whole.hash()
                 (outcome,) = apply(short, request)
             assert apply(whole, request) == [outcome]
             assert (short.hash(), short.location.count) == (whole.hash(), whole.location.count)
