@@ -55,7 +55,7 @@ def refresh(request: Register, binding: Binding, moment: Moment) -> Binding | No
     seconds = asked(contact, moment.policy)
     if not seconds or contact.uri != binding.contact or contact.reg_id or request.wildcard:
         return None
-    return _binding(request, contact, seconds, moment, reg_id=0, contact_id=binding.contact_id)
+    return _bound(request, contact, seconds, moment, reg_id=0, contact_id=binding.contact_id)
 
 
 def first(request: Register, removed: int, moment: Moment) -> Binding | None:
@@ -70,7 +70,7 @@ def first(request: Register, removed: int, moment: Moment) -> Binding | None:
     if not seconds:
         return None
     reg_id = _reg_id(request, contact)
-    return _binding(request, contact, seconds, moment, reg_id=reg_id, contact_id=next(moment.contact_ids))
+    return _bound(request, contact, seconds, moment, reg_id=reg_id, contact_id=next(moment.contact_ids))
 
 
 def shortened(request: Register, binding: Binding) -> Refresh | None:
@@ -81,29 +81,15 @@ def shortened(request: Register, binding: Binding) -> Refresh | None:
     if contact.expires == 0 or contact.reg_id:
         return None
     # Whatever a later release adds to a binding is compared too, or is taken from the one that is there.
-    same = Binding(
-        request.aor,
-        contact.uri,
+    same = _binding(
+        request,
+        contact,
         binding.contact_id,
         binding.version,
         binding.expires_at,
-        request.call_id,
         binding.cseq,
-        contact.q,
-        contact.instance,
         0,
-        contact.params,
-        request.received,
-        request.socket,
-        request.flow,
-        request.path,
-        request.user_agent,
-        request.methods,
-        request.flags,
-        request.cflags,
-        request.attr,
         binding.last_modified,
-        request.kv_store,
     )
     if same != binding:
         return None
@@ -154,9 +140,7 @@ def register(request: Register, current: Sequence[Binding], removed: int, moment
             if request.cseq < removed and moment.schema < 2:
                 return STALE
             if seconds:
-                binding = _binding(
-                    request, contact, seconds, moment, reg_id=reg_id, contact_id=next(moment.contact_ids)
-                )
+                binding = _bound(request, contact, seconds, moment, reg_id=reg_id, contact_id=next(moment.contact_ids))
                 bindings.append(binding)
                 own.add(binding.contact_id)
             continue
@@ -167,7 +151,7 @@ def register(request: Register, current: Sequence[Binding], removed: int, moment
         if _is_stale(request, old) or (old.call_id != request.call_id and request.cseq <= removed):
             return STALE
         if seconds:
-            bindings[place] = _binding(request, contact, seconds, moment, reg_id=reg_id, contact_id=old.contact_id)
+            bindings[place] = _bound(request, contact, seconds, moment, reg_id=reg_id, contact_id=old.contact_id)
             own.add(old.contact_id)
         else:
             del bindings[place]
@@ -197,7 +181,7 @@ def bring(
     contact, reg_id = request.contacts[0], _reg_id(request, request.contacts[0])
     if request.cseq <= removed or find(current, contact.uri, contact.instance, reg_id) >= 0:
         return None
-    new = _binding(request, contact, seconds, moment, reg_id=reg_id, contact_id=next(moment.contact_ids))
+    new = _bound(request, contact, seconds, moment, reg_id=reg_id, contact_id=next(moment.contact_ids))
     binding = msgspec.structs.replace(new, expires_at=moment.time + seconds * 1000)
     if moment.policy.one_per_instance and _superseded((*current, binding), {old.contact_id for old in current}):
         return None
@@ -322,17 +306,32 @@ def _is_repeat(request: Register, contact: Contact, binding: Binding) -> bool:
     )
 
 
-def _binding(
+def _bound(
     request: Register, contact: Contact, seconds: int, moment: Moment, *, reg_id: int, contact_id: int
+) -> Binding:
+    """The binding that a REGISTER makes now, for as many seconds as it asks for."""
+    expires_at = moment.time + granted(seconds, contact.jitter, moment.policy) * 1000
+    return _binding(request, contact, contact_id, moment.version, expires_at, request.cseq, reg_id, moment.time)
+
+
+def _binding(  # noqa: PLR0917  those of a binding's fields that a REGISTER doesn't say, in their order
+    request: Register,
+    contact: Contact,
+    contact_id: int,
+    version: int,
+    expires_at: int,
+    cseq: int,
+    reg_id: int,
+    last_modified: int,
 ) -> Binding:
     return Binding(
         request.aor,
         contact.uri,
         contact_id,
-        moment.version,
-        moment.time + granted(seconds, contact.jitter, moment.policy) * 1000,
+        version,
+        expires_at,
         request.call_id,
-        request.cseq,
+        cseq,
         contact.q,
         contact.instance,
         reg_id,
@@ -346,7 +345,7 @@ def _binding(
         request.flags,
         request.cflags,
         request.attr,
-        moment.time,
+        last_modified,
         request.kv_store,
     )
 
