@@ -22,13 +22,18 @@ def requirements() -> list[str]:
 
 
 def extensions() -> list[Extension]:
-    """The modules in C, made of the source that is installed beside them."""
+    """The modules in C: those made of the source beside them, and the kernels, which are written in it."""
     from mypyc.build import mypycify  # noqa: PLC0415  it is here only then
 
     for former in Path("build").glob("lib.*"):  # what isn't named any more would be installed, too
         shutil.rmtree(former)
     paths = [name.replace(".", "/") + ".py" for name in CONFIGURATION["compiled"]["modules"].split()]
-    return mypycify(paths, group_name="sipha.compiled")
+    return [*mypycify(paths, group_name="sipha.compiled"), *kernels()]
+
+
+def kernels() -> list[Extension]:
+    """The modules that are written in C; each does what a function of the module that imports it does, too."""
+    return [Extension(name, [name.replace(".", "/") + ".c"]) for name in CONFIGURATION["compiled"]["kernels"].split()]
 
 
 setup(
