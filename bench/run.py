@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench import pings, table
-from bench.cluster import LEADER_CORE, OTHER_CORE, REPLICATED, VARIANTS, Cluster
+from bench.cluster import COMPILED, LEADER_CORE, OTHER_CORE, VARIANTS, Cluster
 from bench.kamailio import KamailioError
 from bench.load import HERE, BenchError, Load, Sample, Server
 from bench.log_runs import Bench as LogBench
@@ -94,8 +94,8 @@ class Bench:
 
 
 def overload(directory: Path, plan: Plan, result: Result, prefix: str) -> None:
-    """Offer sipha twice what it can serve, then kill all its nodes and have all phones register at once."""
-    cluster = Cluster(REPLICATED, directory, prefix)
+    """Offer sipha, compiled, twice what it can serve, then kill all its nodes and have all phones register at once."""
+    cluster = Cluster(COMPILED, directory, prefix)
     with _running([cluster]):
         load, users = Load(cluster), range(plan.phones)
         _progress(f"{plan.phones:,} phones")
