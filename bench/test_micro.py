@@ -84,7 +84,9 @@ class Site:
 
     def records(self, cseq: int) -> Sequence[Register]:
         """What a batch of phones proposes."""
-        prepared = [self.prepare(glance.read(self.datagram(number, cseq))).record for number in range(BATCH)]
+        prepared = [
+            self.prepare(glance.read(self.datagram(number, cseq), *FLOW.remote)).record for number in range(BATCH)
+        ]
         return [record for record in prepared if record is not None]
 
     def _apply(self, records: Iterator[PutAccount]) -> None:
@@ -116,7 +118,7 @@ def test_parser_parses_an_invite(benchmark: BenchmarkFixture) -> None:
 
 @pytest.mark.benchmark(group="parser")
 def test_registrar_reads_a_plain_register_at_a_glance(benchmark: BenchmarkFixture, site: Site) -> None:
-    plain = benchmark(glance.read, site.datagram())
+    plain = benchmark(glance.read, site.datagram(), *FLOW.remote)
     assert plain is not None
     assert plain.aor == f"sip:{user(0)}@{DOMAIN}"
 
@@ -132,7 +134,7 @@ def test_digest_parses_credentials(benchmark: BenchmarkFixture, site: Site) -> N
 
 @pytest.mark.benchmark(group="digest")
 def test_digest_computes_a_response(benchmark: BenchmarkFixture, site: Site) -> None:
-    credentials = glance.read(site.datagram()).credentials  # type: ignore[union-attr]
+    credentials = glance.read(site.datagram(), *FLOW.remote).credentials  # type: ignore[union-attr]
     assert credentials is not None
     stored = digest.ha1("MD5", user(0), DOMAIN, PASSWORD)
     asked = digest.ha2("MD5", "REGISTER", f"sip:{DOMAIN}")
@@ -151,7 +153,7 @@ def test_digest_computes_a_response(benchmark: BenchmarkFixture, site: Site) -> 
 
 @pytest.mark.benchmark(group="digest")
 def test_authenticator_verifies_credentials(benchmark: BenchmarkFixture, site: Site) -> None:
-    credentials = glance.read(site.datagram()).credentials  # type: ignore[union-attr]
+    credentials = glance.read(site.datagram(), *FLOW.remote).credentials  # type: ignore[union-attr]
     verified = benchmark(
         site.authenticator.verify_credentials,
         credentials,
@@ -166,7 +168,7 @@ def test_authenticator_verifies_credentials(benchmark: BenchmarkFixture, site: S
 
 @pytest.mark.benchmark(group="prepare")
 def test_registrar_prepares_a_plain_register(benchmark: BenchmarkFixture, site: Site) -> None:
-    prepared = benchmark(site.prepare, glance.read(site.datagram()))
+    prepared = benchmark(site.prepare, glance.read(site.datagram(), *FLOW.remote))
     assert prepared.record.aor == f"sip:{user(0)}@{DOMAIN}"
 
 
