@@ -58,7 +58,7 @@ LATEST = 1 << 62
 """No binding of a row expires as late, in ms of cluster time."""
 
 _lead = Struct(">QQQQ")
-_pack = _lead.pack
+_times = Struct(">QQ").pack
 _halves = Struct(">QQ").unpack
 _encode = msgspec.msgpack.Encoder().encode
 _Raw = msgspec.Raw
@@ -90,8 +90,7 @@ def load(data: bytes) -> tuple[Row, str, int]:
     earliest = min([binding.expires_at for binding in bindings])
     if not 0 <= earliest < LATEST:
         raise ValueError("a binding that expires in no time of a cluster")
-    high, low = _halves(blake2b(data, digest_size=16).digest())
-    return _pack(high, low, earliest, earliest // 1000) + data, bindings[0].aor, len(bindings)
+    return _row_of_data(data, earliest, earliest // 1000), bindings[0].aor, len(bindings)
 
 
 def bindings_of(row: Row) -> tuple[Binding, ...]:
@@ -128,5 +127,9 @@ def total(high: int, low: int) -> int:
 
 def _row_of(bindings: tuple[Binding, ...], earliest: int, bucket: int) -> Row:
     data = _encode(bindings)
-    high, low = _halves(blake2b(data, digest_size=16).digest())
-    return _pack(high, low, earliest, min(earliest // 1000, bucket)) + data
+    second = earliest // 1000
+    return _row_of_data(data, earliest, min(bucket, second))
+
+
+def _row_of_data(data: bytes, earliest: int, bucket: int) -> Row:
+    return blake2b(data, digest_size=16).digest() + _times(earliest, bucket) + data
