@@ -23,6 +23,7 @@ from sipha.state.location import Location
 from sipha.state.machine import Machine
 from sipha.state.outcomes import Invalid, Outcome, Outdated, Registered
 from sipha.state.row import LATEST, LEAD, Row, row_of
+from tests.cluster_sim.explore import explore
 from tests.kernels import kernel
 from tests.state.snapshots import taken
 from tests.state.test_changes import Witness
@@ -290,6 +291,16 @@ def test_refresh_is_told_while_that_is_wanted() -> None:
         machine.observer = observer = Witness(refreshes=True)
         machine.apply(2, encode(Batch(SCHEMA, 9, Policy(), (Refresh(AORS[0], 1, 2),))))
     assert observer.told == [(2, 9, [Refreshed(machine.location.bindings(AORS[0], 9)[0])])]
+
+
+@pytest.mark.parametrize("seed", [2, 5])
+def test_simulated_clusters_go_the_same_way_with_and_without_kernel(seed: int) -> None:
+    """All that is sent, stored and answered in them is part of the trace."""
+    found = []
+    for language in ("Python", "C"):
+        with written_in(language):
+            found.append(explore(seed))
+    assert (found[0].trace, found[0].failure) == (found[1].trace, found[1].failure)
 
 
 # Damage
