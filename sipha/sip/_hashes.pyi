@@ -1,0 +1,6 @@
+from collections.abc import Callable
+
+from sipha.sip.digest import Credentials
+
+def proves(ha1: str, method: str, credentials: Credentials, /) -> bool: ...
+def macs(key: bytes, /) -> Callable[[str], str]: ...
