@@ -32,11 +32,14 @@ class Challenge(NamedTuple):
     stale: bool
 
 
-class Verified(NamedTuple):
+class Verified:
     """The credentials are those of an account, but their nonce count has not been used up yet."""
 
-    account: Account
-    claim: Claim
+    __slots__ = ("account", "claim")
+
+    def __init__(self, account: Account, claim: Claim) -> None:
+        self.account = account
+        self.claim = claim
 
 
 class Authenticated(NamedTuple):
@@ -120,9 +123,9 @@ class Authenticator:
         offered = algorithm in domain.algorithms or stored in domain.algorithms
         if not offered or credentials.qop not in ("", QOP):
             return self.challenge(header, domain, now, term, stale=False)
-        nonce = self.tokens.read_nonce(credentials.nonce)
+        made_in, issued_at = self.tokens.read_nonce(credentials.nonce) or (None, 0)
         # Another leader's nonces are not ours to accept: only that leader knows which counts it has seen.
-        if nonce is None or nonce.term != term & 0xFFFFFFFF or not self._window.is_valid(nonce.issued_at, now):
+        if made_in != term & 0xFFFFFFFF or not self._window.is_valid(issued_at, now):
             return self.challenge(header, domain, now, term, stale=True)
         account = self._credentials.credential(credentials.username, domain.realm)
         known = None if account is None else account.ha1.get(stored)
@@ -130,7 +133,7 @@ class Authenticator:
         if not proves(known or "unknown", method, credentials) or account is None or not known:
             return self.challenge(header, domain, now, term, stale=False)
         count = credentials.nonce_count if credentials.qop else None
-        return Verified(account, Claim(credentials.nonce, credentials.username, count, nonce.issued_at))
+        return Verified(account, Claim(credentials.nonce, credentials.username, count, issued_at))
 
     def _is_target(self, uri: str, request: Request) -> bool:
         """True if a digest uri means the Request-URI, whose port and parameters phones leave out, or this server."""

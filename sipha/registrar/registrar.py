@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 from sipha.auth.authenticator import Authenticator, Challenge
 from sipha.auth.domain import Domains
@@ -26,13 +25,16 @@ from sipha.state.interfaces import ICredentials
 _KEYLESS = Tokens({255: bytes(32)})
 
 
-class _Answer(NamedTuple):
+class _Answer:
     """What the response to a REGISTER needs of it."""
 
-    key: Key
-    head: str
-    destination: Flow
-    received: float
+    __slots__ = ("destination", "head", "key", "received")
+
+    def __init__(self, key: Key, head: str, destination: Flow, received: float) -> None:
+        self.key = key
+        self.head = head
+        self.destination = destination
+        self.received = received
 
 
 class Registrar:

@@ -45,6 +45,15 @@ static const byte *bytes_of(PyObject *text, Py_ssize_t *size, PyObject **kept)
     return (const byte *)PyBytes_AS_STRING(*kept);
 }
 
+/* It takes as long wherever they differ, which is nobody's business. */
+static bool differ(const byte *given, const char *expected, Py_ssize_t size)
+{
+    byte differs = 0;
+    for (Py_ssize_t i = 0; i < size; i++)
+        differs |= given[i] ^ (byte)expected[i];
+    return differs != 0;
+}
+
 /* -- MD5 ---------------------------------------------------------------------------------------------------------- */
 
 #define MD5_HEX 32
@@ -195,17 +204,13 @@ static PyObject *proves(PyObject *Py_UNUSED(module), PyObject *const *args, Py_s
         return NULL;
     if (!PyUnicode_IS_COMPACT_ASCII(given[RESPONSE]) || PyUnicode_GET_LENGTH(given[RESPONSE]) != MD5_HEX)
         Py_RETURN_FALSE;
-    /* It takes as long for each response of that size: where it differs is nobody's business. */
-    const byte *response = PyUnicode_DATA(given[RESPONSE]);
-    byte differs = 0;
-    for (int i = 0; i < MD5_HEX; i++)
-        differs |= response[i] ^ (byte)expected[i];
-    return PyBool_FromLong(differs == 0);
+    return PyBool_FromLong(!differ(PyUnicode_DATA(given[RESPONSE]), expected, MD5_HEX));
 }
 
 /* -- BLAKE2s ------------------------------------------------------------------------------------------------------ */
 
 #define MAC 12 /* bytes, as in token.py */
+#define NONCE_HEAD 26 /* hexadecimal digits before the MAC, as in token.py */
 #define LONGEST_KEY 32
 
 typedef struct {
@@ -269,14 +274,16 @@ static void blake_block(State *state, const byte *block, uint64_t size, bool las
         state->words[i] ^= v[i] ^ v[i + 8];
 }
 
-static State blake(const Key *key, const byte *data, Py_ssize_t size)
+/* `bound` are the bytes of a Key. */
+static State blake(PyObject *bound, const byte *data, Py_ssize_t size)
 {
+    Key key;
+    memcpy(&key, PyBytes_AS_STRING(bound), sizeof(key));
     if (size == 0) {
-        State only = key->begun;
-        blake_block(&only, key->block, BLOCK, true);
-        return only;
+        blake_block(&key.begun, key.block, BLOCK, true);
+        return key.begun;
     }
-    State state = key->keyed;
+    State state = key.keyed;
     uint64_t done = BLOCK;
     for (; size > BLOCK; size -= BLOCK, data += BLOCK)
         blake_block(&state, data, done += BLOCK, false);
@@ -297,9 +304,7 @@ static PyObject *mac(PyObject *bound, PyObject *message)
     const byte *data = bytes_of(message, &size, &kept);
     if (data == NULL)
         return NULL;
-    Key key;
-    memcpy(&key, PyBytes_AS_STRING(bound), sizeof(key));
-    State state = blake(&key, data, size);
+    State state = blake(bound, data, size);
     Py_XDECREF(kept);
     PyObject *hex = PyUnicode_New(2 * MAC, 127);
     if (hex != NULL)
@@ -307,9 +312,46 @@ static PyObject *mac(PyObject *bound, PyObject *message)
     return hex;
 }
 
-static PyMethodDef BOUND = {"mac", mac, METH_O, "The MAC of a text, in hexadecimal digits."};
+/* A number of eight hexadecimal digits. */
+static unsigned long number(const byte *digits)
+{
+    unsigned long value = 0;
+    for (int i = 0; i < 8; i++)
+        value = value << 4 | (digits[i] <= '9' ? digits[i] - '0' : digits[i] - 'a' + 10);
+    return value;
+}
 
-static PyObject *macs(PyObject *Py_UNUSED(module), PyObject *key)
+/* As `number` reads them; whatever has our MAC has no others. */
+static bool are_digits(const byte *text, Py_ssize_t size)
+{
+    for (Py_ssize_t i = 0; i < size; i++)
+        if (!(text[i] >= '0' && text[i] <= '9') && !(text[i] >= 'a' && text[i] <= 'f'))
+            return false;
+    return true;
+}
+
+static PyObject *read_nonce(PyObject *bound, PyObject *nonce)
+{
+    if (!PyUnicode_CheckExact(nonce)) {
+        PyErr_SetString(PyExc_TypeError, "a text is needed");
+        return NULL;
+    }
+    if (!PyUnicode_IS_COMPACT_ASCII(nonce) || PyUnicode_GET_LENGTH(nonce) != NONCE_HEAD + 2 * MAC)
+        Py_RETURN_NONE;
+    const byte *text = PyUnicode_DATA(nonce);
+    char expected[2 * MAC];
+    State state = blake(bound, text, NONCE_HEAD);
+    to_hex(state.words, expected, sizeof(expected));
+    if (differ(text + NONCE_HEAD, expected, sizeof(expected)) || !are_digits(text, NONCE_HEAD))
+        Py_RETURN_NONE;
+    return Py_BuildValue("kk", number(text + 2), number(text + 10));
+}
+
+static PyMethodDef MAKE = {"mac", mac, METH_O, "The MAC of a text, in hexadecimal digits."};
+static PyMethodDef READ = {"read_nonce", read_nonce, METH_O, "The term and the time of a nonce, None if it isn't ours."};
+
+/* A function that has the bytes of a Key. */
+static PyObject *keyed(PyMethodDef *definition, PyObject *key)
 {
     if (!PyBytes_Check(key) || PyBytes_GET_SIZE(key) < 1 || PyBytes_GET_SIZE(key) > LONGEST_KEY) {
         PyErr_SetString(PyExc_ValueError, "a key of 1 to 32 bytes is needed");
@@ -325,10 +367,14 @@ static PyObject *macs(PyObject *Py_UNUSED(module), PyObject *key)
     PyObject *bound = PyBytes_FromStringAndSize((const char *)&made, sizeof(made));
     if (bound == NULL)
         return NULL;
-    PyObject *function = PyCFunction_New(&BOUND, bound);
+    PyObject *function = PyCFunction_New(definition, bound);
     Py_DECREF(bound);
     return function;
 }
+
+static PyObject *macs(PyObject *Py_UNUSED(module), PyObject *key) { return keyed(&MAKE, key); }
+
+static PyObject *nonces(PyObject *Py_UNUSED(module), PyObject *key) { return keyed(&READ, key); }
 
 /* -- the module --------------------------------------------------------------------------------------------------- */
 
@@ -336,6 +382,7 @@ static PyMethodDef METHODS[] = {
     {"proves", (PyCFunction)(void (*)(void))proves, METH_FASTCALL,
      "Return True if the response of these credentials for MD5 is that of who knows HA1."},
     {"macs", macs, METH_O, "Return what makes MACs under this key."},
+    {"nonces", nonces, METH_O, "Return what reads nonces whose MACs are made under this key."},
     {NULL, NULL, 0, NULL},
 };
 

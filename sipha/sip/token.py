@@ -32,11 +32,8 @@ NOBODY = bytes(4)
 """The user of a side of a dialog that is no phone of ours."""
 
 
-class Nonce(NamedTuple):
-    """What a nonce of ours says: the term and the cluster time (seconds) at which it was made."""
-
-    term: int
-    issued_at: int
+Nonce = tuple[int, int]
+"""What a nonce of ours says: the term and the cluster time (seconds) at which it was made."""
 
 
 class BranchToken(NamedTuple):
@@ -77,12 +74,13 @@ class RouteToken(NamedTuple):
 class _Subkeys:
     """The subkeys of one key of the log, each as what makes MACs under it; `name` is what its tokens begin with."""
 
-    __slots__ = ("branch", "name", "nonce", "ping", "route", "tag")
+    __slots__ = ("branch", "name", "nonce", "ping", "read_nonce", "route", "tag")
 
     def __init__(self, key_id: int, secret: bytes) -> None:
         self.name = f"{key_id:02x}"
         self.branch = _keyed(_subkey(secret, b"branch"))
         self.nonce = _macs(_subkey(secret, b"nonce"))
+        self.read_nonce = _nonces(_subkey(secret, b"nonce"))
         self.ping = _macs(_subkey(secret, b"ping"))
         self.route = _keyed(_subkey(secret, b"route"))
         self.tag = _macs(_subkey(secret, b"tag"))
@@ -109,11 +107,7 @@ class Tokens:
     def read_nonce(self, nonce: str) -> Nonce | None:
         """Return what a nonce says, or None if it isn't ours."""
         keys = self._keys_by_name.get(nonce[:2])
-        if keys is None or not nonce.isascii():
-            return None
-        if not hmac.compare_digest(keys.nonce(nonce[:_NONCE_HEAD]), nonce[_NONCE_HEAD:]):
-            return None
-        return Nonce(int(nonce[2:10], 16), int(nonce[10:18], 16))
+        return None if keys is None else keys.read_nonce(nonce)
 
     def tag(self, call_id: str, from_tag: str, cseq: int, branch: str) -> str:
         """Make the To tag of a stateless response: the same for each copy of a request (RFC 3261 §8.2.7)."""
@@ -232,15 +226,27 @@ def macs_by_hashlib(key: bytes) -> Callable[[str], str]:
     return mac
 
 
-def _maker() -> Callable[[bytes], Callable[[str], str]]:
+def nonces_by_hashlib(key: bytes) -> Callable[[str], Nonce | None]:
+    """Return what reads a nonce whose MAC is made under this key, and returns None if it isn't."""
+    mac = macs_by_hashlib(key)
+
+    def read(nonce: str) -> Nonce | None:
+        if not nonce.isascii() or not hmac.compare_digest(mac(nonce[:_NONCE_HEAD]), nonce[_NONCE_HEAD:]):
+            return None
+        return int(nonce[2:10], 16), int(nonce[10:18], 16)
+
+    return read
+
+
+def _makers() -> tuple[Callable[[bytes], Callable[[str], str]], Callable[[bytes], Callable[[str], Nonce | None]]]:
     try:
         from sipha.sip import _hashes  # noqa: PLC0415  if it has been built
     except ImportError:
-        return macs_by_hashlib
-    return _hashes.macs
+        return macs_by_hashlib, nonces_by_hashlib
+    return _hashes.macs, _hashes.nonces
 
 
-_macs = _maker()
+_macs, _nonces = _makers()
 
 
 def _mac(key: blake2s, data: bytes) -> bytes:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sipha.sip import digest
 from sipha.sip.digest import Credentials, proves_by_hashlib
-from sipha.sip.token import macs_by_hashlib
+from sipha.sip.token import Tokens, macs_by_hashlib, nonces_by_hashlib
 from tests.kernels import kernel
 
 VECTORS = json.loads((Path(__file__).parent / "digest_vectors.json").read_text())
@@ -69,6 +69,33 @@ def test_kernel_makes_the_macs_that_hashlib_makes_of_any_bytes(key: bytes, text:
     assert HASHES.macs(key)(text) == macs_by_hashlib(key)(text)
 
 
+@given(
+    key=st.binary(min_size=1, max_size=32),
+    head=st.text("0123456789abcdef", min_size=26, max_size=26),
+    place=st.integers(0, 60),
+    piece=texts,
+)
+def test_kernel_reads_the_nonces_that_hashlib_does(key: bytes, head: str, place: int, piece: str) -> None:
+    in_c, reference = HASHES.nonces(key), nonces_by_hashlib(key)
+    nonce = head + macs_by_hashlib(key)(head)
+    assert in_c(nonce) == reference(nonce) == (int(head[2:10], 16), int(head[10:18], 16))
+    for spoilt in (
+        piece, nonce[:place], nonce[place:], nonce[:place] + piece + nonce[place:], nonce + piece, nonce + "0",
+        nonce[:place] + piece[:1] + nonce[place + 1 :], nonce.upper(), nonce[:-1] + "é",
+    ):  # fmt: skip
+        assert in_c(spoilt) == reference(spoilt)
+
+
+def test_kernel_reads_the_nonces_of_tokens() -> None:
+    tokens = Tokens({7: b"k" * 32})
+    for term, now in ((0, 0), (1, 1000), (2**32 - 1, 2**32 - 1)):
+        nonce = tokens.nonce(term, now, 1)
+        assert tokens.read_nonce(nonce) == (term, now)
+        head = nonce[:26]
+        for key in (b"a", b"b"):
+            assert HASHES.nonces(b"a")(head + HASHES.macs(key)(head)) == ((term, now) if key == b"a" else None)
+
+
 def test_kernel_refuses_what_it_is_not_made_for() -> None:
     given_ = credentials("x")
     for arguments in ((), ("a", "b"), (b"a", "b", given_), ("a", b"b", given_), ("a", "b", list(given_))):
@@ -82,6 +109,10 @@ def test_kernel_refuses_what_it_is_not_made_for() -> None:
     for key in (b"", bytes(33), "key"):
         with pytest.raises(ValueError, match="key"):
             HASHES.macs(key)
+        with pytest.raises(ValueError, match="key"):
+            HASHES.nonces(key)
+    with pytest.raises(TypeError):
+        HASHES.nonces(b"key")(b"")
     with pytest.raises(TypeError):
         HASHES.macs(b"key")(b"")
     assert HASHES.proves("a", "b", credentials("\ud800" * 32)) is proves_by_hashlib(
@@ -105,6 +136,7 @@ def test_kernel_keeps_nothing_of_what_it_has_hashed() -> None:
         blocks.append(sys.getallocatedblocks())
         for _ in range(1000):
             HASHES.macs(key)("é")
+            HASHES.nonces(key)("a" * 26 + HASHES.macs(key)("a" * 26))
             mac("a")
             HASHES.proves("ä", "REGISTER", given_)
     assert list(map(sys.getrefcount, watched)) == before
