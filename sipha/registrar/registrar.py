@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 from sipha.auth.authenticator import Authenticator, Challenge
 from sipha.auth.domain import Domains
@@ -26,13 +25,16 @@ from sipha.state.interfaces import ICredentials
 _KEYLESS = Tokens({255: bytes(32)})
 
 
-class _Answer(NamedTuple):
+class _Answer:
     """What the response to a REGISTER needs of it."""
 
-    key: Key
-    head: str
-    destination: Flow
-    received: float
+    __slots__ = ("destination", "head", "key", "received")
+
+    def __init__(self, key: Key, head: str, destination: Flow, received: float) -> None:
+        self.key = key
+        self.head = head
+        self.destination = destination
+        self.received = received
 
 
 class Registrar:
@@ -112,18 +114,17 @@ class Registrar:
 
     def datagram_received(self, data: bytes, flow: Flow, now: float) -> bool:
         """Carry out a REGISTER that is plain as `request_received` does; False if that has to be given the message."""
-        plain = read(data)
-        head = None if plain is None else plain.head(flow)
-        origin = None if plain is None else plain.origin
-        if plain is None or head is None or origin is None:
+        remote = flow.remote
+        plain = read(data, *remote)
+        if plain is None:
             return False
-        tag = self._tag(head)
-        key = (tag, flow.remote)
+        tag = self._tag(plain.head)
+        key = (tag, remote)
         if self._registry.awaits(key):
             self.counters.requests += 1
             self.counters.absorbed += 1
             return True
-        answer = _Answer(key, f"{head}To: {plain.to};tag={tag}\r\n", flow, now)
+        answer = _Answer(key, f"{plain.head}To: {plain.to};tag={tag}\r\n", flow, now)
         time, term = self._cluster_time(), self._term()
         try:
             prepared = prepare_plain(
@@ -134,7 +135,7 @@ class Registrar:
                 authenticator=self._authenticator,
                 domains=self._domains,
                 settings=self._settings,
-                behind_nat=self._is_behind_nat(origin, flow),
+                behind_nat=self._is_behind_nat(plain.origin, flow),
             )
             if prepared is None:
                 return False

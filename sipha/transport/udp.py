@@ -192,25 +192,13 @@ class UdpSocket:
     def doRead(self) -> None:
         """Take DATAGRAMS_PER_WAKE datagrams or BYTES_PER_WAKE, and hand them over together (IReadDescriptor)."""
         datagrams: list[tuple[bytes, Flow]] = []
-        left = BYTES_PER_WAKE
-        emptied = False
-        local = self.address
-        receive = self._socket.recvfrom
+        error, left = 0, BYTES_PER_WAKE
         for _ in range(DATAGRAMS_PER_WAKE):
-            try:
-                data, peer = receive(_MAX_DATAGRAM)
-            except BlockingIOError:
-                emptied = True
+            error, left = _drain(self._socket, self.address, datagrams, DATAGRAMS_PER_WAKE, left)
+            if error in {0, errno.EAGAIN}:
                 break
-            except OSError:
-                self._read_errors()
-                continue
-            remote = peer if len(peer) == 2 else flow_address(peer[0], peer[1], peer[3])
-            datagrams.append((data, Flow("UDP", local, remote)))
-            left -= len(data)
-            if left <= 0:
-                break
-        if emptied and datagrams:
+            self._read_errors()
+        if error == errno.EAGAIN and datagrams:
             self._received(datagrams, 0.0, 0.0)
         elif datagrams:
             taken, room, *_ = self._memory()
@@ -275,3 +263,32 @@ class UdpSocket:
 
 
 classImplements(UdpSocket, IReadDescriptor)
+
+
+def drain_by_calls(
+    source: socket.socket, local: Address, datagrams: list[tuple[bytes, Flow]], most: int, left: int
+) -> tuple[int, int]:
+    """Take datagrams from a socket until there are `most`, or no bytes are `left`; an error ends it, too.
+
+    Return its number, or 0, and how many bytes are left.
+    """
+    while len(datagrams) < most and left > 0:
+        try:
+            data, peer = source.recvfrom(_MAX_DATAGRAM)
+        except OSError as error:
+            return error.errno or errno.EINVAL, left
+        remote = peer if len(peer) == 2 else flow_address(peer[0], peer[1], peer[3])
+        datagrams.append((data, Flow("UDP", local, remote)))
+        left -= len(data)
+    return 0, left
+
+
+def _drainer() -> Callable[[socket.socket, Address, list[tuple[bytes, Flow]], int, int], tuple[int, int]]:
+    try:
+        from sipha.transport._drain import drainer  # noqa: PLC0415  if it has been built
+    except ImportError:
+        return drain_by_calls
+    return drainer(Flow)
+
+
+_drain = _drainer()
