@@ -36,6 +36,8 @@ def destination(request: Request, flow: Flow) -> Flow:
 
 def contacts(bindings: Sequence[Binding], time: int) -> str:
     """The Contact lines that list bindings, with what remains of each at `time` (ms of cluster time)."""
+    if len(bindings) == 1:
+        return _contact(bindings[0], time)
     return "".join([_contact(binding, time) for binding in bindings])
 
 

@@ -242,7 +242,8 @@ class SipService(Service):
             layer,
             make_listeners(settings),
             # The timer at the end of the lease may be late, a look at the clock isn't.
-            may_send=replica.leading,
+            lease_until=replica.leading_until,
+            clock=boottime,
             before_sending=self._before_sending,
             tag=self._tag,
             bind=self._bind,
@@ -264,7 +265,7 @@ class SipService(Service):
             self._domains,
             cluster_time=replica.cluster_time,
             term=lambda: replica.term,
-            send=endpoint.send,
+            send=endpoint.send_all,
             overload=overload,
             settings=make_registrar_settings(settings.registrar),
             is_behind_nat=make_detection(settings),
