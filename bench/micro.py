@@ -55,13 +55,13 @@ class MemoryLog:
 
     def propose(self, record: Record, done: Done) -> None:
         """See ILog."""
-        self.propose_for(done, record, tell_each)
+        self.propose_all([(record, done)], tell_each)
 
-    def propose_for(self, waiting: Any, record: Record, tell: Tell) -> None:
+    def propose_all(self, records: Sequence[tuple[Record, Any]], tell: Tell) -> None:
         """See IBatchLog."""
         if not self._waiting:
             self._reactor.callLater(0, self.apply)
-        self._waiting.append((record, waiting, tell))
+        self._waiting += [(record, waiting, tell) for record, waiting in records]
 
     def apply(self) -> None:
         """Apply what waits."""
@@ -113,10 +113,11 @@ async def measure(reactor: Any, options: argparse.Namespace) -> None:
     tokens = Tokens({1: bytes(32)})
     domain = Domain(DOMAIN, DOMAIN, algorithms=("MD5",))
     domains = Domains([domain])
-    endpoint = Endpoint(reactor, TransactionLayer(), [Listener("UDP", "127.0.0.1", 0)])
     authenticator = Authenticator(log, lambda: tokens, domains)
+    registry = Registry(log, log, authenticator)
+    endpoint = Endpoint(reactor, TransactionLayer(), [Listener("UDP", "127.0.0.1", 0)], before_sending=registry.propose)
     registrar = Registrar(
-        Registry(log, log, authenticator),
+        registry,
         log,
         authenticator,
         domains,

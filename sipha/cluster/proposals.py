@@ -100,16 +100,18 @@ class Proposals:
         self._held = False
         self._fit = MAX_RECORDS  # records that make a batch, by the last one's size
 
-    def add(self, record: Record, waiting: Any, tell: Tell) -> None:
-        """Let a record wait for the next entry; refused at once if too many do."""
+    def add(self, records: Sequence[tuple[Record, Any]], tell: Tell) -> None:
+        """Let records wait for the next entry, each with what `tell` knows it by; refused at once if too many do."""
         deadline = self._clock() + DEADLINE
-        if self.count >= MAX_PROPOSALS:
-            tell([(waiting, QueueFull(f"{MAX_PROPOSALS} records wait for the log already"))])
-        elif self._waiting and deadline - self._waiting[0][3] > LONGEST_WAIT and not self._held:
-            tell([(waiting, QueueFull(f"others have waited for the log for {LONGEST_WAIT:g} s already"))])
+        if self._waiting and deadline - self._waiting[0][3] > LONGEST_WAIT and not self._held:
+            room, refusal = 0, QueueFull(f"others have waited for the log for {LONGEST_WAIT:g} s already")
         else:
-            self.count += 1
-            self._waiting.append((record, waiting, tell, deadline))
+            room = max(MAX_PROPOSALS - self.count, 0)
+            refusal = QueueFull(f"{MAX_PROPOSALS} records wait for the log already")
+        self._waiting += [(record, waiting, tell, deadline) for record, waiting in records[:room]]
+        self.count += min(len(records), room)
+        if len(records) > room:
+            tell([(waiting, refusal) for _, waiting in records[room:]])
 
     def add_internal(self, record: Record, done: Done) -> None:
         """As `add`, without a deadline and whatever else waits."""

@@ -121,7 +121,7 @@ class Replica:
         self._lease, self._raft = self._voter.lease, self._voter.raft
         self._proposals = Proposals(clock, self._encode, self._raft.append, self._shorten)
         self._forwarding = Forwarding(
-            clock, network.send, lambda record, done: self._propose_here(done, record, tell_each)
+            clock, network.send, lambda record, done: self._propose_here([(record, done)], tell_each)
         )
         self.membership = Membership(
             node, self._journal, self.machine, self._voter, self._propose_members, self._members_changed
@@ -212,22 +212,24 @@ class Replica:
 
         A node that doesn't lead hands the record to the one that does.
         """
-        self.propose_for(done, record, tell_each)
+        self.propose_all([(record, done)], tell_each)
 
-    def propose_for(self, waiting: Any, record: Record, tell: Tell) -> None:
-        """As `propose`, but `tell` gets each `waiting` with its outcome, all at once that come together."""
+    def propose_all(self, records: Sequence[tuple[Record, Any]], tell: Tell) -> None:
+        """As `propose`, for records each with what `tell` knows it by: that gets all at once that come together."""
         leader = self.leader
-        if leader is not None and leader != self.node and self._driver.running:
-            self._forwarding.forward(leader, record, lambda outcome: tell([(waiting, outcome)]))
-        else:
-            self._propose_here(waiting, record, tell)
+        if leader is None or leader == self.node or not self._driver.running:
+            self._propose_here(records, tell)
+            return
+        for record, waiting in records:
+            self._forwarding.forward(leader, record, _alone(tell, waiting))
 
-    def _propose_here(self, waiting: Any, record: Record, tell: Tell) -> None:
+    def _propose_here(self, records: Sequence[tuple[Record, Any]], tell: Tell) -> None:
         ready = self.leading() or (self._handover.under_way and self._raft.leads)
         if not ready or self._watch.misses_majority():
-            tell([(waiting, self._refusal())])
+            refusal = self._refusal()
+            tell([(waiting, refusal) for _, waiting in records])
         else:
-            self._proposals.add(record, waiting, tell)
+            self._proposals.add(records, tell)
             self._driver.kick()
 
     def cluster_time(self) -> float:
@@ -442,7 +444,7 @@ class Replica:
         self._handover.step(self._clock())
         if was_under_way and not self._handover.under_way and not self._raft.leads:
             for record, waiting, tell in self._proposals.take_waiting():  # the one who leads now can have them
-                self.propose_for(waiting, record, tell)
+                self.propose_all([(record, waiting)], tell)
 
     def _look_around(self) -> None:
         """Do what has time until the next tick."""
@@ -579,6 +581,11 @@ class Replica:
             self._proposals.refuse_all(
                 UnknownOutcome("no majority is known to have the record"), NoQuorum("no majority answers")
             )
+
+
+def _alone(tell: Tell, waiting: Any) -> Done:
+    """What tells `tell` of a single outcome."""
+    return lambda outcome: tell([(waiting, outcome)])
 
 
 classImplements(Replica, IBatchLog, ILocation, ICredentials)

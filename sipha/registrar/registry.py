@@ -80,8 +80,8 @@ class Registry:
     """Carries out REGISTERs by the log and the table.
 
     Stateless as RFC 3261 §8.2.7 allows: what waits for the log is remembered until it is answered, and a repeat after
-    that is answered from the bindings. `latencies` are the seconds, on `clock`, from when a REGISTER came to its 200
-    from the log.
+    that is answered from the bindings. Records are gathered until `propose`. `latencies` are the seconds, on `clock`,
+    from when a REGISTER came to its 200 from the log.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class Registry:
         self._settings = settings or RegistrarSettings()
         self._clock = clock
         self._pending: set[Key] = set()
+        self._gathered: list[tuple[Register, _Pending]] = []
 
     def adopt(self, settings: RegistrarSettings) -> None:
         """Decide by these from the next REGISTER on."""
@@ -146,7 +147,13 @@ class Registry:
         else:
             self.counters.proposed += 1
             self._pending.add(key)
-            self._log.propose_for((key, aor, received, answer, waiting), record, self._applied)
+            self._gathered.append((record, (key, aor, received, answer, waiting)))
+
+    def propose(self) -> None:
+        """Hand over to the log what was gathered since the last time: at the end of each turn of who carries out."""
+        if self._gathered:
+            gathered, self._gathered = self._gathered, []
+            self._log.propose_all(gathered, self._applied)
 
     def _applied(self, outcomes: list[tuple[_Pending, Outcome | Unavailable]]) -> None:
         """Say what became of records."""

@@ -108,6 +108,8 @@ class TransactionUser:
         self._askers = askers
         self._served: Callable[[str], None] | None = served
         self._catch_up = catch_up
+        self._hears_registers = False
+        self._asked_at = -1.0
 
     def event_received(self, event: Event, now: float) -> None:
         """Act on an event."""
@@ -123,7 +125,9 @@ class TransactionUser:
     def datagram_received(self, data: bytes, flow: Flow, now: float) -> bool:
         """Act on a datagram at once if it is a plain REGISTER or a plain request within a dialog; else return False."""
         if data.startswith(b"REGISTER "):
-            method, taken = "REGISTER", self._leading() and self._registrar.datagram_received(data, flow, now)
+            if now != self._asked_at:  # once for all that came together: the log, and who answers, ask for themselves
+                self._asked_at, self._hears_registers = now, self._leading()
+            method, taken = "REGISTER", self._hears_registers and self._registrar.datagram_received(data, flow, now)
         elif (plain := read(data)) and self._leading():
             self._catch_up(now)  # what came before is of the same call, perhaps
             method, taken = plain.method, self._proxy.plain_received(plain, flow, now)
@@ -446,7 +450,9 @@ class SipService(Service):
         )
 
     def _before_sending(self) -> None:
-        """Let the other nodes know of our calls: at once what must be known before anything is sent."""
+        """Let the log have this turn's REGISTERs, and the other nodes our calls: at once what they must know first."""
+        if self._registry is not None:
+            self._registry.propose()
         if self._shadows.urgent:
             self._share_shadows()
         elif self._shadows.waiting and self._sharing is None:

@@ -32,10 +32,10 @@ class ILog(Interface):
 class IBatchLog(ILog):
     """The replicated log, for who proposes many records."""
 
-    def propose_for(
-        waiting: Any, record: Record, tell: Callable[[list[tuple[Any, Outcome | Unavailable]]], None]
+    def propose_all(
+        records: Sequence[tuple[Record, Any]], tell: Callable[[list[tuple[Any, Outcome | Unavailable]]], None]
     ) -> None:
-        """As `propose`, but `tell` gets each `waiting` with its outcome, all at once that come together."""
+        """As `propose`, for records each with what `tell` knows it by: that gets all at once that come together."""
 
 
 class ILocation(Interface):

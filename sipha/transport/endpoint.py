@@ -39,6 +39,8 @@ ATTEMPTS_IN_USE = 20
 LONGEST_KEEPALIVE = 8
 """Bytes of the longest datagram that may be nothing but a keepalive."""
 
+_RESPONSE = b"SIP/2.0 "
+_FIRST_LETTER = ord("A")  # of a method: STUN begins with less
 _KEEPALIVE_CHARACTERS = b"\r\n\0 "
 _LAST_CONTROL = 0x1F
 
@@ -72,9 +74,10 @@ class Endpoint:
     `counters` counts by reason what was dropped or failed. Nothing is sent from `lease_until` on, by `clock`, which
     is read before every message. `tag` makes the To tag of a stateless error response. `bind` gives the listeners
     their sockets. `before_sending` is called in each turn once all events have been acted on. `intercept` is offered
-    each datagram before it is parsed, and says whether it has taken it. `overload` says what is refused when datagrams
-    wait too long. `taps` are told of each message. A UDP listener that is closed while the endpoint lives on is read
-    and sent from for `parting` seconds. `udp_changed` is called when `udp` has others than before.
+    each datagram that can't be a request before it is parsed, and says whether it has taken it. `overload` says what is
+    refused when datagrams wait too long. `taps` are told of each message. A UDP listener that is closed while the
+    endpoint lives on is read and sent from for `parting` seconds. `udp_changed` is called when `udp` has others than
+    before.
     """
 
     log: ClassVar = Logger()
@@ -389,7 +392,7 @@ class Endpoint:
             try:
                 if self.taps:
                     self._tell(data, flow, sent=False)
-                if intercept(data, flow):
+                if (data[0] < _FIRST_LETTER or data.startswith(_RESPONSE)) and intercept(data, flow):
                     continue
                 if judge is not None and (verdict := judge(data, flow, now)) is not Verdict.SERVED:
                     if verdict is Verdict.REFUSED:

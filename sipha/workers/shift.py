@@ -11,7 +11,7 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger, LogLevel
 
-from sipha.registrar.registry import IRegistry, Verdict
+from sipha.registrar.registry import Registry, Verdict
 from sipha.sip.flow import Flow
 from sipha.transport.udp import UdpSocket
 from sipha.workers.link import Link
@@ -60,7 +60,7 @@ class ICore(Protocol):
     """What a worker works for; times are of CLOCK_BOOTTIME, in seconds."""
 
     term: int
-    registry: IRegistry
+    registry: Registry
 
     def clock(self) -> float:
         """The time now."""
@@ -209,6 +209,7 @@ class Shift:
                 self._settled([(tag, None)])  # the next challenge is answered by what is known then
             else:
                 carry_out((tag, (host, port)), record.aor, record, claim, now, received, self._settled, tag)
+        core.registry.propose()
         core.register_served()
 
     def _settled(self, verdicts: list[tuple[str, Verdict]]) -> None:

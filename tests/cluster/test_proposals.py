@@ -41,7 +41,7 @@ class Log:
             self.add(RemoveBindings("x" * size), self.outcomes.append)
 
     def add(self, record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
-        self.proposals.add(record, done, tell_each)
+        self.proposals.add([(record, done)], tell_each)
 
     @property
     def kinds(self) -> set[Any]:
@@ -68,14 +68,14 @@ def test_proposer_of_many_hears_together_of_those_whose_outcomes_come_together(l
     first: list[list[tuple[int, Outcome | Unavailable]]] = []
     second: list[list[tuple[int, Outcome | Unavailable]]] = []
     for number in range(3):
-        log.proposals.add(RemoveBindings("x"), number, first.append)
-        log.proposals.add(RemoveBindings("x"), number, second.append)
+        log.proposals.add([(RemoveBindings("x"), number)], first.append)
+        log.proposals.add([(RemoveBindings("x"), number)], second.append)
     log.proposals.flush()
     log.entries[0][1]([Done(number) for number in range(6)])
     assert first == [[(0, Done(0)), (1, Done(2)), (2, Done(4))]]
     assert second == [[(0, Done(1)), (1, Done(3)), (2, Done(5))]]
-    log.proposals.add(RemoveBindings("x"), 3, first.append)
-    log.proposals.add(RemoveBindings("x"), 4, first.append)
+    log.proposals.add([(RemoveBindings("x"), 3)], first.append)
+    log.proposals.add([(RemoveBindings("x"), 4)], first.append)
     log.proposals.withdraw()
     assert [(number, type(refusal)) for number, refusal in first[1]] == [(3, NotLeader), (4, NotLeader)]
 
@@ -86,8 +86,8 @@ def test_failure_of_one_who_is_told_is_not_the_others(log: Log) -> None:
 
     told: list[object] = []
     log.add(RemoveBindings("x"), fail)
-    log.proposals.add(RemoveBindings("x"), None, fail)
-    log.proposals.add(RemoveBindings("x"), 1, told.append)
+    log.proposals.add([(RemoveBindings("x"), None)], fail)
+    log.proposals.add([(RemoveBindings("x"), 1)], told.append)
     log.propose(1)
     log.proposals.flush()
     log.entries[0][1]([Done(1)] * 4)
@@ -205,6 +205,17 @@ def test_queue_is_bounded(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     log.entries[0][1]([Done(0)] * 10)
     log.propose(1)
     assert len(log.outcomes) == 13
+
+
+def test_of_many_at_once_as_many_wait_as_there_is_room_for(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PROPOSALS", 10)
+    told: list[list[tuple[int, Outcome | Unavailable]]] = []
+    log.proposals.add([(RemoveBindings("x"), number) for number in range(12)], told.append)
+    assert [(number, type(refusal)) for number, refusal in told.pop()] == [(10, QueueFull), (11, QueueFull)]
+    assert log.proposals.count == 10
+    log.proposals.flush()
+    log.entries[0][1]([Done(0)] * 10)
+    assert told.pop() == [(number, Done(0)) for number in range(10)]
 
 
 def test_no_more_come_to_wait_while_others_have_waited_for_an_entry_too_long(log: Log) -> None:

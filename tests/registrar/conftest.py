@@ -51,10 +51,10 @@ class Replica:
         self._waiting: list[tuple[Record, Any, Tell]] = []
 
     def propose(self, record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
-        self.propose_for(done, record, tell_each)
+        self.propose_all([(record, done)], tell_each)
 
-    def propose_for(self, waiting: Any, record: Record, tell: Tell) -> None:
-        self._waiting.append((record, waiting, tell))
+    def propose_all(self, records: Sequence[tuple[Record, Any]], tell: Tell) -> None:
+        self._waiting += [(record, waiting, tell) for record, waiting in records]
         if not self.held:
             self.commit()
 
@@ -143,17 +143,22 @@ class Site:
         self.together.append(len(messages))
 
     def receive(self, data: bytes, flow: Flow = FLOW) -> Response | None:
-        """Let a datagram come in; the response, if one was sent at once."""
+        """Let a datagram come in alone; the response, if one was sent at once."""
         before = len(self.sent)
+        self.read(data, flow)
+        self.registry.propose()
+        if len(self.sent) == before:
+            return None
+        assert len(self.sent) == before + 1
+        return self.last
+
+    def read(self, data: bytes, flow: Flow = FLOW) -> None:
+        """Let a datagram come in, perhaps with others."""
         if not (self.glances and self.registrar.datagram_received(data, flow, self.replica.now)):
             request = parse(data)
             assert isinstance(request, Request)
             mark_received(request, flow)
             self.registrar.request_received(request, flow, self.replica.now)
-        if len(self.sent) == before:
-            return None
-        assert len(self.sent) == before + 1
-        return self.last
 
     @property
     def last(self) -> Response:

@@ -46,6 +46,21 @@ def test_registrar_counts_its_responses_and_measures_what_its_200_took(site: Sit
     assert (counts["0.0005"], counts["0.002"], counts["0.005"]) == (1, 1, 2)
 
 
+def test_registrar_proposes_together_what_one_turn_has_brought(site: Site, alice: Phone) -> None:
+    bob = Phone(site, "bob", flow=FLOW._replace(remote=("192.0.2.3", 5062)))
+    for phone in (alice, bob):
+        phone.register(phone.contact(port=5060))
+    entries = site.replica.entries
+    for phone in (alice, bob):
+        site.read(phone.message(phone.contact(port=5070)), phone.flow)
+        site.read(phone.last, phone.flow)
+    assert (site.replica.entries, site.registry.pending) == (entries, 2)
+    assert site.registrar.counters.absorbed == 2
+    site.registry.propose()
+    site.registry.propose()
+    assert (site.replica.entries, site.together[-1], site.registry.pending) == (entries + 1, 2, 0)
+
+
 def test_registrar_sends_together_what_it_has_to_say_of_one_entry(site: Site, alice: Phone) -> None:
     bob = Phone(site, "bob", flow=FLOW._replace(remote=("192.0.2.3", 5062)))
     for phone in (alice, bob):

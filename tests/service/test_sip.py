@@ -84,6 +84,6 @@ def test_registrar_is_offered_registers_and_the_proxy_what_is_plain_but_nothing_
     assert user.datagram_received(BYE, Flow("UDP", own, phone), 0.0)
     assert served == ["REGISTER"]
     leads = False
-    assert not user.datagram_received(REGISTER, Flow("UDP", own, phone), 0.0)
-    assert not user.datagram_received(BYE, Flow("UDP", own, phone), 0.0)
+    assert not user.datagram_received(REGISTER, Flow("UDP", own, phone), 0.1)
+    assert not user.datagram_received(BYE, Flow("UDP", own, phone), 0.1)
     assert taker.taken == ["all", "BYE", REGISTER, "all", "BYE"]

@@ -241,6 +241,13 @@ def test_datagram_that_is_taken_before_it_is_parsed_goes_no_further(node: Node) 
     assert not node.endpoint.counters["malformed"]
 
 
+def test_what_can_be_a_request_is_not_offered_to_who_takes_responses(node: Node) -> None:
+    node.intercepted = (b"SIP/2.0 ", b"S", b"O")
+    node.receive(b"SIP/2.0 200 OK\r\n\r\n", request(), request("SUBSCRIBE", branch="z9hG4bKb"))
+    assert statuses(node.answers()) == [200, 200]
+    assert not node.endpoint.counters["malformed"]
+
+
 def test_request_that_has_waited_too_long_is_answered_503_and_goes_no_further(node: Node) -> None:
     register = request("REGISTER")
     first, second, last = node.receive_late(register, register, request("BYE"))

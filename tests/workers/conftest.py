@@ -111,6 +111,7 @@ class WorkerSite(Site):
                     self._note,
                     tag,
                 )
+            self.registry.propose()
             if not self.held:
                 self.settle()
         elif isinstance(word, Datagrams):
