@@ -108,8 +108,6 @@ class TransactionUser:
         self._askers = askers
         self._served: Callable[[str], None] | None = served
         self._catch_up = catch_up
-        self._hears_registers = False
-        self._asked_at = -1.0
 
     def event_received(self, event: Event, now: float) -> None:
         """Act on an event."""
@@ -123,12 +121,13 @@ class TransactionUser:
             self._note_served(event.request.method, event.flow)
 
     def datagram_received(self, data: bytes, flow: Flow, now: float) -> bool:
-        """Act on a datagram at once if it is a plain REGISTER or a plain request within a dialog; else return False."""
+        """Act on a datagram at once if it is a plain REGISTER or a plain request within a dialog; else return False.
+
+        The endpoint asks only while the lease lasts.
+        """
         if data.startswith(b"REGISTER "):
-            if now != self._asked_at:  # once for all that came together: the log, and who answers, ask for themselves
-                self._asked_at, self._hears_registers = now, self._leading()
-            method, taken = "REGISTER", self._hears_registers and self._registrar.datagram_received(data, flow, now)
-        elif (plain := read(data)) and self._leading():
+            method, taken = "REGISTER", self._registrar.datagram_received(data, flow, now)
+        elif plain := read(data):
             self._catch_up(now)  # what came before is of the same call, perhaps
             method, taken = plain.method, self._proxy.plain_received(plain, flow, now)
         else:

@@ -134,7 +134,8 @@ class Endpoint:
     def start(self, user: ITransactionUser, shortcut: Shortcut | None = None) -> Deferred[bool]:
         """Open the listeners and hand events to `user`; fires with True once they are open, False if stopped first.
 
-        `shortcut` is offered each datagram before it is parsed, and acts at once on requests that need no transaction.
+        `shortcut` is offered each datagram before it is parsed, and acts at once on requests that need no transaction;
+        nothing of a turn that begins without a lease.
         An address in use is tried again until it is free. Another error closes what is open and fails with OSError.
         """
         self._user = user
@@ -382,7 +383,8 @@ class Endpoint:
         self._act(datagrams, self._overload.judge if self._overload.waited(age, fill) else None)
 
     def _act(self, datagrams: list[tuple[bytes, Flow]], judge: Judge | None) -> None:
-        now, intercept, shortcut = self._reactor.seconds(), self._intercept, self._shortcut
+        now, intercept = self._reactor.seconds(), self._intercept
+        shortcut = self._shortcut if self._clock() < self._lease_until() else _parse_all
         for data, flow in datagrams:
             if len(data) <= LONGEST_KEEPALIVE and is_keepalive(data):
                 self.counters["udp-keepalive"] += 1

@@ -816,6 +816,17 @@ class Ipv6LoopbackTests(LoopbackTests):
     host = "::1"
 
 
+def test_shortcut_is_offered_nothing_once_the_lease_has_ended(node: Node) -> None:
+    node.cut_short = b"REGISTER "
+    node.receive(request("REGISTER"))
+    assert not node.user.events
+    node.lease_until = 0.0
+    node.receive(request("REGISTER", branch="z9hG4bKb"))
+    [(event, _)] = node.user.events  # which the transaction user leaves alone
+    assert isinstance(event, RequestReceived)
+    assert event.request.method == "REGISTER"
+
+
 def test_shortcut_catches_up_with_what_came_before(node: Node) -> None:
     order: list[object] = []
 
