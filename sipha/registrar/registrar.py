@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
+
+from twisted.logger import Logger
 
 from sipha.auth.authenticator import Authenticator, Challenge
 from sipha.auth.domain import Domain, Domains
@@ -42,6 +44,8 @@ class Registrar:
     `wall_time` is for the Date header alone. Everything else goes by `cluster_time`, in seconds. `responses` are those
     sent, by status.
     """
+
+    log: ClassVar = Logger()
 
     def __init__(
         self,
@@ -163,12 +167,16 @@ class Registrar:
         date = self._date()
         messages = []
         for (answer, domain, extra), verdict in verdicts:
-            if isinstance(verdict, str):
-                self.responses[200] += 1
-                message = response.ok(answer.head, verdict, extra, date)
+            try:
+                if isinstance(verdict, str):
+                    message = response.ok(answer.head, verdict, extra, date)
+                    self.responses[200] += 1
+                else:
+                    message = self._refuse(answer, verdict) if verdict is not None else self._renew(answer, domain)
+            except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
+                self.log.failure("a mistake of ours in answering a REGISTER")
             else:
-                message = self._refuse(answer, verdict) if verdict is not None else self._renew(answer, domain)
-            messages.append((message, answer.destination))
+                messages.append((message, answer.destination))
         self._send(messages)
 
     def _renew(self, answer: _Answer, domain: Domain) -> bytes:
