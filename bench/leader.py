@@ -6,7 +6,8 @@ The followers are here too, as far as the leader can tell: they have on disk wha
 proposed, so many to an entry, and the next ones when all of the last have their outcome and the leader's own disk has
 the entry. What is counted is the leader's: the reactor's thread, from `propose` to the outcomes, with what the kernel
 does for it, and the thread that writes the log. It prints the least of the rounds, since whatever else the machine does
-only adds to it. To compare two trees, run them in turns, with PYTHONPATH.
+only adds to it. To compare two trees, run them in turns, with
+PYTHONSAFEPATH=1 PYTHONPATH=TREE:.
 """
 
 from __future__ import annotations

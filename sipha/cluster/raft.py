@@ -320,7 +320,7 @@ class Raft(SyncObj):
     def _owes_entries(self) -> bool:
         """Return True if a peer that can be sent to lacks entries that the log has."""
         first, last, next_index = self.first_index, self.last_index, self._SyncObj__raftNextIndex
-        return any([first < next_index[node] <= last for node in self._SyncObj__connectedNodes])
+        return any(first < next_index[node] <= last for node in self._SyncObj__connectedNodes)
 
     def _on_disks(self) -> int:
         """Return up to where a majority has the log on disk, of which the leader is one (Raft thesis §10.2.1)."""
