@@ -37,7 +37,7 @@ MAX_RECORD = MAX_COMMAND - 1024
 MAX_UNDER_WAY = 8
 """Entries that may wait for their majority."""
 
-FEW_UNDER_WAY = 3
+FEW_UNDER_WAY = 2
 """So many may, while what comes meanwhile makes the next one larger: an entry costs each node what 30 records do."""
 
 COMPANY = 0.002

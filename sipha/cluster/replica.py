@@ -480,7 +480,9 @@ class Replica:
 
     def _durable_risen(self) -> None:
         """More of the log is on disk: a follower says so, and that is all; for a leader more may be committed."""
-        self._driver.guard(self._voter.durable_risen, kick=self._raft.leads)
+        self._driver.guard(self._voter.durable_risen, kick=False)
+        if self._raft.leads and (self._raft.due or self._proposals.ready):
+            self._driver.kick()
 
     # Proposals
 

@@ -169,6 +169,7 @@ def outdated(log: Log) -> Log:
 
 def test_what_was_shortened_in_vain_is_proposed_in_full_before_all_others(outdated: Log) -> None:
     outdated.propose(1)
+    outdated.proposals.expire()
     outdated.proposals.flush()
     _, (first, settle), (second, _) = outdated.entries
     assert (first.records, second.records) == ((REMOVAL,), (RemoveBindings("x"),))
@@ -364,6 +365,8 @@ def test_own_record_of_the_cluster_has_an_entry_of_its_own(log: Log) -> None:
     log.propose(3)
     log.proposals.add_internal(RemoveBindings("barrier"), log.outcomes.append)
     log.propose(3)
+    log.proposals.flush()
+    log.now = 2 * module.COMPANY
     log.proposals.flush()
     assert [len(batch.records) for batch, _ in log.entries] == [3, 1, 3]
 
