@@ -49,6 +49,15 @@ def target_groups(bindings: Sequence[Binding], method: str) -> list[list[Target]
     return [[_target(binding) for binding in group] for _, group in groups]
 
 
+def only_target(bindings: Sequence[Binding]) -> Target | None:
+    """The target of the only binding, if it takes all methods and is reached directly where it registered from."""
+    if len(bindings) != 1:
+        return None
+    [binding] = bindings
+    target = None if binding.methods or binding.path or not binding.received else _target(binding)
+    return None if target is None or target.uri[:5].lower() == "sips:" else target
+
+
 def next_hop(target: Target, request: Request, hop: str, transport: ITransport) -> Flow | None:
     """The flow for a request to a target, or None if none leads there (§16.6 step 7).
 
@@ -58,7 +67,7 @@ def next_hop(target: Target, request: Request, hop: str, transport: ITransport) 
     if target.flow is not None:
         return None if secure and target.flow.transport not in _SECURE else target.flow
     if target.received and "Route" not in request.headers:
-        return _flow_of_binding(target, secure=secure, transport=transport)
+        return flow_of_binding(target, secure=secure, transport=transport)
     return flow_to(hop, secure=secure, transport=transport)
 
 
@@ -80,7 +89,7 @@ def flow_to(text: str, *, secure: bool, transport: ITransport) -> Flow | None:
     return transport.flow(name, address)
 
 
-def _flow_of_binding(target: Target, *, secure: bool, transport: ITransport) -> Flow | None:
+def flow_of_binding(target: Target, *, secure: bool, transport: ITransport) -> Flow | None:
     """The flow to a contact: where it registered from, unless its own address is as good.
 
     A contact whose host isn't the one that it registered from is behind NAT, or elsewhere by someone's wish to have our
