@@ -116,14 +116,14 @@ class Admission:
             return
         self._check_identities(received, caller, self._authenticate(received, domain))
 
-    def admit_caller(self, credentials: Credentials, domain: Domain, caller: str, method: str) -> None:
+    def admit_caller(self, credentials: Credentials, domain: Domain, caller: str, now: float, method: str) -> None:
         """Let a user of a domain pass by its credentials, or raise SipError: 403, or 407 with challenges.
 
         `caller` is the AOR that the request says it is from, and all that it claims. Its Request-URI is the uri of the
-        credentials.
+        credentials. `now` is the cluster time in seconds.
         """
         outcome = self._authenticator.authenticate_credentials(
-            credentials, domain, self._log.cluster_time(), self._term(), method=method, header="Proxy-Authorization"
+            credentials, domain, now, self._term(), method=method, header="Proxy-Authorization"
         )
         if self._ours.aor_of(_account(outcome).aor) != caller:
             raise SipError("an identity that is not the account's", status=403)

@@ -24,20 +24,21 @@ _NEVER = (*_ONCE, *NEVER, "Via", "Route", "Max-Breadth", "Timestamp")
 _PLAIN = re.compile(
     rf"INVITE (sip:[A-Za-z0-9\-_.+]++@[a-z0-9.\-]++{PORT}{PARAMS}) SIP/2\.0\r\n"
     rf"Via: SIP/2\.0/UDP ([A-Za-z0-9.\-]++){PORT}{PARAMS}\r\n"
-    rf'(?:(?:Max-Forwards: ([1-9][0-9]{{0,2}})|From: {NAME}<(sip:[^<>"\s]++)>;tag=({TOKEN})'
-    rf'|(To: ){NAME}<[A-Za-z][A-Za-z0-9+.\-]*+:[^<>"\s]++>|Call-ID: ([!-~]++)|CSeq: (0|[1-9][0-9]{{0,8}}) INVITE'
+    rf'(?:(?:Max-Forwards: ([1-9][0-9]{{0,2}})|(From: {NAME}<(sip:[^<>"\s]++)>;tag=({TOKEN}))'
+    rf'|(To: {NAME}<[A-Za-z][A-Za-z0-9+.\-]*+:[^<>"\s]++>)|(Call-ID: ([!-~]++))|(CSeq: (0|[1-9][0-9]{{0,8}}) INVITE)'
     r"|Proxy-Authorization: (Digest [^\r\n]*+)|Content-Length: ([0-9]{1,5})"
     rf"|(?!(?i:{'|'.join(_NEVER)}):)[A-Z][A-Za-z\-]++: [^\r\n]*+)\r\n)*\Z",
     re.ASCII,
 )
 _PARAMS_OF_VIA = 6  # the number of its group
-_COPIED = re.compile(r"(?<=\n)(?:From|To|Call-ID|CSeq): [^\r\n]*+\r\n")
+_COPIED = (8, 11, 12, 14)  # those of the lines that a response repeats
 
 
 class Invite(NamedTuple):
     """What a plain INVITE says: groups of the pattern, as they stand there; then the lines below its only Via.
 
-    `credentials` are those in `authorization`, which is the value of the only Proxy-Authorization.
+    `credentials` are those in `authorization`, which is the value of the only Proxy-Authorization. `copied` are the
+    lines that a response repeats, but for the Via.
     """
 
     uri: str
@@ -49,6 +50,7 @@ class Invite(NamedTuple):
     cseq: str
     authorization: str
     credentials: Credentials
+    copied: str
     rest: str
     body: bytes
 
@@ -63,8 +65,7 @@ class Invite(NamedTuple):
     def trying(self, via: Via) -> Response:
         """The 100 for it (§8.2.6.1)."""
         response = Response(100, "Trying")
-        copied = "".join(_COPIED.findall(self.rest))
-        response.defer(f"Via: {via}\r\n{copied}Content-Length: 0\r\n", {"Via": via})
+        response.defer(f"Via: {via}\r\n{self.copied}Content-Length: 0\r\n", {"Via": via})
         return response
 
     def forwarded(self, via: Via, own: Via, uri: str, record_routes: Iterable[str], breadth: int) -> Request:
@@ -95,12 +96,12 @@ def read(data: bytes) -> Invite | None:
     if match is None:
         return None
     (
-        uri, uri_port, uri_params, host, port, params, max_forwards, from_uri, from_tag, to, call_id, cseq,
-        authorization, content_length,
+        uri, uri_port, uri_params, host, port, params, max_forwards, from_, from_uri, from_tag, to, call_id_line,
+        call_id, cseq_line, cseq, authorization, content_length,
     ) = match.groups()  # fmt: skip
     # As many of those fields as there must be, and each is there: none came twice, of which the pattern knew one.
     if (
-        not (max_forwards and from_uri and to and call_id and cseq and authorization and content_length)
+        not (max_forwards and from_ and to and call_id and cseq and authorization and content_length)
         or len(_EACH.findall(text)) != len(_ONCE)
         or (uri_params and is_special(uri_params))
         or (uri_port and int(uri_port) > HIGHEST_PORT)
@@ -116,7 +117,21 @@ def read(data: bytes) -> Invite | None:
         return None
     if credentials is None or credentials.uri != uri:
         return None
+    lines = [*zip(map(match.start, _COPIED), (from_, to, call_id_line, cseq_line), strict=True)]
+    lines.sort()
+    copied = "".join([f"{line}\r\n" for _, line in lines])
     rest = text[match.end(_PARAMS_OF_VIA) + 2 :]
     return Invite(
-        uri, sender, max_forwards, from_uri, from_tag, call_id, cseq, authorization, credentials, rest, body[:size]
+        uri,
+        sender,
+        max_forwards,
+        from_uri,
+        from_tag,
+        call_id,
+        cseq,
+        authorization,
+        credentials,
+        copied,
+        rest,
+        body[:size],
     )

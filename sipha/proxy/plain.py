@@ -14,6 +14,7 @@ from sipha.proxy.interfaces import ITransport
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
 from sipha.sip.token import MAGIC_COOKIE, Tokens
+from sipha.sip.transaction import Key
 from sipha.sip.values import CSeq, Via
 
 TOKEN = r"[A-Za-z0-9\-.!%*_+`'~]++"  # noqa: S105 - the grammar's word
@@ -75,7 +76,12 @@ class Sender(NamedTuple):
     def via(self, flow: Flow) -> Via:
         """The Via, marked with the flow that the request came by."""
         host, port = flow.remote
-        return Via("UDP", self.host, self.port, f"{self.before};rport={port}{self.after};received={host}")
+        params = f"{self.before};rport={port}{self.after};received={host}"
+        return Via("UDP", self.host, self.port, params, self.branch)
+
+    def key(self, method: str) -> Key:
+        """What `server_key` makes of the request, for a transaction begun with `method`."""
+        return self.branch, self.sent_by, method
 
     def identity(self, came: Flow, call_id: str, from_tag: str, cseq: str, goes: Flow) -> tuple[str, ...]:
         """What `forward.branch_identity` makes of a request that came by one flow and goes by another."""
@@ -150,7 +156,7 @@ class Plain(NamedTuple):
 def own_via(flow: Flow, branch: str, transport: ITransport) -> Via:
     """The Via of ours for what goes out by a flow."""
     host, _, port = transport.sent_by(flow).rpartition(":")
-    return Via(flow.transport, host, int(port), f";branch={branch}")
+    return Via(flow.transport, host, int(port), f";branch={branch}", branch)
 
 
 def read(data: bytes) -> Plain | None:

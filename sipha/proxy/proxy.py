@@ -162,7 +162,7 @@ class Proxy:
             return True
         request = plain.request(via)
         try:
-            server = self._layer.accept(request, flow, now)
+            server = self._layer.accept_as(plain.sender.key(plain.method), request, flow, flow, now)
         except SipError as error:
             self._layer.reply(self._refusal(request, flow, error), flow)
             return True
@@ -191,17 +191,17 @@ class Proxy:
             return False
         domain, caller = located
         via = invite.sender.via(flow)
-        request = invite.request(via)
+        request, at = invite.request(via), self._log.cluster_time()
         self.counters.requests += 1
         try:
-            self._admission.admit_caller(invite.credentials, domain, caller, "INVITE")
-            server = self._layer.accept(request, flow, now)
+            self._admission.admit_caller(invite.credentials, domain, caller, at, "INVITE")
+            server = self._layer.accept_as(invite.sender.key("INVITE"), request, flow, flow, now)
         except SipError as error:
             self._layer.reply(self._refusal(request, flow, error), flow)
             return True
         self._layer.respond(server, invite.trying(via), now)
         self.latencies.observe(self._clock() - now)
-        users, at = (tokens.user(caller), tokens.user(callee)), self._log.cluster_time()
+        users = tokens.user(caller), tokens.user(callee)
         dialog = tokens.route(invite.call_id, invite.from_tag, flow, out, users)
         identity = invite.sender.identity(flow, invite.call_id, invite.from_tag, invite.cseq, out)
         own = own_via(out, tokens.branch(identity, at, 1, 1, loop), self._transport)
@@ -219,7 +219,7 @@ class Proxy:
 
         It may be of a call that is taken over, or belongs to the transaction that `method` began.
         """
-        if self._shadows or self._layer.server((sender.branch, sender.sent_by, method)) is not None:
+        if self._shadows or self._layer.server(sender.key(method)) is not None:
             return None
         try:
             return self._authenticator.tokens

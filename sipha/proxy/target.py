@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -10,10 +11,13 @@ from sipha.errors import MalformedMessage, SipError
 from sipha.proxy.interfaces import ITransport
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
-from sipha.sip.uri import SipUri, parse_uri
+from sipha.sip.uri import SipUri, ip_literal, parse_uri
 from sipha.state.binding import Binding
 
 _SECURE = frozenset({"TLS", "WSS"})
+_HIGHEST_PORT = 65535
+# What most contacts are, and the registrar's own spelling of where a phone registered from.
+_USUAL = re.compile(r"sip:(?:[A-Za-z0-9\-_.+]++@)?([0-9.]++):([0-9]{1,5})(?:;transport=([a-z]++))?\Z")
 
 
 class Target(NamedTuple):
@@ -77,6 +81,9 @@ def flow_to(text: str, *, secure: bool, transport: ITransport) -> Flow | None:
     "if the Request-URI specifies a SIPS resource, the proxy MUST follow the procedures of [4] as if the input URI were
     a SIPS URI": `secure`.
     """
+    usual = _USUAL.match(text)
+    if usual is not None and not secure and (literal := ip_literal(usual[1])) and 0 < int(usual[2]) <= _HIGHEST_PORT:
+        return transport.flow((usual[3] or "udp").upper(), (literal, int(usual[2])))
     try:
         uri = parse_uri(text)
     except MalformedMessage:

@@ -123,6 +123,8 @@ class TransactionUser:
 
     def datagram_received(self, data: bytes, flow: Flow, now: float) -> bool:
         """Act on a datagram at once if it is a plain REGISTER, INVITE or request within a dialog; else return False."""
+        if data.startswith(b"SIP/2.0 "):
+            return False
         if data.startswith(b"REGISTER "):
             method, taken = "REGISTER", self._leading() and self._registrar.datagram_received(data, flow, now)
         elif (plain := read(data)) and self._leading():
