@@ -14,6 +14,7 @@ from typing import NamedTuple
 from sipha.errors import MalformedMessage
 from sipha.proxy.plain import HIGHEST_PORT, MAX_FORWARDS, NAME, NEVER, PARAMS, PORT, TOKEN, Sender, is_special
 from sipha.sip.digest import Credentials, parse_credentials
+from sipha.sip.headers import Headers
 from sipha.sip.message import Request, Response
 from sipha.sip.values import CSeq, Via
 
@@ -64,8 +65,8 @@ class Invite(NamedTuple):
 
     def trying(self, via: Via) -> Response:
         """The 100 for it (§8.2.6.1)."""
-        response = Response(100, "Trying")
-        response.defer(f"Via: {via}\r\n{self.copied}Content-Length: 0\r\n", {"Via": via})
+        response = Response(100, "Trying", Headers.unread({"Via": via}))
+        response.defer(f"Via: {via}\r\n{self.copied}Content-Length: 0\r\n")
         return response
 
     def forwarded(self, via: Via, own: Via, uri: str, record_routes: Iterable[str], breadth: int) -> Request:
@@ -81,8 +82,9 @@ class Invite(NamedTuple):
         return f"\r\n{self.rest}".replace(f"\r\nProxy-Authorization: {self.authorization}\r\n", "\r\n", 1)
 
     def _request(self, uri: str, via: Via, text: str) -> Request:
-        request = Request("INVITE", uri, (), self.body)
-        request.defer(text, {"Via": via, "CSeq": CSeq(int(self.cseq), "INVITE")})
+        read = {"Via": via, "CSeq": CSeq(int(self.cseq), "INVITE")}
+        request = Request("INVITE", uri, Headers.unread(read), self.body)
+        request.defer(text)
         return request
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from sipha.proxy.dialog import sides
 from sipha.proxy.interfaces import ITransport
 from sipha.sip.flow import Flow
+from sipha.sip.headers import Headers
 from sipha.sip.message import Request
 from sipha.sip.token import MAGIC_COOKIE, Tokens
 from sipha.sip.transaction import Key
@@ -113,9 +114,7 @@ class Plain(NamedTuple):
 
     def request(self, via: Via) -> Request:
         """The request as it comes out of the transaction layer, with its Via marked."""
-        request = Request(self.method, self.uri, (), self.body)
-        request.defer(f"Via: {via}\r\n{self.rest}", {"Via": via, "CSeq": CSeq(int(self.cseq), self.method)})
-        return request
+        return self._request(via, f"Via: {via}\r\n{self.rest}")
 
     def forward(
         self, via: Via, flow: Flow, tokens: Tokens, transport: ITransport, now: float
@@ -148,9 +147,13 @@ class Plain(NamedTuple):
         hops = f"\r\nMax-Forwards: {int(self.max_forwards) - 1}\r\n"
         rest = f"\r\n{self.rest}".replace(f"\r\nRoute: {self.route}\r\n", "\r\n", 1)
         rest = rest.replace(f"\r\nMax-Forwards: {self.max_forwards}\r\n", hops, 1)
-        request = Request(self.method, self.uri, (), self.body)
-        request.defer(f"Via: {own}\r\nVia: {via}{rest}", {"Via": own, "CSeq": CSeq(int(cseq), self.method)})
-        return request, out
+        return self._request(own, f"Via: {own}\r\nVia: {via}{rest}"), out
+
+    def _request(self, via: Via, text: str) -> Request:
+        read = {"Via": via, "CSeq": CSeq(int(self.cseq), self.method)}
+        request = Request(self.method, self.uri, Headers.unread(read), self.body)
+        request.defer(text)
+        return request
 
 
 def own_via(flow: Flow, branch: str, transport: ITransport) -> Via:

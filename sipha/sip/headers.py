@@ -94,6 +94,13 @@ class Headers:
             for name, value in fields:
                 self.add(name, value)
 
+    @classmethod
+    def unread(cls, remembered: dict[str, Any]) -> Headers:
+        """Header fields that wait for `read`: until then nothing can be asked for but what is `remembered`."""
+        headers = cls.__new__(cls)
+        headers.remembered = remembered
+        return headers
+
     def read(self, lines: list[str]) -> str | None:
         """Take the lines of a message (without their CRLF), which now belong here; say what is wrong, if anything."""
         # Most messages have headers that we know, spelt as in the RFC: the dictionary is made without a loop.

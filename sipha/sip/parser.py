@@ -275,9 +275,9 @@ def _plain_response(data: bytes, body_at: int) -> Response | None:
     if size > len(body):
         return None
     via = Via(transport, host, int(port) if port else None, params)
-    read: dict[str, object] = {"Via": via, "To": parse_name_addr(to), "CSeq": CSeq(int(number), method)}
-    response = Response(int(status), reason, (), body[:size])
-    response.defer(text[match.end(2) + 2 :], read)
+    read = {"Via": via, "To": parse_name_addr(to), "CSeq": CSeq(int(number), method)}
+    response = Response(int(status), reason, Headers.unread(read), body[:size])
+    response.defer(text[match.end(2) + 2 :])
     return response
 
 
