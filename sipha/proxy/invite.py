@@ -16,23 +16,23 @@ from sipha.proxy.plain import HIGHEST_PORT, MAX_FORWARDS, NAME, NEVER, PARAMS, P
 from sipha.sip.digest import Credentials, parse_credentials
 from sipha.sip.headers import Headers
 from sipha.sip.message import Request, Response
-from sipha.sip.values import CSeq, Via
+from sipha.sip.values import CSeq, Via, first
 
 _ONCE = ("Max-Forwards", "From", "To", "Call-ID", "CSeq", "Proxy-Authorization", "Content-Length")
-_EACH = re.compile(rf"\r\n(?:{'|'.join(_ONCE)}): ")
 # What forwarding, or the 100, depends on. All else that a phone may say goes on as it is.
 _NEVER = (*_ONCE, *NEVER, "Via", "Route", "Max-Breadth", "Timestamp")
 _PLAIN = re.compile(
     rf"INVITE (sip:[A-Za-z0-9\-_.+]++@[a-z0-9.\-]++{PORT}{PARAMS}) SIP/2\.0\r\n"
     rf"Via: SIP/2\.0/UDP ([A-Za-z0-9.\-]++){PORT}{PARAMS}\r\n"
-    rf'(?:(?:Max-Forwards: ([1-9][0-9]{{0,2}})|(From: {NAME}<(sip:[^<>"\s]++)>;tag=({TOKEN}))'
-    rf'|(To: {NAME}<[A-Za-z][A-Za-z0-9+.\-]*+:[^<>"\s]++>)|(Call-ID: ([!-~]++))|(CSeq: (0|[1-9][0-9]{{0,8}}) INVITE)'
-    r"|Proxy-Authorization: (Digest [^\r\n]*+)|Content-Length: ([0-9]{1,5})"
+    rf'(?:(?:Max-Forwards: {first(7)}([1-9][0-9]{{0,2}})|From: {first(8)}({NAME}<(sip:[^<>"\s]++)>;tag=({TOKEN}))'
+    rf'|To: {first(11)}({NAME}<[A-Za-z][A-Za-z0-9+.\-]*+:[^<>"\s]++>)|Call-ID: {first(12)}([!-~]++)'
+    rf"|CSeq: {first(13)}(0|[1-9][0-9]{{0,8}}) INVITE|Proxy-Authorization: {first(14)}(Digest [^\r\n]*+)"
+    rf"|Content-Length: {first(15)}([0-9]{{1,5}})"
     rf"|(?!(?i:{'|'.join(_NEVER)}):)[A-Z][A-Za-z\-]++: [^\r\n]*+)\r\n)*\Z",
     re.ASCII,
 )
 _PARAMS_OF_VIA = 6  # the number of its group
-_COPIED = (8, 11, 12, 14)  # those of the lines that a response repeats
+_COPIED = (8, 11, 12, 13)  # those of the fields that a response repeats
 
 
 class Invite(NamedTuple):
@@ -65,7 +65,7 @@ class Invite(NamedTuple):
 
     def trying(self, via: Via) -> Response:
         """The 100 for it (§8.2.6.1)."""
-        response = Response(100, "Trying", Headers.unread({"Via": via}))
+        response = Response(100, "Trying", Headers(unread={"Via": via}))
         response.defer(f"Via: {via}\r\n{self.copied}Content-Length: 0\r\n")
         return response
 
@@ -83,7 +83,7 @@ class Invite(NamedTuple):
 
     def _request(self, uri: str, via: Via, text: str) -> Request:
         read = {"Via": via, "CSeq": CSeq(int(self.cseq), "INVITE")}
-        request = Request("INVITE", uri, Headers.unread(read), self.body)
+        request = Request("INVITE", uri, Headers(unread=read), self.body)
         request.defer(text)
         return request
 
@@ -98,13 +98,11 @@ def read(data: bytes) -> Invite | None:
     if match is None:
         return None
     (
-        uri, uri_port, uri_params, host, port, params, max_forwards, from_, from_uri, from_tag, to, call_id_line,
-        call_id, cseq_line, cseq, authorization, content_length,
+        uri, uri_port, uri_params, host, port, params, max_forwards, from_, from_uri, from_tag, to, call_id, cseq,
+        authorization, content_length,
     ) = match.groups()  # fmt: skip
-    # As many of those fields as there must be, and each is there: none came twice, of which the pattern knew one.
     if (
         not (max_forwards and from_ and to and call_id and cseq and authorization and content_length)
-        or len(_EACH.findall(text)) != len(_ONCE)
         or (uri_params and is_special(uri_params))
         or (uri_port and int(uri_port) > HIGHEST_PORT)
         or int(max_forwards) > MAX_FORWARDS
@@ -119,21 +117,10 @@ def read(data: bytes) -> Invite | None:
         return None
     if credentials is None or credentials.uri != uri:
         return None
-    lines = [*zip(map(match.start, _COPIED), (from_, to, call_id_line, cseq_line), strict=True)]
-    lines.sort()
-    copied = "".join([f"{line}\r\n" for _, line in lines])
+    fields = f"From: {from_}\r\n", f"To: {to}\r\n", f"Call-ID: {call_id}\r\n", f"CSeq: {cseq} INVITE\r\n"
+    copied = "".join([field for _, field in sorted(zip(map(match.start, _COPIED), fields, strict=True))])
     rest = text[match.end(_PARAMS_OF_VIA) + 2 :]
     return Invite(
-        uri,
-        sender,
-        max_forwards,
-        from_uri,
-        from_tag,
-        call_id,
-        cseq,
-        authorization,
-        credentials,
-        copied,
-        rest,
+        uri, sender, max_forwards, from_uri, from_tag, call_id, cseq, authorization, credentials, copied, rest,
         body[:size],
-    )
+    )  # fmt: skip

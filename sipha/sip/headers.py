@@ -79,12 +79,16 @@ def canonical_name(name: str) -> str:
 class Headers:
     """The header fields of a message, in order; names match in any case, and in their compact form.
 
-    The lines are kept as they came, folds included, so that what we don't touch is forwarded byte for byte.
+    The lines are kept as they came, folds included, so that what we don't touch is forwarded byte for byte. If they are
+    `unread`, they come with `read`; until then nothing can be asked for but what is remembered, which is that.
     """
 
     __slots__ = ("_first", "_lines", "_names", "remembered")
 
-    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(self, fields: Iterable[tuple[str, str]] = (), *, unread: dict[str, Any] | None = None) -> None:
+        if unread is not None:
+            self.remembered = unread
+            return
         self._lines: list[str] = []
         self._names: list[str] = []  # of each line, canonical
         self._first: dict[str, str] = {}  # canonical name to the first field's value, perhaps with white space around
@@ -93,13 +97,6 @@ class Headers:
         if fields:
             for name, value in fields:
                 self.add(name, value)
-
-    @classmethod
-    def unread(cls, remembered: dict[str, Any]) -> Headers:
-        """Header fields that wait for `read`: until then nothing can be asked for but what is `remembered`."""
-        headers = cls.__new__(cls)
-        headers.remembered = remembered
-        return headers
 
     def read(self, lines: list[str]) -> str | None:
         """Take the lines of a message (without their CRLF), which now belong here; say what is wrong, if anything."""

@@ -211,6 +211,11 @@ class CSeq(NamedTuple):
         return f"{self.number} {self.method}"
 
 
+def first(group: int) -> str:
+    """The part of a pattern that fails if a group of this number has taken part before: what it begins comes once."""
+    return f"(?({group})(?!)|)"
+
+
 def parse_via(text: str, header: str = "Via") -> Via:
     """Parse a Via value, the first if there are more; MalformedMessage, which names `header`, if it is none."""
     match = _PLAIN_VIA.match(text) or _VIA.match(text)
