@@ -86,14 +86,13 @@ class Headers:
     __slots__ = ("_first", "_lines", "_names", "remembered")
 
     def __init__(self, fields: Iterable[tuple[str, str]] = (), *, unread: dict[str, Any] | None = None) -> None:
+        self.remembered: dict[str, Any] = {} if unread is None else unread
+        """What `parsed` made of the fields, by canonical name: to look at, not to change."""
         if unread is not None:
-            self.remembered = unread
             return
         self._lines: list[str] = []
         self._names: list[str] = []  # of each line, canonical
         self._first: dict[str, str] = {}  # canonical name to the first field's value, perhaps with white space around
-        self.remembered: dict[str, Any] = {}
-        """What `parsed` made of the fields, by canonical name: to look at, not to change."""
         if fields:
             for name, value in fields:
                 self.add(name, value)
