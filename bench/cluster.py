@@ -24,8 +24,6 @@ _ACCOUNTS_AT_ONCE = 1000
 _AGREEMENT = 10.0
 _LOADING = 300.0
 """Seconds in which all nodes on one machine have read a large table."""
-# The load's contacts look as if they were behind NAT, and the peers don't ping them either.
-_QUIET = '[nat]\nping_scope = "none"'
 
 
 @dataclass(frozen=True)
@@ -53,14 +51,13 @@ ALONE = Variant(
     "sipha, one node in memory", "none: one kernel has it, nothing is synced", size=1, durability="os", tls=False
 )
 UNSYNCED = Variant('sipha, durability = "os"', "applied in one order, and in two kernels of three", durability="os")
-COMPILED = replace(
-    REPLICATED,
-    name="sipha, compiled",
-    launcher=("env", f"PYTHONPATH={Path(__file__).parents[1] / 'build' / 'compiled'}"),
-    compiled=True,
+_MADE = ("env", f"PYTHONPATH={Path(__file__).parents[1] / 'build' / 'compiled'}")
+COMPILED, COMPILED_ALONE = (
+    replace(variant, name=name, launcher=_MADE, compiled=True)
+    for variant, name in ((REPLICATED, "sipha, compiled"), (ALONE, "sipha, compiled, one node in memory"))
 )
-"""As `make compiled` makes it."""
-VARIANTS = (REPLICATED, COMPILED, ALONE)
+"""As `make compiled` makes it, and the Debian package has it."""
+VARIANTS = (REPLICATED, COMPILED, ALONE, COMPILED_ALONE)
 """What `make bench` measures beside the peers; another build or configuration is one more."""
 
 
@@ -81,7 +78,6 @@ class Cluster:
             tls=variant.tls,
             cluster="\n".join((f'durability = "{variant.durability}"', PATIENT, variant.cluster)),
             sip=variant.sip,
-            extra=_QUIET,
             launcher=variant.launcher,
         )
         self.target = self.sandbox.virtual_address
@@ -98,7 +94,8 @@ class Cluster:
             cluster_id = storage.identity.cluster_id
             storage.journal.close()
         file, voters = self.sandbox.directory / "snapshot", {node.name: node.address for node in nodes}
-        index = log_data.make_snapshot(file, cluster_id, bindings, voters, self.load_host if phones else "")
+        whose = (self.load_host, self.target) if phones else None
+        index = log_data.make_snapshot(file, cluster_id, bindings, voters, whose)
         for node in nodes:
             log_data.add_snapshot(node.data, node.name, file, index)
 

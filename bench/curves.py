@@ -8,9 +8,6 @@ Three nodes unless something else is said, under TLS, with fsync; cores are as i
 
 from __future__ import annotations
 
-import argparse
-import os
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,12 +18,11 @@ from typing import Any
 
 import msgspec
 
+from bench import command
 from bench.cluster import LEADER_CORE, OTHER_CORE, REPLICATED, Cluster
-from bench.load import HERE, BenchError, Load, Sample
+from bench.load import BenchError, Load, Sample
 from bench.noise import measure_noise
 from bench.result import describe_machine
-from bench.run import DIRECTORY
-from sipha.sandbox import SandboxError
 
 _NETWORK = 110
 
@@ -171,34 +167,20 @@ def _told(what: str, sample: Sample) -> Sample:
     return sample
 
 
-def main() -> int:
-    """Measure the curves; 1 if that could not be."""
-    parser = argparse.ArgumentParser(prog="bench.curves", description="Measure how the cost of a REGISTER grows.")
-    parser.add_argument("--quick", action="store_true", help="shorter, with smaller tables")
-    parser.add_argument("--directory", type=Path, default=DIRECTORY, help="where the data are meanwhile (%(default)s)")
-    parser.add_argument("--json", type=Path, default=HERE / "build" / "curves.json", help="where the figures go")
-    options = parser.parse_args()
-    if (os.cpu_count() or 1) <= OTHER_CORE:
-        print("bench: needs two cores, one for the leader and one for the load", file=sys.stderr)
-        return 1
-    os.sched_setaffinity(0, {OTHER_CORE})
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # all servers end with us
+def main() -> None:
+    """Measure the curves."""
+    options = command.options("bench.curves", "Measure how the cost of a REGISTER grows.", "curves.json")
     plan = QUICK if options.quick else Plan()
     curves = Curves(describe_machine(), plan)
-    try:
-        with tempfile.TemporaryDirectory(prefix="sipha-bench-", dir=options.directory) as directory:
-            bench = Bench(Path(directory), plan)
-            curves.windows = list(bench.windows())
-            curves.contacts = list(bench.contacts())
-            curves.nodes = list(bench.nodes())
-            curves.bindings = list(bench.bindings())
-            curves.shares = bench.shares
-    except (BenchError, SandboxError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
+    with command.scratch(options.directory) as directory:
+        bench = Bench(directory, plan)
+        curves.windows = list(bench.windows())
+        curves.contacts = list(bench.contacts())
+        curves.nodes = list(bench.nodes())
+        curves.bindings = list(bench.bindings())
+        curves.shares = bench.shares
     options.json.write_bytes(msgspec.json.format(msgspec.json.encode(curves), indent=1) + b"\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

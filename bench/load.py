@@ -105,15 +105,16 @@ class Load:
     ) -> Sample:
         """REGISTERs of users in turns or `shuffled`, `count` or for some seconds, at a rate or as many as go.
 
-        With `reuse` they have credentials of a challenge before; `port` is the contact's. A part of what was
-        acknowledged is looked for in all places that should have it; raises BenchError where it isn't.
+        With `reuse` they have credentials of a challenge before; `port` is the phones' and their contacts', so that
+        who registers again from it only refreshes. A part of what was acknowledged is looked for in all places that
+        should have it; raises BenchError where it isn't.
         """
         first_cseq, self._cseq = self._cseq, self._cseq + 1_000_000
         acknowledged = os.memfd_create("acknowledged")  # no disk, whose syncs are measured
         try:
             sample = self._run(
                 "regload",
-                *("-C", f"{self.server.load_host}:{port}", "-c", str(first_cseq)),
+                *("-C", f"{self.server.load_host}:{port}", "-P", str(port), "-c", str(first_cseq)),
                 *("-s", str(users.start), "-n", str(len(users)), "-N", str(count), "-D", f"{seconds:g}"),
                 *(offered(rate) if rate else ("-w", str(window or self.server.window))),
                 *(("-R",) if reuse else ()),

@@ -72,13 +72,16 @@ def add_snapshot(directory: Path, node: str, snapshot: Path, index: int) -> None
         storage.journal.close()
 
 
-def make_snapshot(file: Path, cluster_id: str, bindings: int, voters: Mapping[str, str], phones: str = "") -> int:
+def make_snapshot(
+    file: Path, cluster_id: str, bindings: int, voters: Mapping[str, str], phones: tuple[str, str] | None = None
+) -> int:
     """Write a snapshot of a cluster with so many bindings; return its index.
 
-    `phones` is the address of regload, if the bindings are those of its users, who have accounts then.
+    `phones` are the addresses of regload and of its server, if the bindings are those of its users, who have accounts
+    then.
     """
     pairs = [f"{name}={address}" for name, address in voters.items()]
-    whose = ["--phones", phones] if phones else []
+    whose = ["--phones", *phones] if phones else []
     command = [sys.executable, "-m", "bench.log_data", *whose, str(file), cluster_id, str(bindings), *pairs]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -87,8 +90,8 @@ def _batch(*records: Record, time: int = 0) -> bytes:
     return encode(Batch(SCHEMA, time, Policy(), records))
 
 
-def _user(number: int, host: str) -> tuple[Record, Record]:
-    """The account of a user of regload, and the REGISTER before the first that it sends."""
+def _user(number: int, host: str, server: str) -> tuple[Record, Record]:
+    """The account of a user of regload, and the REGISTER before the first that it sends to a server."""
     user = f"u{number:08}"
     contact = Contact(f"sip:{user}@{host}:5999;transport=udp", 3600)
     return (
@@ -98,8 +101,8 @@ def _user(number: int, host: str) -> tuple[Record, Record]:
             f"c{number:08}-0@ua.{DOMAIN}",
             0,
             (contact,),
-            received=f"sip:{host}:5999",
-            socket="udp:192.0.2.1:5060",
+            received=f"sip:{host}:5999;transport=udp",
+            socket=f"udp:{server}:5060",
             user_agent="regload/2",
         ),
     )
@@ -108,7 +111,9 @@ def _user(number: int, host: str) -> tuple[Record, Record]:
 def main() -> None:
     """Write a snapshot and print its index."""
     parser = argparse.ArgumentParser(prog="bench.log_data", description="Write a snapshot of many bindings.")
-    parser.add_argument("--phones", metavar="HOST", help="the bindings are those of regload's users at this address")
+    parser.add_argument(
+        "--phones", nargs=2, metavar=("HOST", "SERVER"), help="the bindings are those of regload's users there"
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("cluster_id")
     parser.add_argument("bindings", type=int)
@@ -122,7 +127,7 @@ def main() -> None:
     for first in range(0, bindings, _GROUP):
         numbers = range(first, min(first + _GROUP, bindings))
         records = [
-            one for number in numbers for one in (_user(number, phones) if phones else (record(number, bindings),))
+            one for number in numbers for one in (_user(number, *phones) if phones else (record(number, bindings),))
         ]
         machine.apply(machine.index + 1, _batch(*records, time=first * _REGISTERING // bindings))
     with options.file.open("wb") as out:

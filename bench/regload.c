@@ -16,6 +16,7 @@
  *  -i FILE     take the users (first column) from FILE
  *  -K PGID -k N  kill(-PGID, SIGKILL) after the N-th 200 (-K may be repeated)    -X CMD  run a command then
  *  -C IP:PORT  contact address                  -e EXPIRES
+ *  -P PORT     local port (any); phones that come from another one than before have moved, and don't only refresh
  */
 #include "sipload.h"
 
@@ -84,7 +85,7 @@ int main(int argc, char **argv) {
   long count = 10000, kill_at = 0;
   double seconds = 20, rate = 0;
   char *target = "127.0.0.1:5060", *out_file = NULL, *in_file = NULL, *command = NULL;
-  while ((option = getopt(argc, argv, "t:b:d:n:s:N:D:w:r:m:a:A:RT:xpc:So:i:K:k:X:C:e:")) > 0) switch (option) {
+  while ((option = getopt(argc, argv, "t:b:d:n:s:N:D:w:r:m:a:A:RT:xpc:So:i:K:k:X:C:e:P:")) > 0) switch (option) {
       case 't': target = optarg; break;
       case 'b': bind_host = optarg; break;
       case 'd': domain = optarg; break;
@@ -110,6 +111,7 @@ int main(int argc, char **argv) {
       case 'X': command = optarg; break;
       case 'C': contact = optarg; break;
       case 'e': expires = atoi(optarg); break;
+      case 'P': local_port = atoi(optarg); break;
       default: die("see the head of regload.c");
     }
   if (users < 1 || window < 1 || window > 0xffffff || strlen(domain) > 60) die("-n, -w or -d is out of range");
@@ -132,7 +134,7 @@ int main(int argc, char **argv) {
   snprintf(realm, sizeof realm, "%s", domain);
   snprintf(uri, sizeof uri, "sip:%s", domain);
 
-  int fd = udp_socket(bind_host, 0);
+  int fd = udp_socket(bind_host, local_port);
   struct sockaddr_in to = address(target, 5060), local;
   socklen_t size = sizeof local;
   getsockname(fd, (void *)&local, &size);

@@ -10,30 +10,20 @@ where another process was in the way.
 
 from __future__ import annotations
 
-import argparse
-import os
-import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench import pings, table
-from bench.cluster import LEADER_CORE, OTHER_CORE, REPLICATED, VARIANTS, Cluster
-from bench.kamailio import KamailioError
-from bench.load import HERE, BenchError, Load, Sample, Server
+from bench import command, pings, table
+from bench.cluster import COMPILED, LEADER_CORE, OTHER_CORE, VARIANTS, Cluster
+from bench.load import BenchError, Load, Sample, Server
 from bench.log_runs import Bench as LogBench
 from bench.log_runs import Plan as LogPlan
 from bench.noise import measure_noise
 from bench.peers import PEERS
-from bench.postgresql import DatabaseError
 from bench.result import CALL, CALLS, FIRST, HIGH, MOST, OVERLOAD, QUICK, STEADY, STORM, Plan, Result, describe_machine
-from sipha.sandbox import SandboxError
-
-DIRECTORY = Path("/var/tmp")
-"""On a disk: where /tmp is memory, a sync would cost nothing."""
 
 _IDLE = 2.0
 _NETWORK = 100
@@ -94,8 +84,8 @@ class Bench:
 
 
 def overload(directory: Path, plan: Plan, result: Result, prefix: str) -> None:
-    """Offer sipha twice what it can serve, then kill all its nodes and have all phones register at once."""
-    cluster = Cluster(REPLICATED, directory, prefix)
+    """Offer sipha, compiled, twice what it can serve, then kill all its nodes and have all phones register at once."""
+    cluster = Cluster(COMPILED, directory, prefix)
     with _running([cluster]):
         load, users = Load(cluster), range(plan.phones)
         _progress(f"{plan.phones:,} phones")
@@ -156,39 +146,23 @@ def make_servers(directory: Path) -> list[Server]:
     return [make(directory / f"{number}", f"127.0.{_NETWORK + number}") for number, make in enumerate(makers)]
 
 
-def main() -> int:
-    """Run the benchmark; 1 if it could not be."""
-    parser = argparse.ArgumentParser(prog="bench.run", description="Measure sipha beside its peers.")
-    parser.add_argument("--quick", action="store_true", help="shorter, with smaller tables")
-    parser.add_argument("--directory", type=Path, default=DIRECTORY, help="where the data are meanwhile (%(default)s)")
-    parser.add_argument("--json", type=Path, default=HERE / "build" / "bench.json", help="where the figures go")
-    options = parser.parse_args()
-    if (os.cpu_count() or 1) <= OTHER_CORE:
-        print("bench: needs two cores, one for who answers and one for the load", file=sys.stderr)
-        return 1
-    os.sched_setaffinity(0, {OTHER_CORE})
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # all servers end with us
+def main() -> None:
+    """Run the benchmark."""
+    options = command.options("bench.run", "Measure sipha beside its peers.", "bench.json")
     plan = QUICK if options.quick else Plan()
     result = Result(describe_machine(), plan)
-    try:
-        with tempfile.TemporaryDirectory(prefix="sipha-bench-", dir=options.directory) as name:
-            directory = Path(name)
-            directory.chmod(0o755)  # the database's user has to get through
-            servers = make_servers(directory)
-            with _running(servers):
-                bench = Bench(servers, plan, result, directory)
-                bench.prepare()
-                for number in range(plan.rounds):
-                    bench.round(number)
-            overload(directory / "overload", plan, result, f"127.0.{_NETWORK}")
-            measure_parts(directory, plan, result)
-    except (BenchError, SandboxError, KamailioError, DatabaseError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
+    with command.scratch(options.directory) as directory:
+        servers = make_servers(directory)
+        with _running(servers):
+            bench = Bench(servers, plan, result, directory)
+            bench.prepare()
+            for number in range(plan.rounds):
+                bench.round(number)
+        overload(directory / "overload", plan, result, f"127.0.{_NETWORK}")
+        measure_parts(directory, plan, result)
     result.write(options.json)
     print(table.text(result))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -10,6 +10,7 @@ cost to serve it.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -19,14 +20,20 @@ from zlib import crc32
 
 from sipha.sip.flow import Flow
 
-Priority = Literal["other", "first register", "register", "invite"]
-"""What may be refused: a first REGISTER has no credentials, so that to serve it means a challenge, and another one.
+Priority = Literal["other", "first register", "register", "invite", "urgent"]
+"""How urgent a datagram says that it is.
 
-Never refused are responses, what belongs to a dialog, ACK, CANCEL and emergency calls.
+A first REGISTER has no credentials, so that to serve it means a challenge, and another one. Urgent are responses, what
+belongs to a dialog, ACK, CANCEL and emergency calls: never refused, they are ignored beyond the SHARE of a host.
 """
 
-PATIENCE: dict[Priority, float] = {"other": 0.1, "first register": 0.2, "register": 0.3, "invite": 0.4}
+PATIENCE: dict[Priority, float] = {"other": 0.1, "first register": 0.2, "register": 0.3, "invite": 0.4, "urgent": 0.45}
 """The seconds that a request of each priority may wait."""
+
+SHARE, LEAST_SHARE = 4, 100
+"""Once urgent datagrams have waited too long, a host that is neither peer nor edge may have a quarter of what a second
+serves, or so many a second: nobody keeps phones waiting by saying of whatever he sends that it is urgent.
+"""
 
 T1 = 0.5
 """Seconds after which a phone sends its request again (RFC 3261 §17.1.1.1)."""
@@ -48,7 +55,8 @@ SPREAD, LONGEST_SPREAD = 8, 120
 QUIET = 10.0
 """Seconds without a refusal after which it is over."""
 
-_NEVER = (b"ACK ", b"BYE ", b"CANCEL ", b"INFO ", b"NOTIFY ", b"PRACK ", b"UPDATE ")
+_MOST_HOSTS = 65536
+_URGENT = (b"ACK ", b"BYE ", b"CANCEL ", b"INFO ", b"NOTIFY ", b"PRACK ", b"UPDATE ")
 _CREDENTIALS = re.compile(rb"\nAuthorization[ \t]*:", re.IGNORECASE)
 _TO_TAG = re.compile(rb"\nT(?:o)?[ \t]*:[^\r\n]*;[ \t]*tag[ \t]*=", re.IGNORECASE)
 _EMERGENCY = re.compile(rb"\n(?:Priority[ \t]*:[ \t]*emergency|Resource-Priority[ \t]*:[^\r\n]*esnet)", re.IGNORECASE)
@@ -88,6 +96,8 @@ class Overload:
         self._second, self._served, self._rate = -inf, 0, 0  # when it began, served in it, most served in one before
         self._back = -inf  # until when all that were refused would have been served
         self._credit = float(CREDIT)
+        self._urgent: Counter[str] = Counter()  # late, by host, in the second that began then
+        self._urgent_since = -inf
         self.adopt(lambda _: False, ())
 
     def adopt(self, trusts: Callable[[Flow], bool], emergency_numbers: Iterable[str]) -> None:
@@ -113,12 +123,13 @@ class Overload:
     def judge(self, data: bytes, flow: Flow, now: float) -> Verdict:
         """Decide on a datagram, once something is to be refused."""
         priority = priority_of(data)
-        if priority is not None and self.wait > PATIENCE[priority] and not self._is_spared(priority, data, flow):
+        if self.wait > PATIENCE[priority] and not self._is_spared(priority, data, flow, now):
             tally = self.tallies[priority]
             tally.late += 1
             if tally.late % LATE >= ADMITTED:
                 self._note(now)
-                if self._credit < 1:
+                # A final response would end a call, or mean nothing.
+                if priority == "urgent" or self._credit < 1:
                     tally.ignored += 1
                     return Verdict.IGNORED
                 self._credit -= 1
@@ -156,11 +167,21 @@ class Overload:
             self._back = min(max(self._back, now) + 1 / self._rate, now + LONGEST_SPREAD)
         return least + mark % int(min(max(self._back - now, SPREAD), LONGEST_SPREAD))
 
-    def _is_spared(self, priority: Priority, data: bytes, flow: Flow) -> bool:
+    def _is_spared(self, priority: Priority, data: bytes, flow: Flow, now: float) -> bool:
+        if priority == "urgent":
+            return self.trusts(flow) or not self._floods(flow.remote[0], now)
         if priority == "invite":
             return data.startswith(self._emergency)
         # What comes from our own address asks whether we still answer.
         return priority == "other" and data.startswith(b"OPTIONS ") and (flow.remote == flow.local or self.trusts(flow))
+
+    def _floods(self, host: str, now: float) -> bool:
+        """Count an urgent datagram that has waited too long; True if its host has had its share."""
+        if now - self._urgent_since >= 1.0 or len(self._urgent) > _MOST_HOSTS:
+            self._urgent_since = now
+            self._urgent.clear()
+        self._urgent[host] += 1
+        return self._urgent[host] > max(self._rate // SHARE, LEAST_SHARE)
 
     def _count(self, now: float) -> None:
         """Count a request that is served, to know how many are in a second."""
@@ -178,15 +199,15 @@ class Overload:
             self._begun(self.wait)
 
 
-def priority_of(data: bytes) -> Priority | None:
-    """The priority of a datagram, at a glance; None if it must not be refused."""
+def priority_of(data: bytes) -> Priority:
+    """The priority of a datagram, at a glance."""
     # "Implementations processing SIP messages over stream-oriented transports MUST ignore any CRLF appearing before
     # the start-line" (§7.5): the parser does so in datagrams, too.
     data = data.lstrip(b"\r\n")
     if data.startswith(b"REGISTER "):
         return "register" if _CREDENTIALS.search(data) else "first register"
-    if data.startswith(_NEVER) or data[:4].upper() == b"SIP/" or _TO_TAG.search(data) or _EMERGENCY.search(data):
-        return None
+    if data.startswith(_URGENT) or data[:4].upper() == b"SIP/" or _TO_TAG.search(data) or _EMERGENCY.search(data):
+        return "urgent"
     return "invite" if data.startswith(b"INVITE ") else "other"
 
 

@@ -59,5 +59,8 @@ def test_phones_refresh_the_bindings_that_were_loaded(variant: Variant, tmp_path
         status = cluster.sandbox.status(cluster.leader)
         assert status is not None
         assert (status["aors"], status["bindings"], status["accounts"]) == (USERS, USERS, USERS)
+        # A phone that had moved would be an event, and a row of the history: more than a refresh is.
+        history = cluster.sandbox.request(cluster.leader, "GET", f"/v1/history/sip:u00000000@{cluster.sandbox.domain}")
+        assert {event["kind"] for event in history["events"]} <= {"gap"}
     finally:
         cluster.stop()

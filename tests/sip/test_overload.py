@@ -9,9 +9,11 @@ from sipha.sip.message import Request, Response, mark_received, response_to
 from sipha.sip.overload import (
     ADMITTED,
     LATE,
+    LEAST_SHARE,
     LONGEST_SPREAD,
     PATIENCE,
     QUIET,
+    SHARE,
     SPREAD,
     T1,
     Overload,
@@ -51,23 +53,23 @@ def serves(overload: Overload, data: bytes, flow: Flow = PHONE) -> bool:
         (KNOWN, "register"),
         (KNOWN.replace(b"Authorization:", b"authorization :"), "register"),
         (request("INVITE"), "invite"),
-        (request("INVITE", to_tag=";tag=2"), None),
-        (request("INVITE", to_tag="; TAG = 2").replace(b"To: ", b"t:"), None),
-        (request("INVITE", more="\r\nPriority: emergency"), None),
-        (request("INVITE", more="\r\nResource-Priority: esnet.1"), None),
+        (request("INVITE", to_tag=";tag=2"), "urgent"),
+        (request("INVITE", to_tag="; TAG = 2").replace(b"To: ", b"t:"), "urgent"),
+        (request("INVITE", more="\r\nPriority: emergency"), "urgent"),
+        (request("INVITE", more="\r\nResource-Priority: esnet.1"), "urgent"),
         (request("SUBSCRIBE"), "other"),
-        (request("SUBSCRIBE", to_tag=";tag=2"), None),
+        (request("SUBSCRIBE", to_tag=";tag=2"), "urgent"),
         (request("OPTIONS"), "other"),
         (request("NEW"), "other"),
-        *((request(method), None) for method in ("ACK", "BYE", "CANCEL", "INFO", "NOTIFY", "PRACK", "UPDATE")),
-        (b"SIP/2.0 200 OK\r\n\r\n", None),
-        (b"sip/2.0 200 OK\r\n\r\n", None),
-        (b"\r\n\r\nSIP/2.0 200 OK\r\n\r\n", None),
-        (b"\r\n" + request("ACK"), None),
+        *((request(method), "urgent") for method in ("ACK", "BYE", "CANCEL", "INFO", "NOTIFY", "PRACK", "UPDATE")),
+        (b"SIP/2.0 200 OK\r\n\r\n", "urgent"),
+        (b"sip/2.0 200 OK\r\n\r\n", "urgent"),
+        (b"\r\n\r\nSIP/2.0 200 OK\r\n\r\n", "urgent"),
+        (b"\r\n" + request("ACK"), "urgent"),
         (b"\r\n" + KNOWN, "register"),
     ],
 )
-def test_datagram_has_a_priority_at_a_glance(data: bytes, priority: Priority | None) -> None:
+def test_datagram_has_a_priority_at_a_glance(data: bytes, priority: Priority) -> None:
     assert priority_of(data) == priority
 
 
@@ -75,11 +77,12 @@ def test_least_urgent_requests_are_refused_first() -> None:
     overload = Overload()
     assert list(PATIENCE.values()) == sorted(PATIENCE.values())
     assert all(wait < T1 for wait in PATIENCE.values())
-    datagrams = dict(zip(PATIENCE, (request("OPTIONS"), REGISTER, KNOWN, request("INVITE")), strict=True))
+    datagrams = dict(zip(PATIENCE, (request("OPTIONS"), REGISTER, KNOWN, request("INVITE")), strict=False))
+    assert PATIENCE.keys() - datagrams.keys() == {"urgent"}
     for wait in PATIENCE.values():
         assert overload.waited(wait + 0.001, 0.0)
         refused = {name for name, data in datagrams.items() if not serves(overload, data)}
-        assert refused == {name for name, other in PATIENCE.items() if other <= wait}
+        assert refused == {name for name in datagrams if PATIENCE[name] <= wait}
         assert serves(overload, request("BYE"))
 
 
@@ -114,6 +117,42 @@ def test_peer_that_asks_whether_we_live_is_answered_and_so_are_we_ourselves() ->
         assert serves(overload, request("OPTIONS"), flow)
         assert not serves(overload, request("SUBSCRIBE"), flow)
         assert not serves(overload, request("INVITE"), flow)
+
+
+def urgent(count: int, *, wait: float = 10.0, trusted: bool = False, now: float = 0.0) -> Overload:
+    """What has judged so many urgent datagrams of a phone."""
+    overload = Overload()
+    overload.adopt(lambda _: trusted, ())
+    overload.waited(wait, 0.0)
+    for _ in range(count):
+        overload.judge(request("BYE"), PHONE, now)
+    return overload
+
+
+def test_host_that_says_all_is_urgent_is_ignored_beyond_its_share() -> None:
+    overload = urgent(2 * LATE)
+    tally = overload.tallies["urgent"]
+    assert tally.refused == 0
+    assert tally.ignored == pytest.approx((2 * LATE - LEAST_SHARE) * (1 - ADMITTED / LATE), abs=ADMITTED)
+    assert overload.lasts(0.0)
+    assert overload.judge(request("BYE"), PHONE, 0.0) is Verdict.IGNORED
+    other = PHONE._replace(remote=("192.0.2.2", 40000))
+    assert serves(overload, request("BYE"), other)
+    assert serves(urgent(2 * LATE, trusted=True), request("BYE"))
+    assert serves(urgent(2 * LATE, wait=PATIENCE["urgent"]), request("BYE"))
+
+
+def test_share_of_a_host_is_that_of_a_second_and_of_what_is_served_in_one() -> None:
+    overload = urgent(LEAST_SHARE + ADMITTED + 1)
+    assert overload.judge(request("BYE"), PHONE, 0.9) is Verdict.IGNORED
+    assert overload.judge(request("BYE"), PHONE, 1.0) is Verdict.SERVED
+    busy = Overload()
+    busy.waited(0.2, 0.0)
+    for number in range(8001):
+        busy.judge(KNOWN, PHONE, number / 4000)
+    busy.waited(10.0, 0.0)
+    verdicts = [busy.judge(request("BYE"), PHONE, 2.0) for _ in range(4000)]
+    assert verdicts.index(Verdict.IGNORED) == pytest.approx(4000 / SHARE, abs=2 * ADMITTED)
 
 
 def test_no_flood_keeps_phones_out() -> None:
