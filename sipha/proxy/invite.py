@@ -1,8 +1,8 @@
 """The INVITEs of most phones, forwarded at a glance: their header fields are not even indexed.
 
-One pattern says what is plain: an INVITE over UDP that begins a call, with credentials and without a Route. What it
-takes, `sipha.sip.parser` understands in the same way, and `Proxy` would send the same bytes to the same flows; what it
-doesn't take is theirs to judge.
+One pattern says what is plain: an INVITE over UDP that begins a call, with credentials, and with no Route but one that a
+phone is configured with. What it takes, `sipha.sip.parser` understands in the same way, and `Proxy` would send the same
+bytes to the same flows; what it doesn't take is theirs to judge.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _PLAIN = re.compile(
     rf'|To: {first(11)}({NAME}<[A-Za-z][A-Za-z0-9+.\-]*+:[^<>"\s]++>)|Call-ID: {first(12)}([!-~]++)'
     rf"|CSeq: {first(13)}(0|[1-9][0-9]{{0,8}}) INVITE|Proxy-Authorization: {first(14)}(Digest [^\r\n]*+)"
     rf"|Content-Length: {first(15)}([0-9]{{1,5}})"
+    rf"|Route: {first(16)}(<(sip:[a-z0-9.\-]++(?::[1-9][0-9]{{0,4}})?(?:;transport=udp)?;lr)>)"
     rf"|(?!(?i:{'|'.join(_NEVER)}):)[A-Z][A-Za-z\-]++: [^\r\n]*+)\r\n)*\Z",
     re.ASCII,
 )
@@ -38,8 +39,9 @@ _COPIED = (8, 11, 12, 13)  # those of the fields that a response repeats
 class Invite(NamedTuple):
     """What a plain INVITE says: groups of the pattern, as they stand there; then the lines below its only Via.
 
-    `credentials` are those in `authorization`, which is the value of the only Proxy-Authorization. `copied` are the
-    lines that a response repeats, but for the Via.
+    `route` is the only Route, and `next_hop` its URI; both are None without one. `credentials` are those in
+    `authorization`, which is the value of the only Proxy-Authorization. `copied` are the lines that a response repeats,
+    but for the Via.
     """
 
     uri: str
@@ -50,6 +52,8 @@ class Invite(NamedTuple):
     call_id: str
     cseq: str
     authorization: str
+    route: str | None
+    next_hop: str | None
     credentials: Credentials
     copied: str
     rest: str
@@ -60,7 +64,7 @@ class Invite(NamedTuple):
         return self._request(self.uri, via, f"Via: {via}\r\n{self.rest}")
 
     def routed(self, via: Via) -> Request:
-        """What is forwarded to each target: without the credentials, which nobody further on has a use for."""
+        """What is forwarded to each target: without the Route, and without the credentials, which are for us."""
         return self._request(self.uri, via, f"Via: {via}{self._stripped}")
 
     def trying(self, via: Via) -> Response:
@@ -78,8 +82,9 @@ class Invite(NamedTuple):
 
     @property
     def _stripped(self) -> str:
-        """The rest behind a CRLF, without the credentials."""
-        return f"\r\n{self.rest}".replace(f"\r\nProxy-Authorization: {self.authorization}\r\n", "\r\n", 1)
+        """The rest behind a CRLF, without Route and credentials."""
+        rest = f"\r\n{self.rest}".replace(f"\r\nProxy-Authorization: {self.authorization}\r\n", "\r\n", 1)
+        return rest if self.route is None else rest.replace(f"\r\nRoute: {self.route}\r\n", "\r\n", 1)
 
     def _request(self, uri: str, via: Via, text: str) -> Request:
         read = {"Via": via, "CSeq": CSeq(int(self.cseq), "INVITE")}
@@ -99,7 +104,7 @@ def read(data: bytes) -> Invite | None:
         return None
     (
         uri, uri_port, uri_params, host, port, params, max_forwards, from_, from_uri, from_tag, to, call_id, cseq,
-        authorization, content_length,
+        authorization, content_length, route, next_hop,
     ) = match.groups()  # fmt: skip
     if (
         not (max_forwards and from_ and to and call_id and cseq and authorization and content_length)
@@ -121,6 +126,6 @@ def read(data: bytes) -> Invite | None:
     copied = "".join([field for _, field in sorted(zip(map(match.start, _COPIED), fields, strict=True))])
     rest = text[match.end(_PARAMS_OF_VIA) + 2 :]
     return Invite(
-        uri, sender, max_forwards, from_uri, from_tag, call_id, cseq, authorization, credentials, copied, rest,
-        body[:size],
+        uri, sender, max_forwards, from_uri, from_tag, call_id, cseq, authorization, route, next_hop, credentials,
+        copied, rest, body[:size],
     )  # fmt: skip

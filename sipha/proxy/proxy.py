@@ -186,8 +186,11 @@ class Proxy:
         bindings = self._location.lookup(callee)
         target = only_target(bindings)
         out = None if target is None else flow_of_binding(target, secure=False, transport=self._transport)
-        loop = tokens.loop_digest((invite.uri, invite.call_id, invite.from_tag, "", invite.cseq))
+        routes = () if invite.route is None else (invite.route,)
+        loop = tokens.loop_digest((invite.uri, invite.call_id, invite.from_tag, "", invite.cseq, *routes))
         if target is None or out is None or f".{loop}" in invite.rest:
+            return False
+        if invite.next_hop is not None and self._ours.domain_of(invite.next_hop) is None:
             return False
         domain, caller = located
         via = invite.sender.via(flow)
@@ -205,8 +208,8 @@ class Proxy:
         dialog = tokens.route(invite.call_id, invite.from_tag, flow, out, users)
         identity = invite.sender.identity(flow, invite.call_id, invite.from_tag, invite.cseq, out)
         own = own_via(out, tokens.branch(identity, at, 1, 1, loop), self._transport)
-        routes = record_routes(dialog, flow, out, self._transport)
-        made = invite.forwarded(via, own, target.uri, routes, breadth), out
+        recorded = record_routes(dialog, flow, out, self._transport)
+        made = invite.forwarded(via, own, target.uri, recorded, breadth), out
         groups = [[target]]
         passage = Passage(invite.routed(via), flow, tokens, loop, at, users, made)
         context = ResponseContext(groups, invite=True)

@@ -189,7 +189,15 @@ class Tokens:
 
         `users` are the marks of the caller's and of the callee's AOR.
         """
-        body = bytes((self._current_id,)) + _side(caller, users[0]) + _side(callee, users[1])
+        one, other = caller.remote[0], callee.remote[0]
+        if ":" in one or ":" in other:
+            body = bytes((self._current_id,)) + _side(caller, users[0]) + _side(callee, users[1])
+        else:
+            body = _TWO_SIDES.pack(
+                self._current_id,
+                *(users[0], _TRANSPORTS.index(caller.transport), caller.remote[1], *map(int, one.split("."))),
+                *(users[1], _TRANSPORTS.index(callee.transport), callee.remote[1], *map(int, other.split("."))),
+            )
         return _text(body + _mac(self._current.route, body + _pair(call_id, caller_tag)))
 
     def read_route(self, token: str, call_id: str, caller_tag: str) -> RouteToken | None:

@@ -29,6 +29,8 @@ PLAIN = (
     ("From: <", "Contact: <sip:alice@203.0.113.1>\r\nFrom: <"),
     ("@sipha.test>;tag", "@alias.test>;tag"),
     ("algorithm=MD5, ", ""),
+    ("Call-ID", "Route: <sip:192.0.2.10;lr>\r\nCall-ID"),
+    ("Call-ID", "Route: <sip:sipha.test:5060;transport=udp;lr>\r\nCall-ID"),
     ("203.0.113.1:5060;", "203.0.113.1;"),
     ("203.0.113.1:5060;", "198.51.100.7:5062;"),
 )
@@ -62,7 +64,11 @@ OTHER = (
     (";rport", ";received=1.2.3.4;rport"),
     ("branch=z9hG4bK", "branch="),
     ("Call-ID", "Via: SIP/2.0/UDP 192.0.2.99;branch=z9hG4bKbelow\r\nCall-ID"),
-    ("Call-ID", "Route: <sip:192.0.2.10;lr>\r\nCall-ID"),
+    ("Call-ID", "Route: <sip:192.0.2.10>\r\nCall-ID"),
+    ("Call-ID", "Route: <sip:192.0.2.10;lr>, <sip:192.0.2.10;lr>\r\nCall-ID"),
+    ("Call-ID", "Route: <sip:192.0.2.10;lr>\r\nRoute: <sip:192.0.2.10;lr>\r\nCall-ID"),
+    ("Call-ID", "Route: <sip:token@192.0.2.10;lr>\r\nCall-ID"),
+    ("Call-ID", "route: <sip:192.0.2.10;lr>\r\nCall-ID"),
     ("Call-ID", "Proxy-Authorization: Digest x\r\nCall-ID"),
     ("Call-ID", "Proxy-Require: x\r\nCall-ID"),
     ("Call-ID", "Max-Breadth: 7\r\nCall-ID"),
@@ -255,6 +261,15 @@ def test_plain_invite_that_has_been_here_before_is_left_to_the_parser() -> None:
     [own] = [message.via.branch for message in scene.bob.received]
     again = data.replace(b"z9hG4bK-plain", b"z9hG4bK-again").replace(b"X-Text: ", f"X-Text: {own}".encode())
     assert not scene.glance(again)
+
+
+@pytest.mark.parametrize("route", ["192.0.2.99", "192.0.2.10:5070", "elsewhere.test", "sipha.test:70000"])
+def test_plain_invite_with_a_route_to_anybody_else_is_left_to_the_parser(route: str) -> None:
+    scene = Scene()
+    data = scene.invite(("Call-ID", f"Route: <sip:{route};lr>\r\nCall-ID"))
+    assert invite.read(data) is not None
+    assert not scene.glance(data)
+    assert not scene.house.raw
 
 
 def test_plain_invite_of_a_peer_is_left_to_the_parser() -> None:
