@@ -1,8 +1,8 @@
 """The INVITEs of most phones, forwarded at a glance: their header fields are not even indexed.
 
-One pattern says what is plain: an INVITE over UDP that begins a call, with credentials, and with no Route but one that a
-phone is configured with. What it takes, `sipha.sip.parser` understands in the same way, and `Proxy` would send the same
-bytes to the same flows; what it doesn't take is theirs to judge.
+One pattern says what is plain: an INVITE over UDP that begins a call, with credentials, and with no Route but one that
+phones are configured with. What it takes, `sipha.sip.parser` understands in the same way, and `Proxy` would send the
+same bytes to the same flows; what it doesn't take is theirs to judge.
 """
 
 from __future__ import annotations
