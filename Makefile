@@ -32,7 +32,7 @@ run: $(STAMP)
 # sipha with its modules compiled, as its wheel has them; what runs with PYTHONPATH=build/compiled takes it from there.
 compiled: $(COMPILED)/.built
 
-$(COMPILED)/.built: $(STAMP) $(shell find sipha -name '*.py' -o -name '*.c')
+$(COMPILED)/.built: $(STAMP) $(shell find sipha -name '*.py' -o -name '*.[ch]')
 	@.ci/packages $(COMPILE_PACKAGES)
 	rm -rf $(COMPILED)
 	SIPHA_COMPILE=1 $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(COMPILED) .

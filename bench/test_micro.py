@@ -15,9 +15,11 @@ from bench.micro import MemoryLog
 from bench.node import BATCH, DOMAIN, PASSWORD, register, user
 from sipha.auth.authenticator import Authenticator, Verified
 from sipha.auth.domain import Domain, Domains
+from sipha.nat.detection import DEFAULT, make_detection
 from sipha.registrar import plain as glance
 from sipha.registrar import response
 from sipha.registrar.record import Prepared, RegistrarSettings, prepare, prepare_plain
+from sipha.registrar.registrar import Registrar
 from sipha.sip import digest
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request, mark_received
@@ -25,6 +27,7 @@ from sipha.sip.parser import parse
 from sipha.sip.token import Tokens
 from sipha.state.entries import SCHEMA, Batch, Policy, PutAccount, Register, decode, encode
 from sipha.state.outcomes import Registered
+from sipha.workers.registry import DistantRegistry
 
 NOW = 1000.0
 TERM = 1
@@ -121,6 +124,32 @@ def test_registrar_reads_a_plain_register_at_a_glance(benchmark: BenchmarkFixtur
     plain = benchmark(glance.read, site.datagram(), *FLOW.remote)
     assert plain is not None
     assert plain.aor == f"sip:{user(0)}@{DOMAIN}"
+
+
+@pytest.mark.benchmark(group=f"{BATCH} REGISTERs")
+def test_registrar_hands_plain_registers_to_the_registry(benchmark: BenchmarkFixture, site: Site) -> None:
+    datagrams = [site.datagram(number) for number in range(BATCH)]
+
+    def make() -> tuple[tuple[Registrar, DistantRegistry], dict[str, object]]:
+        registry = DistantRegistry()
+        registrar = Registrar(
+            registry,
+            site.credentials,
+            site.authenticator,
+            site.domains,
+            cluster_time=lambda: NOW,
+            term=lambda: TERM,
+            send=lambda *_: None,
+            is_behind_nat=make_detection(DEFAULT),
+        )
+        return (registrar, registry), {}
+
+    def receive(registrar: Registrar, registry: DistantRegistry) -> int:
+        for data in datagrams:
+            registrar.datagram_received(data, FLOW, NOW)
+        return len(registry.take())
+
+    assert benchmark.pedantic(receive, setup=make, rounds=500, warmup_rounds=10) == BATCH
 
 
 @pytest.mark.benchmark(group="digest")

@@ -7,10 +7,8 @@
  * decodes to what it is in the whole datagram.
  */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "../kernel.h"
 
-#include <stdbool.h>
 #include <string.h>
 
 #define LONGEST 4096      /* bytes of a datagram, as in plain.py: so no credentials are too long */
@@ -559,28 +557,6 @@ static PyObject *text_or(Span span, PyObject *otherwise)
     return span.at == NULL ? Py_NewRef(otherwise) : text(span);
 }
 
-/* A tuple of one of our classes, without its fields. */
-static PyObject *blank(PyObject *type, Py_ssize_t size)
-{
-    return ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, size);
-}
-
-/* Give a tuple its next field; false if that couldn't be made. */
-static bool put(PyObject *tuple, Py_ssize_t index, PyObject *field)
-{
-    if (field != NULL)
-        PyTuple_SET_ITEM(tuple, index, field);
-    return field != NULL;
-}
-
-/* The tuple if it has all its fields. */
-static PyObject *filled(PyObject *tuple, bool whole)
-{
-    if (!whole)
-        Py_CLEAR(tuple);
-    return tuple;
-}
-
 /* Where a datagram came from, as it was told, and as text and number. */
 typedef struct {
     PyObject *host, *port;
@@ -789,20 +765,6 @@ static PyObject *glance(PyObject *bound, PyObject *const *args, Py_ssize_t count
 
 static PyMethodDef READ = {
     "read", (PyCFunction)(void (*)(void))glance, METH_FASTCALL, "Read a datagram that came from a host and port."};
-
-/* Whether a class is a NamedTuple of so many fields, whose instances `made` can make. */
-static bool is_named_tuple(PyObject *type, Py_ssize_t size)
-{
-    if (!PyType_Check(type) || !PyType_FastSubclass((PyTypeObject *)type, Py_TPFLAGS_TUPLE_SUBCLASS)
-        || ((PyTypeObject *)type)->tp_alloc != PyType_GenericAlloc
-        || ((PyTypeObject *)type)->tp_basicsize != PyTuple_Type.tp_basicsize)
-        return false;
-    PyObject *fields = PyObject_GetAttrString(type, "_fields");
-    bool matches = fields != NULL && PyTuple_Check(fields) && PyTuple_GET_SIZE(fields) == size;
-    Py_XDECREF(fields);
-    PyErr_Clear();
-    return matches;
-}
 
 static PyObject *reader(PyObject *Py_UNUSED(module), PyObject *const *types, Py_ssize_t count)
 {

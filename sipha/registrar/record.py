@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Literal, NamedTuple
+from typing import Literal
 from zlib import crc32
 
 import msgspec
@@ -60,14 +60,17 @@ class RegistrarSettings:
     max_pending: int = 20_000
 
 
-class Prepared(NamedTuple):
+class Prepared:
     """A REGISTER that may be carried out: the record, or None if it only asks, and what its 200 repeats."""
 
-    domain: Domain
-    aor: str
-    record: Register | None
-    verified: Verified
-    extra: str
+    __slots__ = ("aor", "domain", "extra", "record", "verified")
+
+    def __init__(self, domain: Domain, aor: str, record: Register | None, verified: Verified, extra: str) -> None:
+        self.domain = domain
+        self.aor = aor
+        self.record = record
+        self.verified = verified
+        self.extra = extra
 
 
 def prepare(
