@@ -274,10 +274,11 @@ class Keepalive(Service):
         remainder, sent = slot % schedule.slots, now // SLOT
         for aor in aors:
             found = False
-            for binding in bindings_of(aor, now):
+            for binding in bindings_of(aor, 0):
                 if (not wanted or binding.cflags & wanted) and schedule.remainder(aor, binding.contact_id) == remainder:
-                    found = True
-                    self._ping_one(aor, binding, remainder, sent, transport, tokens)
+                    found = True  # if it ran out, too: an entry under way may refresh it yet, and nobody tells of that
+                    if binding.expires_at > now:
+                        self._ping_one(aor, binding, remainder, sent, transport, tokens)
             if not found:
                 schedule.discard(aor, slot)
 
