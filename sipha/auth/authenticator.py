@@ -91,6 +91,18 @@ class Authenticator:
         seconds, `term` the leader's. Raises MalformedMessage for credentials that no correct client sends.
         """
         outcome = self.verify(request, header, domain, now, term)
+        return self._authenticated(outcome, header, domain, now, term)
+
+    def authenticate_credentials(
+        self, credentials: Credentials, domain: Domain, now: float, term: int, *, method: str, header: str
+    ) -> Authenticated | Challenge:
+        """Verify credentials as `verify_credentials` does, and use them up."""
+        outcome = self.verify_credentials(credentials, domain, now, term, method=method, header=header)
+        return self._authenticated(outcome, header, domain, now, term)
+
+    def _authenticated(
+        self, outcome: Verified | Challenge, header: str, domain: Domain, now: float, term: int
+    ) -> Authenticated | Challenge:
         if isinstance(outcome, Challenge):
             return outcome
         if not self.use_up(outcome.claim, now):

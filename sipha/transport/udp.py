@@ -147,15 +147,23 @@ class UdpSocket:
 
     def send(self, data: bytes, remote: Address) -> int:
         """Send one datagram; return 0, or the errno why it was not sent. An errno in TRANSIENT condemns no flow."""
-        error = self._send(data, remote)
-        if not error:
-            return 0
+        try:
+            self._socket.sendto(data, socket_address(remote, self._family))
+        except (OSError, OverflowError, ValueError) as error:
+            return self._send_again(data, remote, _number(error))
+        return 0
+
+    def _send_again(self, data: bytes, remote: Address, error: int) -> int:
+        """Send once more what the kernel has not sent because it had an ICMP error of an earlier datagram to report."""
         if error not in TRANSIENT and self._read_errors():
-            # What the kernel reported was the ICMP error of an earlier datagram, and this one it did not send.
             self._reactor.callLater(0, self._report)
-            error = self._send(data, remote)
-        if error:
-            self._counters["udp-send-" + errno.errorcode.get(error, str(error))] += 1
+            try:
+                self._socket.sendto(data, socket_address(remote, self._family))
+            except (OSError, OverflowError, ValueError) as again:
+                error = _number(again)
+            else:
+                return 0
+        self._counters["udp-send-" + errno.errorcode.get(error, str(error))] += 1
         return error
 
     def size_receive_buffer(self, size: int) -> None:
@@ -227,17 +235,6 @@ class UdpSocket:
         age: float = time.time() - seconds - nanoseconds / 1e9
         return max(age, 0.0)
 
-    def _send(self, data: bytes, remote: Address) -> int:
-        if not self._open:
-            return errno.EBADF
-        try:
-            self._socket.sendto(data, socket_address(remote, self._family))
-        except OSError as error:
-            return error.errno or errno.EINVAL  # a host that is no literal of this family has no errno
-        except (OverflowError, ValueError):
-            return errno.EINVAL  # no such port
-        return 0
-
     def _read_errors(self) -> bool:
         """Read the error queue (ip(7), IP_RECVERR); True if there was anything in it."""
         found = False
@@ -260,6 +257,11 @@ class UdpSocket:
         if self._dead:
             dead, self._dead = self._dead, []
             self._failed(dead)
+
+
+def _number(error: Exception) -> int:
+    """The errno of what was raised; no such port, and a host that is no literal of this family, have none."""
+    return (isinstance(error, OSError) and error.errno) or errno.EINVAL
 
 
 classImplements(UdpSocket, IReadDescriptor)
