@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from sipha.auth.authenticator import Authenticator, Challenge
+from sipha.auth.authenticator import Authenticated, Authenticator, Challenge
 from sipha.auth.domain import Domain
 from sipha.errors import SipError
 from sipha.proxy.responsibility import Responsibility
+from sipha.sip.digest import Credentials
 from sipha.sip.flow import Flow
 from sipha.sip.headers import parse_name_addr
 from sipha.sip.message import Request
@@ -115,6 +116,18 @@ class Admission:
             return
         self._check_identities(received, caller, self._authenticate(received, domain))
 
+    def admit_caller(self, credentials: Credentials, domain: Domain, caller: str, now: float, method: str) -> None:
+        """Let a user of a domain pass by its credentials, or raise SipError: 403, or 407 with challenges.
+
+        `caller` is the AOR that the request says it is from, and all that it claims. Its Request-URI is the uri of the
+        credentials. `now` is the cluster time in seconds.
+        """
+        outcome = self._authenticator.authenticate_credentials(
+            credentials, domain, now, self._term(), method=method, header="Proxy-Authorization"
+        )
+        if self._ours.aor_of(_account(outcome).aor) != caller:
+            raise SipError("an identity that is not the account's", status=403)
+
     def _domain_of(self, uri: Uri) -> Domain | None:
         """The domain whose user says it calls; who wants to be anonymous (RFC 3323 §4.1.1.3) says so to the default."""
         if isinstance(uri, SipUri) and uri.host == _ANONYMOUS:
@@ -127,12 +140,11 @@ class Admission:
         return self._ours.domains.find(uri.host)
 
     def _authenticate(self, request: Request, domain: Domain) -> Account:
-        outcome = self._authenticator.authenticate(
-            request, "Proxy-Authorization", domain, self._log.cluster_time(), self._term()
+        return _account(
+            self._authenticator.authenticate(
+                request, "Proxy-Authorization", domain, self._log.cluster_time(), self._term()
+            )
         )
-        if isinstance(outcome, Challenge):
-            raise SipError("no valid credentials", status=407, headers=outcome.headers)
-        return outcome.account
 
     def _check_identities(self, request: Request, uri: Uri, account: Account) -> None:
         """Refuse a caller who claims to be someone else (pitfalls-sip 7)."""
@@ -143,6 +155,12 @@ class Admission:
                 claimed += [parse_name_addr(value, name).uri for value in request.headers.values(name)]
         if own is None or any(self._ours.aor_of(identity) != own for identity in claimed):
             raise SipError("an identity that is not the account's", status=403)
+
+
+def _account(outcome: Authenticated | Challenge) -> Account:
+    if isinstance(outcome, Challenge):
+        raise SipError("no valid credentials", status=407, headers=outcome.headers)
+    return outcome.account
 
 
 def strip_identities(request: Request) -> None:

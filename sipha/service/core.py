@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sipha import config
 from sipha.cluster.replica import Replica
 from sipha.registrar.registrar import Registrar
-from sipha.registrar.registry import IRegistry, Registry
+from sipha.registrar.registry import Registry
 from sipha.service.settings import make_domains, make_proxy_settings, make_registrar_settings
 from sipha.sip.layer import TransactionLayer
 from sipha.sip.overload import Overload
@@ -31,7 +31,7 @@ class Core:
         register_served: Callable[[], None],
     ) -> None:
         self.term = replica.term
-        self.registry: IRegistry = registry
+        self.registry = registry
         self.clock = clock
         self.cluster_time = replica.cluster_time
         self.datagrams_received = endpoint.datagrams_received

@@ -170,11 +170,11 @@ class Front:
         if len(data) > LONGEST_KEEPALIVE:
             answer = stun.answer(data, flow.remote)
             if answer is not None:
-                self._send(answer, flow)
+                self._send([(answer, flow)])
             return
         self.counters["udp-keepalive"] += 1
         if data == PING:
-            self._send(PONG, flow)
+            self._send([(PONG, flow)])
 
     def _is_taken(self, data: bytes, flow: Flow, now: float) -> bool:
         try:
@@ -194,12 +194,13 @@ class Front:
         if answer is None:
             return False
         self._turned_away += 1
-        self._send(answer, flow)
+        self._send([(answer, flow)])
         return True
 
-    def _send(self, data: bytes, flow: Flow) -> None:
-        """Send, if we still may; what can't be sent is what an ICMP error will tell of."""
-        if self._clock() < self._until:
-            self._sockets[self._indexes[flow.local]].send(data, flow.remote)
-        else:
-            self.counters["withheld"] += 1
+    def _send(self, messages: Iterable[tuple[bytes, Flow]]) -> None:
+        """Send, while we still may; what can't be sent is what an ICMP error will tell of."""
+        for data, flow in messages:
+            if self._clock() < self._until:
+                self._sockets[self._indexes[flow.local]].send(data, flow.remote)
+            else:
+                self.counters["withheld"] += 1

@@ -5,14 +5,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger, LogLevel
 
-from sipha.registrar.registry import IRegistry, Verdict
+from sipha.registrar.registry import Registry, Verdict
 from sipha.sip.flow import Flow
 from sipha.transport.udp import UdpSocket
 from sipha.workers.link import Link
@@ -61,7 +60,7 @@ class ICore(Protocol):
     """What a worker works for; times are of CLOCK_BOOTTIME, in seconds."""
 
     term: int
-    registry: IRegistry
+    registry: Registry
 
     def clock(self) -> float:
         """The time now."""
@@ -206,15 +205,15 @@ class Shift:
         self._counters["registers"] += len(word.registers)
         carry_out, changed_since, now = core.registry.carry_out, self._roster.changed_since, core.cluster_time()
         for tag, host, port, record, claim in word.registers:
-            done = partial(self._settled, tag)
             if changed_since(record.aor[len("sip:") :], version):
-                done(None)  # the next challenge is answered by what is known then
+                self._settled([(tag, None)])  # the next challenge is answered by what is known then
             else:
-                carry_out((tag, (host, port)), record.aor, record, claim, now, received, done)
+                carry_out((tag, (host, port)), record.aor, record, claim, now, received, self._settled, tag)
+        core.registry.propose()
         core.register_served()
 
-    def _settled(self, tag: str, verdict: Verdict) -> None:
-        self._verdicts.append((tag, pack(verdict)))
+    def _settled(self, verdicts: list[tuple[str, Verdict]]) -> None:
+        self._verdicts += [(tag, pack(verdict)) for tag, verdict in verdicts]
         if self._flushing is None:
             self._flushing = self._reactor.callLater(0, self._tell_verdicts)
 

@@ -84,8 +84,7 @@ class Worker:
             raise ValueError("the first message must be Start")
         elif isinstance(order, Verdicts):
             front.lease(order.until)
-            for tag, verdict in order.verdicts:
-                front.registry.settle(tag, unpack(verdict))
+            front.registry.settle([(tag, unpack(verdict)) for tag, verdict in order.verdicts])
         elif isinstance(order, Lease):
             front.watching = order.watched
             front.lease(order.until, ahead=order.time - order.at)

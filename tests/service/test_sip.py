@@ -5,6 +5,7 @@ from typing import Any, cast
 import pytest
 
 from sipha.errors import MalformedMessage
+from sipha.proxy.invite import Invite
 from sipha.proxy.plain import Plain
 from sipha.service.sip import TransactionUser, refusal_tag
 from sipha.sip.flow import Flow
@@ -48,6 +49,12 @@ BYE = (
     b"To: <sip:bob@sipha.test>;tag=2\r\n"
     b"Call-ID: call\r\nCSeq: 2 BYE\r\nContent-Length: 0\r\n\r\n"
 )
+INVITE = (
+    b"INVITE sip:bob@sipha.test SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1:5060;rport;branch=z9hG4bKinvite\r\n"
+    b"Max-Forwards: 70\r\nFrom: <sip:alice@sipha.test>;tag=1\r\nTo: <sip:bob@sipha.test>\r\nCall-ID: call\r\n"
+    b'CSeq: 2 INVITE\r\nProxy-Authorization: Digest username="alice", realm="r", nonce="n", '
+    b'uri="sip:bob@sipha.test", response="0"\r\nContent-Length: 0\r\n\r\n'
+)
 
 
 class Taker:
@@ -64,13 +71,17 @@ class Taker:
         self.taken.append(plain.method)
         return True
 
+    def invite_received(self, invite: Invite, _flow: Flow, _now: float) -> bool:
+        self.taken.append(invite.uri)
+        return True
 
-def test_registrar_is_offered_registers_and_the_proxy_what_is_plain_but_nothing_without_the_lease() -> None:
-    leads, taker, served = True, Taker(), list[str]()
+
+def test_registrar_is_offered_registers_and_the_proxy_what_is_plain() -> None:
+    taker, served = Taker(), list[str]()
     user = TransactionUser(
         cast("Any", taker),
         cast("Any", taker),
-        lambda: leads,
+        lambda: True,
         (),
         served=served.append,
         catch_up=lambda _now: taker.taken.append("all"),
@@ -82,8 +93,6 @@ def test_registrar_is_offered_registers_and_the_proxy_what_is_plain_but_nothing_
     assert not served  # it came from this node
     assert user.datagram_received(REGISTER, Flow("UDP", own, phone), 0.0)
     assert user.datagram_received(BYE, Flow("UDP", own, phone), 0.0)
+    assert user.datagram_received(INVITE, Flow("UDP", own, phone), 0.0)
     assert served == ["REGISTER"]
-    leads = False
-    assert not user.datagram_received(REGISTER, Flow("UDP", own, phone), 0.0)
-    assert not user.datagram_received(BYE, Flow("UDP", own, phone), 0.0)
-    assert taker.taken == ["all", "BYE", REGISTER, "all", "BYE"]
+    assert taker.taken == ["all", "BYE", REGISTER, "all", "BYE", "all", "sip:bob@sipha.test"]

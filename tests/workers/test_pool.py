@@ -11,7 +11,7 @@ import pytest
 from twisted.logger import ILogObserver, LogEvent, Logger
 from zope.interface import provider
 
-from sipha.registrar.registry import IRegistry
+from sipha.registrar.registry import Registry
 from sipha.sip.flow import Address, Flow
 from sipha.transport.address import bound_sockets
 from sipha.transport.udp import UdpSocket
@@ -35,7 +35,7 @@ class Core:
     def __init__(self, site: WorkerSite) -> None:
         self.site = site
         self.term = site.replica.term
-        self.registry: IRegistry = site.registry
+        self.registry: Registry = site.registry
         self.until = 1e12
         self.looked_on = False
         self.passed: list[tuple[bytes, Flow]] = []
