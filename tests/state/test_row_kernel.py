@@ -452,6 +452,16 @@ def test_kernel_refuses_what_it_isnt_for(changed: dict[int, object]) -> None:
         KERNEL.refresh(*(changed.get(place, value) for place, value in enumerate(arguments)))
 
 
+def test_kernel_begins_with_the_first_that_has_no_outcome() -> None:
+    row, other = row_of((BINDING,)), row_of((msgspec.structs.replace(BINDING, aor="o"),))
+    shards = ({"a": row, "o": other},)
+    outcomes: list[Outcome] = [Outdated()]
+    records = [Refresh("a", BINDING.version, 9), Refresh("o", BINDING.version, 9)]
+    KERNEL.refresh(shards, records, outcomes, None, 7, 0, 3600, 60, 7200)
+    assert [type(outcome) for outcome in outcomes] == [Outdated, Registered]
+    assert (shards[0]["a"] is row, shards[0]["o"] is other) == (True, False)
+
+
 def test_kernel_looks_at_nothing_that_isnt_what_it_is_for() -> None:
     other: Any = object()
     row = row_of((Binding("a", "", 1, 1, 1, "", 1, None, "", 0, "", "", "", "", (), "", "", 0, 0, "", 0, ""),))
@@ -470,11 +480,13 @@ def test_kernel_looks_at_nothing_that_isnt_what_it_is_for() -> None:
 
 
 def test_kernel_holds_on_to_nothing() -> None:
-    binding = Binding("a", "é", 300, 1, 1 << 40, "c", 1, None, "", 0, "", "", "", "", ("i",), "", "", 0, 0, "", 0, "")
+    binding = Binding(
+        "a", "éé", 300, 1000, 1 << 40, "c", 1, None, "", 0, "", "", "", "", ("i",), "", "", 0, 0, "", 0, ""
+    )
     data = data_of([binding])
     stored, _ = KERNEL.load(data)
     request = request_of(binding, 2, 60, 0)
-    record = Refresh("a", 1, 2, 1 << 31)
+    record = Refresh("a", 1000, 2, 1 << 31)
 
     def use() -> None:
         shards = ({"a": stored},)
