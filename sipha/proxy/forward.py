@@ -70,7 +70,9 @@ def forward(
     if not branch:
         identity = branch_identity(request, request.via, flow.transport, flow.remote)
         branch = passage.tokens.branch(identity, passage.now, fork, forks, passage.loop)  # 8. Via
-    request.headers.prepend("Via", f"SIP/2.0/{flow.transport} {transport.sent_by(flow)};branch={branch}")
+    request.headers.prepend(
+        "Via", f"SIP/2.0/{flow.transport} {transport.sent_by(flow)};branch={branch}{transport.mark}"
+    )
     return request, flow  # 9. Content-Length is set when the request is rendered
 
 

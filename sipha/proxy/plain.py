@@ -100,7 +100,7 @@ class Plain(NamedTuple):
         target = f"{flow.transport} {flow.remote[0]} {flow.remote[1]}"
         identity = (sent_by, branch, via.received or "", str(via.rport or ""), call_id, from_tag, cseq, target)
         own = f"SIP/2.0/{flow.transport} {transport.sent_by(flow)};branch="
-        own += tokens.branch(identity, now, forks, forks, loop)
+        own += tokens.branch(identity, now, forks, forks, loop) + transport.mark
         hops = f"\r\nMax-Forwards: {int(self.max_forwards) - 1}\r\n"
         rest = f"\r\n{self.rest}".replace(f"\r\nRoute: {self.route}\r\n", "\r\n", 1)
         rest = rest.replace(f"\r\nMax-Forwards: {self.max_forwards}\r\n", hops, 1)

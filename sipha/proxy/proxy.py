@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from sipha.auth.authenticator import Authenticator, strip_credentials
 from sipha.auth.domain import Domains
@@ -20,13 +21,13 @@ from sipha.proxy.branches import Branch, Branches, ProxiedRequest
 from sipha.proxy.context import ResponseContext
 from sipha.proxy.dialog import dialog_target, sides, user_of
 from sipha.proxy.forward import Passage, branch_identity, forward, loop_digest
-from sipha.proxy.interfaces import ITransport
+from sipha.proxy.interfaces import ITargets, ITransport
 from sipha.proxy.plain import Plain
 from sipha.proxy.responsibility import Responsibility
 from sipha.proxy.route import preprocess
 from sipha.proxy.shadow import Shadows
 from sipha.proxy.takeover import Takeover
-from sipha.proxy.target import Target, target_groups
+from sipha.proxy.target import Target, TargetSet, Wanted
 from sipha.proxy.uas import capabilities
 from sipha.sip.events import (
     AckReceived,
@@ -74,6 +75,7 @@ class Proxy:
         location: ILocation,
         credentials: ICredentials,
         authenticator: Authenticator,
+        targets: ITargets,
         domains: Domains,
         transport: ITransport,
         term: Callable[[], int],
@@ -87,7 +89,7 @@ class Proxy:
         self._layer = layer
         self._log = log
         self._location = location
-        self._credentials = credentials
+        self._targets = targets
         self._authenticator = authenticator
         self._transport = transport
         self._shadows = shadows
@@ -181,7 +183,8 @@ class Proxy:
         """Proxy a request that belongs to no transaction, or refuse it (§16.2)."""
         self.counters.requests += 1
         if request.method == "ACK":
-            self._forward_ack(request, flow)
+            if not self.forward_ack(request, flow):
+                self.counters.dropped += 1
             return
         if request.method == "CANCEL":
             # Of nothing that we forwarded: relayed statelessly (§16.10) it would be anyone's way through us.
@@ -201,33 +204,67 @@ class Proxy:
         routed = request.copy()
         token = preprocess(routed, flow, self._ours)
         dialog = sides(token, request.call_id, request.from_.tag or "", request.to.tag or "", tokens)
-        aor = None
+        # 3. Determine target(s) for the request
         if dialog is None:
             if self._is_for_us(routed):
                 self._answer(request, flow)
                 return
             aor = self._ours.aor_of(routed.uri)
             local = aor is not None and "Route" not in routed.headers
-            self._admission.admit(request, routed, flow, local=local, spiral=self._is_spiral(request, flow, tokens))
-        elif not self._admission.is_peer(flow):
-            strip_identities(routed)
-        strip_credentials(routed, self._ours.domains.realms)
-        server = self._layer.accept(request, flow, now)
+            spiral = self._is_spiral(request, flow, tokens)
+            verified = self._admission.admit(request, routed, flow, local=local, spiral=spiral)
+            passage = Passage(routed, flow, tokens, loop, self._log.cluster_time(), self._users(request, aor, tokens))
+            wanted = Wanted(aor, routed.uri, routed.method)
+            self._targets.find(request, flow, wanted, verified, now, partial(self._found, request, passage, now))
+        else:
+            if not self._admission.is_peer(flow):
+                strip_identities(routed)
+            users = dialog.caller.user, dialog.callee.user
+            passage = Passage(routed, flow, tokens, loop, self._log.cluster_time(), users)
+            self._forward(request, passage, now, self._dialog_targets(routed, dialog), now)
+
+    def _found(
+        self, request: Request, passage: Passage, received: float, targets: TargetSet | None, now: float
+    ) -> None:
+        """Go on with a request of no dialog, which came when it was `received`."""
+        if targets is None:
+            error = self._admission.challenge(request)
+            self._layer.reply(self._refusal(request, passage.incoming, error), passage.incoming)
+            return
+        breadth = 0
+        if not isinstance(targets, SipError):
+            try:
+                breadth = self._breadth(passage.request, max(map(len, targets)))
+            except SipError as error:
+                targets = error
+        self._forward(request, passage, received, targets, now, breadth)
+
+    def _forward(  # noqa: PLR0917  the parts of one thing
+        self,
+        request: Request,
+        passage: Passage,
+        received: float,
+        targets: TargetSet,
+        now: float,
+        breadth: int = 0,
+    ) -> None:
+        """Begin the transactions of a request that may pass, or answer what its targets are instead."""
+        flow = passage.incoming
+        try:
+            server = self._layer.accept(request, flow, now)
+        except SipError as error:
+            self._layer.reply(self._refusal(request, flow, error), flow)
+            return
         if request.method == "INVITE":
             self._layer.respond(server, response_to(request, 100), now)
-            self.latencies.observe(self._clock() - now)
-        # 3. Determine target(s) for the request
-        try:
-            groups = self._target_set(routed, aor) if dialog is None else [[self._dialog_target(routed, dialog)]]
-            breadth = 0 if dialog else self._breadth(routed, max(map(len, groups)))
-        except SipError as error:
-            self._layer.respond(server, self._refusal(request, flow, error), now)
+            self.latencies.observe(self._clock() - received)
+        if isinstance(targets, SipError):
+            self._layer.respond(server, self._refusal(request, flow, targets), now)
             return
         # 4. Forward the request to each target; 5. Process all responses
-        users = self._users(request, aor, tokens) if dialog is None else (dialog.caller.user, dialog.callee.user)
-        passage = Passage(routed, flow, tokens, loop, self._log.cluster_time(), users)
-        context = ResponseContext(groups, invite=request.method == "INVITE")
-        self._branches.begin(ProxiedRequest(server, passage, context, breadth, groups), now)
+        strip_credentials(passage.request, self._ours.domains.realms)
+        context = ResponseContext(targets, invite=request.method == "INVITE")
+        self._branches.begin(ProxiedRequest(server, passage, context, breadth, targets), now)
         self.counters.forwarded += 1
 
     def _validate(self, request: Request, loop: str) -> None:
@@ -269,23 +306,11 @@ class Proxy:
 
     # -- targets ----------------------------------------------------------------------------------------------------
 
-    def _target_set(self, routed: Request, aor: str | None) -> list[list[Target]]:
-        """Determine the targets of a request that was admitted (§16.5), by falling q; `aor` is None if not ours."""
-        uri = routed.parsed_uri
-        if aor is None:
-            # Nobody secure to go by concerns this call; that a server can't be reached is the 500 of §16.7 step 6.
-            return [[Target(routed.uri, unreachable=480 if routed.uri[:5].lower() == "sips:" else 500)]]
-        bindings = self._location.lookup(aor)
-        if isinstance(uri, SipUri) and uri.scheme == "sips":
-            # Else it would leave by a contact that isn't secure: "sips" means TLS up to the last hop (§26.2.2).
-            bindings = [binding for binding in bindings if binding.contact[:5].lower() == "sips:"]
-        groups = target_groups(bindings, routed.method)
-        if groups:
-            return groups
-        if self._credentials.known(aor):
-            raise SipError(f"{aor} has no binding", status=480)
-        # "If the Request-URI indicates a resource at this proxy that does not exist, the proxy MUST return a 404".
-        raise SipError(f"nobody is {aor}", status=404 if isinstance(uri, SipUri) else 416)
+    def _dialog_targets(self, routed: Request, dialog: RouteToken) -> TargetSet:
+        try:
+            return [[self._dialog_target(routed, dialog)]]
+        except SipError as error:
+            return error
 
     def _dialog_target(self, routed: Request, dialog: RouteToken) -> Target:
         tokens, ours = self._authenticator.tokens, self._ours
@@ -312,8 +337,8 @@ class Proxy:
 
     # -- ACK and CANCEL ---------------------------------------------------------------------------------------------
 
-    def _forward_ack(self, request: Request, flow: Flow) -> None:
-        """Forward the ACK for a 2xx, without state and unchallenged, if its token proves the dialog; else drop it.
+    def forward_ack(self, request: Request, flow: Flow) -> bool:
+        """Forward the ACK for a 2xx, without state and unchallenged, if its token proves the dialog; else return False.
 
         The ACK for a final response of ours that had no transaction ends here too: its To tag is ours.
         """
@@ -324,12 +349,11 @@ class Proxy:
             dialog = sides(token, request.call_id, request.from_.tag or "", request.to.tag or "", tokens)
             own = tokens.is_tag(request.to.tag or "", *_tagged(request))
             if dialog is None or own or request.max_forwards == 0:
-                self.counters.dropped += 1
-                return
+                return False
             self._send_ack(request, routed, flow, self._dialog_target(routed, dialog))
         except SipError:
-            # "The ACK [...] there is never a response": what can't be forwarded is lost.
-            self.counters.dropped += 1
+            return False  # "The ACK [...] there is never a response": what can't be forwarded is lost.
+        return True
 
     def ack_received(self, transaction: ServerTransaction, request: Request) -> None:
         """Forward an ACK that came with the branch of its INVITE, to the fork whose 2xx it is for."""

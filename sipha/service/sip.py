@@ -30,6 +30,7 @@ from sipha.proxy.plain import read
 from sipha.proxy.proxy import Proxy
 from sipha.proxy.shadow import Shadows
 from sipha.proxy.takeover import longest_setup
+from sipha.proxy.targets import Targets
 from sipha.registrar.registrar import Registrar
 from sipha.registrar.registry import Registry
 from sipha.service.core import Core
@@ -276,6 +277,7 @@ class SipService(Service):
             location=replica,
             credentials=replica,
             authenticator=authenticator,
+            targets=Targets(replica, replica, replica, authenticator),
             domains=self._domains,
             transport=endpoint,
             term=lambda: replica.term,

@@ -72,7 +72,7 @@ class Endpoint:
     once all events have been acted on. `intercept` is offered each datagram before it is parsed, and says whether it
     has taken it. `overload` says what is refused when datagrams wait too long. `taps` are told of each message. A UDP
     listener that is closed while the endpoint lives on is read and sent from for `parting` seconds. `udp_changed` is
-    called when `udp` has others than before.
+    called when `udp` has others than before. `mark` is what our Vias bear besides.
     """
 
     log: ClassVar = Logger()
@@ -93,7 +93,9 @@ class Endpoint:
         limits: StreamLimits | None = None,
         parting: float = 300.0,
         udp_changed: Callable[[], None] = lambda: None,
+        mark: str = "",
     ) -> None:
+        self.mark = mark
         self.counters: Counter[str] = Counter()
         self.taps: list[Tap] = []
         self._reactor = reactor

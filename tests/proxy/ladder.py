@@ -19,6 +19,7 @@ from sipha.proxy.interfaces import ITransport
 from sipha.proxy.proxy import Proxy
 from sipha.proxy.shadow import Shadows
 from sipha.proxy.takeover import longest_setup
+from sipha.proxy.targets import Targets
 from sipha.sip import digest
 from sipha.sip.flow import Address, Flow
 from sipha.sip.headers import parse_auth_params
@@ -47,6 +48,8 @@ def bracketed(host: str) -> str:
 @implementer(ITransport)
 class Wires:
     """UDP and TCP listeners at both virtual addresses, and the TCP connections that the test has opened."""
+
+    mark = ""
 
     def __init__(self) -> None:
         self.connections: dict[Address, Flow] = {}
@@ -138,12 +141,14 @@ class House:
         self.fuse = None
         self.term += 1
         self.layer = TransactionLayer(self.timers)
+        authenticator = Authenticator(self.state, lambda: self.tokens, self.domains)
         self.proxy = Proxy(
             self.layer,
             log=self.state,
             location=self.state,
             credentials=self.state,
-            authenticator=Authenticator(self.state, lambda: self.tokens, self.domains),
+            authenticator=authenticator,
+            targets=Targets(self.state, self.state, self.state, authenticator),
             domains=self.domains,
             transport=self.wires,
             term=lambda: self.term,
