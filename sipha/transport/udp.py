@@ -150,9 +150,11 @@ class UdpSocket:
         error = self._send(data, remote)
         if not error:
             return 0
-        if error not in TRANSIENT and self._read_errors():
-            # What the kernel reported was the ICMP error of an earlier datagram, and this one it did not send.
-            self._reactor.callLater(0, self._report)
+        if error not in TRANSIENT:
+            # Perhaps what the kernel reported is the ICMP error of an earlier datagram, and this one it did not send. Who
+            # has the same socket, daemon or worker, may have read of it by now.
+            if self._read_errors():
+                self._reactor.callLater(0, self._report)
             error = self._send(data, remote)
         if error:
             self._counters["udp-send-" + errno.errorcode.get(error, str(error))] += 1
