@@ -214,7 +214,7 @@ class Proxy:
             spiral = self._is_spiral(request, flow, tokens)
             verified = self._admission.admit(request, routed, flow, local=local, spiral=spiral)
             passage = Passage(routed, flow, tokens, loop, self._log.cluster_time(), self._users(request, aor, tokens))
-            wanted = Wanted(aor, routed.uri, routed.method)
+            wanted = Wanted(aor, routed.uri, routed.method, "Route" in routed.headers)
             self._targets.find(request, flow, wanted, verified, now, partial(self._found, request, passage, now))
         else:
             if not self._admission.is_peer(flow):
@@ -347,13 +347,16 @@ class Proxy:
             routed = request.copy()
             token = preprocess(routed, flow, self._ours)
             dialog = sides(token, request.call_id, request.from_.tag or "", request.to.tag or "", tokens)
-            own = tokens.is_tag(request.to.tag or "", *_tagged(request))
-            if dialog is None or own or request.max_forwards == 0:
+            if dialog is None or self.is_for_refusal(request) or request.max_forwards == 0:
                 return False
             self._send_ack(request, routed, flow, self._dialog_target(routed, dialog))
         except SipError:
             return False  # "The ACK [...] there is never a response": what can't be forwarded is lost.
         return True
+
+    def is_for_refusal(self, request: Request) -> bool:
+        """True if an ACK is for a final response of our own making."""
+        return self._authenticator.tokens.is_tag(request.to.tag or "", *_tagged(request))
 
     def ack_received(self, transaction: ServerTransaction, request: Request) -> None:
         """Forward an ACK that came with the branch of its INVITE, to the fork whose 2xx it is for."""

@@ -35,11 +35,15 @@ class Target(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Who is to have a request: an AOR, or None if the Request-URI isn't ours; `uri` is that, without our Routes."""
+    """Who is to have a request: an AOR, or None if the `uri`, which is the Request-URI, isn't ours.
+
+    `routed` says that a Route that isn't ours comes first.
+    """
 
     aor: str | None
     uri: str
     method: str
+    routed: bool = False
 
     @property
     def secure(self) -> bool:

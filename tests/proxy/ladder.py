@@ -21,6 +21,7 @@ from sipha.proxy.shadow import Shadows
 from sipha.proxy.takeover import longest_setup
 from sipha.proxy.targets import Targets
 from sipha.sip import digest
+from sipha.sip.events import Event
 from sipha.sip.flow import Address, Flow
 from sipha.sip.headers import parse_auth_params
 from sipha.sip.layer import TransactionLayer
@@ -192,7 +193,7 @@ class House:
         for _ in range(1000):
             while (event := self.layer.next_event()) is not None:
                 try:
-                    self.proxy.event_received(event, self.now)
+                    self.act(event)
                 except SipError as error:
                     self.errors.append(error)
             if self.shadows.urgent:
@@ -204,12 +205,18 @@ class House:
                 if not self._burn():
                     return
                 self.raw.append((data, flow))
-                message = parse(data)
                 if flow.remote in {VIP, VIP6}:
-                    self.layer.receive(message, Flow(flow.transport, flow.remote, flow.local), self.now)
+                    self.come_back(data, Flow(flow.transport, flow.remote, flow.local))
                 else:
-                    self.inbox[flow.transport, flow.remote].append(message)
+                    self.inbox[flow.transport, flow.remote].append(parse(data))
         raise AssertionError("the proxy never comes to rest")
+
+    def come_back(self, data: bytes, flow: Flow) -> None:
+        """Let a message in that was sent to ourselves."""
+        self.layer.receive(parse(data), flow, self.now)
+
+    def act(self, event: Event) -> None:
+        self.proxy.event_received(event, self.now)
 
     def share(self) -> None:
         """Let the other nodes hear of the leader's calls."""
@@ -225,13 +232,23 @@ class House:
 
     def advance(self, seconds: float) -> None:
         end = self.now + seconds
-        while (when := self.layer.next_timer()) is not None and when <= end:
+        while (when := self.next_timer()) is not None and when <= end:
             self.pass_time(when)
-            self.layer.handle_timer(self.now)
-            self.turn()
+            self.handle_timer()
         self.pass_time(end)
         if seconds:
             self.share()
+
+    @property
+    def dropped(self) -> int:
+        return self.proxy.counters.dropped
+
+    def next_timer(self) -> float | None:
+        return self.layer.next_timer()
+
+    def handle_timer(self) -> None:
+        self.layer.handle_timer(self.now)
+        self.turn()
 
     def pass_time(self, until: float) -> None:
         """Let all clocks go on, if it isn't later yet."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import astuple
 from functools import partial
 from typing import Any, get_args
+
+from twisted.internet.task import Clock
 
 from sipha.nat.detection import Test
 from sipha.registrar.registry import Verdict
 from sipha.sip.flow import Address, Flow
 from sipha.sip.message import Response
+from sipha.sip.timers import Timers
 from sipha.workers.front import Front
+from sipha.workers.mark import make_mark
 from sipha.workers.messages import (
     Datagrams,
     Failed,
@@ -70,11 +75,18 @@ class WorkerSite(Site):
             300,
             get_args(Test),
             (),
+            False,
+            60,
             ("112",),
         )
-        order = decode_order(frame(Start(LISTENERS, self.replica.term, 1 << 20, self.worker_settings))[4:])
+        term = self.replica.term
+        own = tuple(("UDP", *address) for address in LISTENERS)
+        start = Start(LISTENERS, own, term, 1 << 20, make_mark(term, 1), astuple(Timers()), self.worker_settings)
+        order = decode_order(frame(start)[4:])
         assert isinstance(order, Start)
-        self.front = Front(order, self.replica, lambda: self.tokens, self._hear, lambda: self.replica.now)
+        self.front = Front(
+            Clock(), order, self.replica, lambda: self.tokens, self._hear, lambda: None, lambda: self.replica.now
+        )
         self.front.use([Socket(address, self.sent) for address in LISTENERS])  # type: ignore[misc]
         self.front.lease(self.replica.now + 1e9, ahead=0.0)
 
