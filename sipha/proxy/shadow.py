@@ -162,7 +162,8 @@ class Shadows:
             if not isinstance(record, Anew):
                 self._unshared.append(data)
                 self.counters.shared += 1
-                shadow = self._shadow(record, self._ours.pop(record.key, None), len(data), now)
+                before = self._ours.pop(record.key, None) or self.take(record.key)
+                shadow = self._shadow(record, before, len(data), now)
                 if shadow is not None:
                     shadow.holder = holder
                     self._ours[record.key] = shadow

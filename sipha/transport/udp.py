@@ -151,8 +151,8 @@ class UdpSocket:
         if not error:
             return 0
         if error not in TRANSIENT:
-            # Perhaps what the kernel reported is the ICMP error of an earlier datagram, and this one it did not send. Who
-            # has the same socket, daemon or worker, may have read of it by now.
+            # Perhaps what the kernel reported is the ICMP error of an earlier datagram, and this one it did not send.
+            # Who has the same socket, daemon or worker, may have read of it by now.
             if self._read_errors():
                 self._reactor.callLater(0, self._report)
             error = self._send(data, remote)

@@ -8,6 +8,7 @@ so does what belongs to a call that the daemon holds. Of its own calls the daemo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -301,17 +302,17 @@ class Calls:
         self._waiting[key] = _Waiting(self._data, flow, done)
         self.questions.append((self._asking, aor, uri, method, identity, claim))
 
-    def found(self, tag: int, targets: TargetSet | None, now: float) -> None:
-        """Go on with a request, since its targets are known, or that its nonce count was used."""
+    def found(self, tag: int, targets: TargetSet | None, now: float) -> tuple[bytes, Flow] | None:
+        """Go on with a request, since its targets are known, or that its nonce count was used; return how it came."""
         waiting = self._end_waiting(tag)
-        if waiting is not None:
-            try:
-                waiting.done(targets, now)
-            except SipError:
-                return  # no key: the phone asks again
-            for _, request in reversed(waiting.later):
-                self._layer.reconsider(request, waiting.flow, now)
-            self.endpoint.catch_up(now)
+        if waiting is None:
+            return None
+        with suppress(SipError):  # no key: the phone asks again
+            waiting.done(targets, now)
+        for _, request in reversed(waiting.later):
+            self._layer.reconsider(request, waiting.flow, now)
+        self.endpoint.catch_up(now)
+        return waiting.data, waiting.flow
 
     def left(self, tag: int, now: float) -> None:
         """Let the daemon have a request that it wants to forward itself."""

@@ -19,6 +19,7 @@ from sipha.auth.domain import Domains
 from sipha.nat import stun
 from sipha.nat.detection import make_detection, make_force_rport
 from sipha.proxy.admission import Peers, ProxySettings
+from sipha.proxy.target import TargetSet
 from sipha.registrar.record import RegistrarSettings
 from sipha.registrar.registrar import Registrar
 from sipha.sip.flow import Flow
@@ -193,11 +194,11 @@ class Front:
         """Go on with requests, as the daemon says."""
         now, calls = self._clock(), self.calls
         for tag, groups in answers.found:
-            calls.found(tag, list(map(list, groups)), now)
+            self._found(tag, list(map(list, groups)), now)
         for tag, error in answers.refused:
-            calls.found(tag, refused(error), now)
+            self._found(tag, refused(error), now)
         for tag in answers.challenged:
-            calls.found(tag, None, now)
+            self._found(tag, None, now)
         for tag in answers.elsewhere:
             calls.left(tag, now)
         self._turn(now)
@@ -257,7 +258,10 @@ class Front:
         try:
             if data.startswith(b"REGISTER "):
                 return not self.watching and self._registrar.datagram_received(data, flow, now)
-            return self._see(data, flow, taken=self.calls.datagram_received(data, flow, now))
+            asked = len(self.calls.questions)
+            taken = self.calls.datagram_received(data, flow, now)
+            # What the daemon is asked for is seen when it has answered: perhaps it wants the request itself.
+            return self._see(data, flow, taken=taken) if len(self.calls.questions) == asked else taken
         except Exception:  # noqa: BLE001 - the daemon may know what to do with it
             self.log.failure("a mistake of ours in reading a datagram")
             return False
@@ -280,6 +284,15 @@ class Front:
 
     def _flow(self, index: int, host: str, port: int) -> Flow:
         return Flow("UDP", self._sockets[index].address, (host, port))
+
+    def _found(self, tag: int, targets: TargetSet | None, now: float) -> None:
+        try:
+            came = self.calls.found(tag, targets, now)
+        except Exception:  # noqa: BLE001 - our mistake about one request must not stop the others
+            self.log.failure("a mistake of ours in forwarding a request")
+            return
+        if came is not None and self.watching:
+            self._tell(*came, sent=False)
 
     def _turn(self, now: float) -> None:
         """Ask the daemon what is to be asked, and send what is to be sent."""

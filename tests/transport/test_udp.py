@@ -139,7 +139,7 @@ class UdpSocketTests(TestCase):
         theirs = udp._socket.dup()  # a worker's
         self.addCleanup(theirs.close)
         nobody = self.unused_address()
-        read, errors = udp._read_errors, []
+        read, errors = udp._read_errors, list[object]()
 
         def read_second() -> bool:
             while not errors:

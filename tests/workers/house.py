@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import astuple
 from typing import Any, cast
 
@@ -24,6 +23,7 @@ from sipha.workers.messages import (
     Questions,
     Read,
     RegistrarSettings,
+    Seen,
     Settings,
     Shadowed,
     Start,
@@ -35,20 +35,9 @@ from sipha.workers.messages import (
 from sipha.workers.roster import Roster
 from sipha.workers.shift import Shift
 from tests.proxy.ladder import VIP, VIP6, House, Phone
+from tests.workers.conftest import socket_at
 
 WORKERS = (1, 2)
-
-
-class Socket:
-    """A worker's socket, which notes what is sent."""
-
-    def __init__(self, address: Address, sent: Callable[[bytes, Flow], None]) -> None:
-        self.address = address
-        self._sent = sent
-
-    def send(self, data: bytes, remote: Address) -> int:
-        self._sent(data, Flow("UDP", self.address, remote))
-        return 0
 
 
 class WorkerHouse(House):
@@ -67,6 +56,7 @@ class WorkerHouse(House):
         self.ordered: deque[tuple[int, Order]] = deque()
         self.came_back: deque[tuple[bytes, Flow]] = deque()
         self.passed: list[bytes] = []
+        self.looked_at: list[tuple[bytes, Flow, bool]] = []
         self.handed: list[bytes] = []
         self._settling = self.locked = self.held_up = False
         super().__init__(**options)
@@ -118,7 +108,7 @@ class WorkerHouse(House):
             lambda: None,
             lambda: self.now,
         )
-        front.use([Socket(address, self._sent) for address in (VIP, VIP6)])  # type: ignore[misc]
+        front.use([socket_at(address, self._sent) for address in (VIP, VIP6)])
         front.lease(1e12, ahead=self.state.now - self.now)
         return front
 
@@ -207,6 +197,9 @@ class WorkerHouse(House):
             for data, index, host, port in word.datagrams:
                 self.passed.append(data)
                 self._daemon_reads(data, Flow("UDP", (VIP, VIP6)[index], (host, port)))
+        elif isinstance(word, Seen):
+            for data, index, host, port, sent in word.messages:
+                self.looked_at.append((data, Flow("UDP", (VIP, VIP6)[index], (host, port)), sent))
         else:
             assert isinstance(word, Questions)
             self.ordered.append((number, self._answer(word)))

@@ -152,6 +152,29 @@ class TestWay:
                 assert not report.counts
         assert not any(front.report().counts for front in house.workers.values())
 
+    def test_whoever_looks_on_sees_what_a_worker_keeps_and_sends(
+        self, house: WorkerHouse, alice: Phone, bob: Phone
+    ) -> None:
+        for front in house.workers.values():
+            front.watch(watched=True)
+        house.call(alice, bob)
+        lines = [(data.split(b"\r\n")[0], flow.remote, sent) for data, flow, sent in house.looked_at]
+        uri, contact = bob.aor.encode(), bob.contact.encode()
+        assert lines == [
+            (b"INVITE %b SIP/2.0" % uri, alice.address, False),
+            (b"SIP/2.0 407 Proxy Authentication Required", alice.address, True),
+            (b"ACK %b SIP/2.0" % uri, alice.address, False),
+            (b"INVITE %b SIP/2.0" % uri, alice.address, False),
+            (b"SIP/2.0 100 Trying", alice.address, True),
+            (b"INVITE %b SIP/2.0" % contact, bob.address, True),
+            (b"SIP/2.0 180 Ringing", alice.address, True),  # what came is seen by the daemon, which hands it on
+            (b"SIP/2.0 200 OK", alice.address, True),
+        ]
+        for front in house.workers.values():
+            front.watch(watched=False)
+        house.call(alice, bob)
+        assert len(house.looked_at) == len(lines)
+
 
 class TestElsewhere:
     @pytest.fixture
@@ -182,6 +205,14 @@ class TestElsewhere:
         house.advance(1)  # no other 487: the ACK has found its way
         assert alice.silent()
         assert transactions(house) == [0, 0]
+
+    def test_whoever_looks_on_sees_it_once(self, house: WorkerHouse, alice: Phone, carol: Phone) -> None:
+        for front in house.workers.values():
+            front.watch(watched=True)
+        ring(alice, carol)  # the INVITE with credentials is seen by the daemon
+        came = [data.split(b"\r\n")[0] for data, _, sent in house.looked_at if not sent]
+        uri = carol.aor.encode()
+        assert came == [b"INVITE %b SIP/2.0" % uri, b"ACK %b SIP/2.0" % uri]
 
     def test_nothing_is_used_up_by_asking(self, house: WorkerHouse, alice: Phone, carol: Phone) -> None:
         ring(alice, carol)  # by the same nonce count
