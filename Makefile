@@ -7,9 +7,10 @@ STAMP := $(VENV)/.installed
 
 BUILD_PACKAGES := python3-venv
 LOAD_PACKAGES := gcc libc6-dev libssl-dev
-TEST_PACKAGES := sip-tester sipsak baresip-core curl iproute2 nftables libfaketime keepalived systemd $(LOAD_PACKAGES)
-LONG_PACKAGES := mariadb-server postgresql sngrep tshark kamailio kamailio-postgres-modules
 COMPILE_PACKAGES := gcc libc6-dev python3-dev
+TEST_PACKAGES := sip-tester sipsak baresip-core curl iproute2 nftables libfaketime keepalived systemd $(LOAD_PACKAGES) \
+    $(COMPILE_PACKAGES)
+LONG_PACKAGES := mariadb-server postgresql sngrep tshark kamailio kamailio-postgres-modules
 BENCH_PACKAGES := util-linux kamailio kamailio-postgres-modules postgresql $(LOAD_PACKAGES)
 DEB_PACKAGES := bash-completion build-essential debhelper dh-virtualenv lintian \
     python3-build python3-dev python3-setuptools python3-venv python3-wheel
@@ -31,7 +32,7 @@ run: $(STAMP)
 # sipha with its modules compiled, as its wheel has them; what runs with PYTHONPATH=build/compiled takes it from there.
 compiled: $(COMPILED)/.built
 
-$(COMPILED)/.built: $(STAMP) $(shell find sipha -name '*.py')
+$(COMPILED)/.built: $(STAMP) $(shell find sipha -name '*.py' -o -name '*.[ch]')
 	@.ci/packages $(COMPILE_PACKAGES)
 	rm -rf $(COMPILED)
 	SIPHA_COMPILE=1 $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(COMPILED) .

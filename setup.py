@@ -33,7 +33,8 @@ def extensions() -> list[Extension]:
 
 def kernels() -> list[Extension]:
     """The modules that are written in C; each does what a function of the module that imports it does, too."""
-    return [Extension(name, [name.replace(".", "/") + ".c"]) for name in CONFIGURATION["compiled"]["kernels"].split()]
+    names = CONFIGURATION["compiled"]["kernels"].split()
+    return [Extension(name, [name.replace(".", "/") + ".c"], depends=["sipha/kernel.h"]) for name in names]
 
 
 setup(

@@ -7,7 +7,7 @@ come and seven go, as with callgen. It ends when its transactions have: their la
 nodes share of a call is made, but there is nobody to send it to.
 
 It prints the least of the rounds, since whatever else the machine does only adds to it. The kernel's part is included.
-To compare two trees, run them in turns, with PYTHONPATH.
+To compare two trees, run them in turns, with PYTHONSAFEPATH=1 PYTHONPATH=TREE:.
 """
 
 from __future__ import annotations

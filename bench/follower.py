@@ -6,7 +6,7 @@ Who leads is here too, as far as the follower can tell: it sends refreshes, so m
 the follower has the last one on its disk; that it is committed is told with the next. What is counted is the
 follower's: the reactor's thread, from the bytes of the kernel to the answer, and the thread that writes the log. It
 prints the least of the rounds, since whatever else the machine does only adds to it. To compare two trees, run them in
-turns, with PYTHONPATH.
+turns, with PYTHONSAFEPATH=1 PYTHONPATH=TREE:.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ import cProfile
 import os
 import pstats
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from twisted.internet.defer import ensureDeferred
@@ -23,7 +24,7 @@ from zope.interface import implementer
 from bench.load import LOAD_CORE, build, pinned, read_report
 from sipha.auth.authenticator import Authenticator
 from sipha.auth.domain import Domain, Domains
-from sipha.errors import Unavailable
+from sipha.cluster.proposals import Done, Tell, tell_each
 from sipha.nat.detection import DEFAULT, make_detection
 from sipha.registrar.registrar import Registrar
 from sipha.registrar.registry import Registry
@@ -34,9 +35,8 @@ from sipha.sip.token import Tokens
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
 from sipha.state.entries import SCHEMA, Batch, Policy, PutAccount, Record, encode
-from sipha.state.interfaces import ICredentials, ILocation, ILog
+from sipha.state.interfaces import IBatchLog, ICredentials, ILocation
 from sipha.state.machine import Machine
-from sipha.state.outcomes import Outcome
 from sipha.transport.endpoint import Endpoint, Listener
 from sipha.transport.interfaces import ITransactionUser
 
@@ -44,27 +44,33 @@ DOMAIN = "sipha.test"
 PASSWORD = "secret"
 
 
-@implementer(ILog, ILocation, ICredentials)
+@implementer(IBatchLog, ILocation, ICredentials)
 class MemoryLog:
     """A log without peers: what is proposed in one turn of the reactor is applied as one entry at its end."""
 
     def __init__(self, reactor: Any) -> None:
         self.machine = Machine()
         self._reactor = reactor
-        self._waiting: list[tuple[Record, Callable[[Outcome | Unavailable], None]]] = []
+        self._waiting: list[tuple[Record, Any, Tell]] = []
 
-    def propose(self, record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
+    def propose(self, record: Record, done: Done) -> None:
         """See ILog."""
+        self.propose_all([(record, done)], tell_each)
+
+    def propose_all(self, records: Sequence[tuple[Record, Any]], tell: Tell) -> None:
+        """See IBatchLog."""
         if not self._waiting:
             self._reactor.callLater(0, self.apply)
-        self._waiting.append((record, done))
+        self._waiting += [(record, waiting, tell) for record, waiting in records]
 
     def apply(self) -> None:
         """Apply what waits."""
-        waiting, self._waiting = self._waiting, []
-        entry = encode(Batch(SCHEMA, int(self.cluster_time() * 1000), Policy(), tuple(record for record, _ in waiting)))
-        for (_, done), outcome in zip(waiting, self.machine.apply(self.machine.index + 1, entry), strict=True):
-            done(outcome)
+        proposals, self._waiting = self._waiting, []
+        records = tuple(record for record, _, _ in proposals)
+        entry = encode(Batch(SCHEMA, int(self.cluster_time() * 1000), Policy(), records))
+        applied = zip(proposals, self.machine.apply(self.machine.index + 1, entry), strict=True)
+        for tell, those in groupby(applied, lambda each: each[0][2]):
+            tell([(waiting, outcome) for (_, waiting, _), outcome in those])
 
     def cluster_time(self) -> float:
         """See ILog."""
@@ -107,16 +113,17 @@ async def measure(reactor: Any, options: argparse.Namespace) -> None:
     tokens = Tokens({1: bytes(32)})
     domain = Domain(DOMAIN, DOMAIN, algorithms=("MD5",))
     domains = Domains([domain])
-    endpoint = Endpoint(reactor, TransactionLayer(), [Listener("UDP", "127.0.0.1", 0)])
     authenticator = Authenticator(log, lambda: tokens, domains)
+    registry = Registry(log, log, authenticator)
+    endpoint = Endpoint(reactor, TransactionLayer(), [Listener("UDP", "127.0.0.1", 0)], before_sending=registry.propose)
     registrar = Registrar(
-        Registry(log, log, authenticator),
+        registry,
         log,
         authenticator,
         domains,
         cluster_time=log.cluster_time,
         term=lambda: 1,
-        send=endpoint.send,
+        send=endpoint.send_all,
         is_behind_nat=make_detection(DEFAULT),
     )
     for number in range(options.users):

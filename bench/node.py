@@ -3,7 +3,8 @@
     .venv/bin/python -m bench.node [--rounds 20]
 
 It prints the least of the rounds, since whatever else the machine does only adds to it. The kernel's part is included;
-there are no followers, and the disk isn't waited for. To compare two trees, run them in turns, with PYTHONPATH.
+there are no followers, and the disk isn't waited for. To compare two trees, run them in turns, with
+PYTHONSAFEPATH=1 PYTHONPATH=TREE:.
 """
 
 from __future__ import annotations

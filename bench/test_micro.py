@@ -15,9 +15,11 @@ from bench.micro import MemoryLog
 from bench.node import BATCH, DOMAIN, PASSWORD, register, user
 from sipha.auth.authenticator import Authenticator, Verified
 from sipha.auth.domain import Domain, Domains
+from sipha.nat.detection import DEFAULT, make_detection
 from sipha.registrar import plain as glance
 from sipha.registrar import response
 from sipha.registrar.record import Prepared, RegistrarSettings, prepare, prepare_plain
+from sipha.registrar.registrar import Registrar
 from sipha.sip import digest
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request, mark_received
@@ -25,6 +27,7 @@ from sipha.sip.parser import parse
 from sipha.sip.token import Tokens
 from sipha.state.entries import SCHEMA, Batch, Policy, PutAccount, Register, decode, encode
 from sipha.state.outcomes import Registered
+from sipha.workers.registry import DistantRegistry
 
 NOW = 1000.0
 TERM = 1
@@ -84,7 +87,9 @@ class Site:
 
     def records(self, cseq: int) -> Sequence[Register]:
         """What a batch of phones proposes."""
-        prepared = [self.prepare(glance.read(self.datagram(number, cseq))).record for number in range(BATCH)]
+        prepared = [
+            self.prepare(glance.read(self.datagram(number, cseq), *FLOW.remote)).record for number in range(BATCH)
+        ]
         return [record for record in prepared if record is not None]
 
     def _apply(self, records: Iterator[PutAccount]) -> None:
@@ -116,9 +121,35 @@ def test_parser_parses_an_invite(benchmark: BenchmarkFixture) -> None:
 
 @pytest.mark.benchmark(group="parser")
 def test_registrar_reads_a_plain_register_at_a_glance(benchmark: BenchmarkFixture, site: Site) -> None:
-    plain = benchmark(glance.read, site.datagram())
+    plain = benchmark(glance.read, site.datagram(), *FLOW.remote)
     assert plain is not None
     assert plain.aor == f"sip:{user(0)}@{DOMAIN}"
+
+
+@pytest.mark.benchmark(group=f"{BATCH} REGISTERs")
+def test_registrar_hands_plain_registers_to_the_registry(benchmark: BenchmarkFixture, site: Site) -> None:
+    datagrams = [site.datagram(number) for number in range(BATCH)]
+
+    def make() -> tuple[tuple[Registrar, DistantRegistry], dict[str, object]]:
+        registry = DistantRegistry()
+        registrar = Registrar(
+            registry,
+            site.credentials,
+            site.authenticator,
+            site.domains,
+            cluster_time=lambda: NOW,
+            term=lambda: TERM,
+            send=lambda *_: None,
+            is_behind_nat=make_detection(DEFAULT),
+        )
+        return (registrar, registry), {}
+
+    def receive(registrar: Registrar, registry: DistantRegistry) -> int:
+        for data in datagrams:
+            registrar.datagram_received(data, FLOW, NOW)
+        return len(registry.take())
+
+    assert benchmark.pedantic(receive, setup=make, rounds=500, warmup_rounds=10) == BATCH
 
 
 @pytest.mark.benchmark(group="digest")
@@ -132,7 +163,7 @@ def test_digest_parses_credentials(benchmark: BenchmarkFixture, site: Site) -> N
 
 @pytest.mark.benchmark(group="digest")
 def test_digest_computes_a_response(benchmark: BenchmarkFixture, site: Site) -> None:
-    credentials = glance.read(site.datagram()).credentials  # type: ignore[union-attr]
+    credentials = glance.read(site.datagram(), *FLOW.remote).credentials  # type: ignore[union-attr]
     assert credentials is not None
     stored = digest.ha1("MD5", user(0), DOMAIN, PASSWORD)
     asked = digest.ha2("MD5", "REGISTER", f"sip:{DOMAIN}")
@@ -151,7 +182,7 @@ def test_digest_computes_a_response(benchmark: BenchmarkFixture, site: Site) -> 
 
 @pytest.mark.benchmark(group="digest")
 def test_authenticator_verifies_credentials(benchmark: BenchmarkFixture, site: Site) -> None:
-    credentials = glance.read(site.datagram()).credentials  # type: ignore[union-attr]
+    credentials = glance.read(site.datagram(), *FLOW.remote).credentials  # type: ignore[union-attr]
     verified = benchmark(
         site.authenticator.verify_credentials,
         credentials,
@@ -166,7 +197,7 @@ def test_authenticator_verifies_credentials(benchmark: BenchmarkFixture, site: S
 
 @pytest.mark.benchmark(group="prepare")
 def test_registrar_prepares_a_plain_register(benchmark: BenchmarkFixture, site: Site) -> None:
-    prepared = benchmark(site.prepare, glance.read(site.datagram()))
+    prepared = benchmark(site.prepare, glance.read(site.datagram(), *FLOW.remote))
     assert prepared.record.aor == f"sip:{user(0)}@{DOMAIN}"
 
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import lru_cache
-from hmac import compare_digest
 from typing import NamedTuple
 
 from sipha.auth.claim import Claim
 from sipha.auth.domain import Domain, Domains
 from sipha.auth.window import NonceWindow
 from sipha.errors import MalformedMessage, Unavailable
-from sipha.sip.digest import QOP, Credentials, base, challenge, ha2, parse_credentials, response
+from sipha.sip.digest import QOP, Credentials, base, challenge, parse_credentials, proves
 from sipha.sip.message import Request
 from sipha.sip.token import Tokens
 from sipha.sip.uri import SipUri, parse_uri
 from sipha.state.accounts import Account
 from sipha.state.interfaces import ICredentials
 
-_HA2_CACHE = 4096
-_HA2_CACHED_LENGTH = 256
 _MOST_CREDENTIALS = 16
 
 _CHALLENGES = {"Authorization": "WWW-Authenticate", "Proxy-Authorization": "Proxy-Authenticate"}
@@ -35,11 +32,14 @@ class Challenge(NamedTuple):
     stale: bool
 
 
-class Verified(NamedTuple):
+class Verified:
     """The credentials are those of an account, but their nonce count has not been used up yet."""
 
-    account: Account
-    claim: Claim
+    __slots__ = ("account", "claim")
+
+    def __init__(self, account: Account, claim: Claim) -> None:
+        self.account = account
+        self.claim = claim
 
 
 class Authenticated(NamedTuple):
@@ -69,7 +69,6 @@ class Authenticator:
         self._domains = domains
         self._window = NonceWindow() if window is None else window
         self._serial = serial
-        self._ha2: dict[tuple[str, str, str], str] = {}
 
     def let_nonces_live(self, seconds: float) -> None:
         """Let nonces be good for this long, those that were made already, too."""
@@ -124,27 +123,17 @@ class Authenticator:
         offered = algorithm in domain.algorithms or stored in domain.algorithms
         if not offered or credentials.qop not in ("", QOP):
             return self.challenge(header, domain, now, term, stale=False)
-        nonce = self.tokens.read_nonce(credentials.nonce)
+        made_in, issued_at = self.tokens.read_nonce(credentials.nonce) or (None, 0)
         # Another leader's nonces are not ours to accept: only that leader knows which counts it has seen.
-        if nonce is None or nonce.term != term & 0xFFFFFFFF or not self._window.is_valid(nonce.issued_at, now):
+        if made_in != term & 0xFFFFFFFF or not self._window.is_valid(issued_at, now):
             return self.challenge(header, domain, now, term, stale=True)
         account = self._credentials.credential(credentials.username, domain.realm)
         known = None if account is None else account.ha1.get(stored)
         # An unknown user costs what a wrong password costs, and gets the same answer.
-        expected = response(
-            algorithm,
-            known or "unknown",
-            self._ha2_of(algorithm, method, credentials.uri),
-            credentials.nonce,
-            nc=credentials.nc,
-            cnonce=credentials.cnonce,
-            qop=credentials.qop,
-        )
-        given = credentials.response
-        if not (given.isascii() and compare_digest(expected, given)) or account is None or not known:
+        if not proves(known or "unknown", method, credentials) or account is None or not known:
             return self.challenge(header, domain, now, term, stale=False)
         count = credentials.nonce_count if credentials.qop else None
-        return Verified(account, Claim(credentials.nonce, credentials.username, count, nonce.issued_at))
+        return Verified(account, Claim(credentials.nonce, credentials.username, count, issued_at))
 
     def _is_target(self, uri: str, request: Request) -> bool:
         """True if a digest uri means the Request-URI, whose port and parameters phones leave out, or this server."""
@@ -173,17 +162,6 @@ class Authenticator:
             tuple((name, challenge(domain.realm, nonce, algorithm, stale=stale)) for algorithm in domain.algorithms),
             stale,
         )
-
-    def _ha2_of(self, algorithm: str, method: str, uri: str) -> str:
-        key = (algorithm, method, uri)
-        found = self._ha2.get(key)
-        if found is None:
-            found = ha2(algorithm, method, uri)
-            if len(self._ha2) >= _HA2_CACHE:
-                self._ha2.clear()
-            if len(method) + len(uri) <= _HA2_CACHED_LENGTH:
-                self._ha2[key] = found
-        return found
 
 
 # A proxied request's are read twice: to verify them, and to know which of them are for us.

@@ -14,6 +14,9 @@ from sipha.state.outcomes import Outcome
 PERIOD = 0.5
 """Seconds between two looks, and before the first one: what the sockets hold of refreshes is read by then."""
 
+SOON = 0.02
+"""Seconds until the next look if there is more to look at than one takes."""
+
 GAP = 0.1
 """Seconds by which a look may be late; after more this process was held up, and refreshes wait in its sockets."""
 
@@ -50,12 +53,12 @@ class Expirer(Service):
             self._wait(PERIOD)
             return
         replica = self._replica
-        expired = tuple(replica.machine.location.expired(int(replica.cluster_time() * 1000), LIMIT))
-        if not expired:
-            self._wait(PERIOD)
-            return
-        again = 0.0 if len(expired) >= LIMIT else PERIOD
-        replica.propose(Expire(expired), lambda outcome: self._proposed(outcome, again))
+        bindings, more = replica.machine.location.expired(int(replica.cluster_time() * 1000), LIMIT)
+        if bindings:
+            again = 0.0 if more else PERIOD
+            replica.propose(Expire(bindings), lambda outcome: self._proposed(outcome, again))
+        else:
+            self._wait(SOON if more else PERIOD)
 
     def _proposed(self, outcome: Outcome | Unavailable, again: float) -> None:
         if self.running and self._next is None:

@@ -24,7 +24,7 @@ from sipha.state.entries import (
     Register,
     RemoveBindings,
 )
-from sipha.state.outcomes import Invalid, Outcome
+from sipha.state.outcomes import Invalid, Outcome, Registered
 
 MAX_FORWARDED = 20_000
 """Records that may be under way to the leader."""
@@ -166,6 +166,8 @@ class Forwarding:
     def _receive_outcome(self, peer: str, message: ProposalOutcome) -> None:
         try:
             answer = _answer_decoder.decode(message.outcome)
+            if isinstance(answer, Registered):
+                _ = answer.bindings  # which are decoded when they are asked for
         except UNDECODABLE:
             raise ProtocolError("not a message") from None
         forwarded = self._forwarded.get(message.id)

@@ -85,7 +85,9 @@ class Inbox:
 
     def received(self, peer: str, message: RaftMessage) -> None:
         """Take a message, and do at the end of this turn what follows from it."""
-        self._driver.guard(lambda: self._receive(peer, message), kick=self._has_consequences(message))
+        self._driver.guard(lambda: self._receive(peer, message), kick=False)
+        if self._has_consequences(message):
+            self._driver.kick()
 
     def last_word_heard(self, word: LastWord) -> None:
         """A guard says that its leader's claim has ended."""
@@ -96,7 +98,7 @@ class Inbox:
         if isinstance(message, LeaseAck):
             return not self._leadership.held
         if isinstance(message, AppendReply):
-            return message.reset or self._voter.raft.commit_index < self._voter.raft.last_index
+            return not self._voter.raft.leads or self._voter.raft.due
         return not isinstance(message, Shared)
 
     def _connected(self, peer: str) -> None:

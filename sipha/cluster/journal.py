@@ -35,6 +35,9 @@ WINDOW = 32 << 20
 _NO_OP = b"\x01"
 _SLICE = 64 << 10
 _GROUP = 1 << 20
+_FEW = 4
+"""Entries that are taken rather than looked at: a leader has so few to send to who is up to date."""
+
 _TERM = "term"
 
 
@@ -155,11 +158,16 @@ class Journal:
     @overload
     def __getitem__(self, item: slice) -> list[Entry] | Tail: ...
     def __getitem__(self, item: int | slice) -> Entry | list[Entry] | Tail:
-        """An entry; of a closed slice the first 64 KiB of commands; of an open one a view. Raises OSError."""
+        """An entry; of a closed slice the first 64 KiB of commands; of an open one all, or a view. Raises OSError."""
         if isinstance(item, slice):
             start = self._base[1] + item.start
             if item.stop is None:
-                return Tail(self.entries, start, self._last[1])
+                last = self._last[1]
+                if last - start < _FEW and start >= self._window.first:
+                    few = self._window.take(start, last, _SLICE)
+                    if len(few) == last - start + 1:
+                        return few
+                return Tail(self.entries, start, last)
             return self.entries(start, self._base[1] + item.stop - 1)
         if item == -1:
             return self._last

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice, repeat
+from typing import Any
 
 from twisted.logger import Logger
 
@@ -36,7 +37,7 @@ MAX_RECORD = MAX_COMMAND - 1024
 MAX_UNDER_WAY = 8
 """Entries that may wait for their majority."""
 
-FEW_UNDER_WAY = 3
+FEW_UNDER_WAY = 2
 """So many may, while what comes meanwhile makes the next one larger: an entry costs each node what 30 records do."""
 
 COMPANY = 0.002
@@ -45,8 +46,14 @@ COMPANY = 0.002
 Done = Callable[[Outcome | Unavailable], None]
 """What a proposer is told by, once."""
 
-Proposal = tuple[Record, Done, float]
-"""A record, its proposer, and until when that waits."""
+Tell = Callable[[list[tuple[Any, Outcome | Unavailable]]], None]
+"""What a proposer of many records is told by of those whose outcomes come together: by what it knows each, and that."""
+
+Proposal = tuple[Record, Any, Tell, float]
+"""A record, by what its proposer knows it, who that is, and until when it waits."""
+
+_FAILED = "told of an outcome, a proposer failed"
+_log = Logger(namespace="sipha.cluster")
 
 
 class _Group:
@@ -56,7 +63,7 @@ class _Group:
 
     def __init__(self, proposals: list[Proposal]) -> None:
         self.proposals = proposals
-        self.deadline = proposals[0][2]
+        self.deadline = proposals[0][3]
 
     def take(self) -> list[Proposal]:
         """The proposals, each of whose proposers must be told now."""
@@ -79,7 +86,7 @@ class Proposals:
         clock: Callable[[], float],
         encode: Callable[[tuple[Record, ...]], bytes],
         append: Callable[[bytes, Callable[[Sequence[Outcome] | None], None]], None],
-        shorten: Callable[[Record], Record] = lambda record: record,
+        shorten: Callable[[list[Record]], list[Record]] = lambda records: records,
     ) -> None:
         self.count = 0
         self.latencies = Histogram()
@@ -92,24 +99,24 @@ class Proposals:
         self._under_way: deque[_Group] = deque()
         self._held = False
         self._fit = MAX_RECORDS  # records that make a batch, by the last one's size
-        self._log = Logger(namespace="sipha.cluster")
 
-    def add(self, record: Record, done: Done) -> None:
-        """Let a record wait for the next entry; refused at once if too many do."""
+    def add(self, records: Sequence[tuple[Record, Any]], tell: Tell) -> None:
+        """Let records wait for the next entry, each with what `tell` knows it by; refused at once if too many do."""
         deadline = self._clock() + DEADLINE
-        if self.count >= MAX_PROPOSALS:
-            done(QueueFull(f"{MAX_PROPOSALS} records wait for the log already"))
-            return
-        if self._waiting and deadline - self._waiting[0][2] > LONGEST_WAIT and not self._held:
-            done(QueueFull(f"others have waited for the log for {LONGEST_WAIT:g} s already"))
-            return
-        self.count += 1
-        self._waiting.append((record, done, deadline))
+        if self._waiting and deadline - self._waiting[0][3] > LONGEST_WAIT and not self._held:
+            room, refusal = 0, QueueFull(f"others have waited for the log for {LONGEST_WAIT:g} s already")
+        else:
+            room = max(MAX_PROPOSALS - self.count, 0)
+            refusal = QueueFull(f"{MAX_PROPOSALS} records wait for the log already")
+        self._waiting += [(record, waiting, tell, deadline) for record, waiting in records[:room]]
+        self.count += min(len(records), room)
+        if len(records) > room:
+            tell([(waiting, refusal) for _, waiting in records[room:]])
 
     def add_internal(self, record: Record, done: Done) -> None:
         """As `add`, without a deadline and whatever else waits."""
         self.count += 1
-        self._waiting.append((record, done, math.inf))
+        self._waiting.append((record, done, tell_each, math.inf))
 
     @property
     def under_way(self) -> bool:
@@ -126,7 +133,7 @@ class Proposals:
             return bool(self._outdated)
         if under_way < FEW_UNDER_WAY or len(self._waiting) >= self._fit:
             return True
-        deadline = self._waiting[0][2]
+        deadline = self._waiting[0][3]
         return deadline < self._clock() + DEADLINE - COMPANY or math.isinf(deadline)
 
     def hold(self) -> None:
@@ -142,10 +149,10 @@ class Proposals:
         while self.ready:
             if self._outdated:
                 proposals, self._outdated = self._outdated[: self._fit], self._outdated[self._fit :]
-                self._submit(proposals, [record for record, _, _ in proposals])
+                self._submit(proposals, [proposal[0] for proposal in proposals])
             else:
                 proposals = self._next()
-                self._submit(proposals, [self._shorten(record) for record, _, _ in proposals])
+                self._submit(proposals, self._shorten([proposal[0] for proposal in proposals]))
 
     def expire(self) -> None:
         """Tell those who have waited long enough; the library may never do."""
@@ -155,9 +162,9 @@ class Proposals:
                 self._refuse(group.take(), UnknownOutcome(f"no majority had the record within {DEADLINE:g} s"))
         while groups and not groups[0].proposals:
             groups.popleft()
-        if any(deadline <= now for _, _, deadline in islice(self._waiting, 2)):  # the first may be one without
-            late = [proposal for proposal in self._waiting if proposal[2] <= now]
-            self._waiting = deque(proposal for proposal in self._waiting if proposal[2] > now)
+        if any(proposal[3] <= now for proposal in islice(self._waiting, 2)):  # the first may be one without
+            late = [proposal for proposal in self._waiting if proposal[3] <= now]
+            self._waiting = deque(proposal for proposal in self._waiting if proposal[3] > now)
             self._refuse(late, QueueFull(f"the record waited for {DEADLINE:g} s"))
 
     def refuse_waiting(self, refusal: Unavailable) -> None:
@@ -175,11 +182,11 @@ class Proposals:
             UnknownOutcome("another node has taken over before a majority was known to have the record")
         )
 
-    def take_waiting(self) -> list[tuple[Record, Done]]:
+    def take_waiting(self) -> list[tuple[Record, Any, Tell]]:
         """Those that wait and are in no entry, for another to tell them; what we wanted ourselves is forgotten."""
         waiting = self._take_waiting()
         self.count -= len(waiting)
-        return [(record, done) for record, done, deadline in waiting if math.isfinite(deadline)]
+        return [(record, who, tell) for record, who, tell, deadline in waiting if math.isfinite(deadline)]
 
     def refuse_all(self, unknown: UnknownOutcome, refusal: Unavailable) -> None:
         """Tell `unknown` to those whose record is in an entry, which may yet be applied, `refusal` to the others."""
@@ -199,8 +206,10 @@ class Proposals:
         """The records of the next entry; one without a deadline has an entry of its own."""
         waiting = self._waiting
         proposals = [waiting.popleft()]
-        if math.isfinite(proposals[0][2]):
-            while waiting and len(proposals) < self._fit and math.isfinite(waiting[0][2]):
+        if proposals[0][3] != math.inf:
+            for _ in range(min(self._fit - 1, len(waiting))):
+                if waiting[0][3] == math.inf:
+                    break
                 proposals.append(waiting.popleft())
         return proposals
 
@@ -223,8 +232,7 @@ class Proposals:
             self._submit(proposals[:half], records[:half])
             self._submit(proposals[half:], records[half:])
         else:
-            self.count -= 1
-            self._tell(proposals[0][1], refusal)
+            self._tell(proposals, [refusal])
 
     def _settle(self, group: _Group, outcomes: Sequence[Outcome] | None) -> None:
         """Tell the proposers what became of their entry: applied, or (None) another's is in its place."""
@@ -236,21 +244,35 @@ class Proposals:
         else:
             if math.isfinite(group.deadline):
                 self.latencies.observe(self._clock() + DEADLINE - group.deadline)
-            for proposal, outcome in zip(proposals, outcomes, strict=True):
-                if isinstance(outcome, Outdated):
-                    self._outdated.append(proposal)
-                else:
-                    self.count -= 1
-                    self._tell(proposal[1], outcome)
+            self._tell(proposals, outcomes)
 
     def _refuse(self, proposals: Sequence[Proposal], refusal: Unavailable) -> None:
-        self.count -= len(proposals)
-        for _, done, _ in proposals:
-            self._tell(done, refusal)
+        self._tell(proposals, repeat(refusal))
 
-    def _tell(self, done: Done, outcome: Outcome | Unavailable) -> None:
-        """One proposer's failure is not the others', and least of all the log's, which would apply the entry twice."""
+    def _tell(self, proposals: Sequence[Proposal], outcomes: Iterable[Outcome | Unavailable]) -> None:
+        """Tell each proposer of all its records at once, but for those that are to be proposed in full.
+
+        One proposer's failure is not the others', and least of all the log's, which would apply the entry twice.
+        """
+        told: defaultdict[Tell, list[tuple[Any, Outcome | Unavailable]]] = defaultdict(list)
+        self.count -= len(proposals)
+        for proposal, outcome in zip(proposals, outcomes, strict=False):
+            if isinstance(outcome, Outdated):
+                self.count += 1
+                self._outdated.append(proposal)
+            else:
+                told[proposal[2]].append((proposal[1], outcome))
+        for tell, those in told.items():
+            try:
+                tell(those)
+            except Exception:  # noqa: BLE001  whatever it is, it is logged
+                _log.failure(_FAILED)
+
+
+def tell_each(outcomes: list[tuple[Done, Outcome | Unavailable]]) -> None:
+    """Tell proposers of a single record each; one's failure is not the others'."""
+    for done, outcome in outcomes:
         try:
             done(outcome)
         except Exception:  # noqa: BLE001  whatever it is, it is logged
-            self._log.failure("told of an outcome, a proposer failed")
+            _log.failure(_FAILED)

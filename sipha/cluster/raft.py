@@ -300,8 +300,7 @@ class Raft(SyncObj):
         if not self._SyncObj__otherNodes and self._journal.durable < self.last_index:
             return
         self._count_disks()
-        first, last, next_index = self.first_index, self.last_index, self._SyncObj__raftNextIndex
-        if any(first < next_index[node] <= last for node in self._SyncObj__connectedNodes):
+        if self._owes_entries():
             self._SyncObj__newAppendEntriesTime = 0.0
         due, self._SyncObj__raftElectionDeadline = self._SyncObj__raftElectionDeadline, math.inf
         try:
@@ -313,15 +312,27 @@ class Raft(SyncObj):
                 if peer in self._reachable:
                     self.connected(peer)
 
+    @property
+    def due(self) -> bool:
+        """True if a leader's tick would commit an entry or send one."""
+        return self._on_disks() > self.commit_index or self._owes_entries()
+
+    def _owes_entries(self) -> bool:
+        """Return True if a peer that can be sent to lacks entries that the log has."""
+        first, last, next_index = self.first_index, self.last_index, self._SyncObj__raftNextIndex
+        return any(first < next_index[node] <= last for node in self._SyncObj__connectedNodes)
+
+    def _on_disks(self) -> int:
+        """Return up to where a majority has the log on disk, of which the leader is one (Raft thesis §10.2.1)."""
+        disks = sorted([self._journal.durable, *[self.match(node.id) for node in self._SyncObj__otherNodes]])
+        return disks[(len(disks) - 1) // 2]
+
     def _count_disks(self) -> None:
         """Let the library see no acknowledgement of more than a majority has on disk.
 
-        It takes for granted that the leader has all; but the leader writes while the others do, and counts as one of
-        them (Raft thesis §10.2.1).
+        It takes for granted that the leader has all; but the leader writes while the others do.
         """
-        others, match = self._SyncObj__otherNodes, self._SyncObj__raftMatchIndex
-        disks = sorted([self._journal.durable, *(self.match(node.id) for node in others)], reverse=True)
-        majority = disks[len(disks) // 2]
+        match, majority = self._SyncObj__raftMatchIndex, self._on_disks()
         for node in match:
             match[node] = min(self.match(node.id), majority)
 

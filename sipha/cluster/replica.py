@@ -28,7 +28,7 @@ from sipha.cluster.leadership import Leadership
 from sipha.cluster.membership import Membership, address_of
 from sipha.cluster.memory import Memory
 from sipha.cluster.peers import INetwork
-from sipha.cluster.proposals import Done, Proposals
+from sipha.cluster.proposals import Done, Proposals, Tell, tell_each
 from sipha.cluster.raft import Timing
 from sipha.cluster.raft import clock as boottime
 from sipha.cluster.scrub import Scrub
@@ -55,7 +55,7 @@ from sipha.state.entries import (
     UnknownSchema,
     encode,
 )
-from sipha.state.interfaces import ICredentials, ILocation, ILog
+from sipha.state.interfaces import IBatchLog, ICredentials, ILocation
 from sipha.state.outcomes import Outcome
 from sipha.state.snapshot import Frozen
 from sipha.state.table import FrozenTable
@@ -120,7 +120,9 @@ class Replica:
         )
         self._lease, self._raft = self._voter.lease, self._voter.raft
         self._proposals = Proposals(clock, self._encode, self._raft.append, self._shorten)
-        self._forwarding = Forwarding(clock, network.send, self._propose_here)
+        self._forwarding = Forwarding(
+            clock, network.send, lambda record, done: self._propose_here([(record, done)], tell_each)
+        )
         self.membership = Membership(
             node, self._journal, self.machine, self._voter, self._propose_members, self._members_changed
         )
@@ -203,25 +205,31 @@ class Replica:
         self._memory.close()
         return stopped
 
-    # ILog
+    # IBatchLog
 
     def propose(self, record: Record, done: Done) -> None:
         """Queue a record for the next batch and call `done` once, with what apply returned or why it did not come.
 
         A node that doesn't lead hands the record to the one that does.
         """
-        leader = self.leader
-        if leader is not None and leader != self.node and self._driver.running:
-            self._forwarding.forward(leader, record, done)
-        else:
-            self._propose_here(record, done)
+        self.propose_all([(record, done)], tell_each)
 
-    def _propose_here(self, record: Record, done: Done) -> None:
+    def propose_all(self, records: Sequence[tuple[Record, Any]], tell: Tell) -> None:
+        """As `propose`, for records each with what `tell` knows it by: that gets all at once that come together."""
+        leader = self.leader
+        if leader is None or leader == self.node or not self._driver.running:
+            self._propose_here(records, tell)
+            return
+        for record, waiting in records:
+            self._forwarding.forward(leader, record, _alone(tell, waiting))
+
+    def _propose_here(self, records: Sequence[tuple[Record, Any]], tell: Tell) -> None:
         ready = self.leading() or (self._handover.under_way and self._raft.leads)
         if not ready or self._watch.misses_majority():
-            done(self._refusal())
+            refusal = self._refusal()
+            tell([(waiting, refusal) for _, waiting in records])
         else:
-            self._proposals.add(record, done)
+            self._proposals.add(records, tell)
             self._driver.kick()
 
     def cluster_time(self) -> float:
@@ -257,6 +265,10 @@ class Replica:
         if self.leadership.held:
             self._driver.kick()
         return False
+
+    def leading_until(self) -> float:
+        """Until when `leading` stays true, by the clock, unless another step changes that; in the past if it isn't."""
+        return self._lease.until if self.leading() else 0.0
 
     @property
     def term(self) -> int:
@@ -431,8 +443,8 @@ class Replica:
         was_under_way = self._handover.under_way
         self._handover.step(self._clock())
         if was_under_way and not self._handover.under_way and not self._raft.leads:
-            for record, done in self._proposals.take_waiting():  # the one who leads now can have them
-                self.propose(record, done)
+            for record, waiting, tell in self._proposals.take_waiting():  # the one who leads now can have them
+                self.propose_all([(record, waiting)], tell)
 
     def _look_around(self) -> None:
         """Do what has time until the next tick."""
@@ -468,7 +480,9 @@ class Replica:
 
     def _durable_risen(self) -> None:
         """More of the log is on disk: a follower says so, and that is all; for a leader more may be committed."""
-        self._driver.guard(self._voter.durable_risen, kick=self._raft.leads)
+        self._driver.guard(self._voter.durable_risen, kick=False)
+        if self._raft.leads and (self._raft.due or self._proposals.ready):
+            self._driver.kick()
 
     # Proposals
 
@@ -476,10 +490,11 @@ class Replica:
         schema = max([self.machine.schema, *(record.schema for record in records if isinstance(record, RaiseSchema))])
         return encode(Batch(schema, self._time.now(self._clock()), self.policy, records))
 
-    def _shorten(self, record: Record) -> Record:
-        if isinstance(record, Register) and self.machine.schema >= REFRESH_SCHEMA:
-            return self.machine.location.shortened(record)
-        return record
+    def _shorten(self, records: list[Record]) -> list[Record]:
+        if self.machine.schema < REFRESH_SCHEMA:
+            return records
+        shortened = self.machine.location.shortened
+        return [shortened(record) if isinstance(record, Register) else record for record in records]
 
     def _propose_own(self, record: Record, done: Done) -> None:
         """Queue a record that the leader has decided on; `done` may never be called."""
@@ -570,4 +585,9 @@ class Replica:
             )
 
 
-classImplements(Replica, ILog, ILocation, ICredentials)
+def _alone(tell: Tell, waiting: Any) -> Done:
+    """What tells `tell` of a single outcome."""
+    return lambda outcome: tell([(waiting, outcome)])
+
+
+classImplements(Replica, IBatchLog, ILocation, ICredentials)

@@ -144,9 +144,10 @@ class Voter:
         self._watch_disk(now)
         if now - self._round[0] >= self._timing.election_min:
             self._goal, self._round = self._round[1], (now, self.raft.commit_index)
-        self._journal.flush()  # first: the disk writes while we apply
+        if not self.raft.leads:
+            self._journal.flush()  # first: the disk writes while we apply
         self.raft.tick()
-        self._journal.flush()
+        self._journal.flush()  # a leader's last: the others' disks have the longer way
 
     def _watch_disk(self, now: float) -> None:
         """Lead no more if the disk takes nothing and says nothing: others have one that does."""

@@ -275,10 +275,13 @@ class Keepalive(Service):
         schedule = self._schedule
         remainder = slot % schedule.slots
         found = False
-        for binding in self._machine.location.bindings(aor, now):
+        for binding in self._machine.location.bindings(aor, 0):
             if schedule.remainder(aor, binding.contact_id) == remainder and self._is_in_scope(binding):
-                found = True
-                self._ping_one(aor, binding, remainder, now // SLOT, transport, tokens)
+                found = (
+                    True  # if it ran out, too: an entry that is under way may refresh it yet, and nobody tells of that
+                )
+                if binding.expires_at > now:
+                    self._ping_one(aor, binding, remainder, now // SLOT, transport, tokens)
         if not found:
             schedule.discard(aor, slot)
 

@@ -1,16 +1,17 @@
 """The REGISTERs of most phones, read at a glance: no message, header field or URI of them is made an object.
 
 One pattern says what is plain. What it takes, `sipha.sip.parser` and `record.prepare` understand in the same way; what
-it doesn't take is theirs to judge.
+it doesn't take is theirs to judge. `_glance.c` does the same without the interpreter, where it has been built.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from itertools import accumulate
 from typing import NamedTuple
 
 from sipha.sip.digest import ALGORITHMS, MAX_CREDENTIALS, QOP, Credentials
-from sipha.sip.flow import Flow
 from sipha.sip.origin import Origin
 
 _TOKEN = r"[A-Za-z0-9\-.!%*_+`'~]++"  # noqa: S105 - the grammar's word
@@ -25,7 +26,7 @@ _CREDENTIALS = (
 )
 _PLAIN_PARAMS = r"(?:;[A-Za-z0-9\-_.]++(?:=[A-Za-z0-9\-_.]++)?){0,16}"
 _CONTACT_PARAMS = r'(?:;expires=([0-9]{1,9}))?(?:;\+sip\.instance="([ !#-\[\]-~]*+)")?'
-# What each line may be. Their groups are the fields of `Plain`, in that order.
+# What each line may be.
 _FIELDS = (
     rf'Via: SIP/2\.0/UDP ({_HOST_PORT})((?:;{_TOKEN}(?:=[^\s;,"<>]*+)?){{0,16}})',
     rf"From: ({_DISPLAY}<{_AOR}>;tag={_TOKEN})",
@@ -48,124 +49,99 @@ _FIELDS = (
 _PLAIN = re.compile(rf"REGISTER {_URI} SIP/2\.0\r\n(?:(?:{'|'.join(_FIELDS)})\r\n)*+(?<=\n)\r\n\Z", re.ASCII)
 
 
-class Plain(NamedTuple):
-    """What a plain REGISTER says: the groups of the pattern, as they stand there.
+# Of each line the group that takes part if it is there: the first of its own, behind that of the URI.
+_LINES = tuple(accumulate([re.compile(field).groups for field in _FIELDS[:-1]], initial=2))
+_ALGORITHM, _DIGEST_URI = Credentials._fields.index("algorithm"), Credentials._fields.index("uri")
+_HIGHEST_PORT = 65535
+_DEFAULT_PORT = 5060
 
-    `via` is host and port of the only Via, `from_` and `to` are the values with `sender` and `aor` in them.
-    `contact_expires` is the only contact's own expiry, `expires` that of the Expires header. A registrar does nothing
-    with a Route.
+
+class Plain(NamedTuple):
+    """What a plain REGISTER says.
+
+    `head` is what each response to it repeats, as `response.head` has it, `to` the value of To, and `aor` the URI in
+    that and in From. `expires` is that of the only contact, else that of the Expires header. `methods` are those of
+    Allow, without spaces. The uri of its `credentials` is its own.
     """
 
     uri: str
-    via: str
-    host: str
-    port: str | None
-    params: str
-    from_: str
-    sender: str
+    head: str
     to: str
     aor: str
     call_id: str
-    cseq: str
-    authorization: str | None
-    username: str | None
-    realm: str | None
-    nonce: str | None
-    digest_uri: str | None
-    response: str | None
-    algorithm: str | None
-    qop: str | None
-    cnonce: str | None
-    nc: str | None
+    cseq: int
     contact: str
-    contact_host: str
-    contact_port: str | None
-    contact_params: str
-    contact_expires: str | None
-    instance: str | None
-    expires: str | None
-    user_agent: str | None
-    allow: str | None
-    max_forwards: str | None
-    supported: str | None
-    allow_events: str | None
-    route: str | None
-    content_length: str | None
-
-    @property
-    def credentials(self) -> Credentials | None:
-        """The credentials in Authorization, None if there is none."""
-        if self.authorization is None:
-            return None
-        fields: tuple[str | None, ...] = self
-        credentials = Credentials._make(fields[_CREDENTIAL_FIELDS])
-        if self.algorithm and self.qop == QOP:
-            return credentials
-        return credentials._replace(algorithm=self.algorithm or "MD5", qop=QOP)
-
-    @property
-    def origin(self) -> Origin | None:
-        """Where it says that it comes from; None if that takes a closer look."""
-        if self.contact_port is None and self.contact_params:
-            return None  # the default port is the transport's, which is among them
-        contact = self.contact_host.lower(), int(self.contact_port or 5060)
-        return Origin(self.host, int(self.port or 5060), rport=True, contacts=(contact,), direct=True, media=())
-
-    def head(self, flow: Flow) -> str | None:
-        """What each response to it repeats, as `response.head` has it; None if its Via doesn't ask for rport.
-
-        The flow is the one that it came by, which is also where the response goes (RFC 3581 §4).
-        """
-        before, rport, after = self.params.partition(";rport")
-        if not rport or (after and after[0] != ";") or "received" in self.params.lower():
-            return None
-        host, port = flow.remote
-        return (
-            f"Via: SIP/2.0/UDP {self.via}{before};rport={port}{after};received={host}\r\n"
-            f"From: {self.from_}\r\nCall-ID: {self.call_id}\r\nCSeq: {self.cseq} REGISTER\r\n"
-        )
+    expires: int | None
+    instance: str
+    user_agent: str
+    methods: str
+    origin: Origin
+    credentials: Credentials | None
 
 
-# Of each header field the group that takes part if the field is there.
-_FIRST = tuple(
-    Plain._fields.index(name) + 1
-    for name in (
-        "via", "from_", "to", "call_id", "cseq", "authorization", "contact", "expires", "user_agent", "allow",
-        "max_forwards", "supported", "allow_events", "route", "content_length",
-    )
-)  # fmt: skip
-_NEEDED = slice(Plain._fields.index("params"), Plain._fields.index("authorization"))
-_CONTACT = Plain._fields.index("contact")
-_CREDENTIAL_FIELDS = slice(Plain._fields.index("username"), _CONTACT)
-_ALGORITHM, _DIGEST_URI = Credentials._fields.index("algorithm"), Credentials._fields.index("uri")
-_HIGHEST_PORT = 65535
-
-
-def read(data: bytes) -> Plain | None:
-    """Read a datagram; None if it is no plain REGISTER."""
+def read_by_pattern(data: bytes, host: str, port: int) -> Plain | None:
+    """Read a datagram that came from this address; None if it is no plain REGISTER."""
+    if len(data) >= MAX_CREDENTIALS:
+        return None  # so no credentials are too long
     text = data.decode("utf-8", "surrogateescape")
     match = _PLAIN.match(text)
     if match is None:
         return None
-    groups = match.groups()
-    plain = Plain._make(groups)
+    (
+        uri, via, via_host, via_port, params, from_, sender, to, aor, call_id, cseq,
+        authorization, username, realm, nonce, digest_uri, response, algorithm, qop, cnonce, nc,
+        contact, contact_host, contact_port, contact_params, contact_expires, instance,
+        expires, user_agent, allow, *_,
+    ) = match.groups()  # fmt: skip
+    before, rport, after = (params or "").partition(";rport")
     if (
-        None in groups[_NEEDED]
-        or groups[_CONTACT] is None
+        None in (via, from_, to, call_id, cseq, contact)
         # As many lines as fields that are there: none came twice.
-        or text.count("\r\n") != 2 + len(_FIRST) - match.group(*_FIRST).count(None)
-        or (plain.authorization is not None and not _are_whole(plain.authorization, groups[_CREDENTIAL_FIELDS]))
-        or (plain.port is not None and int(plain.port) > _HIGHEST_PORT)
-        or (plain.contact_port is not None and int(plain.contact_port) > _HIGHEST_PORT)
+        or text.count("\r\n") != 2 + len(_LINES) - match.group(*_LINES).count(None)
+        or sender != aor
+        or (via_port is not None and int(via_port) > _HIGHEST_PORT)
+        or (contact_port is not None and int(contact_port) > _HIGHEST_PORT)
+        or (contact_port is None and contact_params)  # the default port is the transport's, which is among them
+        # The response goes where the request came from only if the Via asks for that (RFC 3581 §4).
+        or not rport
+        or (after and after[0] != ";")
+        or "received" in params.lower()
     ):
         return None
-    return plain
+    credentials = None
+    if authorization is not None:
+        given = (username, realm, nonce, digest_uri, response, algorithm, qop, cnonce, nc)
+        if digest_uri != uri or not _are_whole(authorization, given):
+            return None
+        credentials = Credentials(username, realm, nonce, uri, response, algorithm or "MD5", QOP, cnonce, nc)
+    seconds = contact_expires or expires
+    return Plain(
+        uri,
+        f"Via: SIP/2.0/UDP {via}{before};rport={port}{after};received={host}\r\n"
+        f"From: {from_}\r\nCall-ID: {call_id}\r\nCSeq: {cseq} REGISTER\r\n",
+        to,
+        aor,
+        call_id,
+        int(cseq),
+        contact,
+        None if seconds is None else int(seconds),
+        instance or "",
+        (user_agent or "").strip(" "),
+        (allow or "").replace(" ", ""),
+        Origin(
+            via_host,
+            int(via_port or _DEFAULT_PORT),
+            rport=True,
+            contacts=((contact_host.lower(), int(contact_port or _DEFAULT_PORT)),),
+            direct=True,
+            media=(),
+        ),
+        credentials,
+    )
 
 
 def _are_whole(authorization: str, credentials: tuple[str | None, ...]) -> bool:
     """Return True if the credentials lack nothing, but perhaps the algorithm, and have nothing twice."""
-    if len(authorization) > MAX_CREDENTIALS:
-        return False
     if all(credentials):
         return credentials[_ALGORITHM] in ALGORITHMS
     others = credentials[:_ALGORITHM] + credentials[_ALGORITHM + 1 :]
@@ -173,3 +149,15 @@ def _are_whole(authorization: str, credentials: tuple[str | None, ...]) -> bool:
         return False
     # As many equals signs as parameters: there is no ninth that is one of the eight once more.
     return authorization.count("=") - (credentials[_DIGEST_URI] or "").count("=") == len(others)
+
+
+def _reader() -> Callable[[bytes, str, int], Plain | None]:
+    try:
+        from sipha.registrar._glance import reader  # noqa: PLC0415  if it has been built
+    except ImportError:
+        return read_by_pattern
+    return reader(Plain, Origin, Credentials)
+
+
+read = _reader()
+"""Does what `read_by_pattern` does."""

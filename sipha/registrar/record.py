@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Literal, NamedTuple
+from typing import Literal
 from zlib import crc32
 
 import msgspec
@@ -60,14 +60,17 @@ class RegistrarSettings:
     max_pending: int = 20_000
 
 
-class Prepared(NamedTuple):
+class Prepared:
     """A REGISTER that may be carried out: the record, or None if it only asks, and what its 200 repeats."""
 
-    domain: Domain
-    aor: str
-    record: Register | None
-    verified: Verified
-    extra: str
+    __slots__ = ("aor", "domain", "extra", "record", "verified")
+
+    def __init__(self, domain: Domain, aor: str, record: Register | None, verified: Verified, extra: str) -> None:
+        self.domain = domain
+        self.aor = aor
+        self.record = record
+        self.verified = verified
+        self.extra = extra
 
 
 def prepare(
@@ -152,31 +155,28 @@ def prepare_plain(
         return None
     if credentials is None:
         return authenticator.challenge("Authorization", domain, now, term, stale=False)
-    if credentials.realm != domain.realm or credentials.uri != plain.uri:
+    if credentials.realm != domain.realm:
         return None
     outcome = authenticator.verify_credentials(
         credentials, domain, now, term, method="REGISTER", header="Authorization"
     )
     if isinstance(outcome, Challenge):
         return outcome
-    account = outcome.account
-    aor, instance = account.aor, plain.instance or ""
-    if not plain.aor == plain.sender == aor or account.domain != domain.name or len(aor) > MAX_AOR:
+    account, aor = outcome.account, plain.aor
+    if aor != account.aor or account.domain != domain.name or len(aor) > MAX_AOR:
         return None
-    if len(plain.contact) + len(instance) > MAX_CONTACT:
+    if len(plain.contact) + len(plain.instance) > MAX_CONTACT:
         return None
-    expires = plain.contact_expires or plain.expires
-    contact = Contact(plain.contact, None if expires is None else int(expires), None, instance)
-    cseq = int(plain.cseq)
+    contact = Contact(plain.contact, plain.expires, None, plain.instance)
     record = Register(
         aor=aor,
         call_id=plain.call_id,
-        cseq=cseq,
-        contacts=_admitted((contact,), plain.call_id, cseq, settings),
+        cseq=plain.cseq,
+        contacts=_admitted((contact,), plain.call_id, plain.cseq, settings),
         received=_received(flow),
         socket=_socket(flow.transport, flow.local),
-        user_agent=_text((plain.user_agent or "").strip(" ")),
-        methods=_text((plain.allow or "").replace(" ", "")),
+        user_agent=plain.user_agent[:_MAX_TEXT],
+        methods=plain.methods[:_MAX_TEXT],
         cflags=BEHIND_NAT if behind_nat else 0,
     )
     return Prepared(domain, aor, record, outcome, "")

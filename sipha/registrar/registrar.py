@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from typing import ClassVar
+
+from twisted.logger import Logger
 
 from sipha.auth.authenticator import Authenticator, Challenge
-from sipha.auth.domain import Domains
+from sipha.auth.domain import Domain, Domains
 from sipha.errors import QueueFull, SipError, Unavailable
 from sipha.registrar import response
 from sipha.registrar.plain import read
@@ -26,13 +27,16 @@ from sipha.state.interfaces import ICredentials
 _KEYLESS = Tokens({255: bytes(32)})
 
 
-class _Answer(NamedTuple):
+class _Answer:
     """What the response to a REGISTER needs of it."""
 
-    key: Key
-    head: str
-    destination: Flow
-    received: float
+    __slots__ = ("destination", "head", "key", "received")
+
+    def __init__(self, key: Key, head: str, destination: Flow, received: float) -> None:
+        self.key = key
+        self.head = head
+        self.destination = destination
+        self.received = received
 
 
 class Registrar:
@@ -44,6 +48,8 @@ class Registrar:
     sent, by status.
     """
 
+    log: ClassVar = Logger()
+
     def __init__(
         self,
         registry: IRegistry,
@@ -53,7 +59,7 @@ class Registrar:
         *,
         cluster_time: Callable[[], float],
         term: Callable[[], int],
-        send: Callable[[bytes, Flow], object],
+        send: Callable[[list[tuple[bytes, Flow]]], object],
         overload: Overload | None = None,
         settings: RegistrarSettings | None = None,
         is_behind_nat: Callable[[Origin, Flow], bool] = lambda _origin, _flow: False,
@@ -108,22 +114,21 @@ class Registrar:
             )
             self._carry_out(prepared, answer, time)
         except SipError as error:
-            self._refuse(answer, error)
+            self._send([(self._refuse(answer, error), answer.destination)])
 
     def datagram_received(self, data: bytes, flow: Flow, now: float) -> bool:
         """Carry out a REGISTER that is plain as `request_received` does; False if that has to be given the message."""
-        plain = read(data)
-        head = None if plain is None else plain.head(flow)
-        origin = None if plain is None else plain.origin
-        if plain is None or head is None or origin is None:
+        remote = flow.remote
+        plain = read(data, *remote)
+        if plain is None:
             return False
-        tag = self._tag(head)
-        key = (tag, flow.remote)
+        tag = self._tag(plain.head)
+        key = (tag, remote)
         if self._registry.awaits(key):
             self.counters.requests += 1
             self.counters.absorbed += 1
             return True
-        answer = _Answer(key, f"{head}To: {plain.to};tag={tag}\r\n", flow, now)
+        answer = _Answer(key, f"{plain.head}To: {plain.to};tag={tag}\r\n", flow, now)
         time, term = self._cluster_time(), self._term()
         try:
             prepared = prepare_plain(
@@ -134,19 +139,19 @@ class Registrar:
                 authenticator=self._authenticator,
                 domains=self._domains,
                 settings=self._settings,
-                behind_nat=self._is_behind_nat(origin, flow),
+                behind_nat=self._is_behind_nat(plain.origin, flow),
             )
             if prepared is None:
                 return False
             self._carry_out(prepared, answer, time)
         except SipError as error:
-            self._refuse(answer, error)
+            self._send([(self._refuse(answer, error), answer.destination)])
         self.counters.requests += 1
         return True
 
     def _carry_out(self, prepared: Prepared | Challenge, answer: _Answer, now: float) -> None:
         if isinstance(prepared, Challenge):
-            self._challenge(answer, prepared)
+            self._send([(self._challenge(answer, prepared), answer.destination)])
             return
         self._registry.carry_out(
             answer.key,
@@ -155,28 +160,42 @@ class Registrar:
             prepared.verified.claim,
             now,
             answer.received,
-            partial(self._answer, answer, prepared),
+            self._answer,
+            (answer, prepared.domain, prepared.extra),
         )
 
-    def _answer(self, answer: _Answer, prepared: Prepared, verdict: Verdict) -> None:
-        """Answer a REGISTER with what it came to."""
-        if isinstance(verdict, str):
-            self.responses[200] += 1
-            self._send(response.ok(answer.head, verdict, prepared.extra, self._date()), answer.destination)
-        elif verdict is None:
-            now, term = self._cluster_time(), self._term()
-            self._challenge(
-                answer, self._authenticator.challenge("Authorization", prepared.domain, now, term, stale=True)
-            )
-        else:
-            self._refuse(answer, verdict)
+    def _answer(self, verdicts: list[tuple[tuple[_Answer, Domain, str], Verdict]]) -> None:
+        """Answer REGISTERs with what they came to."""
+        date = self._date()
+        messages = []
+        for (answer, domain, extra), verdict in verdicts:
+            try:
+                if isinstance(verdict, str):
+                    message = response.ok(answer.head, verdict, extra, date)
+                    self.responses[200] += 1
+                else:
+                    message = self._refuse(answer, verdict) if verdict is not None else self._renew(answer, domain)
+            except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
+                self.log.failure("a mistake of ours in answering a REGISTER")
+            else:
+                messages.append((message, answer.destination))
+        self._send(messages)
 
-    def _challenge(self, answer: _Answer, challenge: Challenge) -> None:
+    def _renew(self, answer: _Answer, domain: Domain) -> bytes:
+        """The challenge to a REGISTER whose nonce count was used before."""
+        now, term = self._cluster_time(), self._term()
+        try:
+            challenge = self._authenticator.challenge("Authorization", domain, now, term, stale=True)
+        except SipError as error:
+            return self._refuse(answer, error)
+        return self._challenge(answer, challenge)
+
+    def _challenge(self, answer: _Answer, challenge: Challenge) -> bytes:
         self.counters.challenged += 1
         self.responses[401] += 1
-        self._send(response.unauthorized(answer.head, challenge.headers), answer.destination)
+        return response.unauthorized(answer.head, challenge.headers)
 
-    def _refuse(self, answer: _Answer, error: SipError) -> None:
+    def _refuse(self, answer: _Answer, error: SipError) -> bytes:
         headers = error.headers
         if isinstance(error, Unavailable):
             self.counters.unavailable += 1
@@ -192,7 +211,7 @@ class Registrar:
         else:
             self.counters.refused += 1
         self.responses[error.response_status] += 1
-        self._send(response.refusal(answer.head, error, headers), answer.destination)
+        return response.refusal(answer.head, error, headers)
 
     def _tag(self, head: str) -> str:
         """The To tag of a response, the same for each copy of the request (§8.2.7)."""

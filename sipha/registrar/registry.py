@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 from zope.interface import Attribute, Interface, implementer
 
@@ -18,7 +19,7 @@ from sipha.registrar.record import RegistrarSettings, full, is_repeat
 from sipha.sip.flow import Address
 from sipha.state.binding import Binding
 from sipha.state.entries import Register
-from sipha.state.interfaces import ILocation, ILog
+from sipha.state.interfaces import IBatchLog, ILocation
 from sipha.state.outcomes import Outcome, Registered, Rejected
 
 Key = tuple[str, Address]
@@ -27,6 +28,12 @@ Key = tuple[str, Address]
 Verdict = str | SipError | None
 """What a REGISTER has come to: the Contact lines of its 200, why it is refused, or None if its nonce count was used
 before."""
+
+Answer = Callable[[list[tuple[Any, Verdict]]], None]
+"""What answers REGISTERs whose verdicts come together: by what it knows each, and its verdict."""
+
+_Pending = tuple[Key, str, float, Answer, Any]
+"""A REGISTER that waits for the log: its key and AOR, when it came, who answers it, and by what that knows it."""
 
 
 @dataclass(slots=True)
@@ -59,11 +66,12 @@ class IRegistry(Interface):
         claim: Claim,
         now: float,
         received: float,
-        done: Callable[[Verdict], None],
+        answer: Answer,
+        waiting: Any,
     ) -> None:
-        """Carry out a REGISTER and call `done` once, perhaps before this returns; one without a record only asks.
+        """Carry out a REGISTER and tell `answer` once, perhaps before this returns; one without a record only asks.
 
-        `now` is the cluster time in seconds, `received` when it came.
+        `now` is the cluster time in seconds, `received` when it came, `waiting` is what `answer` is to know it by.
         """
 
 
@@ -72,13 +80,13 @@ class Registry:
     """Carries out REGISTERs by the log and the table.
 
     Stateless as RFC 3261 §8.2.7 allows: what waits for the log is remembered until it is answered, and a repeat after
-    that is answered from the bindings. `latencies` are the seconds, on `clock`, from when a REGISTER came to its 200
-    from the log.
+    that is answered from the bindings. Records are gathered until `propose`. `latencies` are the seconds, on `clock`,
+    from when a REGISTER came to its 200 from the log.
     """
 
     def __init__(
         self,
-        log: ILog,
+        log: IBatchLog,
         location: ILocation,
         authenticator: Authenticator,
         settings: RegistrarSettings | None = None,
@@ -92,6 +100,7 @@ class Registry:
         self._settings = settings or RegistrarSettings()
         self._clock = clock
         self._pending: set[Key] = set()
+        self._gathered: list[tuple[Register, _Pending]] = []
 
     def adopt(self, settings: RegistrarSettings) -> None:
         """Decide by these from the next REGISTER on."""
@@ -114,7 +123,8 @@ class Registry:
         claim: Claim,
         now: float,
         received: float,
-        done: Callable[[Verdict], None],
+        answer: Answer,
+        waiting: Any,
     ) -> None:
         """See IRegistry."""
         fresh = self._authenticator.use_up(claim, now)
@@ -126,38 +136,51 @@ class Registry:
             and is_repeat(record, self._location.bindings(aor))
         ):
             self.counters.repeated += 1
-            done(self._bindings(aor))
+            answer([(waiting, self._bindings(aor))])
         elif not fresh:
-            done(None)
+            answer([(waiting, None)])
         elif record is None:
             self.counters.queried += 1
-            done(self._bindings(aor))
+            answer([(waiting, self._bindings(aor))])
         elif len(self._pending) >= self._settings.max_pending:
-            done(QueueFull("Too many REGISTERs wait for the log"))
+            answer([(waiting, QueueFull("Too many REGISTERs wait for the log"))])
         else:
             self.counters.proposed += 1
             self._pending.add(key)
-            self._log.propose(record, partial(self._applied, key, aor, received, done))
+            self._gathered.append((record, (key, aor, received, answer, waiting)))
 
-    def _applied(
-        self, key: Key, aor: str, received: float, done: Callable[[Verdict], None], outcome: Outcome | Unavailable
-    ) -> None:
-        """Say what became of a record."""
-        self._pending.discard(key)
-        if isinstance(outcome, Registered):
-            self.counters.registered += 1
-            self.latencies.observe(self._clock() - received)
-            done(response.contacts(outcome.bindings, outcome.time))
-        elif isinstance(outcome, Unavailable):
-            done(outcome)
-        elif not isinstance(outcome, Rejected):
-            done(SipError(f"The log made {outcome} of a REGISTER"))
-        elif outcome.status == 500 and self._settings.out_of_order == 200:
-            done(self._bindings(aor))
-        elif outcome.status == 403:
-            done(full(self._settings))
-        else:
-            done(SipError(outcome.reason, status=outcome.status, reason=outcome.reason))
+    def propose(self) -> None:
+        """Hand over to the log what was gathered since the last time: at the end of each turn of who carries out."""
+        if self._gathered:
+            gathered, self._gathered = self._gathered, []
+            self._log.propose_all(gathered, self._applied)
+
+    def _applied(self, outcomes: list[tuple[_Pending, Outcome | Unavailable]]) -> None:
+        """Say what became of records."""
+        now = self._clock()
+        verdicts: defaultdict[Answer, list[tuple[Any, Verdict]]] = defaultdict(list)
+        for (key, aor, received, answer, waiting), outcome in outcomes:
+            self._pending.discard(key)
+            if isinstance(outcome, Registered):
+                self.counters.registered += 1
+                self.latencies.observe(now - received)
+                verdicts[answer].append((waiting, response.contacts(outcome.bindings, outcome.time)))
+            else:
+                verdicts[answer].append((waiting, self._refused(aor, outcome)))
+        for answer, settled in verdicts.items():
+            answer(settled)
+
+    def _refused(self, aor: str, outcome: Outcome | Unavailable) -> Verdict:
+        """What a REGISTER comes to that has changed nothing."""
+        if isinstance(outcome, Unavailable):
+            return outcome
+        if not isinstance(outcome, Rejected):
+            return SipError(f"The log made {outcome} of a REGISTER")
+        if outcome.status == 500 and self._settings.out_of_order == 200:
+            return self._bindings(aor)
+        if outcome.status == 403:
+            return full(self._settings)
+        return SipError(outcome.reason, status=outcome.status, reason=outcome.reason)
 
     def _bindings(self, aor: str) -> str:
         """The Contact lines for the bindings as they are now."""

@@ -36,7 +36,17 @@ def destination(request: Request, flow: Flow) -> Flow:
 
 def contacts(bindings: Sequence[Binding], time: int) -> str:
     """The Contact lines that list bindings, with what remains of each at `time` (ms of cluster time)."""
-    return "".join([_contact(binding, time) for binding in bindings])
+    lines = ""
+    for binding in bindings:
+        lines += f"Contact: <{binding.contact}>;expires={binding.remaining(time)}"
+        if binding.q is not None:
+            lines += f";q={binding.q / 1000:g}"
+        if binding.instance:
+            lines += f';+sip.instance="{binding.instance}"'
+            if binding.reg_id:
+                lines += f";reg-id={binding.reg_id}"
+        lines += f"{binding.params}\r\n"
+    return lines
 
 
 def ok(head: str, contacts: str, extra: str, date: str) -> bytes:
@@ -66,14 +76,3 @@ def refusal(head: str, error: SipError, headers: Iterable[tuple[str, str]]) -> b
 def date(wall_time: float) -> str:
     """A Date header field's value (§20.17) for seconds since the epoch."""
     return formatdate(wall_time, usegmt=True)
-
-
-def _contact(binding: Binding, time: int) -> str:
-    text = f"Contact: <{binding.contact}>;expires={binding.remaining(time)}"
-    if binding.q is not None:
-        text += f";q={binding.q / 1000:g}"
-    if binding.instance:
-        text += f';+sip.instance="{binding.instance}"'
-        if binding.reg_id:
-            text += f";reg-id={binding.reg_id}"
-    return f"{text}{binding.params}\r\n"

@@ -14,7 +14,7 @@ from sipha.proxy.proxy import Proxy
 from sipha.proxy.shadow import Key, Shadows, key_of
 from sipha.proxy.target import Target, TargetSet, Wanted, target_set
 from sipha.registrar.registrar import Registrar
-from sipha.registrar.registry import IRegistry, Registry
+from sipha.registrar.registry import Registry
 from sipha.service.settings import make_domains, make_proxy_settings, make_registrar_settings
 from sipha.sip.headers import parse_name_addr
 from sipha.sip.layer import TransactionLayer
@@ -47,7 +47,7 @@ class Core:
         share: Callable[[], None],
     ) -> None:
         self.term = replica.term
-        self.registry: IRegistry = registry
+        self.registry = registry
         self.clock = clock
         self.cluster_time = replica.cluster_time
         self.datagrams_received = endpoint.datagrams_received

@@ -127,10 +127,13 @@ class TransactionUser:
             self._note_served(event.request.method, event.flow)
 
     def datagram_received(self, data: bytes, flow: Flow, now: float) -> bool:
-        """Act on a datagram at once if it is a plain REGISTER or a plain request within a dialog; else return False."""
+        """Act on a datagram at once if it is a plain REGISTER or a plain request within a dialog; else return False.
+
+        The endpoint asks only while the lease lasts.
+        """
         if data.startswith(b"REGISTER "):
-            method, taken = "REGISTER", self._leading() and self._registrar.datagram_received(data, flow, now)
-        elif (plain := read(data)) and self._leading():
+            method, taken = "REGISTER", self._registrar.datagram_received(data, flow, now)
+        elif plain := read(data):
             self._catch_up(now)  # what came before is of the same call, perhaps
             method, taken = plain.method, self._proxy.plain_received(plain, flow, now)
         else:
@@ -248,7 +251,8 @@ class SipService(Service):
             layer,
             make_listeners(settings),
             # The timer at the end of the lease may be late, a look at the clock isn't.
-            may_send=replica.leading,
+            lease_until=replica.leading_until,
+            clock=boottime,
             before_sending=self._before_sending,
             tag=self._tag,
             bind=self._bind,
@@ -271,7 +275,7 @@ class SipService(Service):
             self._domains,
             cluster_time=replica.cluster_time,
             term=lambda: replica.term,
-            send=endpoint.send,
+            send=endpoint.send_all,
             overload=overload,
             settings=make_registrar_settings(settings.registrar),
             is_behind_nat=make_detection(settings),
@@ -459,7 +463,9 @@ class SipService(Service):
         )
 
     def _before_sending(self) -> None:
-        """Let the other nodes know of our calls: at once what must be known before anything is sent."""
+        """Let the log have this turn's REGISTERs, and the other nodes our calls: at once what they must know first."""
+        if self._registry is not None:
+            self._registry.propose()
         if self._shadows.urgent:
             self._share_shadows()
         elif self._shadows.waiting and self._sharing is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from hmac import compare_digest
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ _USUAL = re.compile(
     r'|algorithm="?([A-Za-z0-9-]++)"?|qop="?([a-z-]++)"?|cnonce="([^"\\]*+)"|nc="?([0-9a-f]{1,8}+)"?|,[ \t]*+)*\Z'
 )
 _COUNT = re.compile(r"[0-9a-fA-F]{1,8}", re.ASCII)
+_CACHED_LENGTH = 256
 
 
 def _md5(data: bytes) -> str:
@@ -121,6 +124,36 @@ def response(algorithm: str, ha1: str, ha2: str, nonce: str, *, nc: str = "", cn
     if qop:
         return hash_(_bytes(f"{ha1}:{nonce}:{nc}:{cnonce}:{qop}:{ha2}"))
     return hash_(_bytes(f"{ha1}:{nonce}:{ha2}"))
+
+
+def proves(ha1: str, method: str, credentials: Credentials) -> bool:
+    """Return True if the response in the credentials is that of who knows HA1; it tells nobody where it differs."""
+    if credentials.algorithm == "MD5":
+        return _proves_by_md5(ha1, method, credentials)
+    return proves_by_hashlib(ha1, method, credentials)
+
+
+def proves_by_hashlib(ha1: str, method: str, credentials: Credentials) -> bool:
+    """Do as `proves` does."""
+    _, _, nonce, uri, given, algorithm, qop, cnonce, nc = credentials
+    asked = (_cached_ha2 if len(method) + len(uri) <= _CACHED_LENGTH else ha2)(algorithm, method, uri)
+    expected = response(algorithm, ha1, asked, nonce, nc=nc, cnonce=cnonce, qop=qop)
+    return given.isascii() and compare_digest(expected, given)
+
+
+# Few methods and Request-URIs are in use.
+_cached_ha2 = lru_cache(maxsize=4096)(ha2)
+
+
+def _prover() -> Callable[[str, str, Credentials], bool]:
+    try:
+        from sipha.sip import _hashes  # noqa: PLC0415  if it has been built
+    except ImportError:
+        return proves_by_hashlib
+    return _hashes.proves
+
+
+_proves_by_md5 = _prover()
 
 
 def challenge(realm: str, nonce: str, algorithm: str, *, stale: bool) -> str:

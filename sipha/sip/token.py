@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2s
 from ipaddress import IPv6Address
 from struct import Struct
@@ -32,11 +32,8 @@ NOBODY = bytes(4)
 """The user of a side of a dialog that is no phone of ours."""
 
 
-class Nonce(NamedTuple):
-    """What a nonce of ours says: the term and the cluster time (seconds) at which it was made."""
-
-    term: int
-    issued_at: int
+Nonce = tuple[int, int]
+"""What a nonce of ours says: the term and the cluster time (seconds) at which it was made."""
 
 
 class BranchToken(NamedTuple):
@@ -75,16 +72,18 @@ class RouteToken(NamedTuple):
 
 
 class _Subkeys:
-    """The subkeys of one key of the log, each as a MAC that has taken in its key and is copied for use."""
+    """The subkeys of one key of the log, each as what makes MACs under it; `name` is what its tokens begin with."""
 
-    __slots__ = ("branch", "nonce", "ping", "route", "tag")
+    __slots__ = ("branch", "name", "nonce", "ping", "read_nonce", "route", "tag")
 
-    def __init__(self, secret: bytes) -> None:
-        self.branch = _subkey(secret, b"branch")
-        self.nonce = _subkey(secret, b"nonce")
-        self.ping = _subkey(secret, b"ping")
-        self.route = _subkey(secret, b"route")
-        self.tag = _subkey(secret, b"tag")
+    def __init__(self, key_id: int, secret: bytes) -> None:
+        self.name = f"{key_id:02x}"
+        self.branch = _keyed(_subkey(secret, b"branch"))
+        self.nonce = _macs(_subkey(secret, b"nonce"))
+        self.read_nonce = _nonces(_subkey(secret, b"nonce"))
+        self.ping = _macs(_subkey(secret, b"ping"))
+        self.route = _keyed(_subkey(secret, b"route"))
+        self.tag = _macs(_subkey(secret, b"tag"))
 
 
 class Tokens:
@@ -94,40 +93,36 @@ class Tokens:
         if not keyring:
             msg = "a keyring needs at least one key"
             raise ValueError(msg)
-        self._keys = {key_id: _Subkeys(secret) for key_id, secret in keyring.items()}
-        self._keys_by_hex = {f"{key_id:02x}": keys for key_id, keys in self._keys.items()}
+        self._keys = {key_id: _Subkeys(key_id, secret) for key_id, secret in keyring.items()}
+        self._keys_by_name = {keys.name: keys for keys in self._keys.values()}
         self._current_id = list(keyring)[-1]
         self._current = self._keys[self._current_id]
 
     def nonce(self, term: int, now: float, serial: int) -> str:
         """Make a nonce (RFC 7616 §3.3) in a term at a cluster time; `serial` tells those of one second apart."""
         # Hexadecimal, unlike the others: a nonce is read for each REGISTER, and is never too long.
-        head = f"{self._current_id:02x}{term & 0xFFFFFFFF:08x}{int(now) & 0xFFFFFFFF:08x}{serial & 0xFFFFFFFF:08x}"
-        return head + _hex_mac(self._current.nonce, head.encode())
+        head = f"{self._current.name}{term & 0xFFFFFFFF:08x}{int(now) & 0xFFFFFFFF:08x}{serial & 0xFFFFFFFF:08x}"
+        return head + self._current.nonce(head)
 
     def read_nonce(self, nonce: str) -> Nonce | None:
         """Return what a nonce says, or None if it isn't ours."""
-        keys = self._keys_by_hex.get(nonce[:2])
-        if keys is None or not nonce.isascii():
-            return None
-        if not hmac.compare_digest(_hex_mac(keys.nonce, nonce[:_NONCE_HEAD].encode()), nonce[_NONCE_HEAD:]):
-            return None
-        return Nonce(int(nonce[2:10], 16), int(nonce[10:18], 16))
+        keys = self._keys_by_name.get(nonce[:2])
+        return None if keys is None else keys.read_nonce(nonce)
 
     def tag(self, call_id: str, from_tag: str, cseq: int, branch: str) -> str:
         """Make the To tag of a stateless response: the same for each copy of a request (RFC 3261 §8.2.7)."""
-        return _tag(self._current_id, self._current, f"{call_id}\n{from_tag}\n{cseq}\n{branch}")
+        return _tag(self._current, f"{call_id}\n{from_tag}\n{cseq}\n{branch}")
 
     def text_tag(self, text: str) -> str:
         """Make a To tag of a text that is the same for each copy of a request, for a request without ACK."""
-        return _tag(self._current_id, self._current, text)
+        return _tag(self._current, text)
 
     def is_tag(self, tag: str, call_id: str, from_tag: str, cseq: int, branch: str) -> bool:
         """Return True if `tag` is the one that `tag` made of these, under any key still held."""
-        keys = self._keys_by_hex.get(tag[:2])
+        keys = self._keys_by_name.get(tag[:2])
         if keys is None or not tag.isascii():
             return False
-        return hmac.compare_digest(_tag(int(tag[:2], 16), keys, f"{call_id}\n{from_tag}\n{cseq}\n{branch}"), tag)
+        return hmac.compare_digest(_tag(keys, f"{call_id}\n{from_tag}\n{cseq}\n{branch}"), tag)
 
     def branch(self, identity: tuple[str, ...], now: float, fork: int, forks: int, loop: str) -> str:
         """Make the branch of fork `fork` of `forks` (pitfalls-log-vip 4).
@@ -156,20 +151,20 @@ class Tokens:
 
     def loop_digest(self, fields: tuple[str, ...]) -> str:
         """Make the part of a branch that shows a loop: a digest of all that routes the request (RFC 5393 §4.2)."""
-        return _hex_mac(self._current.branch, _join(fields))[:16]
+        return _mac(self._current.branch, _join(fields)).hex()[:16]
 
     def ping(self, contact_id: int, slot: int) -> str:
         """Make the token of a ping for a binding, named by its id, in the slot in which it is sent."""
         # Hexadecimal, as nonces are: thousands are made and read each second.
-        head = f"{self._current_id:02x}{contact_id:016x}{slot & 0xFFFFFFFF:08x}"
-        return head + _hex_mac(self._current.ping, head.encode())
+        head = f"{self._current.name}{contact_id:016x}{slot & 0xFFFFFFFF:08x}"
+        return head + self._current.ping(head)
 
     def read_ping(self, token: str) -> PingToken | None:
         """Return what the token of a ping says, or None if it isn't ours."""
-        keys = self._keys_by_hex.get(token[:2])
+        keys = self._keys_by_name.get(token[:2])
         if keys is None or not token.isascii():
             return None
-        if not hmac.compare_digest(_hex_mac(keys.ping, token[:_PING_HEAD].encode()), token[_PING_HEAD:]):
+        if not hmac.compare_digest(keys.ping(token[:_PING_HEAD]), token[_PING_HEAD:]):
             return None
         return PingToken(int(token[2:18], 16), int(token[18:_PING_HEAD], 16))
 
@@ -205,25 +200,59 @@ class Tokens:
         return RouteToken(caller, callee)
 
 
-def _tag(key_id: int, keys: _Subkeys, fields: str) -> str:
+def _tag(keys: _Subkeys, fields: str) -> str:
     # No header field has a line feed in its value, so that one between the fields keeps them apart.
-    return f"{key_id:02x}{_hex_mac(keys.tag, fields.encode('utf-8', 'surrogateescape'))}"
+    return keys.name + keys.tag(fields)
 
 
-def _subkey(secret: bytes, purpose: bytes) -> blake2s:
-    return blake2s(key=blake2s(key=secret, person=purpose).digest(), digest_size=_MAC_SIZE)
+def _subkey(secret: bytes, purpose: bytes) -> bytes:
+    return blake2s(key=secret, person=purpose).digest()
+
+
+def _keyed(key: bytes) -> blake2s:
+    """A MAC that has taken in its key, and is copied for use."""
+    return blake2s(key=key, digest_size=_MAC_SIZE)
+
+
+def macs_by_hashlib(key: bytes) -> Callable[[str], str]:
+    """Return what makes the MAC of a text under this key, in hexadecimal digits."""
+    keyed = _keyed(key)
+
+    def mac(text: str) -> str:
+        made = keyed.copy()
+        made.update(text.encode("utf-8", "surrogateescape"))
+        return made.hexdigest()
+
+    return mac
+
+
+def nonces_by_hashlib(key: bytes) -> Callable[[str], Nonce | None]:
+    """Return what reads a nonce whose MAC is made under this key, and returns None if it isn't."""
+    mac = macs_by_hashlib(key)
+
+    def read(nonce: str) -> Nonce | None:
+        if not nonce.isascii() or not hmac.compare_digest(mac(nonce[:_NONCE_HEAD]), nonce[_NONCE_HEAD:]):
+            return None
+        return int(nonce[2:10], 16), int(nonce[10:18], 16)
+
+    return read
+
+
+def _makers() -> tuple[Callable[[bytes], Callable[[str], str]], Callable[[bytes], Callable[[str], Nonce | None]]]:
+    try:
+        from sipha.sip import _hashes  # noqa: PLC0415  if it has been built
+    except ImportError:
+        return macs_by_hashlib, nonces_by_hashlib
+    return _hashes.macs, _hashes.nonces
+
+
+_macs, _nonces = _makers()
 
 
 def _mac(key: blake2s, data: bytes) -> bytes:
     mac = key.copy()
     mac.update(data)
     return mac.digest()
-
-
-def _hex_mac(key: blake2s, data: bytes) -> str:
-    mac = key.copy()
-    mac.update(data)
-    return mac.hexdigest()
 
 
 def _branch_mac(key: blake2s, head: bytes, identity: tuple[str, ...], loop: str) -> bytes:

@@ -71,3 +71,7 @@ class Binding(msgspec.Struct, frozen=True, gc=False, array_like=True):
     def remaining(self, now: int) -> int:
         """The seconds until the binding expires, for the `expires` parameter: rounded down, but at least 1."""
         return max((self.expires_at - now) // 1000, 1)
+
+
+decode = msgspec.msgpack.Decoder(tuple[Binding, ...]).decode
+"""The bindings of an AOR, of what is hashed of them and stands in a snapshot; raises one of UNDECODABLE."""

@@ -107,11 +107,12 @@ Change = (
 class Changes:
     """Those of the entry that is being applied, so far; plain refreshes only if they are wanted."""
 
-    __slots__ = ("_refreshes", "made")
+    __slots__ = ("made", "refreshes")
 
     def __init__(self, *, refreshes: bool) -> None:
         self.made: list[Change] = []
-        self._refreshes = refreshes
+        self.refreshes = refreshes
+        """True if plain refreshes are wanted."""
 
     def put(self, before: Binding | None, binding: Binding) -> None:
         """A binding was made, or was refreshed."""
@@ -131,7 +132,7 @@ class Changes:
 
     def refreshed(self, binding: Binding) -> None:
         """A binding was refreshed, plainly."""
-        if self._refreshes:
+        if self.refreshes:
             self.made.append(Refreshed(binding))
 
     def registered(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zope.interface import Attribute, Interface
 
@@ -27,6 +27,15 @@ class ILog(Interface):
 
     def cluster_time() -> float:
         """The cluster time now, in seconds; it never goes back."""
+
+
+class IBatchLog(ILog):
+    """The replicated log, for who proposes many records."""
+
+    def propose_all(
+        records: Sequence[tuple[Record, Any]], tell: Callable[[list[tuple[Any, Outcome | Unavailable]]], None]
+    ) -> None:
+        """As `propose`, for records each with what `tell` knows it by: that gets all at once that come together."""
 
 
 class ILocation(Interface):

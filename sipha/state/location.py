@@ -4,15 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
+from typing import NamedTuple
 
 from sipha.state import registration
-from sipha.state.binding import Binding
+from sipha.state.binding import Binding, decode
 from sipha.state.changes import Changes
-from sipha.state.entries import Expire, ImportBinding, Policy, Refresh, Register, RemoveBindings, RemoveUnreachable
+from sipha.state.entries import (
+    Expire,
+    ImportBinding,
+    Policy,
+    Record,
+    Refresh,
+    Register,
+    RemoveBindings,
+    RemoveUnreachable,
+)
 from sipha.state.expiry import ExpiryBuckets
-from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Outdated, Registered, Rejected
+from sipha.state.multiset import MASK
+from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Outcome, Outdated, Registered, Rejected, registered
 from sipha.state.registration import Moment
-from sipha.state.row import LATEST, LEAD, Row, bindings_of, decode, digested, lead, load, moved, row_of, total
+from sipha.state.row import (
+    LATEST,
+    Row,
+    bindings_of,
+    digested,
+    lead,
+    load,
+    moved,
+    outcome_of,
+    refresh_plain,
+    row_of,
+    row_of_one,
+    shorten_plain,
+    total,
+)
 from sipha.state.table import DamagedMemory, FrozenTable, Table
 from sipha.state.tombstones import LIFETIME, Tombstone, Tombstones
 
@@ -21,10 +46,17 @@ __all__ = ["Binding", "Location", "listed"]
 _RETRY = 5
 """Seconds after which bindings that ran out are reported again, if they are still there."""
 
-_EXAMINED_PER_FOUND = 16
-"""How many due AORs `expired` examines for each binding that it may report: most were refreshed meanwhile."""
+_EXAMINED = 2_000
+"""How many due AORs `expired` examines, of which most were refreshed meanwhile: some 3 ms."""
 
 _OUTDATED = Outdated()
+
+
+class Expired(NamedTuple):
+    """Bindings that ran out, as Expire names them; `more` is True if there is more to look at now."""
+
+    bindings: tuple[tuple[str, int, int], ...]
+    more: bool
 
 
 class Location:
@@ -44,7 +76,8 @@ class Location:
         self.count = 0
         """How many bindings there are, with those that ran out and are not yet removed."""
         self.bound: Callable[[str, Sequence[Binding]], object] | None = None
-        """Told the AOR and its bindings whenever an entry has made or refreshed one: each node's own business."""
+        """Told the AOR and its bindings whenever an entry has made one, or has changed more of one than how long it
+        lasts: each node's own business."""
 
     def __len__(self) -> int:
         """How many AORs have bindings."""
@@ -52,8 +85,8 @@ class Location:
 
     @property
     def hash(self) -> int:
-        """The sum of the digests of all records, not reduced."""
-        return total(self._high, self._low) + self._tombstones.hash
+        """The sum of the digests of all records."""
+        return (total(self._high, self._low) + self._tombstones.hash) & MASK
 
     # Reading
 
@@ -74,14 +107,15 @@ class Location:
         """The first `limit` AORs in the table, in order, that come after `after`: the last one is the next cursor."""
         return self._rows.keys_after(after, limit)
 
-    def expired(self, now: int, limit: int) -> tuple[tuple[str, int, int], ...]:
-        """Up to `limit` bindings that ran out, as Expire names them; none is reported again for some seconds.
+    def expired(self, now: int, limit: int) -> Expired:
+        """Up to `limit` bindings that ran out; none is reported again for some seconds.
 
-        An empty answer doesn't mean that there are none: the work done in one call is bounded too.
+        The work that is done in one call is bounded, too: there may be more although it has found none.
         """
         second = now // 1000
         found: list[tuple[str, int, int]] = []
-        for aor, bucket in self._buckets.due(second, limit * _EXAMINED_PER_FOUND):
+        examined = 0
+        for aor, bucket in self._buckets.due(second, _EXAMINED):
             row = self._rows.get(aor)
             if row is None:
                 raise DamagedMemory(f"{aor} is to expire and has no bindings")
@@ -98,12 +132,17 @@ class Location:
             later = earliest // 1000 if earliest > now else second + _RETRY
             self._rows.replace(aor, row, moved(row, later))
             self._buckets.add(aor, later)
-        return tuple(found[:limit])
+            examined += 1
+        return Expired(tuple(found[:limit]), len(found) >= limit or examined >= _EXAMINED)
 
     def shortened(self, request: Register) -> Register | Refresh:
         """The shortest record that has the effect of a REGISTER on the bindings as they are now."""
         row = self._rows.get(request.aor)
-        bindings = () if row is None else bindings_of(row)
+        if row is None:
+            return request
+        if shorten_plain is not None:
+            return shorten_plain(row, request) or request
+        bindings = bindings_of(row)
         return (registration.shortened(request, bindings[0]) if len(bindings) == 1 else None) or request
 
     # Applying
@@ -125,42 +164,79 @@ class Location:
         stored = () if row is None else bindings_of(row)
         current = stored if row is None or lead(row)[2] > time else _unexpired(stored, time)
         if not request.contacts and not request.wildcard:
-            return Registered(current, time)
+            return registered(current, time)
         only: Binding | None = None
         if len(stored) == len(current) == 1:
             only = registration.refresh(request, current[0], self._moment)
         elif not stored:
             only = registration.first(request, self._tombstones.cseq(aor, request.call_id), self._moment)
         if only is not None:
-            self._store(aor, row, row_of((only,), _bucket(row)))
+            new = row_of_one(only, _bucket(row))
+            outcome = outcome_of(new, time)
+            self._store(aor, row, new)
             self.count += 1 - len(stored)
             if self.bound is not None:
                 self.bound(aor, (only,))
             if self._changes is not None:
                 self._changes.put(current[0] if current else None, only)
-            return Registered((only,), time)
+            return outcome
         return self._register(request, row, stored, current)
 
-    def refresh(self, record: Refresh) -> Registered | Outdated:
-        """Apply the REGISTER of which the record was made, if the AOR still has what that was compared with."""
+    def refresh(self, records: Sequence[Record | None], outcomes: list[Outcome]) -> None:
+        """Apply those from the one that has no outcome yet to the first that isn't a Refresh, and add their outcomes.
+
+        What it raises is about the first that has none then. A Refresh is applied as the REGISTER of which it was made,
+        if the AOR still has what that was compared with.
+        """
+        moment, policy, rows = self._moment, self._moment.policy, self._rows
+        plainly = refresh_plain if self._changes is None or not self._changes.refreshes else None
+        while True:
+            if plainly is not None:
+                replaced: list[tuple[str, Row]] | None = [] if rows.is_frozen else None
+                high, low = plainly(
+                    rows.shards,
+                    records,
+                    outcomes,
+                    replaced,
+                    moment.version,
+                    moment.time,
+                    policy.default_expires,
+                    policy.min_expires,
+                    policy.max_expires,
+                )
+                self._high += high
+                self._low += low
+                if replaced:
+                    rows.replaced(replaced)
+            if len(outcomes) == len(records):
+                return
+            record = records[len(outcomes)]
+            if not isinstance(record, Refresh):
+                return
+            outcomes.append(self._refresh(record))
+
+    def _refresh(self, record: Refresh) -> Registered | Outdated:
+        """Apply one."""
         aor, moment = record.aor, self._moment
         row = self._rows.get(aor)
         if row is None:
             return _OUTDATED
         _, _, earliest, bucket = lead(row)
-        stored = decode(row[LEAD:])
-        if earliest <= moment.time or len(stored) > 1:
+        if earliest <= moment.time:
+            return _OUTDATED
+        stored = bindings_of(row)
+        if len(stored) > 1:
             return _OUTDATED
         binding = registration.refreshed(record, stored[0], moment)
         if binding is None:
             return _OUTDATED
-        only = (binding,)
-        self._store(aor, row, row_of(only, bucket))
-        if self.bound is not None:
-            self.bound(aor, only)
+        new = row_of_one(binding, bucket)
+        outcome = outcome_of(new, moment.time)
+        self._store(aor, row, new)
+        # Whoever is told what is bound has been told of this binding: its id and its flags are as they were.
         if self._changes is not None:
             self._changes.refreshed(binding)
-        return Registered(only, moment.time)
+        return outcome
 
     def _register(
         self, request: Register, row: Row | None, stored: Sequence[Binding], current: Sequence[Binding]
@@ -178,6 +254,7 @@ class Location:
             return made
         after = tuple(made.bindings)
         new = row if after == current else row_of(after, _bucket(row))
+        outcome = registered(after, time)
         if request.cseq > removed and _removes(request, self._moment.policy):
             self._tombstones.add(aor, request.call_id, request.cseq, time)
         if new is not row:
@@ -190,7 +267,7 @@ class Location:
             if self._changes is not None:
                 self._changes.removed(stored, current, "expired")
                 self._changes.registered(request, current, after, made.dropped)
-        return Registered(after, time)
+        return outcome
 
     def bring(self, record: ImportBinding) -> Done | Conflict | Invalid:
         """Add a binding from elsewhere, unless its phone has one here, or has gone since."""
@@ -294,14 +371,13 @@ class Location:
         """Add what a snapshot holds of bindings, in order; raises one of UNDECODABLE or ValueError."""
         rows = []
         for data in records:
-            row, bindings = load(data)
-            aor = bindings[0].aor
+            row, aor, number = load(data)
             rows.append((aor, row))
             high, low, _, bucket = lead(row)
             self._buckets.add(aor, bucket)
             self._high += high
             self._low += low
-            self.count += len(bindings)
+            self.count += number
         self._rows.extend(rows)
 
     def load_tombstones(self, records: Iterable[bytes]) -> None:

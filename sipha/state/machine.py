@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sipha.state.changes import (
@@ -29,7 +29,6 @@ from sipha.state.entries import (
     PutSetting,
     RaiseSchema,
     Record,
-    Refresh,
     Register,
     RemoveBindings,
     RemoveUnreachable,
@@ -147,19 +146,19 @@ class Machine(Tables):
         if self._applying:
             raise DamagedMemory(f"the entry after {self.index} was applied in part")
 
-    def _apply(self, records: Iterable[Record | None], schema: int) -> list[Outcome]:
+    def _apply(self, records: Sequence[Record | None], schema: int) -> list[Outcome]:
         """Apply each record wholly, or not at all: all that may fail is done before anything is changed."""
         outcomes: list[Outcome] = []
-        refresh, refreshes = self.location.refresh, schema >= REFRESH_SCHEMA
-        for record in records:
+        while len(outcomes) < len(records):
             try:
-                # Most are a Refresh, and the others don't feel the question.
-                outcome = refresh(record) if refreshes and isinstance(record, Refresh) else self._change(record, schema)
+                if schema >= REFRESH_SCHEMA:
+                    self.location.refresh(records, outcomes)
+                if len(outcomes) < len(records):
+                    outcomes.append(self._change(records[len(outcomes)], schema))
             except (MemoryError, DamagedMemory):  # this node's own trouble
                 raise
             except Exception as error:  # noqa: BLE001  the same on every node, and no reason to skip the records after it
-                outcome = Invalid(f"can't be applied: {error!r}")
-            outcomes.append(outcome)
+                outcomes.append(Invalid(f"can't be applied: {error!r}"))
         return outcomes
 
     def _change(self, record: Record | None, schema: int) -> Outcome:

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import msgspec
 
-from sipha.state.binding import Binding
+from sipha.state.binding import Binding, decode
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Registered(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="registered"):
-    """The REGISTER was applied, or was a repeat or a query: `bindings` are the AOR's at cluster time `time` in ms."""
+    """The REGISTER was applied, or was a repeat or a query: `bindings` are the AOR's at cluster time `time` in ms.
 
-    bindings: tuple[Binding, ...]
+    They are here in msgpack, `data`, and are made for who asks: of three nodes, the one that answers the phone.
+    """
+
+    data: msgspec.Raw
     time: int
+
+    @property
+    def bindings(self) -> tuple[Binding, ...]:
+        """The bindings; raises one of UNDECODABLE if another node has sent what are none."""
+        return decode(self.data)
+
+    def __repr__(self) -> str:
+        """What it tells, rather than where its bytes are."""
+        return f"Registered({self.bindings!r}, {self.time})"
 
 
 class Rejected(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="rejected"):
@@ -50,3 +64,8 @@ class Outdated(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="outd
 
 
 Outcome = Registered | Rejected | Done | NotFound | Conflict | Invalid | Outdated
+
+
+def registered(bindings: tuple[Binding, ...], time: int) -> Registered:
+    """The outcome that tells of these bindings."""
+    return Registered(msgspec.Raw(_encode(bindings)), time)

@@ -197,8 +197,10 @@ def asked(contact: Contact, policy: Policy) -> int:
 
 def granted(seconds: int, jitter: int, policy: Policy) -> int:
     """Return the expiry in seconds that the policy grants to who asks for so many."""
-    least = max(policy.min_expires, 1)
-    return max(max(min(seconds, policy.max_expires or seconds), least) - jitter, least)
+    most = policy.max_expires
+    if most and seconds > most:
+        seconds = most
+    return max(seconds - jitter, policy.min_expires, 1)
 
 
 def find(

@@ -8,31 +8,60 @@ binding's parts, less of the caches when it is looked at, and the garbage collec
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from struct import Struct
 
 import msgspec
 
-from sipha.state.binding import Binding
-from sipha.state.entries import UNDECODABLE
+from sipha.state.binding import Binding, decode
+from sipha.state.entries import UNDECODABLE, Record, Refresh, Register
+from sipha.state.outcomes import Outcome, Registered
 from sipha.state.table import DamagedMemory, Digested
 
 Row = bytes
 
+_Rows = tuple[dict[str, Row], ...]
+_Replaced = list[tuple[str, Row]] | None
+
+refresh_plain: (
+    Callable[[_Rows, Sequence[Record | None], list[Outcome], _Replaced, int, int, int, int, int], tuple[int, int]]
+    | None
+) = None
+"""Apply records from the one that has no outcome yet to the first that isn't a Refresh, or plainly applies.
+
+What changes are the shards of the rows, the outcomes, and the list of those that were replaced, if that is wanted.
+Version, time, and three figures of the policy are the moment's. What is returned are both halves of what the sum of the
+digests has grown by, modulo 2^128.
+"""
+shorten_plain: Callable[[Row, Register], Refresh | None] | None = None
+"""The record that a REGISTER is shortened to, if the row is plain."""
+load_plain: Callable[[bytes], tuple[Row, str] | None] | None = None
+"""The row that a snapshot holds, and its AOR, if it is plain."""
+
+try:  # in C, if it was built; what is in Python, here and in `registration`, does the same
+    from sipha.state._row import load as _load
+    from sipha.state._row import refresh as _refresh
+    from sipha.state._row import shortened as _shortened
+except ImportError:
+    pass
+else:
+    refresh_plain, shorten_plain, load_plain = _refresh, _shortened, _load
+
 LEAD = 32
 """Bytes before the bindings."""
+
+_BUCKET = 24  # where in the lead
 
 LATEST = 1 << 62
 """No binding of a row expires as late, in ms of cluster time."""
 
 _lead = Struct(">QQQQ")
-_pack = _lead.pack
+_times = Struct(">QQ").pack
 _halves = Struct(">QQ").unpack
 _encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder(tuple[Binding, ...]).decode
-"""The bindings of what a snapshot holds of a row."""
-
+_Raw = msgspec.Raw
 lead = _lead.unpack_from
 """Of a row both halves of its digest, the high one first; when the first binding expires, in ms; and its bucket."""
 
@@ -41,24 +70,27 @@ def row_of(bindings: tuple[Binding, ...], bucket: int = LATEST) -> Row | None:
     """The row of these bindings, None if there are none: in this bucket, or in an earlier one if one expires before."""
     if not bindings:
         return None
-    earliest = bindings[0].expires_at
-    if len(bindings) > 1:
-        earliest = min([binding.expires_at for binding in bindings])
-    data = _encode(bindings)
-    high, low = _halves(blake2b(data, digest_size=16).digest())
-    return _pack(high, low, earliest, min(earliest // 1000, bucket)) + data
+    return _row_of(bindings, min([binding.expires_at for binding in bindings]), bucket)
 
 
-def load(data: bytes) -> tuple[Row, tuple[Binding, ...]]:
-    """The row that a snapshot holds, and its bindings; raises one of UNDECODABLE or ValueError."""
+def row_of_one(binding: Binding, bucket: int = LATEST) -> Row:
+    """The row of an AOR that has one binding."""
+    return _row_of((binding,), binding.expires_at, bucket)
+
+
+def load(data: bytes) -> tuple[Row, str, int]:
+    """The row that a snapshot holds, its AOR, and how many bindings it has; raises one of UNDECODABLE or ValueError."""
+    if load_plain is not None:
+        plain = load_plain(data)
+        if plain is not None:
+            return *plain, 1
     bindings = decode(data)
     if not bindings:
         raise ValueError("an AOR without bindings")
     earliest = min([binding.expires_at for binding in bindings])
     if not 0 <= earliest < LATEST:
         raise ValueError("a binding that expires in no time of a cluster")
-    high, low = _halves(blake2b(data, digest_size=16).digest())
-    return _pack(high, low, earliest, earliest // 1000) + data, bindings
+    return _row_of_data(data, earliest, earliest // 1000), bindings[0].aor, len(bindings)
 
 
 def bindings_of(row: Row) -> tuple[Binding, ...]:
@@ -66,10 +98,14 @@ def bindings_of(row: Row) -> tuple[Binding, ...]:
     return decode(row[LEAD:])
 
 
+def outcome_of(row: Row, time: int) -> Registered:
+    """The outcome that tells of a row, at a cluster time in ms."""
+    return Registered(_Raw(row[LEAD:]), time)
+
+
 def moved(row: Row, bucket: int) -> Row:
     """The same row in another bucket."""
-    high, low, earliest, _ = lead(row)
-    return _pack(high, low, earliest, bucket) + row[LEAD:]
+    return row[:_BUCKET] + bucket.to_bytes(LEAD - _BUCKET, "big") + row[LEAD:]
 
 
 def digested(row: Row) -> Digested:
@@ -87,3 +123,13 @@ def digested(row: Row) -> Digested:
 def total(high: int, low: int) -> int:
     """The digest, or the sum of digests, whose halves, or sums of halves, these are."""
     return (high << 64) + low
+
+
+def _row_of(bindings: tuple[Binding, ...], earliest: int, bucket: int) -> Row:
+    data = _encode(bindings)
+    second = earliest // 1000
+    return _row_of_data(data, earliest, min(bucket, second))
+
+
+def _row_of_data(data: bytes, earliest: int, bucket: int) -> Row:
+    return blake2b(data, digest_size=16).digest() + _times(earliest, bucket) + data

@@ -65,11 +65,12 @@ class Shards(Generic[H, V]):
 class Table(Generic[K, V]):
     """Values by key, in the order of the keys. A value is replaced, never changed, as far as `freeze` sees it."""
 
-    __slots__ = ("_count", "_frozen", "_order", "_shards", "_values", "get")
+    __slots__ = ("_count", "_frozen", "_order", "_values", "get", "shards")
 
     def __init__(self) -> None:
         self._values: Shards[K, V] = Shards()
-        self._shards = self._values.shards
+        self.shards = self._values.shards
+        """The values, for who replaces many: while the table `is_frozen`, what was there is told to `replaced`."""
         self._order: OrderedKeys[K] = OrderedKeys()
         self._frozen: tuple[FrozenTable[K, V], ...] = ()
         self._count = 0
@@ -117,7 +118,18 @@ class Table(Generic[K, V]):
         if self._frozen:
             for frozen in self._frozen:
                 frozen.keep(key, before)
-        self._shards[hash(key) % _SHARDS][key] = value
+        self.shards[hash(key) % _SHARDS][key] = value
+
+    @property
+    def is_frozen(self) -> bool:
+        """True while somebody has frozen it."""
+        return bool(self._frozen)
+
+    def replaced(self, values: Iterable[tuple[K, V]]) -> None:
+        """Take note of values in whose places there are others now, the earlier one first if a key has had two."""
+        for key, before in values:
+            for frozen in self._frozen:
+                frozen.keep(key, before)
 
     def remove(self, key: K, before: V) -> None:
         """Remove a key and the value that it has."""

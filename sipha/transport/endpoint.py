@@ -7,8 +7,10 @@ Every wake-up goes one way: bytes → parse → `layer.receive` → events → t
 from __future__ import annotations
 
 import errno
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from math import inf
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -37,6 +39,8 @@ ATTEMPTS_IN_USE = 20
 LONGEST_KEEPALIVE = 8
 """Bytes of the longest datagram that may be nothing but a keepalive."""
 
+_RESPONSE = b"SIP/2.0 "
+_FIRST_LETTER = ord("A")  # of a method: STUN begins with less
 _KEEPALIVE_CHARACTERS = b"\r\n\0 "
 _LAST_CONTROL = 0x1F
 
@@ -67,13 +71,13 @@ class Listener(NamedTuple):
 class Endpoint:
     """The listeners of a node and the connections they have, as one: what comes in and what goes out.
 
-    `counters` counts by reason what was dropped or failed. `may_send` is asked before every message. `tag` makes the To
-    tag of a stateless error response. `bind` gives the listeners their sockets. `before_sending` is called in each turn
-    once all events have been acted on. `intercept` is offered each datagram before it is parsed, and says whether it
-    has taken it. `overload` says what is refused when datagrams wait too long. `taps` are told of each message. A UDP
-    listener that is closed while the endpoint lives on is read and sent from for `parting` seconds. `udp_changed` is
-    called when `udp` has others than before. `mark` is what our Vias bear besides.
-    `dead` is told which flows have failed.
+    `counters` counts by reason what was dropped or failed. Nothing is sent from `lease_until` on, by `clock`, which
+    is read before every message. `tag` makes the To tag of a stateless error response. `bind` gives the listeners
+    their sockets. `before_sending` is called in each turn once all events have been acted on. `intercept` is offered
+    each datagram that can't be a request before it is parsed, and says whether it has taken it. `overload` says what is
+    refused when datagrams wait too long. `taps` are told of each message. A UDP listener that is closed while the
+    endpoint lives on is read and sent from for `parting` seconds. `udp_changed` is called when `udp` has others than
+    before. `mark` is what our Vias bear besides. `dead` is told which flows have failed.
     """
 
     log: ClassVar = Logger()
@@ -84,7 +88,8 @@ class Endpoint:
         layer: TransactionLayer,
         listeners: Iterable[Listener],
         *,
-        may_send: Callable[[], bool] = lambda: True,
+        lease_until: Callable[[], float] = lambda: inf,
+        clock: Callable[[], float] = time.monotonic,
         before_sending: Callable[[], None] = lambda: None,
         tag: Callable[[Request], str] | None = None,
         bind: Bind = bound_sockets,
@@ -104,7 +109,8 @@ class Endpoint:
         self._reactor = reactor
         self._layer = layer
         self._listeners = tuple(listeners)
-        self._may_send = may_send
+        self._lease_until = lease_until
+        self._clock = clock
         self._before_sending = before_sending
         self._tag = tag
         self._bind = bind
@@ -132,7 +138,8 @@ class Endpoint:
     def start(self, user: ITransactionUser, shortcut: Shortcut | None = None) -> Deferred[bool]:
         """Open the listeners and hand events to `user`; fires with True once they are open, False if stopped first.
 
-        `shortcut` is offered each datagram before it is parsed, and acts at once on requests that need no transaction.
+        `shortcut` is offered each datagram before it is parsed, and acts at once on requests that need no transaction;
+        nothing of a turn that begins without a lease.
         An address in use is tried again until it is free. Another error closes what is open and fails with OSError.
         """
         self._user = user
@@ -281,14 +288,18 @@ class Endpoint:
 
     def send(self, data: bytes, flow: Flow) -> bool:
         """Send a message outside of a transaction; False if its flow has failed, which the layer is then told."""
-        sent = self._user is not None and self._send(data, flow)
-        if not sent:
-            self._reactor.callLater(0, self._failed, [flow])
-        return sent
+        return not self.send_all(((data, flow),))
+
+    def send_all(self, messages: Iterable[tuple[bytes, Flow]]) -> list[Flow]:
+        """Send messages outside of transactions; return the flows that have failed, of which the layer is then told."""
+        failed = self._send(messages)
+        if failed:
+            self._reactor.callLater(0, self._failed, failed)
+        return failed
 
     def offer(self, data: bytes, flow: Flow) -> bool:
         """Send once, outside of a transaction; False if it didn't leave this node, which condemns no flow."""
-        return self._user is not None and self._may_send() and not self._transmit(data, flow)
+        return self._user is not None and self._clock() < self._lease_until() and not self._transmit(data, flow)
 
     def catch_up(self, now: float) -> None:
         """Hand over all that has come so far: a shortcut calls it before it acts on what must not overtake that."""
@@ -407,7 +418,8 @@ class Endpoint:
         self._act(datagrams, self._overload.judge if self._overload.waited(age, fill) else None)
 
     def _act(self, datagrams: list[tuple[bytes, Flow]], judge: Judge | None) -> None:
-        now, intercept, shortcut = self._reactor.seconds(), self._intercept, self._shortcut
+        now, intercept = self._reactor.seconds(), self._intercept
+        shortcut = self._shortcut if self._clock() < self._lease_until() else _parse_all
         for data, flow in datagrams:
             if len(data) <= LONGEST_KEEPALIVE and is_keepalive(data):
                 self.counters["udp-keepalive"] += 1
@@ -417,7 +429,7 @@ class Endpoint:
             try:
                 if self.taps:
                     self._tell(data, flow, sent=False)
-                if intercept(data, flow):
+                if (data[0] < _FIRST_LETTER or data.startswith(_RESPONSE)) and intercept(data, flow):
                     continue
                 if judge is not None and (verdict := judge(data, flow, now)) is not Verdict.SERVED:
                     if verdict is Verdict.REFUSED:
@@ -492,7 +504,7 @@ class Endpoint:
         answer = refusal(data, flow, mark, retry_after) if data.startswith(b"REGISTER ") else None
         if answer is not None:
             self._layer.count("REGISTER", 503)
-            self._send(answer, flow)
+            self._send(((answer, flow),))
             return
         request = parse(data)
         if isinstance(request, Request):
@@ -533,26 +545,33 @@ class Endpoint:
 
     def _flush(self) -> list[Flow]:
         self._before_sending()
-        return [flow for data, flow in self._layer.messages_to_send() if self._user and not self._send(data, flow)]
+        return self._send(self._layer.messages_to_send()) if self._user else []
 
-    def _send(self, data: bytes, flow: Flow) -> bool:
-        """Send, if we still may; False if the flow has failed."""
-        if not self._may_send():
-            self.counters["withheld"] += 1
-            return True
-        error = self._transmit(data, flow)
-        return not error or error in TRANSIENT
+    def _send(self, messages: Iterable[tuple[bytes, Flow]]) -> list[Flow]:
+        """Send messages, while we still may; return the flows that have failed."""
+        if self._user is None:
+            return [flow for _, flow in messages]
+        # The lease may run out between two of them; who could end it before that isn't heard while they are sent.
+        until, clock, transmit = self._lease_until(), self._clock, self._transmit
+        failed = []
+        for data, flow in messages:
+            if clock() >= until:
+                self.counters["withheld"] += 1
+            elif (error := transmit(data, flow)) and error not in TRANSIENT:
+                failed.append(flow)
+        return failed
 
     def _transmit(self, data: bytes, flow: Flow) -> int:
         """Send, and return 0, or the errno why it was not sent."""
         if self.taps:
             self._tell(data, flow, sent=True)
-        if flow.transport == "UDP":
-            udp = self._udp.get(flow.local)
+        transport, local, remote, _ = flow
+        if transport == "UDP":
+            udp = self._udp.get(local)
             if udp is not None:
-                return udp.send(data, flow.remote)
+                return udp.send(data, remote)
         else:
-            streams = self._streams.get(flow.transport)
+            streams = self._streams.get(transport)
             if streams is not None and streams.send(data, flow):
                 return 0
         self.counters["unsent"] += 1

@@ -147,17 +147,27 @@ class UdpSocket:
 
     def send(self, data: bytes, remote: Address) -> int:
         """Send one datagram; return 0, or the errno why it was not sent. An errno in TRANSIENT condemns no flow."""
-        error = self._send(data, remote)
-        if not error:
-            return 0
+        try:
+            self._socket.sendto(data, socket_address(remote, self._family))
+        except (OSError, OverflowError, ValueError) as error:
+            return self._send_again(data, remote, _number(error))
+        return 0
+
+    def _send_again(self, data: bytes, remote: Address, error: int) -> int:
+        """Send once more what the kernel has not sent because it had an ICMP error of an earlier datagram to report.
+
+        Who has the same socket, daemon or worker, may have read of it by now.
+        """
         if error not in TRANSIENT:
-            # Perhaps what the kernel reported is the ICMP error of an earlier datagram, and this one it did not send.
-            # Who has the same socket, daemon or worker, may have read of it by now.
             if self._read_errors():
                 self._reactor.callLater(0, self._report)
-            error = self._send(data, remote)
-        if error:
-            self._counters["udp-send-" + errno.errorcode.get(error, str(error))] += 1
+            try:
+                self._socket.sendto(data, socket_address(remote, self._family))
+            except (OSError, OverflowError, ValueError) as again:
+                error = _number(again)
+            else:
+                return 0
+        self._counters["udp-send-" + errno.errorcode.get(error, str(error))] += 1
         return error
 
     def size_receive_buffer(self, size: int) -> None:
@@ -194,25 +204,13 @@ class UdpSocket:
     def doRead(self) -> None:
         """Take DATAGRAMS_PER_WAKE datagrams or BYTES_PER_WAKE, and hand them over together (IReadDescriptor)."""
         datagrams: list[tuple[bytes, Flow]] = []
-        left = BYTES_PER_WAKE
-        emptied = False
-        local = self.address
-        receive = self._socket.recvfrom
+        error, left = 0, BYTES_PER_WAKE
         for _ in range(DATAGRAMS_PER_WAKE):
-            try:
-                data, peer = receive(_MAX_DATAGRAM)
-            except BlockingIOError:
-                emptied = True
+            error, left = _drain(self._socket, self.address, datagrams, DATAGRAMS_PER_WAKE, left)
+            if error in {0, errno.EAGAIN}:
                 break
-            except OSError:
-                self._read_errors()
-                continue
-            remote = peer if len(peer) == 2 else flow_address(peer[0], peer[1], peer[3])
-            datagrams.append((data, Flow("UDP", local, remote)))
-            left -= len(data)
-            if left <= 0:
-                break
-        if emptied and datagrams:
+            self._read_errors()
+        if error == errno.EAGAIN and datagrams:
             self._received(datagrams, 0.0, 0.0)
         elif datagrams:
             taken, room, *_ = self._memory()
@@ -241,17 +239,6 @@ class UdpSocket:
         age: float = time.time() - seconds - nanoseconds / 1e9
         return max(age, 0.0)
 
-    def _send(self, data: bytes, remote: Address) -> int:
-        if not self._open:
-            return errno.EBADF
-        try:
-            self._socket.sendto(data, socket_address(remote, self._family))
-        except OSError as error:
-            return error.errno or errno.EINVAL  # a host that is no literal of this family has no errno
-        except (OverflowError, ValueError):
-            return errno.EINVAL  # no such port
-        return 0
-
     def _read_errors(self) -> bool:
         """Read the error queue (ip(7), IP_RECVERR); True if there was anything in it."""
         found = False
@@ -276,4 +263,38 @@ class UdpSocket:
             self._failed(dead)
 
 
+def _number(error: Exception) -> int:
+    """The errno of what was raised; no such port, and a host that is no literal of this family, have none."""
+    return (isinstance(error, OSError) and error.errno) or errno.EINVAL
+
+
 classImplements(UdpSocket, IReadDescriptor)
+
+
+def drain_by_calls(
+    source: socket.socket, local: Address, datagrams: list[tuple[bytes, Flow]], most: int, left: int
+) -> tuple[int, int]:
+    """Take datagrams from a socket until there are `most`, or no bytes are `left`; an error ends it, too.
+
+    Return its number, or 0, and how many bytes are left.
+    """
+    while len(datagrams) < most and left > 0:
+        try:
+            data, peer = source.recvfrom(_MAX_DATAGRAM)
+        except OSError as error:
+            return error.errno or errno.EINVAL, left
+        remote = peer if len(peer) == 2 else flow_address(peer[0], peer[1], peer[3])
+        datagrams.append((data, Flow("UDP", local, remote)))
+        left -= len(data)
+    return 0, left
+
+
+def _drainer() -> Callable[[socket.socket, Address, list[tuple[bytes, Flow]], int, int], tuple[int, int]]:
+    try:
+        from sipha.transport._drain import drainer  # noqa: PLC0415  if it has been built
+    except ImportError:
+        return drain_by_calls
+    return drainer(Flow)
+
+
+_drain = _drainer()

@@ -99,10 +99,10 @@ class _Daemon:
 
 @implementer(ITransactionUser, ITargets)
 class Calls:
-    """Proxies what comes by `datagram_received`, until the lease ends; `share` has the daemon told at once of shadows.
+    """Proxies what comes by `datagram_received`, and sends until the lease ends, by `clock`.
 
-    What is to be passed on is returned, or given to `pass_on` if that turns out later. `questions` are those to be
-    asked.
+    `share` has the daemon told at once of shadows. What is to be passed on is returned, or given to `pass_on` if that
+    turns out later. `questions` are those to be asked.
     """
 
     log = Logger()
@@ -116,7 +116,8 @@ class Calls:
         tokens: Callable[[], Tokens | None],
         domains: Domains,
         *,
-        leased: Callable[[], bool],
+        lease_until: Callable[[], float],
+        clock: Callable[[], float],
         cluster_time: Callable[[], float],
         share: Callable[[list[bytes]], None],
         pass_on: Callable[[bytes, Flow], None],
@@ -133,7 +134,8 @@ class Calls:
             reactor,
             self._layer,
             (),
-            may_send=leased,
+            lease_until=lease_until,
+            clock=clock,
             before_sending=self._share,
             tag=lambda request: refusal_tag(tokens(), request),
             mark=param(start.mark),

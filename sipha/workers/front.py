@@ -101,7 +101,8 @@ class Front:
             self._authenticator,
             tokens,
             self._domains,
-            leased=lambda: self.leased,
+            lease_until=lambda: self._until,
+            clock=clock,
             cluster_time=lambda: self._clock() + self._ahead,
             share=self._share,
             pass_on=lambda data, flow: self._say(Datagrams([(data, self._indexes[flow.local], *flow.remote)])),
@@ -248,11 +249,11 @@ class Front:
         if len(data) > LONGEST_KEEPALIVE:
             answer = stun.answer(data, flow.remote)
             if answer is not None:
-                self._send(answer, flow)
+                self._send([(answer, flow)])
             return
         self.counters["udp-keepalive"] += 1
         if data == PING:
-            self._send(PONG, flow)
+            self._send([(PONG, flow)])
 
     def _is_taken(self, data: bytes, flow: Flow, now: float) -> bool:
         try:
@@ -279,7 +280,7 @@ class Front:
         if answer is None:
             return False
         self._turned_away += 1
-        self._send(answer, flow)
+        self._send([(answer, flow)])
         return True
 
     def _flow(self, index: int, host: str, port: int) -> Flow:
@@ -315,9 +316,10 @@ class Front:
     def _tell(self, data: bytes, flow: Flow, *, sent: bool) -> None:
         self._say(Seen([(data, self._indexes[flow.local], *flow.remote, sent)]))
 
-    def _send(self, data: bytes, flow: Flow) -> None:
-        """Send, if we still may; what can't be sent is what an ICMP error will tell of."""
-        if self._clock() < self._until:
-            self._sockets[self._indexes[flow.local]].send(data, flow.remote)
-        else:
-            self.counters["withheld"] += 1
+    def _send(self, messages: Iterable[tuple[bytes, Flow]]) -> None:
+        """Send, while we still may; what can't be sent is what an ICMP error will tell of."""
+        for data, flow in messages:
+            if self._clock() < self._until:
+                self._sockets[self._indexes[flow.local]].send(data, flow.remote)
+            else:
+                self.counters["withheld"] += 1

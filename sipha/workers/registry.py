@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
 
 from zope.interface import implementer
 
 from sipha.auth.claim import Claim
-from sipha.registrar.registry import Counters, IRegistry, Key, Verdict
+from sipha.registrar.registry import Answer, Counters, IRegistry, Key, Verdict
 from sipha.state.entries import Register
 
 Handed = tuple[str, str, int, Register, Claim]
@@ -20,7 +22,7 @@ class DistantRegistry:
 
     def __init__(self) -> None:
         self.counters = Counters()
-        self._waiting: dict[str, Callable[[Verdict], None]] = {}
+        self._waiting: dict[str, tuple[Answer, Any]] = {}
         self._handed: list[Handed] = []
 
     def awaits(self, key: Key) -> bool:
@@ -35,12 +37,13 @@ class DistantRegistry:
         claim: Claim,
         now: float,  # noqa: ARG002  the daemon has its own
         received: float,  # noqa: ARG002  the same for all that are taken together
-        done: Callable[[Verdict], None],
+        answer: Answer,
+        waiting: Any,
     ) -> None:
         """See IRegistry; a REGISTER that is read at a glance has a record."""
         if record is not None:
             tag, (host, port) = key
-            self._waiting[tag] = done
+            self._waiting[tag] = answer, waiting
             self._handed.append((tag, host, port, record, claim))
 
     def take(self) -> list[Handed]:
@@ -48,8 +51,12 @@ class DistantRegistry:
         handed, self._handed = self._handed, []
         return handed
 
-    def settle(self, tag: str, verdict: Verdict) -> None:
-        """Tell what became of a REGISTER that was handed over."""
-        done = self._waiting.pop(tag, None)
-        if done is not None:
-            done(verdict)
+    def settle(self, verdicts: Iterable[tuple[str, Verdict]]) -> None:
+        """Tell what became of REGISTERs that were handed over."""
+        settled: defaultdict[Answer, list[tuple[Any, Verdict]]] = defaultdict(list)
+        for tag, verdict in verdicts:
+            if tag in self._waiting:
+                answer, waiting = self._waiting.pop(tag)
+                settled[answer].append((waiting, verdict))
+        for answer, those in settled.items():
+            answer(those)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.error import ProcessExitedAlready
@@ -16,7 +15,7 @@ from sipha.auth.claim import Claim
 from sipha.errors import SipError
 from sipha.proxy.shadow import Key
 from sipha.proxy.target import TargetSet, Wanted
-from sipha.registrar.registry import IRegistry, Verdict
+from sipha.registrar.registry import Registry, Verdict
 from sipha.sip.flow import Address, Flow
 from sipha.transport.udp import UdpSocket
 from sipha.workers.link import Link
@@ -76,7 +75,7 @@ class ICore(Protocol):
     """What a worker works for; times are of CLOCK_BOOTTIME, in seconds."""
 
     term: int
-    registry: IRegistry
+    registry: Registry
 
     def clock(self) -> float:
         """The time now."""
@@ -285,11 +284,11 @@ class Shift:
         self._counters["registers"] += len(word.registers)
         carry_out, changed_since, now = core.registry.carry_out, self._roster.changed_since, core.cluster_time()
         for tag, host, port, record, claim in word.registers:
-            done = partial(self._settled, tag)
             if changed_since(record.aor[len("sip:") :], version):
-                done(None)  # the next challenge is answered by what is known then
+                self._settled([(tag, None)])  # the next challenge is answered by what is known then
             else:
-                carry_out((tag, (host, port)), record.aor, record, claim, now, received, done)
+                carry_out((tag, (host, port)), record.aor, record, claim, now, received, self._settled, tag)
+        core.registry.propose()
         core.served("REGISTER")
 
     def _answer(self, word: Questions) -> None:
@@ -325,8 +324,8 @@ class Shift:
         self.send(Datagrams(handed))
         self._link.flush()
 
-    def _settled(self, tag: str, verdict: Verdict) -> None:
-        self._verdicts.append((tag, pack(verdict)))
+    def _settled(self, verdicts: list[tuple[str, Verdict]]) -> None:
+        self._verdicts += [(tag, pack(verdict)) for tag, verdict in verdicts]
         if self._flushing is None:
             self._flushing = self._reactor.callLater(0, self._tell_verdicts)
 

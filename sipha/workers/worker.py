@@ -113,8 +113,7 @@ class Worker:
         """Go on with what phones wait for."""
         if isinstance(order, Verdicts):
             front.lease(order.until)
-            for tag, verdict in order.verdicts:
-                front.registry.settle(tag, unpack(verdict))
+            front.registry.settle([(tag, unpack(verdict)) for tag, verdict in order.verdicts])
         elif isinstance(order, Answers):
             front.lease(order.until)
             front.answered(order)

@@ -32,7 +32,7 @@ from sipha.state.entries import (
     Register,
     RemoveBindings,
 )
-from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Outcome, Registered, Rejected
+from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Outcome, Rejected, registered
 
 REGISTER = Register("sip:a@sipha.test", "call", 7, (Contact("sip:a@192.0.2.1", 60),))
 LEADERS_OWN: list[Record] = [
@@ -125,7 +125,7 @@ def fields(kind: Any) -> st.SearchStrategy[Any]:
 
 bindings = fields(Binding)
 outcomes = st.one_of(
-    st.builds(Registered, st.lists(bindings, max_size=3).map(tuple), st.integers(0, 1 << 60)),
+    st.builds(registered, st.lists(bindings, max_size=3).map(tuple), st.integers(0, 1 << 60)),
     *map(fields, [Rejected, Done, NotFound, Conflict, Invalid]),
 )
 refusals = st.builds(
@@ -385,6 +385,7 @@ def test_record_that_is_the_leaders_own_is_refused(cluster: Cluster, record: Rec
         b"",
         b"\xc1",
         msgspec.msgpack.encode(["done"]),
+        msgspec.msgpack.encode(["registered", [["sip:a@x"]], 5]),
         msgspec.msgpack.encode(["refused", 5, "", 5]),
         msgspec.msgpack.encode(["refused", 0, "", -1]),
         msgspec.msgpack.encode(["refused", 0, "", 1 << 40]),

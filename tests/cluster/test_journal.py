@@ -115,6 +115,19 @@ def test_journal_gives_entries_slices_and_tails(disk: Watched) -> None:
     assert [journal.term_at(index) for index in (0, 1, 2, 1000, 1001)] == [None, 0, 1, 1, None]
 
 
+def test_open_slice_of_any_length_has_what_the_log_has_from_there_on(disk: Watched) -> None:
+    """A few at the end are a list, more are looked at: the library can't tell."""
+    journal = filled(disk, 20)
+    journal.add(b"\0" + bytes(80_000), 21, 1)
+    journal.add(b"\0last", 22, 1)
+    every = [journal[position] for position in range(len(journal))]
+    for start in range(len(journal) + 2):
+        rest = journal[start:]
+        assert list(rest) == every[start:]
+        assert len(rest) == max(len(every) - start, 0)
+        assert rest[:2] == every[start : start + 2]
+
+
 def test_closed_slice_has_at_least_one_and_no_more_than_64_kib(disk: Watched) -> None:
     journal = opened(disk)
     for size in (100, 40_000, 40_000, 100_000, 100, 100):

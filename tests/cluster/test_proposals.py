@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sipha.cluster import proposals as module
-from sipha.cluster.proposals import Proposals
+from sipha.cluster.proposals import Proposals, tell_each
 from sipha.errors import NotLeader, QueueFull, Unavailable, UnknownOutcome
 from sipha.state.entries import SCHEMA, Batch, Policy, Record, Refresh, RemoveBindings, decode, encode
 from sipha.state.outcomes import Done, Invalid, Outcome, Outdated
@@ -22,7 +22,10 @@ class Log:
         self.entries: list[tuple[Batch, Settle]] = []
         self.short: dict[Record, Record] = {}
         self.proposals = Proposals(
-            lambda: self.now, self.encode, self.append, lambda record: self.short.get(record, record)
+            lambda: self.now,
+            self.encode,
+            self.append,
+            lambda records: [self.short.get(record, record) for record in records],
         )
         self.outcomes: list[Outcome | Unavailable] = []
 
@@ -35,7 +38,10 @@ class Log:
 
     def propose(self, count: int, size: int = 1) -> None:
         for _ in range(count):
-            self.proposals.add(RemoveBindings("x" * size), self.outcomes.append)
+            self.add(RemoveBindings("x" * size), self.outcomes.append)
+
+    def add(self, record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
+        self.proposals.add([(record, done)], tell_each)
 
     @property
     def kinds(self) -> set[Any]:
@@ -56,6 +62,36 @@ def test_what_was_proposed_in_one_turn_is_one_entry(log: Log) -> None:
     settle([Done(number) for number in range(100)])
     assert log.outcomes == [Done(number) for number in range(100)]
     assert log.proposals.count == 0
+
+
+def test_proposer_of_many_hears_together_of_those_whose_outcomes_come_together(log: Log) -> None:
+    first: list[list[tuple[int, Outcome | Unavailable]]] = []
+    second: list[list[tuple[int, Outcome | Unavailable]]] = []
+    for number in range(3):
+        log.proposals.add([(RemoveBindings("x"), number)], first.append)
+        log.proposals.add([(RemoveBindings("x"), number)], second.append)
+    log.proposals.flush()
+    log.entries[0][1]([Done(number) for number in range(6)])
+    assert first == [[(0, Done(0)), (1, Done(2)), (2, Done(4))]]
+    assert second == [[(0, Done(1)), (1, Done(3)), (2, Done(5))]]
+    log.proposals.add([(RemoveBindings("x"), 3)], first.append)
+    log.proposals.add([(RemoveBindings("x"), 4)], first.append)
+    log.proposals.withdraw()
+    assert [(number, type(refusal)) for number, refusal in first[1]] == [(3, NotLeader), (4, NotLeader)]
+
+
+def test_failure_of_one_who_is_told_is_not_the_others(log: Log) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError
+
+    told: list[object] = []
+    log.add(RemoveBindings("x"), fail)
+    log.proposals.add([(RemoveBindings("x"), None)], fail)
+    log.proposals.add([(RemoveBindings("x"), 1)], told.append)
+    log.propose(1)
+    log.proposals.flush()
+    log.entries[0][1]([Done(1)] * 4)
+    assert (told, log.outcomes, log.proposals.count) == ([[(1, Done(1))]], [Done(1)], 0)
 
 
 def test_proposals_measure_what_the_first_of_an_entry_waited(log: Log) -> None:
@@ -120,7 +156,7 @@ REMOVAL, SHORT = RemoveBindings("sip:a@x", "sip:a@h"), Refresh("sip:a@x", 1, 1)
 def outdated(log: Log) -> Log:
     """A log in which what one record was shortened to was found outdated, and the other of its entry was applied."""
     log.short = {REMOVAL: SHORT}
-    log.proposals.add(REMOVAL, log.outcomes.append)
+    log.add(REMOVAL, log.outcomes.append)
     log.propose(1)
     log.proposals.flush()
     ((batch, settle),) = log.entries
@@ -133,6 +169,7 @@ def outdated(log: Log) -> Log:
 
 def test_what_was_shortened_in_vain_is_proposed_in_full_before_all_others(outdated: Log) -> None:
     outdated.propose(1)
+    outdated.proposals.expire()
     outdated.proposals.flush()
     _, (first, settle), (second, _) = outdated.entries
     assert (first.records, second.records) == ((REMOVAL,), (RemoveBindings("x"),))
@@ -145,9 +182,9 @@ def test_what_was_shortened_in_vain_waits_while_leadership_is_handed_on(outdated
     outdated.proposals.hold()
     outdated.proposals.flush()
     assert len(outdated.entries) == 1
-    ((record, done),) = outdated.proposals.take_waiting()
+    ((record, done, tell),) = outdated.proposals.take_waiting()
     assert record == REMOVAL
-    done(Done(3))
+    tell([(done, Done(3))])
     assert outdated.outcomes == [Done(1), Done(3)]
     assert outdated.proposals.count == 0
 
@@ -169,6 +206,17 @@ def test_queue_is_bounded(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     log.entries[0][1]([Done(0)] * 10)
     log.propose(1)
     assert len(log.outcomes) == 13
+
+
+def test_of_many_at_once_as_many_wait_as_there_is_room_for(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PROPOSALS", 10)
+    told: list[list[tuple[int, Outcome | Unavailable]]] = []
+    log.proposals.add([(RemoveBindings("x"), number) for number in range(12)], told.append)
+    assert [(number, type(refusal)) for number, refusal in told.pop()] == [(10, QueueFull), (11, QueueFull)]
+    assert log.proposals.count == 10
+    log.proposals.flush()
+    log.entries[0][1]([Done(0)] * 10)
+    assert told.pop() == [(number, Done(0)) for number in range(10)]
 
 
 def test_no_more_come_to_wait_while_others_have_waited_for_an_entry_too_long(log: Log) -> None:
@@ -249,7 +297,7 @@ def test_outcomes_that_dont_fit_the_records_are_uncertain(log: Log) -> None:
 
 def test_record_that_cant_be_encoded_is_refused_alone(log: Log) -> None:
     log.propose(3)
-    log.proposals.add(RemoveBindings("\udcff"), log.outcomes.append)
+    log.add(RemoveBindings("\udcff"), log.outcomes.append)
     log.propose(3)
     log.proposals.flush()
     assert log.kinds == {Invalid}
@@ -257,12 +305,12 @@ def test_record_that_cant_be_encoded_is_refused_alone(log: Log) -> None:
 
 
 def test_proposer_may_propose_again_when_told(log: Log) -> None:
-    log.proposals.add(RemoveBindings("a"), lambda _: log.propose(1))
+    log.add(RemoveBindings("a"), lambda _: log.propose(1))
     log.proposals.flush()
     log.entries[0][1]([Done(1)])
     log.proposals.flush()
     assert len(log.entries) == 2
-    log.proposals.add(RemoveBindings("b"), lambda _: log.propose(1))
+    log.add(RemoveBindings("b"), lambda _: log.propose(1))
     log.proposals.withdraw()
     assert log.proposals.count == 1
 
@@ -317,6 +365,8 @@ def test_own_record_of_the_cluster_has_an_entry_of_its_own(log: Log) -> None:
     log.propose(3)
     log.proposals.add_internal(RemoveBindings("barrier"), log.outcomes.append)
     log.propose(3)
+    log.proposals.flush()
+    log.now = 2 * module.COMPANY
     log.proposals.flush()
     assert [len(batch.records) for batch, _ in log.entries] == [3, 1, 3]
 

@@ -34,7 +34,7 @@ from sipha.cluster.wire import (
 from sipha.errors import ConfigError, NoQuorum, NotLeader, Unavailable, UnknownOutcome
 from sipha.sip.flow import Address
 from sipha.state.entries import SCHEMA, Batch, Policy, PutAccount, PutSetting, Refresh, Register, decode, encode
-from sipha.state.interfaces import ICredentials, ILocation, ILog
+from sipha.state.interfaces import IBatchLog, ICredentials, ILocation
 from sipha.state.outcomes import Done, Invalid, Outcome, Registered
 from tests.cluster.assembly import CLUSTER_ID, Assemble, Assembly, register
 from tests.cluster.world import World
@@ -130,8 +130,29 @@ def lone(world: World, addresses: dict[str, Address], tmp_path: Path) -> Iterato
     cluster.stop("a")
 
 
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_who_proposes_many_hears_of_each_at_any_node(assembly: Assembly, name: str) -> None:
+    told: list[list[tuple[int, Outcome | Unavailable]]] = []
+    leader = assembly.wait_for_leader()
+    records = [(register(f"sip:{number}@example.com"), number) for number in range(3)]
+    assembly.replica(name).propose_all(records, told.append)
+    assembly.until(lambda: sum(map(len, told)) == 3)
+    assert [number for outcomes in told for number, outcome in outcomes if isinstance(outcome, Registered)] == [0, 1, 2]
+    assert (len(told) == 1) is (name == leader)
+
+
+def test_who_proposes_many_where_nobody_leads_hears_at_once(assembly: Assembly) -> None:
+    told: list[list[tuple[int, Outcome | Unavailable]]] = []
+    lonely = assembly.replica("a")
+    lonely.stop()
+    lonely.propose_all([(register("sip:a@example.com"), 1), (register("sip:b@example.com"), 2)], told.append)
+    assert [[(number, type(refusal)) for number, refusal in refusals] for refusals in told] == [
+        [(1, NotLeader), (2, NotLeader)]
+    ]
+
+
 def test_replica_is_what_the_rest_asks_for(lone: Replica) -> None:
-    for interface in (ILog, ILocation, ICredentials):
+    for interface in (IBatchLog, ILocation, ICredentials):
         assert verifyObject(interface, lone)
 
 

@@ -391,3 +391,27 @@ def test_new_leader_lets_a_forgetful_peer_wait_for_an_entry_of_its_own(ballot: B
     ballot.boot("a")
     ballot.elect("c", "ac")
     assert other.forgetful["b"] == barrier
+
+
+def test_leader_has_nothing_to_do_for_an_acknowledgement_that_makes_no_majority(ballot: Ballot) -> None:
+    """It is driven for what commits, and not for each that says so."""
+    leader = ballot.elect("a")
+    ballot.queues.clear()
+    for name in "abc":
+        ballot.disks[name].delay = (1.0, 1.0)
+    ballot.append("a", b"one")
+    assert leader.raft.due, "it has to send that"
+    leader.tick()
+    assert not leader.raft.due
+    for name in "bc":
+        ballot.deliver("a", name)
+        ballot.voters[name].tick()
+        ballot.journals[name].sync_now()
+    ballot.deliver("b", "a")
+    assert not leader.raft.due, "one disk of three"
+    ballot.deliver("c", "a")
+    assert leader.raft.due
+    leader.tick()
+    assert leader.raft.commit_index == leader.raft.last_index
+    ballot.journals["a"].sync_now()
+    assert not leader.raft.due, "its own disk was the last"

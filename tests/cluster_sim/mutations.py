@@ -243,7 +243,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the leader counts what it has on disk itself",
-        "cluster.raft:Raft._count_disks",
+        "cluster.raft:Raft._on_disks",
         "self._journal.durable",
         "self.last_index",
     ),

@@ -364,6 +364,8 @@ class Node:
             while 0 <= position <= sizes[name] - segment.OVERHEAD:
                 _, _, length, index, *_, durable = segment._record.unpack_from(image[name], position)
                 position += segment.OVERHEAD + length
+                if position > sizes[name]:
+                    break  # cut short, as on a full disk: it vouches for nothing
                 ends[name].append((index, position))
                 vouched = max(vouched, durable)
         return sizes | {name: max((end for index, end in ends[name] if index <= vouched), default=0) for name in logs}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from sipha.cluster.segment import Segment
+from sipha.cluster.wire import Entry
 from sipha.errors import NoQuorum, NotLeader, UnknownOutcome
 from sipha.state.outcomes import Registered
 from tests.cluster_sim.cluster import Cluster, Simulate
 from tests.cluster_sim.node import Options
+from tests.cluster_sim.world import World, seeded, small
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -208,3 +211,21 @@ def test_lone_node_needs_nobody(simulate: Simulate) -> None:
     cluster.nodes["a"].boot()
     cluster.advance(2.0)
     cluster.converge()
+
+
+def test_record_that_is_cut_short_vouches_for_nothing() -> None:
+    """A bit that rots in what only such a record speaks of can't be told from a torn tail."""
+    with seeded(1), small():
+        world = World(1)
+        node = world.nodes["a"]
+        segment = Segment.new(1)
+        entries: list[Entry] = [(bytes(50), index, 1) for index in (1, 2, 3)]
+        for command, _, term in entries:
+            segment.add(len(command), term)
+        *known, last = [segment.records([entry], 1, entry[1] - 1) for entry in entries]
+        whole = segment.header() + b"".join(known)
+        node.disk.replace(segment.name, whole + last)
+        assert node._vouched()[segment.name] == len(whole)
+        node.disk.replace(segment.name, whole + last[:-1])
+        assert node._vouched()[segment.name] == len(whole) - len(known[-1])
+        world.close()

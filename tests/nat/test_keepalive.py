@@ -16,7 +16,7 @@ from sipha.sip.flow import Flow
 from sipha.sip.message import Request, response_to
 from sipha.sip.parser import parse
 from sipha.state.binding import PINGED
-from sipha.state.entries import RemoveUnreachable
+from sipha.state.entries import SCHEMA, Batch, Policy, Refresh, RemoveUnreachable, encode
 from sipha.state.machine import Machine
 from tests.nat.site import STEP, VIP, Node, Site, address, aor
 from tests.state.snapshots import loaded, taken
@@ -286,6 +286,21 @@ def test_phone_that_is_gone_is_not_pinged(site: Site) -> None:
     assert len(site.heard[address("u1")]) <= 2
     assert len(site.heard[address("u2")]) <= 2
     assert 11 <= len(site.heard[address("u3")]) <= 14
+
+
+def test_phone_is_pinged_that_an_earlier_entry_refreshes_after_its_binding_ran_out(site: Site) -> None:
+    site.register("u1", expires=60)
+    now = int(site.clock.seconds() * 1000)
+    (binding,) = site.machine.location.bindings(aor("u1"), now)
+    site.lead("a")
+    site.run(66.0)
+    site.heard.clear()
+    site.run(6.0)
+    assert not site.heard
+    refresh = Refresh(aor("u1"), binding.version, binding.cseq + 1, 3600)
+    site.machine.apply(site.machine.index + 1, encode(Batch(SCHEMA, now + 59_000, Policy(), (refresh,))))
+    site.run(6.0)
+    assert set(site.heard) == {address("u1")}
 
 
 def test_phone_is_pinged_where_it_is_now(site: Site) -> None:

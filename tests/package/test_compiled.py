@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -29,16 +30,29 @@ print(json.dumps([RELEASE, [[result.trace, result.failure] for result in results
 compiled = RELEASE.endswith("+compiled")
 
 
-def named() -> list[str]:
+def named(key: str) -> list[str]:
     setup = configparser.ConfigParser()
     setup.read(HERE / "setup.cfg", encoding="utf-8")
-    return setup["compiled"]["modules"].split()
+    return setup["compiled"][key].split()
 
 
-@pytest.mark.parametrize("name", named())
+@pytest.mark.parametrize("name", named("modules"))
 def test_module_is_what_the_release_says(name: str) -> None:
     file = import_module(name).__file__ or ""
     assert file.endswith(tuple(EXTENSION_SUFFIXES) if compiled else ".py")
+
+
+@pytest.mark.parametrize("name", named("kernels"))
+def test_kernel_is_there_if_the_release_is_compiled(name: str) -> None:
+    found = find_spec(name)
+    assert (found is not None) is compiled
+    assert found is None or (found.origin or "").endswith(tuple(EXTENSION_SUFFIXES))
+
+
+def test_each_source_in_c_is_a_kernel_with_its_types() -> None:
+    for ending in (".c", ".pyi"):
+        found = {str(path.relative_to(HERE)) for path in (HERE / "sipha").rglob(f"*{ending}")}
+        assert found == {name.replace(".", "/") + ending for name in named("kernels")}
 
 
 @pytest.mark.skipif(not compiled, reason="make test-compiled compares")

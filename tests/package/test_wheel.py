@@ -53,6 +53,7 @@ def test_wheel_has_sipha_and_its_plugin_and_nothing_else(built: Path) -> None:
     assert "sipha/py.typed" in names
     ours = {str(path.relative_to(HERE)) for path in (HERE / "sipha").rglob("*.py")}
     assert ours <= set(names)
+    assert not [name for name in names if name.endswith((".c", ".h", ".so"))]
 
 
 def test_twistd_finds_sipha_in_the_wheel_and_keeps_its_own(built: Path, tmp_path: Path) -> None:
@@ -85,4 +86,5 @@ def test_source_archive_has_all_that_the_debian_package_is_built_of(built: Path)
         names = {name.partition("/")[2] for name in opened.getnames()}
     assert {"debian/rules", "debian/requirements.txt", "etc/sipha.toml", "man/sipha.8", "man/pages.py"} <= names
     assert {str(path.relative_to(HERE)) for path in (HERE / "docs").glob("*.md")} <= names
+    assert {str(path.relative_to(HERE)) for path in (HERE / "sipha").rglob("*.[ch]")} <= names
     assert not [name for name in names if name.endswith(("dropin.cache", ".pyc"))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from zope.interface import implementer
 
 from sipha.auth.authenticator import Authenticator
 from sipha.auth.domain import Domain, Domains
+from sipha.cluster.proposals import Tell, tell_each
 from sipha.errors import Unavailable
 from sipha.registrar.record import RegistrarSettings
 from sipha.registrar.registrar import Registrar
@@ -25,7 +27,7 @@ from sipha.sip.token import Tokens
 from sipha.state.accounts import Account
 from sipha.state.binding import Binding
 from sipha.state.entries import Batch, PutAccount, Record, encode
-from sipha.state.interfaces import ICredentials, ILocation, ILog
+from sipha.state.interfaces import IBatchLog, ICredentials, ILocation
 from sipha.state.machine import Machine
 from sipha.state.outcomes import Outcome
 
@@ -34,7 +36,7 @@ DOMAIN = Domain("sipha.test", "the realm", aliases=frozenset(("alias.test",)))
 OTHER = Domain("other.test", "other realm", third_party=True)
 
 
-@implementer(ILog, ILocation, ICredentials)
+@implementer(IBatchLog, ILocation, ICredentials)
 class Replica:
     """One node of one: what is proposed is applied at `commit`, at once unless `held`."""
 
@@ -46,24 +48,27 @@ class Replica:
         self.failure: Unavailable | None = None
         self.entries = 0
         self.settings = RegistrarSettings()
-        self._waiting: list[tuple[Record, Callable[[Outcome | Unavailable], None]]] = []
+        self._waiting: list[tuple[Record, Any, Tell]] = []
 
     def propose(self, record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
-        self._waiting.append((record, done))
+        self.propose_all([(record, done)], tell_each)
+
+    def propose_all(self, records: Sequence[tuple[Record, Any]], tell: Tell) -> None:
+        self._waiting += [(record, waiting, tell) for record, waiting in records]
         if not self.held:
             self.commit()
 
     def commit(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        proposals, self._waiting = self._waiting, []
+        outcomes: Sequence[Outcome | Unavailable]
         if self.failure is not None:
-            for _, done in waiting:
-                done(self.failure)
-            return
-        self.entries += 1
-        batch = Batch(1, int(self.now * 1000), self.settings.policy, tuple(record for record, _ in waiting))
-        outcomes = self.machine.apply(self.machine.index + 1, encode(batch))
-        for (_, done), outcome in zip(waiting, outcomes, strict=True):
-            done(outcome)
+            outcomes = [self.failure] * len(proposals)
+        else:
+            self.entries += 1
+            batch = Batch(1, int(self.now * 1000), self.settings.policy, tuple(record for record, _, _ in proposals))
+            outcomes = self.machine.apply(self.machine.index + 1, encode(batch))
+        for tell, group in groupby(zip(proposals, outcomes, strict=True), lambda each: each[0][2]):
+            tell([(waiting, outcome) for (_, waiting, _), outcome in group])
 
     def cluster_time(self) -> float:
         return self.now
@@ -101,6 +106,8 @@ class Site:
 
     def __post_init__(self) -> None:
         self.sent: list[tuple[bytes, Flow]] = []
+        self.together: list[int] = []
+        """How many were sent each time."""
         for username in ("alice", "bob"):
             self.replica.put_account(username)
         self.replica.put_account("carol", OTHER)
@@ -124,25 +131,34 @@ class Site:
             self.domains,
             cluster_time=self.replica.cluster_time,
             term=lambda: self.replica.term,
-            send=lambda data, flow: self.sent.append((data, flow)),
+            send=self._send,
             settings=self.settings,
             is_behind_nat=is_behind_nat,
             wall_time=lambda: 1289645282.5,
             clock=lambda: self.replica.now,
         )
 
+    def _send(self, messages: list[tuple[bytes, Flow]]) -> None:
+        self.sent += messages
+        self.together.append(len(messages))
+
     def receive(self, data: bytes, flow: Flow = FLOW) -> Response | None:
-        """Let a datagram come in; the response, if one was sent at once."""
+        """Let a datagram come in alone; the response, if one was sent at once."""
         before = len(self.sent)
+        self.read(data, flow)
+        self.registry.propose()
+        if len(self.sent) == before:
+            return None
+        assert len(self.sent) == before + 1
+        return self.last
+
+    def read(self, data: bytes, flow: Flow = FLOW) -> None:
+        """Let a datagram come in, perhaps with others."""
         if not (self.glances and self.registrar.datagram_received(data, flow, self.replica.now)):
             request = parse(data)
             assert isinstance(request, Request)
             mark_received(request, flow)
             self.registrar.request_received(request, flow, self.replica.now)
-        if len(self.sent) == before:
-            return None
-        assert len(self.sent) == before + 1
-        return self.last
 
     @property
     def last(self) -> Response:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import re
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -9,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipha.nat.detection import Test, make_detection
-from sipha.registrar.plain import read
+from sipha.registrar.plain import Plain, read_by_pattern
 from sipha.registrar.record import RegistrarSettings
-from sipha.sip.digest import MAX_CREDENTIALS
+from sipha.sip.digest import MAX_CREDENTIALS, Credentials
 from sipha.sip.flow import Flow
+from sipha.sip.origin import Origin
 from sipha.sip.parser import ParseError, parse
 from sipha.state.entries import Policy
+from tests.kernels import kernel
 from tests.registrar.conftest import FLOW, Phone, Site
 from tests.sip.test_values import assert_linear
 
@@ -45,6 +49,16 @@ PLAIN = {
 }
 
 
+read_by_kernel = kernel("sipha.registrar._glance").reader(Plain, Origin, Credentials)
+
+
+def read(data: bytes, flow: Flow = FLOW) -> Plain | None:
+    """What a datagram says, in which pattern and kernel agree."""
+    plain = read_by_pattern(data, *flow.remote)
+    assert read_by_kernel(data, *flow.remote) == plain
+    return plain
+
+
 class Pair:
     """Two registrars that are told the same: one takes each message apart, one reads what is plain at a glance."""
 
@@ -56,10 +70,11 @@ class Pair:
 
     def receive(self, data: bytes, flow: Flow) -> None:
         """Let both hear a datagram, and compare what becomes of it."""
+        plain = read(data, flow)
         try:
             parse(data)
         except ParseError:
-            assert read(data) is None
+            assert plain is None
             return
         for site in self.sites:
             site.receive(data, flow)
@@ -113,16 +128,23 @@ def test_registrar_refuses_at_a_glance_as_otherwise() -> None:
         stolen,
         stale,
         pair.phone.authorization(nc="00000000"),
-        pair.phone.authorization(uri="sip:x"),
     ):
         data = pair.phone.message(contact, authorization=authorization)
         assert read(data) is not None
         pair.receive(data, FLOW)
     pair.receive(pair.phone.message(contact, "Expires: 59"), FLOW)
     assert pair.sites[1].last.status == 423
+
+
+def test_registrar_leaves_to_a_closer_look_who_registers_for_another() -> None:
+    pair = Pair()
+    pair.challenge(FLOW)
+    elsewhere = pair.phone.message(pair.phone.contact(), authorization=pair.phone.authorization(uri="sip:x"))
     pair.phone.to = "<sip:bob@sipha.test>"
-    pair.receive(pair.phone.message(contact), FLOW)
-    assert pair.sites[1].last.status == 403
+    for data, status in ((elsewhere, 400), (pair.phone.message(pair.phone.contact()), 403)):
+        assert read(data) is None
+        pair.receive(data, FLOW)
+        assert pair.sites[1].last.status == status
 
 
 def test_credentials_of_any_length_mean_the_same_at_a_glance() -> None:
@@ -274,6 +296,125 @@ def test_what_registrar_does_at_a_glance_is_what_it_does_with_the_message(data: 
                 st.sampled_from(b' \t\r\n:;,"<>=@a0\x00\xff')
             )
         pair.receive(bytes(changed), flow)
+
+
+EVERYTHING = (
+    'Contact: "Alice" <sip:alice@Host.Test:5060;ob;a=b>;expires=300;+sip.instance="<urn:uuid:0-1>"',
+    "Expires: 60",
+    "User-Agent:  a phone ",
+    "Allow: INVITE, ACK",
+    "Supported: path",
+    "Allow-Events: presence",
+    "Route: <sip:192.0.2.10;lr>",
+)
+PIECES = [
+    b" ", b"\t", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"\r\n ", b"\0", b"\x7f", b"\x80", b"\xff", b"\xed\xa0\x80",
+    b"\xf4\x90\x80\x80", "ü".encode(), "\u2028".encode(), "\u0663".encode(), "\u0130".encode(), "\u212a".encode(),
+    b":", b";", b";a", b";a=", b",", b", ", b"=", b'"', b'""', b"\\", b"<", b">", b"@", b"[", b"]", b"-", b"_", b"/",
+    b"0", b"1", b"9", b"A", b"a", b"g", b"F", b"z", b"~", b"99999999", b"65535", b"65536",
+    b";rport", b";rport=", b";ReCeived=1", b";tag=", b";expires=1", b"nc=1, ", b'nonce="=", ', b"algorithm=MD5, ",
+    b"algorithm=SHA-256", b'qop="auth", ', b"qop=auth-int", b"To: ", b"To: \r\n", b"Expires: 0\r\n", b"Route: \r\n",
+    b"Content-Length:  0\r\n", b"Via: SIP/2.0/UDP a;rport\r\n",
+]  # fmt: skip
+
+
+def everything() -> list[bytes]:
+    """Datagrams that have whatever a plain one may have."""
+    phone = Phone(Site())
+    phone.nonce, phone.uri, phone.from_ = "c0ffee", "sip:sipha.test:5060;transport=udp", '"Zoë" <sip:alice@sipha.test>'
+    phone.to = f"{phone.from_}"
+    whole = phone.message(*EVERYTHING)
+    unnamed = phone.message(*EVERYTHING, authorization=phone.authorization().replace("algorithm=MD5, ", ""))
+    assert all(read(data) is not None for data in (whole, unnamed))
+    return [whole, unnamed]
+
+
+def test_kernel_breaks_off_where_the_pattern_does() -> None:
+    for data in everything():
+        for end in range(len(data)):
+            assert read(data[:end]) is None
+            read(data[:end] + data[end + 1 :])
+
+
+@pytest.mark.timeout(300)
+def test_kernel_knows_each_character_as_the_pattern_does() -> None:
+    characters = [bytes((code,)) for code in range(256)]
+    for data in everything():
+        for place in range(len(data)):
+            for piece in (*characters[place % 7 :: 7], *PIECES):
+                read(data[:place] + piece + data[place + 1 :])
+                read(data[:place] + piece + data[place:])
+
+
+@given(data=st.data())
+def test_kernel_reads_what_is_spoilt_as_the_pattern_does(data: st.DataObject) -> None:
+    spoilt = data.draw(st.sampled_from(everything()))
+    for _ in range(data.draw(st.integers(1, 6))):
+        start = data.draw(st.integers(0, len(spoilt)))
+        end = data.draw(st.integers(start, min(len(spoilt), start + 30)))
+        spoilt = spoilt[:start] + data.draw(st.sampled_from(PIECES) | st.binary(max_size=8)) + spoilt[end:]
+    read(spoilt, data.draw(st.sampled_from([FLOW, NATED, IPV6])))
+
+
+@given(counts=st.lists(st.integers(0, 18), min_size=6, max_size=6))
+def test_kernel_counts_as_the_pattern_does(counts: list[int]) -> None:
+    params, options, digits, blanks, port, host = counts
+    phone = Phone(Site())
+    data = phone.message(
+        f"Contact: <sip:alice@192.0.2.1:{'1' * min(port, 6)}{';a=b' * options}>;expires={'9' * digits}",
+        f"Expires: {'0' * digits}",
+        f"User-Agent: {' ' * blanks}{'x' * 20 * blanks}",
+    )
+    data = data.replace(b";rport", b";rport" + b";a" * params, 1).replace(b"CSeq: ", b"CSeq: " + b"0" * digits, 1)
+    read(data.replace(b"REGISTER sip:", b"REGISTER sip:" + b"h" * (230 + host), 1))
+
+
+@pytest.mark.parametrize("size", [MAX_CREDENTIALS - 1, MAX_CREDENTIALS, 65_507])
+def test_what_is_long_is_not_plain(size: int) -> None:
+    phone = Phone(Site())
+    empty = len(phone.message(phone.contact(), "Supported: "))
+    data = phone.message(phone.contact(), "Supported: " + "x" * (size - empty))
+    assert len(data) == size
+    assert (read(data) is None) is (size >= MAX_CREDENTIALS)
+
+
+def test_kernel_refuses_what_it_is_not_made_for() -> None:
+    reader = kernel("sipha.registrar._glance").reader
+    for types in ((), (Plain, Origin), (Plain, Origin, tuple), (Credentials, Origin, Plain), (1, 2, 3)):
+        with pytest.raises(TypeError):
+            reader(*types)
+    for arguments in ((), (b"",), ("", "", 1), (b"", b"", 1), (b"", "", "")):
+        with pytest.raises(TypeError):
+            read_by_kernel(*arguments)
+    for host, port in (("a", -1), ("a", 65536), ("a" * 65, 1)):
+        with pytest.raises(ValueError, match="comes from there"):
+            read_by_kernel(b"", host, port)
+    with pytest.raises(OverflowError):
+        read_by_kernel(b"", "a", 1 << 80)
+    with pytest.raises(UnicodeEncodeError):
+        read_by_kernel(b"", "\udcff", 1)
+
+
+def test_kernel_keeps_nothing_of_what_it_has_read() -> None:
+    whole, spoilt = everything()[0], everything()[1][:-1]
+    flow = Flow("UDP", ("192.0.2.10", 5060), (NATED.remote[0] + "7", NATED.remote[1] + 1))
+    watched = (whole, spoilt, *flow.remote, Plain, Origin, Credentials)
+
+    def references() -> list[int]:
+        return list(map(sys.getrefcount, watched))
+
+    before = references()
+    for _ in range(1000):
+        read_by_kernel(whole, *flow.remote)
+        read_by_kernel(spoilt, *flow.remote)
+    assert references() == before
+    sizes = []
+    for _ in range(3):
+        gc.collect()
+        sizes.append(sys.getallocatedblocks())
+        for _ in range(1000):
+            read_by_kernel(whole, *flow.remote)
+    assert sizes[2] - sizes[1] < 100
 
 
 @pytest.mark.skipif(not SAMPLES, reason="the samples are not part of the repository")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,9 +13,7 @@ from sipha.sip.overload import SPREAD
 from sipha.sip.parser import parse
 from sipha.state.binding import BEHIND_NAT
 from sipha.state.entries import Policy
-
-if TYPE_CHECKING:
-    from tests.registrar.conftest import Phone, Site
+from tests.registrar.conftest import FLOW, Phone, Site
 
 AOR = "sip:alice@sipha.test"
 
@@ -47,6 +44,35 @@ def test_registrar_counts_its_responses_and_measures_what_its_200_took(site: Sit
     assert site.registrar.responses == {401: 1, 200: 2}
     counts = dict(site.registry.latencies.cumulative())
     assert (counts["0.0005"], counts["0.002"], counts["0.005"]) == (1, 1, 2)
+
+
+def test_registrar_proposes_together_what_one_turn_has_brought(site: Site, alice: Phone) -> None:
+    bob = Phone(site, "bob", flow=FLOW._replace(remote=("192.0.2.3", 5062)))
+    for phone in (alice, bob):
+        phone.register(phone.contact(port=5060))
+    entries = site.replica.entries
+    for phone in (alice, bob):
+        site.read(phone.message(phone.contact(port=5070)), phone.flow)
+        site.read(phone.last, phone.flow)
+    assert (site.replica.entries, site.registry.pending) == (entries, 2)
+    assert site.registrar.counters.absorbed == 2
+    site.registry.propose()
+    site.registry.propose()
+    assert (site.replica.entries, site.together[-1], site.registry.pending) == (entries + 1, 2, 0)
+
+
+def test_registrar_sends_together_what_it_has_to_say_of_one_entry(site: Site, alice: Phone) -> None:
+    bob = Phone(site, "bob", flow=FLOW._replace(remote=("192.0.2.3", 5062)))
+    for phone in (alice, bob):
+        phone.register(phone.contact(port=5060))
+    site.replica.held = True
+    assert [phone.send(phone.contact(port=5060)) for phone in (alice, bob)] == [None, None]
+    alice.cseq -= 2
+    assert alice.send(alice.contact(port=5060)) is None
+    site.replica.commit()
+    assert site.together[-1] == 3
+    assert [data.split()[1] for data, _ in site.sent[-3:]] == [b"200", b"200", b"500"]
+    assert [flow for _, flow in site.sent[-3:]] == [FLOW, bob.flow, FLOW]
 
 
 def test_registrar_stores_all_that_it_learned(site: Site, alice: Phone) -> None:

@@ -52,6 +52,16 @@ def test_session_algorithm_shares_the_stored_hash_but_not_the_response(algorithm
     assert digest.response(session, ha1, "x", "n", **given_) != digest.response(algorithm, ha1, "x", "n", **given_)
 
 
+def test_hashes_of_requests_are_remembered_if_they_are_short() -> None:
+    credentials = Credentials("bob", "realm", "n", "sip:" + "x" * 200, "", "SHA-256", "auth", "c", "00000001")
+    remembered = digest._cached_ha2.cache_info
+    before = remembered().currsize
+    for uri in (credentials.uri, credentials.uri * 2):
+        assert not digest.proves("", "REGISTER", credentials._replace(uri=uri))
+    assert remembered().currsize == before + 1
+    assert remembered().maxsize is not None
+
+
 def test_usual_credentials_are_read() -> None:
     assert parse_credentials(USUAL) == Credentials(
         "bob",

@@ -255,7 +255,7 @@ def test_who_follows_the_changes_has_the_table(history: list[tuple[Register | st
     table: dict[int, Binding] = {}
     for what, elapsed in history:
         log.now += elapsed
-        record: Record = Expire(log.machine.location.expired(log.now, 100)) if isinstance(what, str) else what
+        record: Record = Expire(log.machine.location.expired(log.now, 100).bindings) if isinstance(what, str) else what
         for change in log.apply(record):
             match change:
                 case Added(binding):

@@ -23,6 +23,7 @@ from sipha.state.entries import (
 )
 from sipha.state.location import Binding, Location, listed
 from sipha.state.machine import Conflict, Done, Invalid, Machine, NotFound, Outcome, Registered, Rejected
+from sipha.state.outcomes import registered
 from sipha.state.tombstones import CAPACITY, LIFETIME
 
 AOR = "sip:alice@example.com"
@@ -323,7 +324,7 @@ def test_contact_named_twice_counts_as_it_stands_last(log: Log) -> None:
 def test_wildcard_removes_the_bindings_of_every_call_id(log: Log) -> None:
     log.register(HOME, cseq=1)
     log.register(DESK, cseq=9, call_id="two")
-    assert log.register(cseq=2, wildcard=True) == Registered((), log.now)
+    assert log.register(cseq=2, wildcard=True) == registered((), log.now)
     assert log.contacts == []
     assert len(log.location) == 0
     assert log.location.count == 0
@@ -575,16 +576,16 @@ def test_bindings_that_ran_out_don_t_count_against_the_limit() -> None:
 def test_expire_removes_what_ran_out(log: Log) -> None:
     log.register(Contact(HOME, 60), cseq=1)
     log.now += 61_000
-    found = log.location.expired(log.now, 10)
+    found = log.location.expired(log.now, 10).bindings
     assert [aor for aor, _, _ in found] == [AOR]
     assert log.apply(Expire(found)) == Done(1)
     assert len(log.location) == 0
-    assert log.location.expired(log.now + 100_000, 10) == ()
+    assert log.location.expired(log.now + 100_000, 10).bindings == ()
 
 
 def test_expire_spares_a_binding_refreshed_since(log: Log) -> None:
     log.register(Contact(HOME, 60), cseq=1)
-    found = log.location.expired(log.now + 61_000, 10)
+    found = log.location.expired(log.now + 61_000, 10).bindings
     log.now += 59_000
     log.register(Contact(HOME, 60), cseq=2)
     log.now += 61_000
@@ -699,17 +700,17 @@ def test_location_tells_of_each_binding_that_is_made_or_refreshed(log: Log) -> N
 def test_expired_reports_again_what_was_not_removed(log: Log) -> None:
     log.register(Contact(HOME, 60), cseq=1)
     late = log.now + 61_000
-    first = log.location.expired(late, 10)
+    first = log.location.expired(late, 10).bindings
     assert len(first) == 1
-    assert log.location.expired(late, 10) == ()
-    assert log.location.expired(late + 10_000, 10) == first
+    assert log.location.expired(late, 10).bindings == ()
+    assert log.location.expired(late + 10_000, 10).bindings == first
 
 
 def test_expired_reports_at_most_the_limit_and_then_the_rest(log: Log) -> None:
     for number in range(10):
         log.apply(Register(f"sip:{number}@x", "c", 1, (Contact(HOME, 60),)))
     log.now += 61_000
-    seen = [log.location.expired(log.now, 4) for _ in range(4)]
+    seen = [log.location.expired(log.now, 4).bindings for _ in range(4)]
     assert [len(found) for found in seen] == [4, 4, 2, 0]
     assert len({aor for found in seen for aor, _, _ in found}) == 10
 
@@ -717,7 +718,7 @@ def test_expired_reports_at_most_the_limit_and_then_the_rest(log: Log) -> None:
 def test_binding_with_a_shorter_expiry_is_found_in_time(log: Log) -> None:
     log.register(Contact(HOME, 3600), cseq=1)
     log.register(Contact(HOME, 60), cseq=2)
-    assert len(log.location.expired(log.now + 61_000, 10)) == 1
+    assert len(log.location.expired(log.now + 61_000, 10).bindings) == 1
 
 
 def test_buckets_don_t_grow_under_refreshes(log: Log) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from math import inf
 
 import pytest
 from twisted.internet import reactor
@@ -79,7 +80,9 @@ class Node:
         self.user = User(self.layer)
         self.intercepted: bytes | tuple[bytes, ...] = ()
         self.cut_short: bytes | tuple[bytes, ...] = ()
-        self.may_send = True
+        self.lease_until = inf
+        self.clock = 0
+        """Counts how often it was read."""
         self.overload = Overload()
         self.before: list[tuple[int, list[bytes]]] = []
         """Each time that messages were about to be sent: how many events there had been, and what had come before."""
@@ -87,7 +90,8 @@ class Node:
             self.reactor,
             self.layer,
             listeners or [Listener("UDP", HOST, 0)],
-            may_send=lambda: self.may_send,
+            lease_until=lambda: self.lease_until,
+            clock=self._read_clock,
             before_sending=lambda: self.before.append((len(self.user.events), self.answers())),
             tag=lambda _: "keyed",
             intercept=lambda data, _: data.startswith(self.intercepted),
@@ -98,6 +102,10 @@ class Node:
         self.phone = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.phone.bind((HOST, 0))
         self.phone.settimeout(5)
+
+    def _read_clock(self) -> float:
+        self.clock += 1
+        return self.clock
 
     @property
     def flow(self) -> Flow:
@@ -233,6 +241,13 @@ def test_datagram_that_is_taken_before_it_is_parsed_goes_no_further(node: Node) 
     assert not node.endpoint.counters["malformed"]
 
 
+def test_what_can_be_a_request_is_not_offered_to_who_takes_responses(node: Node) -> None:
+    node.intercepted = (b"SIP/2.0 ", b"S", b"O")
+    node.receive(b"SIP/2.0 200 OK\r\n\r\n", request(), request("SUBSCRIBE", branch="z9hG4bKb"))
+    assert statuses(node.answers()) == [200, 200]
+    assert not node.endpoint.counters["malformed"]
+
+
 def test_request_that_has_waited_too_long_is_answered_503_and_goes_no_further(node: Node) -> None:
     register = request("REGISTER")
     first, second, last = node.receive_late(register, register, request("BYE"))
@@ -344,7 +359,7 @@ def test_what_is_offered_and_fails_condemns_no_flow(node: Node) -> None:
     for remote in (("255.255.255.255", 5060), ("::1", 5060), ("127.0.0.1", 0)):
         assert not node.endpoint.offer(b"ping", node.flow._replace(remote=remote))
     assert not node.endpoint.offer(b"ping", node.flow._replace(local=("192.0.2.1", 5060)))
-    node.may_send = False
+    node.lease_until = 0.0
     assert not node.endpoint.offer(b"ping", node.flow)
     node.reactor.advance(1.0)
     assert not node.endpoint.counters["flow-failed"]
@@ -523,13 +538,31 @@ def test_endpoint_knows_its_addresses(stream_node: Node) -> None:
 
 def test_endpoint_sends_nothing_once_it_may_not() -> None:
     node = Node()
-    node.may_send = False
+    node.lease_until = 0.0
     node.receive(request())
     assert node.endpoint.send(b"stateless", node.flow)
     assert node.answers() == []
     assert node.endpoint.counters["withheld"] == 2
     node.endpoint.stop()
     node.phone.close()
+
+
+def test_lease_that_ends_between_two_messages_lets_only_the_first_leave() -> None:
+    node = Node()
+    node.lease_until = node.clock + 2
+    assert node.endpoint.send_all([(b"in time", node.flow), (b"too late", node.flow)]) == []
+    assert node.answers() == [b"in time"]
+    assert node.endpoint.counters["withheld"] == 1
+    node.endpoint.stop()
+    node.phone.close()
+
+
+def test_message_that_cant_be_sent_keeps_no_other_from_leaving(node: Node) -> None:
+    unreachable = node.flow._replace(remote=("255.255.255.255", 5060))
+    assert node.endpoint.send_all([(b"lost", unreachable), (b"sent", node.flow)]) == [unreachable]
+    assert node.answers() == [b"sent"]
+    node.reactor.advance(0)
+    assert node.endpoint.counters["flow-failed"] == 1
 
 
 def test_what_is_due_before_sending_is_done_when_the_events_are_over() -> None:
@@ -691,7 +724,6 @@ class LoopbackTests(TestCase):
     async def setUp(self) -> None:  # type: ignore[override]
         self.layer = TransactionLayer()
         self.user = User(self.layer)
-        self.may_send = True
         self.endpoint = Endpoint(reactor, self.layer, [Listener("UDP", self.host, 0), Listener("TCP", self.host, 0)])
         assert await self.endpoint.start(self.user)
         self.addCleanup(self.endpoint.stop)
@@ -782,6 +814,17 @@ class LoopbackTests(TestCase):
 
 class Ipv6LoopbackTests(LoopbackTests):
     host = "::1"
+
+
+def test_shortcut_is_offered_nothing_once_the_lease_has_ended(node: Node) -> None:
+    node.cut_short = b"REGISTER "
+    node.receive(request("REGISTER"))
+    assert not node.user.events
+    node.lease_until = 0.0
+    node.receive(request("REGISTER", branch="z9hG4bKb"))
+    [(event, _)] = node.user.events  # which the transaction user leaves alone
+    assert isinstance(event, RequestReceived)
+    assert event.request.method == "REGISTER"
 
 
 def test_shortcut_catches_up_with_what_came_before(node: Node) -> None:

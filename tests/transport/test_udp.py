@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,8 +14,10 @@ from twisted.internet.defer import DeferredQueue
 from twisted.trial.unittest import TestCase
 
 from sipha.sip.flow import Address, Flow
+from sipha.transport import udp as udp_module
 from sipha.transport.address import Bind, bound_sockets
-from sipha.transport.udp import BYTES_PER_WAKE, DATAGRAMS_PER_WAKE, UdpSocket
+from sipha.transport.udp import BYTES_PER_WAKE, DATAGRAMS_PER_WAKE, UdpSocket, drain_by_calls
+from tests.kernels import kernel
 
 
 class StillReactor:
@@ -274,3 +277,131 @@ class Ipv6UdpSocketTests(UdpSocketTests):
         dual = self.udp_socket(StillReactor(), "::")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ipv4:
             ipv4.bind(("127.0.0.1", dual.address[1]))
+
+
+class Source:
+    """A socket's number, as the kernel asks for it, where no real socket has what comes of it."""
+
+    def __init__(self, number: object) -> None:
+        self.number = number
+
+    def fileno(self) -> object:
+        return self.number
+
+
+drain_by_kernel = kernel("sipha.transport._drain").drainer(Flow)
+
+
+class DrainTests(TestCase):
+    """What is taken by the kernel, and by calls of the interpreter, of sockets to which the same has come."""
+
+    host = "127.0.0.1"
+    family = socket.AF_INET
+
+    def setUp(self) -> None:
+        self.phone = self.socket()
+        self.ways = ((self.socket(), drain_by_calls), (self.socket(), drain_by_kernel))
+
+    def socket(self) -> socket.socket:
+        made = socket.socket(self.family, socket.SOCK_DGRAM)
+        self.addCleanup(made.close)
+        made.setblocking(False)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
+        made.bind((self.host, 0))
+        return made
+
+    def taken(self, most: int, left: int) -> list[tuple[bytes, Flow]]:
+        """What both take, until they have no more."""
+        local = ("192.0.2.1", 5060)
+        came: list[list[tuple[bytes, Flow]]] = []
+        ends: list[list[tuple[int, int]]] = []
+        for source, drain in self.ways:
+            all_: list[tuple[bytes, Flow]] = []
+            came.append(all_)
+            ends.append([])
+            while not ends[-1] or ends[-1][-1][0] == 0:
+                datagrams: list[tuple[bytes, Flow]] = []
+                ends[-1].append(drain(source, local, datagrams, most, left))
+                assert len(datagrams) <= most
+                all_ += datagrams
+        assert came[0] == came[1]
+        assert ends[0] == ends[1]
+        assert ends[0][-1][0] == errno.EAGAIN
+        assert {type(flow) for _, flow in came[1]} <= {Flow}
+        return came[1]
+
+    def test_kernel_takes_what_calls_take(self) -> None:
+        sizes = [0, 1, 7, 700, 1, 0, 65_507, 1400, 512, 513, 40_000, 3]
+        for source, _ in self.ways:
+            for size in sizes:
+                self.phone.sendto(bytes([size % 251]) * size, source.getsockname())
+        host, port = self.phone.getsockname()[:2]
+        taken = self.taken(5, 65_536)
+        assert [len(data) for data, _ in taken] == sizes
+        assert {flow for _, flow in taken} == {Flow("UDP", ("192.0.2.1", 5060), (host, port))}
+
+    def test_kernel_stops_where_calls_do(self) -> None:
+        for most, left in ((0, 1), (1, 1), (3, 10), (3, 11), (100, 1), (100, 0), (2, -1)):
+            for source, drain in self.ways:
+                for _ in range(4):
+                    self.phone.sendto(bytes(10), source.getsockname())
+                datagrams: list[tuple[bytes, Flow]] = []
+                error, rest = drain(source, ("a", 1), datagrams, most, left)
+                expected = 0 if left <= 0 else min(most, -(-left // 10))
+                assert (error, rest, len(datagrams)) == (0, left - 10 * expected, expected)
+                drain(source, ("a", 1), [], 100, 1000)
+
+    def test_kernel_says_what_went_wrong_as_calls_do(self) -> None:
+        gone = self.socket()
+        name = gone.getsockname()
+        gone.close()
+        for source, drain in self.ways:
+            source.connect(name)
+            source.send(b"anybody?")
+            assert drain(source, ("a", 1), [], 9, 9) == (errno.ECONNREFUSED, 9)
+            assert drain(source, ("a", 1), [], 9, 9) == (errno.EAGAIN, 9)
+            source.close()
+            assert drain(source, ("a", 1), [], 9, 9) == (errno.EBADF, 9)
+
+    def test_kernel_refuses_what_it_is_not_made_for(self) -> None:
+        source = self.ways[1][0]
+        wrong: list[tuple[object, ...]] = [(), (source,), (source, ["a", 1], [], 9, 9), (source, ("a", 1), (), 9, 9)]
+        for arguments in wrong:
+            with pytest.raises(TypeError):
+                drain_by_kernel(*arguments)
+        for number in ("1", None):
+            with pytest.raises(TypeError):
+                drain_by_kernel(Source(number), ("a", 1), [], 9, 9)
+        with pytest.raises(AttributeError):
+            drain_by_kernel(5, ("a", 1), [], 9, 9)
+        for type_ in (tuple, Source, 1, Address):
+            with pytest.raises(TypeError):
+                kernel("sipha.transport._drain").drainer(type_)
+
+    def test_kernel_leaves_no_references(self) -> None:
+        source, local = self.ways[1][0], ("192.0.2.1", 5060)
+        datagrams: list[tuple[bytes, Flow]] = []
+        watched = (source, local, datagrams, Flow)
+        before = list(map(sys.getrefcount, watched))
+        for _ in range(200):
+            self.phone.sendto(bytes(10), source.getsockname())
+            drain_by_kernel(source, local, datagrams, 9, 99)
+            datagrams.clear()
+        assert list(map(sys.getrefcount, watched)) == before
+
+
+class Ipv6DrainTests(DrainTests):
+    host = "::1"
+    family = socket.AF_INET6
+
+
+class KernelUdpSocketTests(UdpSocketTests):
+    """The same with the kernel."""
+
+    def setUp(self) -> None:
+        self.patch(udp_module, "_drain", drain_by_kernel)
+        super().setUp()
+
+
+class Ipv6KernelUdpSocketTests(Ipv6UdpSocketTests, KernelUdpSocketTests):
+    pass

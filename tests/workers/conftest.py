@@ -7,7 +7,6 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import astuple
-from functools import partial
 from typing import Any, get_args
 
 from twisted.internet.task import Clock
@@ -122,8 +121,7 @@ class WorkerSite(Site):
         verdicts, self.verdicts = self.verdicts, []
         order = decode_order(frame(Verdicts(1e12, verdicts))[4:])
         assert isinstance(order, Verdicts)
-        for tag, verdict in order.verdicts:
-            self.front.registry.settle(tag, unpack(verdict))
+        self.front.registry.settle([(tag, unpack(verdict)) for tag, verdict in order.verdicts])
 
     def responses(self) -> Counter[int]:
         """What was sent, by status, whoever sent it."""
@@ -146,8 +144,10 @@ class WorkerSite(Site):
                     claim,
                     self.replica.now,
                     word.received,
-                    partial(self._note, tag),
+                    self._note,
+                    tag,
                 )
+            self.registry.propose()
             if not self.held:
                 self.settle()
         elif isinstance(word, Datagrams):
@@ -156,5 +156,5 @@ class WorkerSite(Site):
         else:
             assert isinstance(word, Failed)
 
-    def _note(self, tag: str, verdict: Verdict) -> None:
-        self.verdicts.append((tag, pack(verdict)))
+    def _note(self, verdicts: list[tuple[str, Verdict]]) -> None:
+        self.verdicts += [(tag, pack(verdict)) for tag, verdict in verdicts]

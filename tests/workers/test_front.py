@@ -143,6 +143,20 @@ def test_copy_is_absorbed_while_the_first_waits(site: WorkerSite, alice: Phone) 
     assert site.last.status == 200
 
 
+def test_answer_that_cant_be_rendered_keeps_no_other_from_being_sent(site: WorkerSite, alice: Phone) -> None:
+    bob = Phone(site, "bob", flow=FLOW._replace(remote=("192.0.2.3", 5062)))
+    for phone in (alice, bob):
+        phone.register(phone.contact())
+    site.held = True
+    for phone in (alice, bob):
+        assert phone.send(phone.contact()) is None
+    sent = len(site.sent)
+    [(first, _), (second, verdict)] = site.verdicts
+    site.front.registry.settle([(first, "\ud800"), (second, verdict)])
+    assert [flow for _, flow in site.sent[sent:]] == [bob.flow]
+    assert site.last.status == 200
+
+
 def test_worker_hears_nobody_once_its_lease_has_ended(site: WorkerSite, alice: Phone) -> None:
     site.front.lease(site.replica.now + 0.4)
     assert alice.send(alice.contact()) is not None

@@ -15,7 +15,7 @@ from zope.interface import provider
 from sipha.auth.claim import Claim
 from sipha.proxy.shadow import Key
 from sipha.proxy.target import TargetSet, Wanted
-from sipha.registrar.registry import IRegistry
+from sipha.registrar.registry import Registry
 from sipha.sip.flow import Address, Flow
 from sipha.sip.timers import Timers
 from sipha.transport.address import bound_sockets
@@ -40,7 +40,7 @@ class Core:
     def __init__(self, site: WorkerSite) -> None:
         self.site = site
         self.term = site.replica.term
-        self.registry: IRegistry = site.registry
+        self.registry: Registry = site.registry
         self.until = 1e12
         self.looked_on = False
         self.passed: list[tuple[bytes, Flow]] = []

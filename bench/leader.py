@@ -1,0 +1,214 @@
+"""What an entry of the log costs its leader, by CPU time: one in this process, which two followers hear over TLS.
+
+    .venv/bin/python -m bench.leader [--rounds 40] [--phones 20000] [--group 16]
+
+The followers are here too, as far as the leader can tell: they have on disk whatever they are sent. Refreshes are
+proposed, so many to an entry, and the next ones when all of the last have their outcome and the leader's own disk has
+the entry. What is counted is the leader's: the reactor's thread, from `propose` to the outcomes, with what the kernel
+does for it, and the thread that writes the log. It prints the least of the rounds, since whatever else the machine does
+only adds to it. To compare two trees, run them in turns, with
+PYTHONSAFEPATH=1 PYTHONPATH=TREE:.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.epollreactor import EPollReactor
+from zope.interface import implementer
+
+from bench.follower import record
+from bench.load import BenchError
+from bench.log_nodes import Cluster
+from sipha.cluster.disk import FileDisk
+from sipha.cluster.peers import INetworkUser, Peers
+from sipha.cluster.raft import Timing
+from sipha.cluster.replica import Replica
+from sipha.cluster.tls import Credentials
+from sipha.cluster.wire import (
+    PROTOCOL,
+    AppendEntries,
+    AppendReply,
+    Hello,
+    LastWord,
+    LeaseAck,
+    PreVote,
+    PreVoteGranted,
+    RaftMessage,
+    RequestVote,
+    VoteGranted,
+)
+from sipha.state.entries import SCHEMA, Policy, Register
+from sipha.state.outcomes import Registered
+
+LEADER, FOLLOWERS = "c", ("a", "b")
+GROUPS = (1, 4, 16, 64, 160)
+ENTRIES = 16
+"""Entries of a round."""
+
+LEASE_ACK = 25_000
+"""Microseconds between two acknowledgements of the lease, as a follower gives them."""
+
+PATIENCE = 30.0
+"""Seconds within which there is a leader."""
+
+
+def network(cluster: Cluster, node: str, reactor: Any) -> Peers:
+    """The connections of a node: the followers know only who leads."""
+    addresses = dict(cluster.addresses)
+    directory = cluster.directory / "tls"
+    credentials = Credentials(*(directory / name for name in ("ca.pem", f"{node}.pem", f"{node}.key")))
+    own = addresses.pop(node)
+    others = addresses if node == LEADER else {LEADER: addresses[LEADER]}
+    return Peers(reactor, node, own, others, "sipha", credentials)
+
+
+@implementer(INetworkUser)
+class Follower:
+    """Who follows, and has all on disk."""
+
+    def __init__(self, cluster: Cluster, node: str) -> None:
+        self.reactor: Any = EPollReactor()
+        self._node = node
+        self._acked = 0
+        self._cluster_id = cluster.cluster_id
+        self.network = network(cluster, node, self.reactor)
+        self.network.start(self)
+
+    def introduce(self) -> Hello:
+        """See INetworkUser."""
+        return Hello(PROTOCOL, "sipha", self._node, self._cluster_id, "0" * 32, SCHEMA, 100, trouble="")
+
+    def greeted(self, peer: str, hello: Hello) -> str | None:  # noqa: ARG002  an interface
+        """See INetworkUser."""
+        return None
+
+    def connected(self, peer: str) -> None:
+        """See INetworkUser."""
+
+    def disconnected(self, peer: str) -> None:
+        """See INetworkUser."""
+
+    def received(self, peer: str, message: RaftMessage) -> None:
+        """See INetworkUser."""
+        if isinstance(message, AppendEntries):
+            if message.entries:
+                index = message.entries[-1][1]
+                self.network.send(
+                    peer, AppendReply(message.term, index + 1, reset=False, success=True, sent=message.sent)
+                )
+            if message.sent - self._acked > LEASE_ACK or not message.entries:
+                self._acked = message.sent
+                self.network.send(peer, LeaseAck(message.term, message.claim, message.sent))
+        elif isinstance(message, PreVote):
+            self.network.send(peer, PreVoteGranted(message.term, 0, 0))
+        elif isinstance(message, RequestVote):
+            self.network.send(peer, VoteGranted(message.term))
+
+    def last_word_heard(self, word: LastWord) -> None:
+        """See INetworkUser."""
+
+
+class Bench:
+    """Two followers, and a leader that has a binding of each of so many phones."""
+
+    def __init__(self, directory: Path, phones: int) -> None:
+        cluster = Cluster(directory, realtime=False)
+        cluster.certify()
+        cluster.found()
+        self.followers = [Follower(cluster, name) for name in FOLLOWERS]
+        self.reactor: Any = EPollReactor()
+        disk = FileDisk(str(directory / LEADER), self.reactor)
+        peers = network(cluster, LEADER, self.reactor)
+        seeds = {name: address for name, address in cluster.addresses.items() if name != LEADER}
+        timing = Timing(election_min=4.0, election_max=8.0)
+        self.replica = Replica(self.reactor, LEADER, disk, peers, seeds, Policy(), timing=timing, boot_id="bench")
+        self.replica.start()
+        began = time.monotonic()
+        while not self.replica.leading():
+            self._turn(0.005)
+            if time.monotonic() - began > PATIENCE:
+                raise BenchError("nobody leads")
+        self._phones = phones
+        self._next = 0
+        for first in range(0, phones, 100):
+            self._commit(tuple(record(phone, 1) for phone in range(first, first + 100)))
+        (self._writer,) = (thread for thread in threading.enumerate() if thread.name == "journal")
+
+    def round(self, group: int) -> tuple[float, float]:
+        """The seconds of both threads for each of some refreshes."""
+        batches = []
+        for _ in range(ENTRIES):
+            numbers = range(self._next, self._next + group)
+            self._next += group
+            batches.append(tuple(record(each % self._phones, 2 + each // self._phones) for each in numbers))
+        disk = time.pthread_getcpuclockid(self._writer.ident or 0)
+        begin = time.clock_gettime(disk)
+        spent = sum(map(self._commit, batches))
+        return spent / ENTRIES / group, (time.clock_gettime(disk) - begin) / ENTRIES / group
+
+    def _commit(self, registers: tuple[Register, ...]) -> float:
+        """Have the leader commit an entry; the seconds of its reactor's thread."""
+        outcomes: list[object] = []
+        begin = time.thread_time()
+        for register in registers:
+            self.replica.propose(register, outcomes.append)
+        spent = time.thread_time() - begin
+        while len(outcomes) < len(registers) or self._behind():
+            spent += self._turn(0.001)
+        if not all(isinstance(outcome, Registered) for outcome in outcomes):
+            raise BenchError(f"refused: {outcomes[-1]}")
+        return spent
+
+    def _behind(self) -> bool:
+        status = self.replica.status()
+        return status.durable_index < status.last_index
+
+    def _turn(self, wait: float) -> float:
+        begin = time.thread_time()
+        self.reactor.iterate(wait)
+        self.reactor.iterate(0)
+        spent = time.thread_time() - begin
+        for follower in self.followers:
+            follower.reactor.iterate(0)
+        return spent
+
+    def stop(self) -> None:
+        """End all three."""
+        ended: list[object] = []
+        self.replica.stop().addBoth(ended.append)
+        for follower in self.followers:
+            follower.network.stop().addBoth(ended.append)
+        while len(ended) < 1 + len(self.followers):
+            self._turn(0.005)
+
+
+def main() -> None:
+    """Read the options, measure, and print."""
+    parser = argparse.ArgumentParser(prog="bench.leader", description="Measure what an entry costs the leader.")
+    parser.add_argument("--group", type=int, action="append", help="REGISTERs to an entry; several times for several")
+    parser.add_argument("--phones", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=40)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="sipha-bench-") as directory:
+        bench = Bench(Path(directory), options.phones)
+        for group in options.group or GROUPS:
+            reactor = disk = inf
+            for _ in range(options.rounds):
+                spent, written = bench.round(group)
+                reactor, disk = min(reactor, spent), min(disk, written)
+            print(
+                f"{group:4} to an entry: {reactor * 1e6:.1f} µs a REGISTER in the reactor, {disk * 1e6:.1f} for the "
+                f"disk; {reactor * group * 1e6:.0f} µs an entry in the reactor"
+            )
+        bench.stop()
+
+
+if __name__ == "__main__":
+    main()

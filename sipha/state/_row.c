@@ -1,0 +1,767 @@
+/* What refreshes do to the rows of the table, in place of what `sipha.state.registration` and `sipha.state.row` do, which
+ * are the reference: a row's bytes are read, compared and rewritten as they are, without making a Binding of them.
+ *
+ * Only a row is touched that has one binding, in the very bytes that msgspec makes of one, with no number below 0. Of
+ * anything else nothing is said, and the reference is asked. No byte is read before it is seen that it is there.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <structmember.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+/* -- BLAKE2b (RFC 7693) with a digest of 128 bits and no key ---------------------------------------------------------- */
+
+#define BLOCK 128
+#define DIGEST 16
+#define ROUNDS 12
+
+static const uint64_t INITIAL[8] = {
+    0x6a09e667f3bcc908, 0xbb67ae8584caa73b, 0x3c6ef372fe94f82b, 0xa54ff53a5f1d36f1,
+    0x510e527fade682d1, 0x9b05688c2b3e6c1f, 0x1f83d9abfb41bd6b, 0x5be0cd19137e2179,
+};
+
+static const uint8_t SIGMA[ROUNDS][16] = {
+    {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, {14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3},
+    {11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4}, {7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8},
+    {9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13}, {2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9},
+    {12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11}, {13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10},
+    {6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5}, {10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0},
+    {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, {14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3},
+};
+
+static inline uint64_t little(const uint8_t *at)
+{
+    uint64_t value = 0;
+    for (int i = 7; i >= 0; i--)
+        value = value << 8 | at[i];
+    return value;
+}
+
+static inline uint64_t right(uint64_t word, int bits) { return word >> bits | word << (64 - bits); }
+
+#define MIX(a, b, c, d, x, y)                                                                                          \
+    do {                                                                                                               \
+        a += b + (x);                                                                                                  \
+        d = right(d ^ a, 32);                                                                                          \
+        c += d;                                                                                                        \
+        b = right(b ^ c, 24);                                                                                          \
+        a += b + (y);                                                                                                  \
+        d = right(d ^ a, 16);                                                                                          \
+        c += d;                                                                                                        \
+        b = right(b ^ c, 63);                                                                                          \
+    } while (0)
+
+static void compress(uint64_t h[8], const uint8_t block[BLOCK], uint64_t hashed, bool last)
+{
+    uint64_t m[16], v[16];
+    for (int i = 0; i < 16; i++)
+        m[i] = little(block + 8 * i);
+    for (int i = 0; i < 8; i++) {
+        v[i] = h[i];
+        v[i + 8] = INITIAL[i];
+    }
+    v[12] ^= hashed;
+    if (last)
+        v[14] = ~v[14];
+#pragma GCC unroll 12
+    for (int round = 0; round < ROUNDS; round++) {
+        const uint8_t *s = SIGMA[round];
+        MIX(v[0], v[4], v[8], v[12], m[s[0]], m[s[1]]);
+        MIX(v[1], v[5], v[9], v[13], m[s[2]], m[s[3]]);
+        MIX(v[2], v[6], v[10], v[14], m[s[4]], m[s[5]]);
+        MIX(v[3], v[7], v[11], v[15], m[s[6]], m[s[7]]);
+        MIX(v[0], v[5], v[10], v[15], m[s[8]], m[s[9]]);
+        MIX(v[1], v[6], v[11], v[12], m[s[10]], m[s[11]]);
+        MIX(v[2], v[7], v[8], v[13], m[s[12]], m[s[13]]);
+        MIX(v[3], v[4], v[9], v[14], m[s[14]], m[s[15]]);
+    }
+    for (int i = 0; i < 8; i++)
+        h[i] ^= v[i] ^ v[i + 8];
+}
+
+static void digest(const uint8_t *data, size_t size, uint8_t out[DIGEST])
+{
+    uint64_t h[8];
+    memcpy(h, INITIAL, sizeof h);
+    h[0] ^= 0x01010000 ^ DIGEST;
+    uint64_t hashed = 0;
+    while (size - hashed > BLOCK) {
+        hashed += BLOCK;
+        compress(h, data + hashed - BLOCK, hashed, false);
+    }
+    uint8_t block[BLOCK] = {0};
+    if (size > hashed)
+        memcpy(block, data + hashed, size - hashed);
+    compress(h, block, size, true);
+    for (int i = 0; i < DIGEST; i++)
+        out[i] = (uint8_t)(h[i / 8] >> 8 * (i % 8));
+}
+
+/* -- MessagePack, in the one way in which it is written ----------------------------------------------------------------- */
+
+typedef struct {
+    const uint8_t *at, *end;
+} Rest;
+
+typedef struct {
+    const uint8_t *at;
+    size_t size;
+} Text;
+
+static inline uint64_t big(const uint8_t *at, size_t width)
+{
+    uint64_t value = 0;
+    for (size_t i = 0; i < width; i++)
+        value = value << 8 | at[i];
+    return value;
+}
+
+static inline uint8_t *put_big(uint8_t *at, uint64_t value, size_t width)
+{
+    for (size_t i = 0; i < width; i++)
+        at[i] = (uint8_t)(value >> 8 * (width - 1 - i));
+    return at + width;
+}
+
+/* A number of so many bytes, if it is above what fewer would take. */
+static inline bool read_wide(Rest *rest, size_t width, uint64_t above, uint64_t *value)
+{
+    if ((size_t)(rest->end - rest->at) < width)
+        return false;
+    *value = big(rest->at, width);
+    rest->at += width;
+    return *value > above;
+}
+
+static bool read_number(Rest *rest, uint64_t *value)
+{
+    if (rest->at == rest->end)
+        return false;
+    uint8_t kind = *rest->at++;
+    switch (kind) {
+    case 0xcc:
+        return read_wide(rest, 1, 0x7f, value);
+    case 0xcd:
+        return read_wide(rest, 2, 0xff, value);
+    case 0xce:
+        return read_wide(rest, 4, 0xffff, value);
+    case 0xcf:
+        return read_wide(rest, 8, 0xffffffff, value);
+    default:
+        *value = kind;
+        return kind < 0x80;
+    }
+}
+
+static size_t width_of(uint64_t number)
+{
+    return number < 0x80 ? 1 : number <= 0xff ? 2 : number <= 0xffff ? 3 : number <= 0xffffffff ? 5 : 9;
+}
+
+static uint8_t *put_number(uint8_t *at, uint64_t number)
+{
+    switch (width_of(number)) {
+    case 1:
+        return put_big(at, number, 1);
+    case 2:
+        *at = 0xcc;
+        return put_big(at + 1, number, 1);
+    case 3:
+        *at = 0xcd;
+        return put_big(at + 1, number, 2);
+    case 5:
+        *at = 0xce;
+        return put_big(at + 1, number, 4);
+    default:
+        *at = 0xcf;
+        return put_big(at + 1, number, 8);
+    }
+}
+
+static bool is_utf8(Text text)
+{
+    uint8_t bits = 0;
+    for (size_t i = 0; i < text.size; i++)
+        bits |= text.at[i];
+    if (bits < 0x80)
+        return true;
+    PyObject *decoded = PyUnicode_DecodeUTF8((const char *)text.at, (Py_ssize_t)text.size, NULL);
+    if (decoded == NULL)
+        PyErr_Clear();
+    Py_XDECREF(decoded);
+    return decoded != NULL;
+}
+
+static bool read_text(Rest *rest, Text *text)
+{
+    if (rest->at == rest->end)
+        return false;
+    uint8_t kind = *rest->at++;
+    uint64_t size;
+    if (kind >= 0xa0 && kind <= 0xbf)
+        size = kind & 0x1f;
+    else if (!(kind == 0xd9 && read_wide(rest, 1, 0x1f, &size)) && !(kind == 0xda && read_wide(rest, 2, 0xff, &size)) &&
+             !(kind == 0xdb && read_wide(rest, 4, 0xffff, &size)))
+        return false;
+    if ((uint64_t)(rest->end - rest->at) < size)
+        return false;
+    *text = (Text){rest->at, (size_t)size};
+    rest->at += size;
+    return is_utf8(*text);
+}
+
+static bool read_count(Rest *rest, uint64_t *count)
+{
+    if (rest->at == rest->end)
+        return false;
+    uint8_t kind = *rest->at++;
+    if (kind >= 0x90 && kind <= 0x9f) {
+        *count = kind & 0x0f;
+        return true;
+    }
+    return (kind == 0xdc && read_wide(rest, 2, 0x0f, count)) || (kind == 0xdd && read_wide(rest, 4, 0xffff, count));
+}
+
+/* -- rows --------------------------------------------------------------------------------------------------------------- */
+
+/* As in row.py: the digest, the first expiry, the bucket, and then the bindings. */
+#define LEAD 32
+#define EARLIEST 16
+#define BUCKET 24
+#define LATEST (UINT64_C(1) << 62)
+
+#define FIELDS 22
+
+/* The fields of binding.py, each with where it begins if it is to be written anew, or what follows it is. */
+typedef struct {
+    Text aor, contact;
+    uint64_t contact_id;
+    const uint8_t *version_at;
+    uint64_t version, expires_at;
+    const uint8_t *call_id_at;
+    Text call_id;
+    const uint8_t *cseq_at;
+    uint64_t cseq;
+    const uint8_t *q_at;
+    bool has_q;
+    uint64_t q;
+    Text instance;
+    uint64_t reg_id;
+    Text params, received, socket, flow;
+    uint64_t path_count;
+    Rest path;
+    Text user_agent, methods;
+    uint64_t flags, cflags;
+    Text attr;
+    const uint8_t *last_modified_at;
+    uint64_t last_modified;
+    const uint8_t *kv_store_at;
+    Text kv_store;
+    const uint8_t *end;
+} Binding;
+
+static bool read_path(Rest *rest, Binding *binding)
+{
+    if (!read_count(rest, &binding->path_count))
+        return false;
+    binding->path.at = rest->at;
+    Text hop;
+    for (uint64_t i = 0; i < binding->path_count; i++)
+        if (!read_text(rest, &hop))
+            return false;
+    binding->path.end = rest->at;
+    return true;
+}
+
+static bool read_q(Rest *rest, Binding *binding)
+{
+    binding->has_q = rest->at == rest->end || *rest->at != 0xc0;
+    if (binding->has_q)
+        return read_number(rest, &binding->q);
+    rest->at++;
+    return true;
+}
+
+/* The binding of a row that has one, in what stands behind the lead. */
+static bool read_binding(const uint8_t *data, size_t size, Binding *b)
+{
+    Rest rest = {data, data + size};
+    uint64_t bindings, fields;
+    if (!read_count(&rest, &bindings) || bindings != 1 || !read_count(&rest, &fields) || fields != FIELDS)
+        return false;
+    if (!read_text(&rest, &b->aor) || !read_text(&rest, &b->contact) || !read_number(&rest, &b->contact_id))
+        return false;
+    b->version_at = rest.at;
+    if (!read_number(&rest, &b->version) || !read_number(&rest, &b->expires_at))
+        return false;
+    b->call_id_at = rest.at;
+    if (!read_text(&rest, &b->call_id))
+        return false;
+    b->cseq_at = rest.at;
+    if (!read_number(&rest, &b->cseq))
+        return false;
+    b->q_at = rest.at;
+    if (!read_q(&rest, b) || !read_text(&rest, &b->instance) || !read_number(&rest, &b->reg_id) ||
+        !read_text(&rest, &b->params) || !read_text(&rest, &b->received) || !read_text(&rest, &b->socket) ||
+        !read_text(&rest, &b->flow) || !read_path(&rest, b) || !read_text(&rest, &b->user_agent) ||
+        !read_text(&rest, &b->methods) || !read_number(&rest, &b->flags) || !read_number(&rest, &b->cflags) ||
+        !read_text(&rest, &b->attr))
+        return false;
+    b->last_modified_at = rest.at;
+    if (!read_number(&rest, &b->last_modified))
+        return false;
+    b->kv_store_at = rest.at;
+    b->end = rest.end;
+    return read_text(&rest, &b->kv_store) && rest.at == rest.end;
+}
+
+static bool read_row(PyObject *row, const uint8_t **lead, Binding *binding)
+{
+    if (!PyBytes_CheckExact(row) || PyBytes_GET_SIZE(row) < LEAD)
+        return false;
+    *lead = (const uint8_t *)PyBytes_AS_STRING(row);
+    return read_binding(*lead + LEAD, (size_t)PyBytes_GET_SIZE(row) - LEAD, binding);
+}
+
+static uint8_t *put(uint8_t *at, const uint8_t *from, const uint8_t *end)
+{
+    memcpy(at, from, (size_t)(end - from));
+    return at + (end - from);
+}
+
+static void put_lead(uint8_t *row, size_t size, uint64_t earliest, uint64_t bucket)
+{
+    digest(row + LEAD, size, row);
+    put_big(row + EARLIEST, earliest, 8);
+    put_big(row + BUCKET, bucket, 8);
+}
+
+/* A row with this binding, refreshed; NULL with an error set. */
+static PyObject *rewritten(const uint8_t *data, const Binding *b, const uint64_t bucket, uint64_t version,
+                           uint64_t expires_at, uint64_t cseq, uint64_t last_modified)
+{
+    size_t size = (size_t)(b->version_at - data) + width_of(version) + width_of(expires_at) +
+                  (size_t)(b->cseq_at - b->call_id_at) + width_of(cseq) + (size_t)(b->last_modified_at - b->q_at) +
+                  width_of(last_modified) + (size_t)(b->end - b->kv_store_at);
+    PyObject *row = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size + LEAD);
+    if (row == NULL)
+        return NULL;
+    uint8_t *lead = (uint8_t *)PyBytes_AS_STRING(row);
+    uint8_t *at = put(lead + LEAD, data, b->version_at);
+    at = put_number(put_number(at, version), expires_at);
+    at = put_number(put(at, b->call_id_at, b->cseq_at), cseq);
+    at = put_number(put(at, b->q_at, b->last_modified_at), last_modified);
+    put(at, b->kv_store_at, b->end);
+    put_lead(lead, size, expires_at, bucket);
+    return row;
+}
+
+/* -- what Python asks for ------------------------------------------------------------------------------------------------- */
+
+/* Of each class what is read of its objects: where in them that stands. */
+#define REFRESH(_) _(aor) _(version) _(cseq) _(expires) _(jitter)
+#define REGISTER(_)                                                                                                    \
+    _(aor) _(call_id) _(cseq) _(contacts) _(wildcard) _(received) _(socket) _(flow) _(path) _(user_agent) _(methods)     \
+    _(flags) _(cflags) _(attr) _(kv_store)
+#define CONTACT(_) _(uri) _(expires) _(q) _(instance) _(reg_id) _(params) _(jitter)
+
+#define MEMBER(name) Py_ssize_t name;
+
+typedef struct {
+    PyObject *type;
+    REFRESH(MEMBER)
+} RefreshClass;
+
+typedef struct {
+    PyObject *type;
+    REGISTER(MEMBER)
+} RegisterClass;
+
+typedef struct {
+    PyObject *type;
+    CONTACT(MEMBER)
+} ContactClass;
+
+typedef struct {
+    RefreshClass refresh;
+    RegisterClass request;
+    ContactClass contact;
+    PyObject *registered, *raw;
+} State;
+
+/* What an object of such a class has there, borrowed; NULL if that was never set. */
+static inline PyObject *at(PyObject *object, Py_ssize_t offset)
+{
+    return *(PyObject **)((char *)object + offset);
+}
+
+static bool is_number(PyObject *object, uint64_t *value)
+{
+    if (object == NULL || !PyLong_CheckExact(object))
+        return false;
+    *value = PyLong_AsUnsignedLongLong(object);
+    if (*value == (uint64_t)-1 && PyErr_Occurred()) {
+        PyErr_Clear(); /* below 0, or more than 64 bits */
+        return false;
+    }
+    return true;
+}
+
+static bool is_optional_number(PyObject *object, bool *has, uint64_t *value)
+{
+    *has = object != Py_None;
+    return !*has || is_number(object, value);
+}
+
+static bool is_equal(PyObject *object, uint64_t value)
+{
+    uint64_t number;
+    return is_number(object, &number) && number == value;
+}
+
+static bool is_same(PyObject *object, Text text)
+{
+    if (object == NULL || !PyUnicode_CheckExact(object))
+        return false;
+    Py_ssize_t size;
+    const char *data = PyUnicode_AsUTF8AndSize(object, &size);
+    if (data == NULL) {
+        PyErr_Clear(); /* a lone surrogate: no row has one */
+        return false;
+    }
+    return (size_t)size == text.size && memcmp(data, text.at, text.size) == 0;
+}
+
+static bool is_path(PyObject *object, const Binding *binding)
+{
+    if (object == NULL || !PyTuple_CheckExact(object) || (uint64_t)PyTuple_GET_SIZE(object) != binding->path_count)
+        return false;
+    Rest rest = binding->path;
+    Text hop;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); i++)
+        if (!read_text(&rest, &hop) || !is_same(PyTuple_GET_ITEM(object, i), hop))
+            return false;
+    return true;
+}
+
+/* -- refresh */
+
+typedef struct {
+    uint64_t version, time, default_expires, min_expires, max_expires;
+} Moment;
+
+/* As `registration.granted`. */
+static uint64_t granted(uint64_t seconds, uint64_t jitter, const Moment *moment)
+{
+    uint64_t least = moment->min_expires ? moment->min_expires : 1;
+    if (moment->max_expires && seconds > moment->max_expires)
+        seconds = moment->max_expires;
+    return seconds > jitter && seconds - jitter > least ? seconds - jitter : least;
+}
+
+#define LARGEST UINT64_C(0xffffffff)
+
+/* What a record makes of a row: NULL without an error if the reference is to be asked. */
+static PyObject *refreshed(const RefreshClass *class, PyObject *record, PyObject *row, const Moment *moment)
+{
+    const uint8_t *lead;
+    Binding b;
+    uint64_t version, cseq, jitter, seconds = moment->default_expires;
+    bool asks;
+    if (!read_row(row, &lead, &b) || !is_number(at(record, class->version), &version) || version != b.version ||
+        !is_number(at(record, class->cseq), &cseq) || cseq <= b.cseq || cseq > LARGEST ||
+        !is_optional_number(at(record, class->expires), &asks, &seconds) || !seconds || seconds > LARGEST ||
+        !is_number(at(record, class->jitter), &jitter) || jitter > LARGEST)
+        return NULL;
+    uint64_t expires_at = moment->time + granted(seconds, jitter, moment) * 1000;
+    uint64_t bucket = big(lead + BUCKET, 8);
+    if (big(lead + EARLIEST, 8) <= moment->time || expires_at / 1000 < bucket)
+        return NULL;
+    return rewritten(lead + LEAD, &b, bucket, moment->version, expires_at, cseq, moment->time);
+}
+
+/* The outcome that tells of a row. */
+static PyObject *outcome(State *state, PyObject *row, PyObject *time)
+{
+    PyObject *data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(row) + LEAD, PyBytes_GET_SIZE(row) - LEAD);
+    if (data == NULL)
+        return NULL;
+    PyObject *raw = PyObject_CallOneArg(state->raw, data);
+    Py_DECREF(data);
+    if (raw == NULL)
+        return NULL;
+    PyObject *arguments[] = {raw, time};
+    PyObject *made = PyObject_Vectorcall(state->registered, arguments, 2, NULL);
+    Py_DECREF(raw);
+    return made;
+}
+
+/* The sum of digests, modulo 2^128. */
+typedef struct {
+    uint64_t high, low;
+} Sum;
+
+static void exchange(Sum *sum, PyObject *row, PyObject *new)
+{
+    const uint8_t *former = (const uint8_t *)PyBytes_AS_STRING(row), *lead = (const uint8_t *)PyBytes_AS_STRING(new);
+    uint64_t low = big(lead + 8, 8), former_low = big(former + 8, 8);
+    sum->low += low;
+    sum->high += big(lead, 8) + (sum->low < low);
+    sum->high -= big(former, 8) + (sum->low < former_low);
+    sum->low -= former_low;
+}
+
+/* Refresh one row: 1 if that is done, 0 if nothing was, and the reference is to be asked, or tells of the error that is set;
+ * -1 with an error set if it was done in part. */
+static int refresh_one(State *state, PyObject *shards, PyObject *record, PyObject *outcomes, PyObject *replaced,
+                       const Moment *moment, PyObject *time, Sum *sum)
+{
+    int done = 0;
+    PyObject *row = NULL, *new = NULL, *made = NULL;
+    PyObject *aor = at(record, state->refresh.aor);
+    if (aor == NULL)
+        return 0;
+    Py_INCREF(aor);
+    Py_hash_t hash = PyObject_Hash(aor);
+    if (hash == -1)
+        goto end;
+    PyObject *shard = PyTuple_GET_ITEM(shards, (Py_ssize_t)((size_t)hash % (size_t)PyTuple_GET_SIZE(shards)));
+    if (!PyDict_CheckExact(shard))
+        goto end;
+    row = PyDict_GetItemWithError(shard, aor);
+    if (row == NULL)
+        goto end;
+    Py_INCREF(row);
+    new = refreshed(&state->refresh, record, row, moment);
+    if (new == NULL)
+        goto end;
+    made = outcome(state, new, time);
+    if (made == NULL)
+        goto end;
+    if (replaced != Py_None) {
+        PyObject *pair = PyTuple_Pack(2, aor, row);
+        int failed = pair == NULL || PyList_Append(replaced, pair);
+        Py_XDECREF(pair);
+        if (failed)
+            goto end;
+    }
+    done = -1;
+    if (PyDict_SetItem(shard, aor, new) == 0 && PyList_Append(outcomes, made) == 0) {
+        exchange(sum, row, new);
+        done = 1;
+    }
+end:
+    Py_XDECREF(made);
+    Py_XDECREF(new);
+    Py_XDECREF(row);
+    Py_DECREF(aor);
+    return done;
+}
+
+static PyObject *refresh(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 9) {
+        PyErr_SetString(PyExc_TypeError, "refresh takes nine arguments");
+        return NULL;
+    }
+    State *state = PyModule_GetState(module);
+    PyObject *shards = args[0], *records = args[1], *outcomes = args[2], *replaced = args[3], *time = args[5];
+    Moment moment;
+    if (!PyTuple_CheckExact(shards) || (PyTuple_GET_SIZE(shards) & (PyTuple_GET_SIZE(shards) - 1)) ||
+        !PyTuple_GET_SIZE(shards) || !(PyTuple_CheckExact(records) || PyList_CheckExact(records)) ||
+        !PyList_CheckExact(outcomes) || !(replaced == Py_None || PyList_CheckExact(replaced)) ||
+        !is_number(args[4], &moment.version) || !is_number(time, &moment.time) || !is_number(args[6], &moment.default_expires) ||
+        !is_number(args[7], &moment.min_expires) || !is_number(args[8], &moment.max_expires)) {
+        PyErr_SetString(PyExc_TypeError, "refresh takes shards, records, two lists and five numbers");
+        return NULL;
+    }
+    Sum sum = {0, 0};
+    if (moment.time < UINT64_C(1) << 61 && moment.default_expires <= LARGEST && moment.min_expires <= LARGEST &&
+        moment.max_expires <= LARGEST)
+        for (Py_ssize_t i = PyList_GET_SIZE(outcomes); i < PySequence_Fast_GET_SIZE(records); i++) {
+            PyObject *record = PySequence_Fast_GET_ITEM(records, i);
+            if ((PyObject *)Py_TYPE(record) != state->refresh.type)
+                break;
+            Py_INCREF(record);
+            int done = refresh_one(state, shards, record, outcomes, replaced, &moment, time, &sum);
+            Py_DECREF(record);
+            if (done == 1)
+                continue;
+            if (done < 0 || (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)))
+                return NULL;
+            PyErr_Clear();
+            break;
+        }
+    return Py_BuildValue("KK", (unsigned long long)sum.high, (unsigned long long)sum.low);
+}
+
+/* -- shortened */
+
+/* Whether a REGISTER with this contact alone says of the binding what stands there, as `registration.shortened` finds. */
+static bool says_the_same(const State *state, PyObject *request, PyObject *contact, const Binding *b)
+{
+    const RegisterClass *in = &state->request;
+    const ContactClass *of = &state->contact;
+    uint64_t q = 0;
+    bool has_q;
+    return b->reg_id == 0 && is_equal(at(contact, of->reg_id), 0) && is_same(at(request, in->call_id), b->call_id) &&
+           is_same(at(contact, of->uri), b->contact) && is_same(at(request, in->received), b->received) &&
+           is_same(at(request, in->user_agent), b->user_agent) && is_same(at(request, in->aor), b->aor) &&
+           is_optional_number(at(contact, of->q), &has_q, &q) && has_q == b->has_q && (!has_q || q == b->q) &&
+           is_same(at(contact, of->instance), b->instance) && is_same(at(contact, of->params), b->params) &&
+           is_same(at(request, in->socket), b->socket) && is_same(at(request, in->flow), b->flow) &&
+           is_path(at(request, in->path), b) && is_same(at(request, in->methods), b->methods) &&
+           is_equal(at(request, in->flags), b->flags) && is_equal(at(request, in->cflags), b->cflags) &&
+           is_same(at(request, in->attr), b->attr) && is_same(at(request, in->kv_store), b->kv_store);
+}
+
+static PyObject *shortened(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "shortened takes a row and a REGISTER");
+        return NULL;
+    }
+    State *state = PyModule_GetState(module);
+    PyObject *request = args[1];
+    const uint8_t *lead;
+    Binding b;
+    if ((PyObject *)Py_TYPE(request) != state->request.type || !read_row(args[0], &lead, &b))
+        Py_RETURN_NONE;
+    PyObject *contacts = at(request, state->request.contacts);
+    if (contacts == NULL || !PyTuple_CheckExact(contacts) || PyTuple_GET_SIZE(contacts) != 1)
+        Py_RETURN_NONE;
+    PyObject *contact = PyTuple_GET_ITEM(contacts, 0);
+    if ((PyObject *)Py_TYPE(contact) != state->contact.type)
+        Py_RETURN_NONE;
+    PyObject *expires = at(contact, state->contact.expires), *jitter = at(contact, state->contact.jitter);
+    uint64_t cseq, seconds = 1;
+    bool asks;
+    if (!is_number(at(request, state->request.cseq), &cseq) || cseq <= b.cseq ||
+        at(request, state->request.wildcard) != Py_False || !is_optional_number(expires, &asks, &seconds) || !seconds ||
+        jitter == NULL || !says_the_same(state, request, contact, &b))
+        Py_RETURN_NONE;
+    PyObject *version = PyLong_FromUnsignedLongLong(b.version);
+    if (version == NULL)
+        return NULL;
+    PyObject *arguments[] = {at(request, state->request.aor), version, at(request, state->request.cseq), expires, jitter};
+    PyObject *made = PyObject_Vectorcall(state->refresh.type, arguments, 5, NULL);
+    Py_DECREF(version);
+    return made;
+}
+
+/* -- load */
+
+static PyObject *load(PyObject *Py_UNUSED(module), PyObject *data)
+{
+    Binding b;
+    if (!PyBytes_CheckExact(data))
+        Py_RETURN_NONE;
+    size_t size = (size_t)PyBytes_GET_SIZE(data);
+    const uint8_t *bytes = (const uint8_t *)PyBytes_AS_STRING(data);
+    if (!read_binding(bytes, size, &b) || b.expires_at >= LATEST)
+        Py_RETURN_NONE;
+    PyObject *row = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size + LEAD);
+    if (row == NULL)
+        return NULL;
+    uint8_t *lead = (uint8_t *)PyBytes_AS_STRING(row);
+    memcpy(lead + LEAD, bytes, size);
+    put_lead(lead, size, b.expires_at, b.expires_at / 1000);
+    PyObject *aor = PyUnicode_DecodeUTF8((const char *)b.aor.at, (Py_ssize_t)b.aor.size, NULL);
+    if (aor == NULL) {
+        Py_DECREF(row);
+        return NULL;
+    }
+    return Py_BuildValue("NN", row, aor);
+}
+
+/* -- the module ----------------------------------------------------------------------------------------------------------- */
+
+static PyObject *taken(const char *module, const char *name)
+{
+    PyObject *imported = PyImport_ImportModule(module);
+    if (imported == NULL)
+        return NULL;
+    PyObject *found = PyObject_GetAttrString(imported, name);
+    Py_DECREF(imported);
+    return found;
+}
+
+/* Where the objects of a class have an attribute; -1 with an error set if that is none of its slots. */
+static Py_ssize_t place(PyObject *class, const char *name)
+{
+    PyObject *member = PyObject_GetAttrString(class, name);
+    if (member == NULL)
+        return -1;
+    Py_ssize_t offset = -1;
+    if (Py_IS_TYPE(member, &PyMemberDescr_Type) && ((PyMemberDescrObject *)member)->d_member->type == T_OBJECT_EX)
+        offset = ((PyMemberDescrObject *)member)->d_member->offset;
+    else
+        PyErr_Format(PyExc_ImportError, "%s of %R is no slot", name, class);
+    Py_DECREF(member);
+    return offset;
+}
+
+static int execute(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+    if ((state->refresh.type = taken("sipha.state.entries", "Refresh")) == NULL ||
+        (state->request.type = taken("sipha.state.entries", "Register")) == NULL ||
+        (state->contact.type = taken("sipha.state.entries", "Contact")) == NULL ||
+        (state->registered = taken("sipha.state.outcomes", "Registered")) == NULL ||
+        (state->raw = taken("msgspec", "Raw")) == NULL)
+        return -1;
+#define PLACE(class, name)                                                                                             \
+    if ((class.name = place(class.type, #name)) < 0)                                                                   \
+        return -1;
+#define PLACE_IN_REFRESH(name) PLACE(state->refresh, name)
+#define PLACE_IN_REGISTER(name) PLACE(state->request, name)
+#define PLACE_IN_CONTACT(name) PLACE(state->contact, name)
+    REFRESH(PLACE_IN_REFRESH)
+    REGISTER(PLACE_IN_REGISTER)
+    CONTACT(PLACE_IN_CONTACT)
+    return 0;
+}
+
+static int traverse(PyObject *module, visitproc visit, void *arg)
+{
+    State *state = PyModule_GetState(module);
+    Py_VISIT(state->refresh.type);
+    Py_VISIT(state->request.type);
+    Py_VISIT(state->contact.type);
+    Py_VISIT(state->registered);
+    Py_VISIT(state->raw);
+    return 0;
+}
+
+static int clear(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+    Py_CLEAR(state->refresh.type);
+    Py_CLEAR(state->request.type);
+    Py_CLEAR(state->contact.type);
+    Py_CLEAR(state->registered);
+    Py_CLEAR(state->raw);
+    return 0;
+}
+
+static void release(void *module) { clear(module); }
+
+static PyMethodDef FUNCTIONS[] = {
+    {"refresh", (PyCFunction)(void (*)(void))refresh, METH_FASTCALL, NULL},
+    {"shortened", (PyCFunction)(void (*)(void))shortened, METH_FASTCALL, NULL},
+    {"load", load, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot SLOTS[] = {{Py_mod_exec, execute}, {0, NULL}};
+
+static struct PyModuleDef MODULE = {
+    PyModuleDef_HEAD_INIT, "sipha.state._row", NULL, sizeof(State), FUNCTIONS, SLOTS, traverse, clear, release,
+};
+
+PyMODINIT_FUNC PyInit__row(void) { return PyModuleDef_Init(&MODULE); }

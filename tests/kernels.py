@@ -1,0 +1,32 @@
+"""The kernels, which setup.cfg names, built of their source for the tests that compare them with their references."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from typing import Any
+
+from setuptools import Distribution, Extension
+from setuptools.command.build_ext import build_ext
+
+HERE = Path(__file__).parents[1]
+
+
+@cache
+def kernel(name: str) -> Any:
+    """The module in C with this name; nothing imports it but who calls this."""
+    source = HERE / f"{name.replace('.', '/')}.c"
+    with tempfile.TemporaryDirectory(prefix="sipha-kernel-") as directory:
+        command = build_ext(Distribution({"ext_modules": [Extension(name, [str(source)])]}))
+        command.build_lib = command.build_temp = directory
+        command.ensure_finalized()
+        command.run()
+        loader = ExtensionFileLoader(name, command.get_ext_fullpath(name))
+        spec = spec_from_loader(name, loader)
+        assert spec is not None
+        module = module_from_spec(spec)
+        loader.exec_module(module)
+    return module
