@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from twisted.internet.testing import MemoryReactorClock
-from zope.interface import implementer
+from zope.interface import classImplements, implementer
 
 from sipha.errors import Unavailable
 from sipha.nat.interfaces import IPingTransport
@@ -60,9 +60,8 @@ class Stopwatch:
         self.longest = max(self.longest, taken)
 
 
-@implementer(IPingTransport)
-class PingEndpoint(Endpoint):
-    """The endpoint as the transport that the keepalive asks for."""
+# The endpoint is the transport that the keepalive asks for; compiled, it can't be inherited from.
+classImplements(Endpoint, IPingTransport)
 
 
 @implementer(ILog, ITransactionUser)
@@ -74,7 +73,7 @@ class Leader:
         self.reactor.advance(100_000.0)
         self.machine = Machine()
         self.tokens = Tokens({1: bytes(32)})
-        self.endpoint = PingEndpoint(
+        self.endpoint = Endpoint(
             self.reactor, TransactionLayer(), [Listener("UDP", "127.0.9.100", 0)], intercept=self._take
         )
         self.keepalive = Keepalive(

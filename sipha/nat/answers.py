@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -28,16 +28,14 @@ class Answers:
     def __init__(self, patience: int) -> None:
         self.patience = patience
         self._awaited: OrderedDict[str, Awaited] = OrderedDict()
+        self.awaited: Callable[[str], Awaited | None] = self._awaited.get
+        """The ping that an answer with a token is for; None if none is awaited, or no more."""
         self._missed: dict[int, tuple[int, int]] = {}  # contact id to the version, and how many in succession
         self._missed_before: dict[int, tuple[int, int]] = {}
 
     def await_(self, token: str, ping: Awaited) -> None:
         """A ping was sent, later than all others."""
         self._awaited[token] = ping
-
-    def awaited(self, token: str) -> Awaited | None:
-        """The ping that an answer is for; None if none is awaited, or no more."""
-        return self._awaited.get(token)
 
     def came(self, token: str) -> None:
         """The answer to a ping under way has come."""

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from sipha.errors import Unavailable
 from sipha.nat.answers import Answers, Awaited
 from sipha.nat.interfaces import IPingTransport
-from sipha.nat.ping import BRANCH, DOUBLE_CRLF, ZEROS, destination, listener, options, path_of, read_answer
+from sipha.nat.ping import ANSWER, BRANCH, DOUBLE_CRLF, USUAL, ZEROS, destination, listener, options, path_of
 from sipha.nat.schedule import SLOT, Schedule
 from sipha.sip.flow import Address, Flow
 from sipha.sip.message import Response
@@ -50,7 +50,8 @@ SCHEMA = 3
 _LOST_AT_EDGE = frozenset((408, 430, 480, 503))
 """What a proxy answers for a phone that it can't reach (pitfalls-sip 10)."""
 
-_SCOPES = {"nated": BEHIND_NAT | PINGED, "flagged": PINGED, "none": 0}
+_SCOPES = {"nated": BEHIND_NAT | PINGED, "flagged": PINGED, "all": 0, "none": 0}
+"""Of the cflags those of which a binding has one, or 0 for all bindings; with `none` nobody is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ class Keepalive(Service):
         self._dropped = 0  # datagrams that had come, as of the last turn
         self._locals: dict[str, Address | None] = {}
         self._vias: dict[tuple[str, Address], str] = {}  # ours, without its branch, by transport and local address
+        self._wanted = _SCOPES[self._settings.scope]
 
     # What others see
 
@@ -235,8 +237,7 @@ class Keepalive(Service):
                 self._answered_at = slot
             self._count_lost(slot)
             for number, aors in self._schedule.due(now, PER_TURN):
-                for aor in aors:
-                    self._ping(aor, number, now, transport, tokens)
+                self._ping(aors, number, now, transport, tokens)
 
     def _now(self) -> int:
         return int(self._log.cluster_time() * 1000)
@@ -260,30 +261,26 @@ class Keepalive(Service):
 
     def _bound(self, aor: str, bindings: Sequence[Binding]) -> None:
         """Take note of what an AOR is bound to."""
+        wanted = self._wanted
         for binding in bindings:
-            if self._is_in_scope(binding):
+            if not wanted or binding.cflags & wanted:
                 self._schedule.add(aor, binding.contact_id)
-
-    def _is_in_scope(self, binding: Binding) -> bool:
-        scope = self._settings.scope
-        return scope == "all" or bool(binding.cflags & _SCOPES[scope])
 
     # Pinging
 
-    def _ping(self, aor: str, slot: int, now: int, transport: IPingTransport, tokens: Tokens) -> None:
-        """Ping the bindings of an AOR that have this slot."""
-        schedule = self._schedule
-        remainder = slot % schedule.slots
-        found = False
-        for binding in self._machine.location.bindings(aor, 0):
-            if schedule.remainder(aor, binding.contact_id) == remainder and self._is_in_scope(binding):
-                found = (
-                    True  # if it ran out, too: an entry that is under way may refresh it yet, and nobody tells of that
-                )
-                if binding.expires_at > now:
-                    self._ping_one(aor, binding, remainder, now // SLOT, transport, tokens)
-        if not found:
-            schedule.discard(aor, slot)
+    def _ping(self, aors: Sequence[str], slot: int, now: int, transport: IPingTransport, tokens: Tokens) -> None:
+        """Ping the bindings of some AORs that have this slot."""
+        schedule, wanted, bindings_of = self._schedule, self._wanted, self._machine.location.bindings
+        remainder, sent = slot % schedule.slots, now // SLOT
+        for aor in aors:
+            found = False
+            for binding in bindings_of(aor, 0):
+                if (not wanted or binding.cflags & wanted) and schedule.remainder(aor, binding.contact_id) == remainder:
+                    found = True  # if it ran out, too: an entry under way may refresh it yet, and nobody tells of that
+                    if binding.expires_at > now:
+                        self._ping_one(aor, binding, remainder, sent, transport, tokens)
+            if not found:
+                schedule.discard(aor, slot)
 
     def _ping_one(  # noqa: PLR0917  one caller
         self, aor: str, binding: Binding, remainder: int, sent: int, transport: IPingTransport, tokens: Tokens
@@ -308,6 +305,10 @@ class Keepalive(Service):
 
     def _flow(self, binding: Binding, path: Sequence[str], transport: IPingTransport) -> Flow | None:
         """The way to a phone: through its edge, or back where it registered from, from the address that it knows."""
+        if not path and (usual := USUAL.match(binding.received)):
+            local = self._locals.get(binding.socket)
+            if local is not None:
+                return Flow("UDP", local, (usual[1], int(usual[2])))
         name, remote = destination(path[0] if path else binding.received or binding.contact)
         if remote is None:
             return None
@@ -358,19 +359,20 @@ class Keepalive(Service):
 
     def datagram_received(self, data: bytes, _: Flow) -> bool:
         """The same for a datagram as it came: in a large cluster most of what comes are answers to pings."""
-        answer = read_answer(data)
-        return answer is not None and self._answered(*answer)
+        match = ANSWER.match(data)
+        return match is not None and self._answered(match[2].decode("ascii", "replace"), int(match[1]))
 
     def _answered(self, token: str, status: int) -> bool:
         ping = self._answers.awaited(token)
         if ping is None:
             return self._answered_late(token, status)
-        self._answered_at = max(self._answered_at, ping.sent)
+        sent = ping.sent
+        self._answered_at = max(self._answered_at, sent)
         # Whatever a phone says, it is there; what an edge says may be its own word.
         if not (ping.to_edge and _tells_nothing(status)):
             self.counters.answered += 1
             self._answers.came(token)
-            self._schedule.answered(ping.aor, ping.remainder, ping.sent)
+            self._schedule.answered(ping.aor, ping.remainder, sent)
         return True
 
     def _answered_late(self, token: str, status: int) -> bool:

@@ -23,20 +23,15 @@ DOUBLE_CRLF = b"\r\n\r\n"
 BRANCH = f"{MAGIC_COOKIE}-ping-"
 """What the branch of a ping begins with, before its token."""
 
-_ANSWER = re.compile(
+ANSWER = re.compile(
     rb"SIP/2\.0 ([1-6][0-9]{2}) [^\r\n]*+\r\n(?:Via|v): [^\r\n;,]*+;branch=%s([\w-]++)" % BRANCH.encode()
 )
-# The registrar's own spelling of where a phone registered from.
+"""An answer that begins as most do, with status and token; all else has to be parsed."""
+
+USUAL = re.compile(r"sip:([0-9.]++):([0-9]{1,5});transport=udp\Z")
+"""The registrar's own spelling of where a phone registered from over UDP, with host and port."""
+
 _RECEIVED = re.compile(r"sip:([0-9.]++):([0-9]{1,5});transport=([a-z]++)\Z")
-
-
-def read_answer(data: bytes) -> tuple[str, int] | None:
-    """Return the token and the status of an answer that begins as most do; all else has to be parsed."""
-    match = _ANSWER.match(data)
-    if match is None:
-        return None
-    status, token = match.groups()
-    return token.decode("ascii", "replace"), int(status)
 
 
 def options(uri: str, via: str, path: Sequence[str], sender: str, token: str) -> bytes:

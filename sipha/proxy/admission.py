@@ -18,6 +18,7 @@ from sipha.auth.authenticator import Authenticator, Challenge, Verified
 from sipha.auth.domain import Domain
 from sipha.errors import SipError
 from sipha.proxy.responsibility import Responsibility
+from sipha.sip.digest import Credentials
 from sipha.sip.flow import Flow
 from sipha.sip.headers import parse_name_addr
 from sipha.sip.message import Request
@@ -126,6 +127,21 @@ class Admission:
         domain = self._domain_of(received.from_.parsed_uri) or self._ours.domains.default
         now, term = self._log.cluster_time(), self._term()
         return _unproved(self._authenticator.challenge(_HEADER, domain, now, term, stale=True))
+
+    def admit_caller(self, credentials: Credentials, domain: Domain, caller: str, now: float, method: str) -> Verified:
+        """Let a user of a domain pass by its credentials, or raise SipError: 403, or 407 with challenges.
+
+        `caller` is the AOR that the request says it is from, and all that it claims. Its Request-URI is the uri of the
+        credentials. `now` is the cluster time in seconds. Returns what `admit` returns.
+        """
+        outcome = self._authenticator.verify_credentials(
+            credentials, domain, now, self._term(), method=method, header=_HEADER
+        )
+        if isinstance(outcome, Challenge):
+            raise _unproved(outcome)
+        if self._ours.aor_of(outcome.account.aor) != caller:
+            raise SipError("an identity that is not the account's", status=403)
+        return outcome
 
     def _domain_of(self, uri: Uri) -> Domain | None:
         """The domain whose user says it calls; who wants to be anonymous (RFC 3323 §4.1.1.3) says so to the default."""

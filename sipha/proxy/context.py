@@ -106,17 +106,22 @@ class Progress(NamedTuple):
 
 
 class ResponseContext:
-    """The forks of one request; `invite` tells whether it is an INVITE."""
+    """The forks of one request; `invite` tells whether it is an INVITE.
 
-    __slots__ = ("_cancelled", "_concluded", "_groups", "forks", "invite")
+    It is `concluded` once a final response went upstream, or none ever will; `answered` once a fork has answered with a
+    2xx; `cancelled` once the caller has cancelled it.
+    """
+
+    __slots__ = ("_groups", "answered", "cancelled", "concluded", "forks", "invite")
 
     def __init__(self, groups: Sequence[Sequence[Target]], *, invite: bool) -> None:
         self.forks: list[Fork] = []
         self._groups = [tuple(Fork(target) for target in group) for group in groups]
         self._groups.reverse()
         self.invite = invite
-        self._concluded = False
-        self._cancelled = False
+        self.concluded = False
+        self.answered = False
+        self.cancelled = False
 
     @classmethod
     def resumed(
@@ -131,31 +136,17 @@ class ResponseContext:
             context.forks += context._groups.pop()
         for fork, progress in zip(context.forks, forks, strict=True):
             fork.state, fork.reasons, fork.final = progress
-        context._cancelled = cancelled
-        context._concluded = context.answered
+        context.cancelled = cancelled
+        context.answered = any(fork.final is not None and 200 <= fork.final.status < 300 for fork in context.forks)
+        context.concluded = context.answered
         if cancelled or any(fork.final is not None and fork.final.status >= 600 for fork in context.forks):
             context._groups.clear()
         return context
 
     @property
-    def concluded(self) -> bool:
-        """True once a final response went upstream, or none ever will."""
-        return self._concluded
-
-    @property
-    def cancelled(self) -> bool:
-        """True once the caller has cancelled it."""
-        return self._cancelled
-
-    @property
-    def answered(self) -> bool:
-        """True once a fork has answered with a 2xx."""
-        return any(fork.final is not None and 200 <= fork.final.status < 300 for fork in self.forks)
-
-    @property
     def ended(self) -> bool:
         """True once it is concluded and no fork lives."""
-        return self._concluded and all(fork.state is ForkState.ENDED for fork in self.forks)
+        return self.concluded and self._all_ended()
 
     def start(self) -> list[Action]:
         """Begin with the first group; an empty target set is a 480 (§16.5)."""
@@ -177,7 +168,7 @@ class ResponseContext:
             return self._fail(fork, Final(status, response))
         fork.state = ForkState.PROCEEDING
         actions: list[Action] = []
-        if status > 100 and not self._concluded:
+        if status > 100 and not self.concluded:
             actions.append(Forward(response))
         if fork.reasons is not None:
             actions += self._cancel(fork, fork.reasons)
@@ -195,19 +186,20 @@ class ResponseContext:
 
     def cancel(self, reasons: tuple[str, ...]) -> list[Action]:
         """Cancel what is still pending, because the caller did (§16.10)."""
-        if not self.invite or self._concluded or self._cancelled:
+        if not self.invite or self.concluded or self.cancelled:
             return []
-        self._cancelled = True
+        self.cancelled = True
         self._groups.clear()
         return [*self._cancel_all(reasons), *self._proceed()]
 
     def _succeed(self, fork: Fork, response: Response) -> list[Action]:
         fork.state, fork.final = ForkState.ENDED, Final(response.status, None)
+        self.answered = True
         # "After a final response has been sent on the server transaction, the following responses MUST be forwarded
         # immediately: Any 2xx response to an INVITE request" (§16.7 step 5).
-        if self._concluded and not self.invite:
+        if self.concluded and not self.invite:
             return []
-        self._concluded = True
+        self.concluded = True
         self._groups.clear()
         return [Forward(response), *self._cancel_all(COMPLETED_ELSEWHERE)]
 
@@ -224,15 +216,21 @@ class ResponseContext:
             actions += self._cancel_all((f"SIP;cause={final.status}",))
         return actions + self._proceed()
 
+    def _all_ended(self) -> bool:
+        for fork in self.forks:  # noqa: SIM110  a generator costs more than a call has forks
+            if fork.state is not ForkState.ENDED:
+                return False
+        return True
+
     def _proceed(self) -> list[Action]:
         """Start the next group, or conclude, if every fork so far has ended."""
-        if self._concluded or any(fork.state is not ForkState.ENDED for fork in self.forks):
+        if self.concluded or not self._all_ended():
             return []
         if self._groups:
             group = self._groups.pop()
             self.forks += group
             return [Start(group)]
-        self._concluded = True
+        self.concluded = True
         return [self._best()]
 
     def _best(self) -> Action:
@@ -240,7 +238,7 @@ class ResponseContext:
         if not self.forks:
             return Answer(480)
         finals = [fork.final for fork in self.forks if fork.final is not None]
-        if self._cancelled:
+        if self.cancelled:
             finals.append(Final(487, None))
         if not finals:
             return Answer(408)
@@ -258,7 +256,7 @@ class ResponseContext:
         status = final.status
         if status >= 600:
             return 0, 0, False
-        if self._cancelled and status == 487:
+        if self.cancelled and status == 487:
             return 1, 0, final.response is None
         # A 503 says the least of all 5xx.
         preference = _PREFERENCE.get(status, _NO_PREFERENCE) if status != 503 else _NO_PREFERENCE + 1

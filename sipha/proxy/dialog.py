@@ -43,21 +43,12 @@ def sides(token: str, call_id: str, from_tag: str, to_tag: str, tokens: Tokens) 
     return None
 
 
-def record_routes(
-    request: Request,
-    incoming: Flow,
-    outgoing: Flow,
-    users: tuple[bytes, bytes],
-    *,
-    tokens: Tokens,
-    transport: ITransport,
-) -> tuple[str, ...]:
+def record_routes(token: str, incoming: Flow, outgoing: Flow, transport: ITransport) -> tuple[str, ...]:
     """Make the Record-Route values for a request that goes from one flow to another, the topmost first (§16.6 step 4).
 
-    `users` are the marks of who is behind the two. Two values where transport, address family or interface changes, so
-    that either side finds us by its own (RFC 5658 §6).
+    Two values where transport, address family or interface changes, so that either side finds us by its own
+    (RFC 5658 §6).
     """
-    token = tokens.route(request.call_id, request.from_.tag or "", _listening(request.via, incoming), outgoing, users)
     inside, outside = transport.sent_by(incoming), transport.sent_by(outgoing)
     if inside == outside and incoming.transport == outgoing.transport:
         return (f"<sip:{token}@{inside}{_transport_param(incoming)};lr>",)
@@ -67,7 +58,7 @@ def record_routes(
     )
 
 
-def _listening(via: Via, flow: Flow) -> Flow:
+def listening(via: Via, flow: Flow) -> Flow:
     """The flow to where a sender listens: over UDP it may send from another port, if it says nothing of rport.
 
     Its answers go there, too (§18.2.2, RFC 3581 §4), but no Via leads a dialog to another host.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sipha.proxy.dialog import RECORD_ROUTED, record_routes
+from sipha.proxy.dialog import RECORD_ROUTED, listening, record_routes
 from sipha.proxy.interfaces import ITransport
 from sipha.proxy.route import postprocess, push
 from sipha.proxy.target import Target, next_hop
@@ -61,10 +61,9 @@ def forward(
     if flow is None:
         return None
     if request.method in RECORD_ROUTED:  # 4. Record-Route, which says by which flow the request leaves
-        routes = record_routes(
-            request, passage.incoming, flow, passage.users, tokens=passage.tokens, transport=transport
-        )
-        for value in reversed(routes):
+        caller = listening(request.via, passage.incoming)
+        token = passage.tokens.route(request.call_id, request.from_.tag or "", caller, flow, passage.users)
+        for value in reversed(record_routes(token, passage.incoming, flow, transport)):
             request.headers.prepend("Record-Route", value)
     if breadth:  # 5. Additional header fields
         request.headers.set("Max-Breadth", str(breadth))

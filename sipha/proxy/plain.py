@@ -12,45 +12,94 @@ from typing import NamedTuple
 from sipha.proxy.dialog import sides
 from sipha.proxy.interfaces import ITransport
 from sipha.sip.flow import Flow
-from sipha.sip.message import Request, mark_received
+from sipha.sip.headers import Headers
+from sipha.sip.message import Request
 from sipha.sip.token import MAGIC_COOKIE, Tokens
-from sipha.sip.values import CSeq, Via, parse_via
+from sipha.sip.transaction import Key
+from sipha.sip.values import CSeq, Via, first
 
-_TOKEN = r"[A-Za-z0-9\-.!%*_+`'~]++"  # noqa: S105 - the grammar's word
-_PORT = r"(?::([1-9][0-9]{0,4}))?"
-_PARAMS = r"((?:;[A-Za-z0-9\-._]++(?:=[A-Za-z0-9\-._:]*+)?)*)"
-_ADDRESS = rf'(?:"[^"\\\r\n]*+" ?)?<[A-Za-z][A-Za-z0-9+.\-]*+:[^<>"\s]++>;tag=({_TOKEN})'
+TOKEN = r"[A-Za-z0-9\-.!%*_+`'~]++"  # noqa: S105 - the grammar's word
+PORT = r"(?::([1-9][0-9]{0,4}))?"
+PARAMS = r"((?:;[A-Za-z0-9\-._]++(?:=[A-Za-z0-9\-._:]*+)?)*)"
+NAME = r'(?:"[^"\\\r\n]*+" ?)?'
+NEVER = ("Proxy-Require", "P-Asserted-Identity", "P-Preferred-Identity", "Remote-Party-ID")
+"""What forwarding depends on. All else that a phone may say goes on as it is."""
+
+MAX_FORWARDS = 255
+HIGHEST_PORT = 65535
+
+_ADDRESS = rf'{NAME}<[A-Za-z][A-Za-z0-9+.\-]*+:[^<>"\s]++>;tag=({TOKEN})'
 _ONCE = ("Max-Forwards", "Route", "From", "To", "Call-ID", "CSeq", "Content-Length")
-_STARTS = tuple(f"\r\n{name}: " for name in _ONCE)
-# What forwarding depends on. All else that a phone may say goes on as it is.
-_NEVER = ("Proxy-Authorization", "Proxy-Require", "P-Asserted-Identity", "P-Preferred-Identity", "Remote-Party-ID")
 _PLAIN = re.compile(
-    rf"(ACK|BYE|INFO|PRACK|UPDATE) (sip:(?:[A-Za-z0-9\-_.+]++@)?[a-z0-9.\-]++{_PORT}{_PARAMS}) SIP/2\.0\r\n"
-    rf"Via: SIP/2\.0/UDP ([A-Za-z0-9.\-]++){_PORT}{_PARAMS}\r\n"
-    r"(?:(?:Max-Forwards: ([1-9][0-9]{0,2})|Route: (<sip:([A-Za-z0-9\-_]++)@([0-9.]++):([1-9][0-9]{0,4});lr>)"
-    rf"|From: {_ADDRESS}|To: {_ADDRESS}"
-    r"|Call-ID: ([!-~]++)|CSeq: (0|[1-9][0-9]{0,8}) \1|Content-Length: ([0-9]{1,5})"
-    rf"|(?!(?i:{'|'.join((*_ONCE, *_NEVER))}):)[A-Z][A-Za-z\-]++: [^\r\n]*+)\r\n)*\Z",
+    rf"(ACK|BYE|INFO|PRACK|UPDATE) (sip:(?:[A-Za-z0-9\-_.+]++@)?[a-z0-9.\-]++{PORT}{PARAMS}) SIP/2\.0\r\n"
+    rf"Via: SIP/2\.0/UDP ([A-Za-z0-9.\-]++){PORT}{PARAMS}\r\n"
+    rf"(?:(?:Max-Forwards: {first(8)}([1-9][0-9]{{0,2}})"
+    rf"|Route: {first(9)}(<sip:([A-Za-z0-9\-_]++)@([0-9.]++):([1-9][0-9]{{0,4}});lr>)"
+    rf"|From: {first(13)}{_ADDRESS}|To: {first(14)}{_ADDRESS}|Call-ID: {first(15)}([!-~]++)"
+    rf"|CSeq: {first(16)}(0|[1-9][0-9]{{0,8}}) \1|Content-Length: {first(17)}([0-9]{{1,5}})"
+    rf"|(?!(?i:{'|'.join((*_ONCE, 'Proxy-Authorization', *NEVER))}):)[A-Z][A-Za-z\-]++: [^\r\n]*+)\r\n)*\Z",
     re.ASCII,
 )
 _METHODS = (b"ACK ", b"BYE ", b"INFO ", b"PRACK ", b"UPDATE ")
-_MAX_FORWARDS = 255
-_HIGHEST_PORT = 65535
+
+
+class Sender(NamedTuple):
+    """The topmost Via of a plain request, which asks for rport with nothing in it to be replaced when it is marked.
+
+    `before` and `after` are its parameters around the rport; `branch` and `sent_by` are as `Via` has them.
+    """
+
+    host: str
+    port: int | None
+    before: str
+    after: str
+    branch: str
+    sent_by: str
+
+    @classmethod
+    def of(cls, host: str, port: str | None, params: str) -> Sender | None:
+        """The sender by the parts of a Via over UDP; None if it has to be parsed."""
+        before, rport, after = params.partition(";rport")
+        branch = params.partition(";branch=")[2].partition(";")[0]
+        if (
+            not rport
+            or after[:1] not in {"", ";"}
+            or "received" in params.lower()
+            or not branch.startswith(MAGIC_COOKIE)
+            or branch == MAGIC_COOKIE
+        ):
+            return None
+        number = int(port) if port else None
+        if number is not None and number > HIGHEST_PORT:
+            return None
+        return cls(host, number, before, after, branch, f"{host.lower()}:{number or _DEFAULT_PORT}")
+
+    def via(self, flow: Flow) -> Via:
+        """The Via, marked with the flow that the request came by."""
+        host, port = flow.remote
+        params = f"{self.before};rport={port}{self.after};received={host}"
+        return Via("UDP", self.host, self.port, params, self.branch)
+
+    def key(self, method: str) -> Key:
+        """What `server_key` makes of the request, for a transaction begun with `method`."""
+        return self.branch, self.sent_by, method
+
+    def identity(self, came: Flow, call_id: str, from_tag: str, cseq: str, goes: Flow) -> tuple[str, ...]:
+        """What `forward.branch_identity` makes of a request that came by one flow and goes by another."""
+        host, port = came.remote
+        target = f"{goes.transport} {goes.remote[0]} {goes.remote[1]}"
+        return self.sent_by, self.branch, host, str(port), call_id, from_tag, cseq, target
 
 
 class Plain(NamedTuple):
-    """What a plain request says: the groups of the pattern, as they stand there; then the lines below its topmost Via.
+    """What a plain request says: groups of the pattern, as they stand there; then the lines below its topmost Via.
 
-    `host`, `port` and `params` are those of that Via. `route` is the only Route, and `token` its user.
+    `route` is the only Route, and `token` its user.
     """
 
     method: str
     uri: str
-    uri_port: str | None
-    uri_params: str
-    host: str
-    port: str | None
-    params: str
+    sender: Sender
     max_forwards: str
     route: str
     token: str
@@ -60,27 +109,23 @@ class Plain(NamedTuple):
     to_tag: str
     call_id: str
     cseq: str
-    content_length: str
     rest: str
     body: bytes
 
-    def request(self, flow: Flow) -> Request:
-        """The request as it comes out of the transaction layer: marked with the flow that it came by."""
-        via = Via("UDP", self.host, int(self.port) if self.port else None, self.params)
-        request = Request(self.method, self.uri, (), self.body)
-        request.defer(f"Via: {via}\r\n{self.rest}", {"Via": via, "CSeq": CSeq(int(self.cseq), self.method)})
-        mark_received(request, flow)
-        return request
+    def request(self, via: Via) -> Request:
+        """The request as it comes out of the transaction layer, with its Via marked."""
+        return self._request(via, f"Via: {via}\r\n{self.rest}")
 
-    def forward(self, via: Via, tokens: Tokens, transport: ITransport, now: float) -> tuple[Request, Flow] | None:
+    def forward(
+        self, via: Via, flow: Flow, tokens: Tokens, transport: ITransport, now: float
+    ) -> tuple[Request, Flow] | None:
         """What `forward.forward` makes of it as the only fork, or of an ACK, and the flow to the other side.
 
         None if it has to be parsed: its Route isn't ours or doesn't prove a dialog, that flow is a connection that is
         gone, the request has been here before, or an ACK is for a response of our own. `via` is its topmost Via, marked
-        with where it came from; `now` is the cluster time in seconds.
+        with the flow that it came by; `now` is the cluster time in seconds.
         """
         call_id, from_tag, to_tag, cseq, forks = self.call_id, self.from_tag, self.to_tag, self.cseq, 1
-        branch, sent_by = via.branch or "", via.sent_by
         if not transport.is_local(self.route_host, int(self.route_port), "UDP"):
             return None
         dialog = sides(self.token, call_id, from_tag, to_tag, tokens)
@@ -88,30 +133,33 @@ class Plain(NamedTuple):
             return None
         if self.method == "ACK":
             forks = 0
-            if tokens.is_tag(to_tag, call_id, from_tag, int(cseq), f"{sent_by} {branch}"):
+            if tokens.is_tag(to_tag, call_id, from_tag, int(cseq), f"{self.sender.sent_by} {self.sender.branch}"):
                 return None
         side = dialog.callee
-        flow = transport.flow(side.transport, (side.host, side.port))
-        if flow is None or (flow.reliable and not flow.connection):
+        out = transport.flow(side.transport, (side.host, side.port))
+        if out is None or (out.reliable and not out.connection):
             return None
         loop = tokens.loop_digest((self.uri, call_id, from_tag, to_tag, cseq, self.route))
         if f".{loop}" in self.rest:
             return None
-        target = f"{flow.transport} {flow.remote[0]} {flow.remote[1]}"
-        identity = (sent_by, branch, via.received or "", str(via.rport or ""), call_id, from_tag, cseq, target)
-        own = f"SIP/2.0/{flow.transport} {transport.sent_by(flow)};branch="
-        own += tokens.branch(identity, now, forks, forks, loop) + transport.mark
+        branch = tokens.branch(self.sender.identity(flow, call_id, from_tag, cseq, out), now, forks, forks, loop)
+        own = own_via(out, branch, transport)
         hops = f"\r\nMax-Forwards: {int(self.max_forwards) - 1}\r\n"
         rest = f"\r\n{self.rest}".replace(f"\r\nRoute: {self.route}\r\n", "\r\n", 1)
         rest = rest.replace(f"\r\nMax-Forwards: {self.max_forwards}\r\n", hops, 1)
-        request = Request(self.method, self.uri, (), self.body)
-        read = {"Via": parse_via(own), "CSeq": CSeq(int(cseq), self.method)}
-        request.defer(f"Via: {own}\r\nVia: {via}{rest}", read)
-        return request, flow
+        return self._request(own, f"Via: {own}\r\nVia: {via}{rest}"), out
+
+    def _request(self, via: Via, text: str) -> Request:
+        read = {"Via": via, "CSeq": CSeq(int(self.cseq), self.method)}
+        request = Request(self.method, self.uri, Headers(unread=read), self.body)
+        request.defer(text)
+        return request
 
 
-_NEEDED = slice(Plain._fields.index("max_forwards"), Plain._fields.index("rest"))
-_BELOW_VIA = Plain._fields.index("params") + 1
+def own_via(flow: Flow, branch: str, transport: ITransport) -> Via:
+    """The Via of ours for what goes out by a flow."""
+    host, _, port = transport.sent_by(flow).rpartition(":")
+    return Via(flow.transport, host, int(port), f";branch={branch}{transport.mark}", branch)
 
 
 def read(data: bytes) -> Plain | None:
@@ -123,28 +171,33 @@ def read(data: bytes) -> Plain | None:
     match = _PLAIN.match(text)
     if match is None:
         return None
-    groups = match.groups()
-    if None in groups[_NEEDED]:
-        return None
-    plain = Plain._make((*groups, text[match.end(_BELOW_VIA) + 2 :], data[end + 4 :]))
-    size, params, uri_params = int(plain.content_length), plain.params, plain.uri_params.lower()
-    _, rport, after = params.partition(";rport")
-    branch = params.partition(";branch=")[2].partition(";")[0]
+    (
+        method, uri, uri_port, uri_params, host, port, params, max_forwards, route, token, route_host, route_port,
+        from_tag, to_tag, call_id, cseq, content_length,
+    ) = match.groups()  # fmt: skip
     if (
-        # Each of those fields once: the pattern remembers the last.
-        any(text.count(line) != 1 for line in _STARTS)
-        # A Via that asks for rport, with nothing in it to be replaced when it is marked
-        or not rport
-        or after[:1] not in {"", ";"}
-        or "received" in params.lower()
-        or not branch.startswith(MAGIC_COOKIE)
-        or branch == MAGIC_COOKIE
-        # What is the mark of a strict router, or names another host (RFC 3261 §16.4)
-        or "lr" in uri_params
-        or "maddr" in uri_params
-        or int(plain.max_forwards) > _MAX_FORWARDS
-        or max(int(plain.port or 0), int(plain.uri_port or 0), int(plain.route_port)) > _HIGHEST_PORT
-        or size > len(plain.body)
+        not (max_forwards and route and from_tag and to_tag and call_id and cseq and content_length)
+        or (uri_params and is_special(uri_params))
+        or (uri_port and int(uri_port) > HIGHEST_PORT)
+        or int(max_forwards) > MAX_FORWARDS
+        or int(route_port) > HIGHEST_PORT
     ):
         return None
-    return plain if size == len(plain.body) else plain._replace(body=plain.body[:size])
+    size, body, sender = int(content_length), data[end + 4 :], Sender.of(host, port, params)
+    if sender is None or size > len(body):
+        return None
+    rest = text[match.end(_PARAMS_OF_VIA) + 2 :]
+    return Plain(
+        method, uri, sender, max_forwards, route, token, route_host, route_port, from_tag, to_tag, call_id, cseq, rest,
+        body[:size],
+    )  # fmt: skip
+
+
+def is_special(uri_params: str) -> bool:
+    """Return True if parameters of a Request-URI are the mark of a strict router, or may name another host (§16.4)."""
+    lower = uri_params.lower()
+    return "lr" in lower or "maddr" in lower
+
+
+_PARAMS_OF_VIA = 7  # the number of its group
+_DEFAULT_PORT = 5060  # of UDP

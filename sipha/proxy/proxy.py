@@ -19,15 +19,16 @@ from sipha.histogram import Histogram
 from sipha.proxy.admission import Admission, ProxySettings, strip_identities
 from sipha.proxy.branches import Branch, Branches, ProxiedRequest
 from sipha.proxy.context import ResponseContext
-from sipha.proxy.dialog import dialog_target, sides, user_of
+from sipha.proxy.dialog import dialog_target, record_routes, sides, user_of
 from sipha.proxy.forward import Passage, branch_identity, forward, loop_digest
 from sipha.proxy.interfaces import ITargets, ITransport
-from sipha.proxy.plain import Plain
+from sipha.proxy.invite import Invite
+from sipha.proxy.plain import Plain, Sender, own_via
 from sipha.proxy.responsibility import Responsibility
 from sipha.proxy.route import preprocess
 from sipha.proxy.shadow import Shadows
 from sipha.proxy.takeover import Takeover
-from sipha.proxy.target import Target, TargetSet, Wanted
+from sipha.proxy.target import Target, TargetSet, Wanted, flow_of_binding, plain_target
 from sipha.proxy.uas import capabilities
 from sipha.sip.events import (
     AckReceived,
@@ -46,7 +47,7 @@ from sipha.sip.headers import is_number, parse_via
 from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response, response_to
 from sipha.sip.token import NOBODY, RouteToken, Tokens
-from sipha.sip.transaction import ServerTransaction, server_key
+from sipha.sip.transaction import ServerTransaction
 from sipha.sip.uri import OtherUri, SipUri
 from sipha.state.interfaces import ICredentials, ILocation, ILog
 
@@ -148,17 +149,12 @@ class Proxy:
                 self.counters.dropped += 1
 
     def plain_received(self, plain: Plain, flow: Flow, now: float) -> bool:
-        """Forward a plain request at once; False if it has to be parsed."""
-        if self._shadows:
+        """Forward a plain request within a dialog at once; False if it has to be parsed."""
+        tokens = self._tokens_at_a_glance(plain.sender, "INVITE" if plain.method == "ACK" else plain.method)
+        if tokens is None:
             return False
-        request = plain.request(flow)
-        if self._layer.server(server_key(request, "INVITE" if plain.method == "ACK" else plain.method)) is not None:
-            return False
-        try:
-            tokens = self._authenticator.tokens
-        except Unavailable:
-            return False
-        made = plain.forward(request.via, tokens, self._transport, self._log.cluster_time())
+        via = plain.sender.via(flow)
+        made = plain.forward(via, flow, tokens, self._transport, self._log.cluster_time())
         if made is None:
             return False
         self.counters.requests += 1
@@ -166,8 +162,9 @@ class Proxy:
             self._layer.send(*made)
             self.counters.forwarded += 1
             return True
+        request = plain.request(via)
         try:
-            server = self._layer.accept(request, flow, now)
+            server = self._layer.accept_as(plain.sender.key(plain.method), request, flow, flow, now)
         except SipError as error:
             self._layer.reply(self._refusal(request, flow, error), flow)
             return True
@@ -176,6 +173,84 @@ class Proxy:
         self._branches.begin(ProxiedRequest(server, Passage(request, flow, tokens, made=made), context, 0, groups), now)
         self.counters.forwarded += 1
         return True
+
+    def invite_received(self, invite: Invite, flow: Flow, now: float) -> bool:
+        """Forward a plain INVITE at once, or refuse who isn't its caller; False if it has to be parsed.
+
+        It goes on from one user of ours to the only contact of another; whatever else it may be is left to `_proxy`.
+        """
+        tokens = self._tokens_at_a_glance(invite.sender, "INVITE")
+        if tokens is None or self._settings.max_breadth < 1 or self._admission.is_peer(flow):
+            return False
+        located, callee = self._ours.domains.locate_plain(invite.from_uri), self._ours.aor_of(invite.uri)
+        if located is None or callee is None or invite.credentials.realm != located[0].realm:
+            return False
+        routes = () if invite.route is None else (invite.route,)
+        loop = tokens.loop_digest((invite.uri, invite.call_id, invite.from_tag, "", invite.cseq, *routes))
+        if f".{loop}" in invite.rest:
+            return False
+        if invite.next_hop is not None and self._ours.domain_of(invite.next_hop) is None:
+            return False
+        domain, caller = located
+        via = invite.sender.via(flow)
+        request, at = invite.request(via), self._log.cluster_time()
+        self.counters.requests += 1
+        try:
+            verified = self._admission.admit_caller(invite.credentials, domain, caller, at, "INVITE")
+        except SipError as error:
+            self._layer.reply(self._refusal(request, flow, error), flow)
+            return True
+        users = tokens.user(caller), tokens.user(callee)
+        passage = Passage(invite.routed(via), flow, tokens, loop, at, users)
+        done = partial(self._invite_found, invite, request, passage, now)
+        self._targets.find(request, flow, Wanted(callee, invite.uri, "INVITE"), verified, now, done)
+        return True
+
+    def _invite_found(  # noqa: PLR0917  the parts of one thing
+        self,
+        invite: Invite,
+        request: Request,
+        passage: Passage,
+        received: float,
+        targets: TargetSet | None,
+        now: float,
+    ) -> None:
+        """Forward a plain INVITE to its only target at once; what else has become of it goes the usual way."""
+        target, transport, flow, via = plain_target(targets), self._transport, passage.incoming, request.via
+        out = None if target is None else flow_of_binding(target, secure=False, transport=transport)
+        if target is None or out is None:
+            self._found(request, passage, received, targets, now)
+            return
+        try:
+            server = self._layer.accept_as(invite.sender.key("INVITE"), request, flow, flow, now)
+        except SipError as error:
+            self._layer.reply(self._refusal(request, flow, error), flow)
+            return
+        self._layer.respond(server, invite.trying(via), now)
+        self.latencies.observe(self._clock() - received)
+        tokens, breadth = passage.tokens, self._settings.max_breadth
+        dialog = tokens.route(invite.call_id, invite.from_tag, flow, out, passage.users)
+        identity = invite.sender.identity(flow, invite.call_id, invite.from_tag, invite.cseq, out)
+        own = own_via(out, tokens.branch(identity, passage.now, 1, 1, passage.loop), transport)
+        recorded = record_routes(dialog, flow, out, transport)
+        made = invite.forwarded(via, own, target.uri, recorded, breadth), out
+        groups = [[target]]
+        context = ResponseContext(groups, invite=True)
+        proxied = ProxiedRequest(server, passage._replace(made=made), context, breadth, groups)
+        self._branches.begin(proxied, now)
+        self.counters.forwarded += 1
+
+    def _tokens_at_a_glance(self, sender: Sender, method: str) -> Tokens | None:
+        """The tokens to forward a plain request by; None if it has to be parsed, whatever it says.
+
+        It may be of a call that is taken over, or belongs to the transaction that `method` began.
+        """
+        if self._shadows or self._layer.server(sender.key(method)) is not None:
+            return None
+        try:
+            return self._authenticator.tokens
+        except Unavailable:
+            return None
 
     # -- requests ---------------------------------------------------------------------------------------------------
 

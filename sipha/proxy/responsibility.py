@@ -29,6 +29,13 @@ class Responsibility:
         # Phones that know us by an address alone, such as that of a NAT before us, have a domain of that name.
         return self.domains.named(uri.host)
 
+    def domain_of(self, text: str) -> Domain | None:
+        """The same for a URI that isn't parsed yet; None if it is no URI."""
+        try:
+            return self.domain(parse_uri(text))
+        except MalformedMessage:
+            return None
+
     def aor(self, uri: Uri) -> str | None:
         """The AOR that a URI means, or None if it is none of ours; a tel: URI is looked for in the default domain."""
         if not isinstance(uri, SipUri):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -10,11 +11,14 @@ from sipha.errors import MalformedMessage, SipError
 from sipha.proxy.interfaces import ITransport
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
-from sipha.sip.uri import SipUri, parse_uri
+from sipha.sip.uri import SipUri, ip_literal, parse_uri
 from sipha.state.binding import Binding
 from sipha.state.interfaces import ICredentials, ILocation
 
 _SECURE = frozenset({"TLS", "WSS"})
+_HIGHEST_PORT = 65535
+# What most contacts are, and the registrar's own spelling of where a phone registered from.
+_USUAL = re.compile(r"sip:(?:[A-Za-z0-9\-_.+]++@)?([0-9.]++):([0-9]{1,5})(?:;transport=([a-z]++))?\Z")
 
 
 class Target(NamedTuple):
@@ -93,6 +97,14 @@ def target_groups(bindings: Sequence[Binding], method: str) -> list[list[Target]
     return [[_target(binding) for binding in group] for _, group in groups]
 
 
+def plain_target(targets: TargetSet | None) -> Target | None:
+    """The only target of a set, if it is reached directly where it registered from; else None."""
+    if not isinstance(targets, list) or len(targets) != 1 or len(targets[0]) != 1:
+        return None
+    [[target]] = targets
+    return target if target.received and not target.routes and target.uri[:5].lower() != "sips:" else None
+
+
 def next_hop(target: Target, request: Request, hop: str, transport: ITransport) -> Flow | None:
     """The flow for a request to a target, or None if none leads there (§16.6 step 7).
 
@@ -102,7 +114,7 @@ def next_hop(target: Target, request: Request, hop: str, transport: ITransport) 
     if target.flow is not None:
         return None if secure and target.flow.transport not in _SECURE else target.flow
     if target.received and "Route" not in request.headers:
-        return _flow_of_binding(target, secure=secure, transport=transport)
+        return flow_of_binding(target, secure=secure, transport=transport)
     return flow_to(hop, secure=secure, transport=transport)
 
 
@@ -112,6 +124,9 @@ def flow_to(text: str, *, secure: bool, transport: ITransport) -> Flow | None:
     "if the Request-URI specifies a SIPS resource, the proxy MUST follow the procedures of [4] as if the input URI were
     a SIPS URI": `secure`.
     """
+    usual = _USUAL.match(text)
+    if usual is not None and not secure and (literal := ip_literal(usual[1])) and 0 < int(usual[2]) <= _HIGHEST_PORT:
+        return transport.flow((usual[3] or "udp").upper(), (literal, int(usual[2])))
     try:
         uri = parse_uri(text)
     except MalformedMessage:
@@ -124,7 +139,7 @@ def flow_to(text: str, *, secure: bool, transport: ITransport) -> Flow | None:
     return transport.flow(name, address)
 
 
-def _flow_of_binding(target: Target, *, secure: bool, transport: ITransport) -> Flow | None:
+def flow_of_binding(target: Target, *, secure: bool, transport: ITransport) -> Flow | None:
     """The flow to a contact: where it registered from, unless its own address is as good.
 
     A contact whose host isn't the one that it registered from is behind NAT, or elsewhere by someone's wish to have our

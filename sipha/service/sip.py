@@ -26,6 +26,7 @@ from sipha.histogram import Histogram
 from sipha.nat import stun
 from sipha.nat.interfaces import IPingTransport
 from sipha.proxy.interfaces import ITransport
+from sipha.proxy.invite import read as read_invite
 from sipha.proxy.plain import read
 from sipha.proxy.proxy import Proxy
 from sipha.proxy.shadow import Shadows, key_of
@@ -127,15 +128,20 @@ class TransactionUser:
             self._note_served(event.request.method, event.flow)
 
     def datagram_received(self, data: bytes, flow: Flow, now: float) -> bool:
-        """Act on a datagram at once if it is a plain REGISTER or a plain request within a dialog; else return False.
+        """Act on a datagram at once if it is a plain REGISTER, INVITE or request within a dialog; else return False.
 
         The endpoint asks only while the lease lasts.
         """
+        if data.startswith(b"SIP/2.0 "):
+            return False
         if data.startswith(b"REGISTER "):
             method, taken = "REGISTER", self._registrar.datagram_received(data, flow, now)
         elif plain := read(data):
             self._catch_up(now)  # what came before is of the same call, perhaps
             method, taken = plain.method, self._proxy.plain_received(plain, flow, now)
+        elif invite := read_invite(data):
+            self._catch_up(now)
+            method, taken = "INVITE", self._proxy.invite_received(invite, flow, now)
         else:
             return False
         if taken and self._served is not None:

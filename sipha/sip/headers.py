@@ -79,17 +79,20 @@ def canonical_name(name: str) -> str:
 class Headers:
     """The header fields of a message, in order; names match in any case, and in their compact form.
 
-    The lines are kept as they came, folds included, so that what we don't touch is forwarded byte for byte.
+    The lines are kept as they came, folds included, so that what we don't touch is forwarded byte for byte. If they are
+    `unread`, they come with `read`; until then nothing can be asked for but what is remembered, which is that.
     """
 
     __slots__ = ("_first", "_lines", "_names", "remembered")
 
-    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(self, fields: Iterable[tuple[str, str]] = (), *, unread: dict[str, Any] | None = None) -> None:
+        self.remembered: dict[str, Any] = {} if unread is None else unread
+        """What `parsed` made of the fields, by canonical name: to look at, not to change."""
+        if unread is not None:
+            return
         self._lines: list[str] = []
         self._names: list[str] = []  # of each line, canonical
         self._first: dict[str, str] = {}  # canonical name to the first field's value, perhaps with white space around
-        self.remembered: dict[str, Any] = {}
-        """What `parsed` made of the fields, by canonical name: to look at, not to change."""
         if fields:
             for name, value in fields:
                 self.add(name, value)

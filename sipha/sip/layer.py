@@ -184,12 +184,17 @@ class TransactionLayer:
         the request has been accepted before. Never accepted are ACK, REGISTER, and CANCEL: the layer answers those that
         match, and the others get a stateless 481.
         """
+        destination = response_destination(request.via, flow)
+        return self.accept_as(server_key(request, request.method), request, flow, destination, now)
+
+    def accept_as(self, key: Key, request: Request, flow: Flow, destination: Flow, now: float) -> ServerTransaction:
+        """Do as `accept` does, for who knows what `server_key` makes of the request, and where its responses go."""
         if request.method in _NEVER_ACCEPTED:
             raise ValueError(f"no server transaction for {request.method}")
         if len(self._servers) >= self._max_transactions:
             self.counters.transactions_refused += 1
             raise SipError("too many server transactions", status=503)
-        return self._begin_server(request, flow, now)
+        return self._begin_server(ServerTransaction(key, request, flow, destination), now)
 
     def respond(self, transaction: ServerTransaction, response: Response, now: float) -> None:
         """Send a response through its transaction; one that the transaction's state doesn't allow is discarded."""
@@ -303,7 +308,8 @@ class TransactionLayer:
     def _cancel_received(self, invite: ServerTransaction, cancel: Request, flow: Flow, now: float) -> None:
         # "Regardless of the method of the original request, as long as the CANCEL matched an existing transaction, the
         # UAS answers the CANCEL request itself with a 200 (OK) response." (§9.2)
-        transaction = self._begin_server(cancel, flow, now)
+        key, destination = server_key(cancel, "CANCEL"), response_destination(cancel.via, flow)
+        transaction = self._begin_server(ServerTransaction(key, cancel, flow, destination), now)
         tag = blake2s(repr(transaction.key).encode(), digest_size=8).hexdigest()
         self.respond(transaction, response_to(cancel, 200, to_tag=tag), now)
         # "If it has already sent a final response for the original request, the CANCEL request has no effect"
@@ -312,8 +318,7 @@ class TransactionLayer:
 
     # The machines
 
-    def _begin_server(self, request: Request, flow: Flow, now: float) -> ServerTransaction:
-        transaction = ServerTransaction(request, flow, response_destination(request.via, flow))
+    def _begin_server(self, transaction: ServerTransaction, now: float) -> ServerTransaction:
         if transaction.key in self._servers:
             raise SipError("this request has been accepted before", status=482)
         self._servers[transaction.key] = transaction

@@ -63,15 +63,14 @@ class Message:
         self._text = ""
         self.body = body
 
-    def defer(self, text: str, read: dict[str, object]) -> None:
-        """Let the header fields be those of a text, each line with its CRLF, none folded.
+    def defer(self, text: str) -> None:
+        """Let the header fields, which are `unread`, be those of a text, each line with its CRLF, none folded.
 
-        They are indexed when `headers` is asked for. What has been `read` of them by then, by canonical name, is what
-        `Headers.remembered` is to have: Via at least, the topmost one, which stands alone in the first line. From, To,
-        Call-ID and CSeq are well-formed, and Content-Length is right.
+        They are indexed when `headers` is asked for. What is remembered of them by then is Via at least, the topmost
+        one, which stands alone in the first line. From, To, Call-ID and CSeq are well-formed, and Content-Length is
+        right.
         """
         self._text = text
-        self._headers.remembered = read
 
     @property
     def headers(self) -> Headers:

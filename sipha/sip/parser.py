@@ -10,7 +10,7 @@ from sipha.errors import MalformedMessage
 from sipha.sip.headers import Headers
 from sipha.sip.message import METHODS, Request, Response
 from sipha.sip.uri import Uri, parse_uri
-from sipha.sip.values import Via, is_number, is_token, parse_cseq, parse_name_addr, parse_via
+from sipha.sip.values import CSeq, Via, first, is_number, is_token, parse_cseq, parse_name_addr, parse_via
 
 MAX_MESSAGE = 65536
 """The largest message, in bytes, that a stream may bring; a datagram can't be larger."""
@@ -28,12 +28,12 @@ _PLAIN_ADDRESS = rf'(?:"[^"\\\r\n]*+" ?)?<[A-Za-z][A-Za-z0-9+.\-]*+:[^<>"\s]++>{
 _PLAIN_RESPONSE = re.compile(
     r"SIP/2\.0 ([1-6][0-9]{2}) ([^\r\n]*+)\r\n"
     rf"Via: SIP/2\.0/([A-Z]++) ([A-Za-z0-9.\-]++)(?::([1-9][0-9]{{0,3}}))?({_PLAIN_PARAMS})\r\n"
-    rf"(?:(?:Via: [^\r\n]*+|Record-Route: [^\r\n]*+|(From: ){_PLAIN_ADDRESS}|To: ({_PLAIN_ADDRESS})"
-    r"|(Call-ID: [!-~])[^\r\n]*+|CSeq: ([0-9]{1,9} [A-Za-z]++)|Content-Length: ([0-9]{1,9})"
+    rf"(?:(?:Via: [^\r\n]*+|Record-Route: [^\r\n]*+"
+    rf"|From: {first(7)}({_PLAIN_ADDRESS})|To: {first(8)}({_PLAIN_ADDRESS})|Call-ID: {first(9)}([!-~])[^\r\n]*+"
+    rf"|CSeq: {first(10)}([0-9]{{1,9}}) ([A-Za-z]++)|Content-Length: {first(12)}([0-9]{{1,9}})"
     r"|(?!(?i:From|To|Call-ID|CSeq|Content-Length|Max-Forwards):)[A-Z][A-Za-z\-]++: [^\r\n]*+)\r\n)*\Z",
     re.ASCII,
 )
-_ONCE = ("\r\nFrom: ", "\r\nTo: ", "\r\nCall-ID: ", "\r\nCSeq: ", "\r\nContent-Length: ")
 
 
 class ParseError(MalformedMessage):
@@ -266,17 +266,19 @@ def _plain_response(data: bytes, body_at: int) -> Response | None:
     match = _PLAIN_RESPONSE.match(text)
     if match is None:
         return None
-    status, reason, transport, host, port, params, from_, to, call_id, cseq, length = match.groups()
-    if not (from_ and to and call_id and cseq and length):
+    status, reason, transport, host, port, params, from_, to, call_id, number, method, length = match.groups()
+    if not (from_ and to and call_id and number and length):
         return None
     body = data[body_at + 2 :]
     size = int(length)
-    if size > len(body) or any(text.count(line) > 1 for line in _ONCE):
+    if size > len(body):
         return None
     via = Via(transport, host, int(port) if port else None, params)
-    read: dict[str, object] = {"Via": via, "To": parse_name_addr(to), "CSeq": parse_cseq(cseq)}
-    response = Response(int(status), reason, (), body[:size])
-    response.defer(text[match.end(2) + 2 :], read)
+    read: dict[str, object] = {"Via": via, "CSeq": CSeq(int(number), method)}
+    if method == "INVITE" and status[0] == "2":
+        read["To"] = parse_name_addr(to)  # its tag says which dialog has begun
+    response = Response(int(status), reason, Headers(unread=read), body[:size])
+    response.defer(text[match.end(2) + 2 :])
     return response
 
 

@@ -283,9 +283,9 @@ class ServerTransaction(Transaction):
 
     __slots__ = ("to_tag",)
 
-    def __init__(self, request: Request, flow: Flow, destination: Flow) -> None:
+    def __init__(self, key: Key, request: Request, flow: Flow, destination: Flow) -> None:
         machine = INVITE_SERVER if request.method == "INVITE" else NON_INVITE_SERVER
-        super().__init__(machine, server_key(request, request.method), request, flow, destination)
+        super().__init__(machine, key, request, flow, destination)
         self.to_tag: str | None = None
         """The To tag of the last response to an RFC 2543 client, for `matches`."""
 

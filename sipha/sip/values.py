@@ -63,14 +63,15 @@ _UNREAD: Final = "\0"
 class Via:
     """A Via value (§20.42): the transport in upper case, the host as written, the parameters with their semicolons.
 
-    Neither is changed once it is made. The branch, for which each message is asked again and again, is looked for once.
+    Neither is changed once it is made. The branch, for which each message is asked again and again, is looked for once,
+    unless who makes it has found it.
     """
 
     transport: str
     host: str
     port: int | None = None
     params: str = ""
-    _branch: str | None = field(default=_UNREAD, init=False, repr=False, compare=False)
+    _branch: str | None = field(default=_UNREAD, repr=False, compare=False)
 
     def param(self, name: str) -> str | None:
         """Return the value of a parameter (lower case), unquoted; None if it is absent or has none."""
@@ -208,6 +209,11 @@ class CSeq(NamedTuple):
     def __str__(self) -> str:
         """Return the value's text."""
         return f"{self.number} {self.method}"
+
+
+def first(group: int) -> str:
+    """The part of a pattern that fails if a group of this number has taken part before: what it begins comes once."""
+    return f"(?({group})(?!)|)"
 
 
 def parse_via(text: str, header: str = "Via") -> Via:

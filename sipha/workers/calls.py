@@ -21,6 +21,7 @@ from sipha.auth.domain import Domains
 from sipha.errors import MalformedMessage, SipError
 from sipha.proxy.admission import ProxySettings
 from sipha.proxy.interfaces import ITargets, ITransport
+from sipha.proxy.invite import read as read_invite
 from sipha.proxy.plain import read
 from sipha.proxy.proxy import Proxy
 from sipha.proxy.shadow import Key as Caller
@@ -180,25 +181,40 @@ class Calls:
 
     def datagram_received(self, data: bytes, flow: Flow, now: float) -> bool:
         """Act on a datagram, but for what is to be sent: that is for `turn`; False if it is for the daemon."""
-        if data.startswith(b"SIP/2.0 "):
-            if read_mark(data) != self._mark:
-                return False
-        elif plain := read(data):
-            try:
-                self.endpoint.catch_up(now)  # what came before is of the same call, perhaps
-                if self._proxy.plain_received(plain, flow, now):
-                    self._layer.counters.requests_received += 1
-                    return True
-            except Elsewhere:
-                return False
+        if data.startswith(b"SIP/2.0 ") and read_mark(data) != self._mark:
+            return False
         self._data, self._passed = data, False
         try:
+            if self._plain_received(data, flow, now):
+                self._layer.counters.requests_received += 1
+                return True
             self.endpoint.receive(data, flow, now)
-        except MalformedMessage:
+        except (Elsewhere, MalformedMessage):
             return False
         if self._passed:
             self._layer.counters.requests_received -= 1  # the daemon counts it
         return not self._passed
+
+    def _plain_received(self, data: bytes, flow: Flow, now: float) -> bool:
+        """Act on a datagram at once if it is a plain request; else return False, or raise Elsewhere."""
+        if plain := read(data):
+            self.endpoint.catch_up(now)  # what came before is of the same call, perhaps
+            return self._proxy.plain_received(plain, flow, now)
+        invite = read_invite(data)
+        if invite is None:
+            return False
+        self.endpoint.catch_up(now)
+        caller = invite.sender.branch, invite.sender.sent_by
+        if invite.sender.key("INVITE") in self._waiting:
+            return True
+        if self._is_held(caller, now):
+            raise Elsewhere(invite.uri)
+        try:
+            return self._proxy.invite_received(invite, flow, now)
+        except Elsewhere:
+            self._proxy.counters.requests -= 1
+            self._hold(caller, now)
+            raise
 
     def datagram_handed(self, data: bytes, flow: Flow, now: float) -> None:
         """Act on what the daemon says is ours."""
@@ -238,7 +254,7 @@ class Calls:
         if waiting is not None:
             if invite and len(waiting.later) < _MOST_LATER:
                 waiting.later.append((self._data, request))
-        elif self._is_held(request, now) or (method == "CANCEL" and not self._handed):
+        elif self._is_held(key_of(request.via), now) or (method == "CANCEL" and not self._handed):
             self._leave(request, now)
         elif method == "ACK":
             counters = self._proxy.counters
@@ -262,23 +278,22 @@ class Calls:
         except Elsewhere:
             return False
 
-    def _is_held(self, request: Request, now: float) -> bool:
-        key = key_of(request.via)
-        return key is not None and self._held.get(key, 0.0) > now and not self._handed
+    def _is_held(self, caller: Caller | None, now: float) -> bool:
+        return caller is not None and self._held.get(caller, 0.0) > now and not self._handed
 
     def _leave(self, request: Request, now: float) -> None:
         """Let the daemon have what is being received, and what comes of it."""
         self._passed = True
         if request.method == "INVITE":
-            self._hold(request, now)
+            self._hold(key_of(request.via), now)
 
-    def _hold(self, request: Request, now: float) -> None:
+    def _hold(self, caller: Caller | None, now: float) -> None:
         held = self._held
         while held and held[first := next(iter(held))] <= now:
             del held[first]
-        if (key := key_of(request.via)) is not None:
-            held.pop(key, None)
-            held[key] = now + self._forget_after
+        if caller is not None:
+            held.pop(caller, None)
+            held[caller] = now + self._forget_after
 
     # ITargets
 
@@ -325,7 +340,7 @@ class Calls:
             self._pass_on(waiting.data, waiting.flow)
             request = parse(waiting.data)
             if isinstance(request, Request) and request.method == "INVITE":
-                self._hold(request, now)
+                self._hold(key_of(request.via), now)
             for data, _ in waiting.later:
                 self._pass_on(data, waiting.flow)
 

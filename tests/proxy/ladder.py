@@ -107,7 +107,9 @@ class State:
 
 
 class House:
-    """The proxy, its transaction layer, and the network between it and the phones."""
+    """The proxy, its transaction layer, and the network between it and the phones, whose Vias bear `rport` or not."""
+
+    rport = ""
 
     def __init__(
         self, *, peers: Sequence[str] = (), allow_inbound: bool = False, timers: Timers | None = None, breadth: int = 60
@@ -362,7 +364,7 @@ class Phone:
         """Make a request and send it."""
         lines = [
             f"{method} {uri} SIP/2.0",
-            f"Via: SIP/2.0/{self.transport} {self.via};branch={branch or f'z9hG4bK-{next(_serial)}'}",
+            f"Via: SIP/2.0/{self.transport} {self.via}{self.house.rport};branch={branch or f'z9hG4bK-{next(_serial)}'}",
             *(f"Route: {route}" for route in routes),
             *([] if max_forwards is None else [f"Max-Forwards: {max_forwards}"]),
             f"From: {from_ or f'<{self.aor}>;tag={self.tag}'}",
@@ -394,7 +396,7 @@ class Phone:
         retry.headers.remove("Proxy-Authorization")
         retry.headers.add("Proxy-Authorization", self.credentials(retry, user=user, nc=nc))
         retry.headers.set("CSeq", f"{retry.cseq.number + 1} {retry.method}")
-        via = f"SIP/2.0/{self.transport} {self.via};branch=z9hG4bK-{next(_serial)}"
+        via = f"SIP/2.0/{self.transport} {self.via}{self.house.rport};branch=z9hG4bK-{next(_serial)}"
         retry.headers.replace_value("Via", via)
         return self.send(retry)
 

@@ -5,6 +5,7 @@ from typing import Any, cast
 import pytest
 
 from sipha.errors import MalformedMessage
+from sipha.proxy.invite import Invite
 from sipha.proxy.plain import Plain
 from sipha.proxy.uas import refusal_tag
 from sipha.service.sip import TransactionUser
@@ -49,6 +50,12 @@ BYE = (
     b"To: <sip:bob@sipha.test>;tag=2\r\n"
     b"Call-ID: call\r\nCSeq: 2 BYE\r\nContent-Length: 0\r\n\r\n"
 )
+INVITE = (
+    b"INVITE sip:bob@sipha.test SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1:5060;rport;branch=z9hG4bKinvite\r\n"
+    b"Max-Forwards: 70\r\nFrom: <sip:alice@sipha.test>;tag=1\r\nTo: <sip:bob@sipha.test>\r\nCall-ID: call\r\n"
+    b'CSeq: 2 INVITE\r\nProxy-Authorization: Digest username="alice", realm="r", nonce="n", '
+    b'uri="sip:bob@sipha.test", response="0"\r\nContent-Length: 0\r\n\r\n'
+)
 
 
 class Taker:
@@ -63,6 +70,10 @@ class Taker:
 
     def plain_received(self, plain: Plain, _flow: Flow, _now: float) -> bool:
         self.taken.append(plain.method)
+        return True
+
+    def invite_received(self, invite: Invite, _flow: Flow, _now: float) -> bool:
+        self.taken.append(invite.uri)
         return True
 
 
@@ -83,5 +94,6 @@ def test_registrar_is_offered_registers_and_the_proxy_what_is_plain() -> None:
     assert not served  # it came from this node
     assert user.datagram_received(REGISTER, Flow("UDP", own, phone), 0.0)
     assert user.datagram_received(BYE, Flow("UDP", own, phone), 0.0)
+    assert user.datagram_received(INVITE, Flow("UDP", own, phone), 0.0)
     assert served == ["REGISTER"]
-    assert taker.taken == ["all", "BYE", REGISTER, "all", "BYE"]
+    assert taker.taken == ["all", "BYE", REGISTER, "all", "BYE", "all", "sip:bob@sipha.test"]

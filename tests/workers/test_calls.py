@@ -16,9 +16,10 @@ ONE, OTHER = "198.51.100.1", "198.51.100.2"
 """Hosts whose datagrams are read by one worker, and by the other."""
 
 
-@pytest.fixture
-def house() -> WorkerHouse:
+@pytest.fixture(params=["", ";rport"], ids=["parsed", "plain"])
+def house(request: pytest.FixtureRequest) -> WorkerHouse:
     made = WorkerHouse()
+    made.rport = request.param
     assert made.divide((ONE, 5060)) == made.divide((OTHER, 5061)) != made.divide((OTHER, 5060))
     return made
 
@@ -115,6 +116,7 @@ class TestWay:
         assert alice.kinds == [100, 200, 180, 487]
 
     def test_cancel_from_another_port_finds_its_call(self, house: WorkerHouse, alice: Phone, bob: Phone) -> None:
+        house.rport = ""  # else it would be answered there
         invite = ring(alice, bob)
         alice.flow = Flow("UDP", VIP, (ONE, 5061))  # read by the other worker
         alice.cancel()
@@ -283,6 +285,24 @@ class TestDeath:
         alice.send(alice.last)
         alice.expect(100)
         bob.expect("INVITE")
+
+
+@pytest.mark.interpreted
+def test_plain_invite_is_asked_about_and_forwarded_at_a_glance(
+    house: WorkerHouse, alice: Phone, bob: Phone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = house.workers[house.divide(alice.address)]
+    parsed: list[bytes] = []
+    receive = front.calls.endpoint.receive
+
+    def note(data: bytes, flow: Flow, now: float) -> None:
+        parsed.append(data)
+        receive(data, flow, now)
+
+    monkeypatch.setattr(front.calls.endpoint, "receive", note)
+    ring(alice, bob)
+    invites = [data for data in parsed if data.startswith(b"INVITE ")]
+    assert len(invites) == (1 if house.rport else 2)  # the one without credentials is never plain
 
 
 class MortalHouse(WorkerHouse):
