@@ -83,6 +83,7 @@ class Voter:
         """The other voters."""
         self.forgetful: dict[str, int] = {}
         """The peers that have lost what they held; what they say counts once the entry here is committed without."""
+        self._greeted: dict[str, int] = {}  # when the present connection with a peer began, in microseconds
         self._majority = 1
         self._timing = timing
         self._clock = clock
@@ -357,7 +358,8 @@ class Voter:
         sent = message.sent / _MICROSECONDS
         if message.term == self.raft.term and self.raft.leads and sent <= self._clock():
             self.raft.touch(peer)
-            if peer in self.others and peer not in self.forgetful:
+            if peer in self.others and peer not in self.forgetful and message.sent >= self._greeted.get(peer, 0):
+                # What it promised before it said hello it may have promised while it had forgotten something.
                 self.lease.acknowledge(peer, message.claim, sent, self._clock())
 
     def _receive_reply(self, peer: str, message: AppendReply) -> None:
@@ -394,6 +396,7 @@ class Voter:
 
     def greeted(self, peer: str, *, forgetful: bool) -> None:
         """A connection with a peer is new: count nothing that it acknowledged earlier, its disk may be another."""
+        self._greeted[peer] = int(self._clock() * _MICROSECONDS)
         self.raft.forget_match(peer)
         self.forgetful.pop(peer, None)
         if forgetful:

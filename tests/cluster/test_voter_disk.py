@@ -415,3 +415,25 @@ def test_leader_has_nothing_to_do_for_an_acknowledgement_that_makes_no_majority(
     assert leader.raft.commit_index == leader.raft.last_index
     ballot.journals["a"].sync_now()
     assert not leader.raft.due, "its own disk was the last"
+
+
+def test_promise_that_was_given_in_forgetfulness_counts_no_more_when_that_is_over(ballot: Ballot) -> None:
+    """It may come late, when the peer has said on another connection that it has all again."""
+    leader = ballot.elect("a")
+    leader.greeted("b", forgetful=True)
+    leader.greeted("c", forgetful=True)
+    ballot.now += leader.lease.duration + 0.01
+    ballot.heartbeat("a")
+    ballot.deliver("a", "b")
+    (early,) = ballot.under_way("b", "a", LeaseAck)
+    leader.receive("b", early)
+    assert not leader.lease.valid(ballot.now)
+    ballot.now += 0.01
+    leader.greeted("b", forgetful=False)
+    leader.receive("b", early)
+    assert not leader.lease.valid(ballot.now)
+    ballot.queues.clear()
+    ballot.heartbeat("a")
+    ballot.deliver("a", "b")
+    ballot.deliver("b", "a")
+    assert leader.lease.valid(ballot.now)

@@ -127,8 +127,8 @@ MUTATIONS = [
     Mutation(
         "what a forgetful node says counts for no lease",
         VOTER + "_receive_lease_ack",
-        "if peer in self.others and peer not in self.forgetful:",
-        "if peer in self.others:",
+        "peer not in self.forgetful and message.sent >= self._greeted.get(peer, 0)",
+        "True",
     ),
     Mutation(
         "amnesia ends only with what was committed without the node",
