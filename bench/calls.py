@@ -68,13 +68,13 @@ class Callers:
         """Make CALLS calls; return the seconds that each of STEPS took."""
         numbers = range(self._first, self._first + CALLS)
         self._first += CALLS
-        _, invites, first = self._serve([_invite(number, self._node.nonce) for number in numbers], [], profile)
-        answers = [_answer(text, "SIP/2.0 " + status) for text in invites for status in ("180 Ringing", "200 OK")]
+        _, invites, first = self._serve([invite(number, self._node.nonce) for number in numbers], [], profile)
+        answers = [answer(text, "SIP/2.0 " + status) for text in invites for status in ("180 Ringing", "200 OK")]
         answered, _, second = self._serve([], answers, profile)
         finals = [text for text in answered if text.startswith("SIP/2.0 200 ")]
-        requests = [_in_dialog(text, method) for text in finals for method in ("ACK", "BYE")]
+        requests = [in_dialog(text, method) for text in finals for method in ("ACK", "BYE")]
         _, received, third = self._serve(requests, [], profile)
-        byes = [_answer(text, "SIP/2.0 200 OK") for text in received if text.startswith("BYE ")]
+        byes = [answer(text, "SIP/2.0 200 OK") for text in received if text.startswith("BYE ")]
         ended, _, fourth = self._serve([], byes, profile)
         if not len(invites) == len(finals) == len(byes) == len(ended) == CALLS:
             raise RuntimeError(f"{len(invites)} of {CALLS} calls came, {len(ended)} ended")
@@ -134,7 +134,8 @@ def _received(phone: socket.socket) -> list[str]:
             return messages
 
 
-def _invite(number: int, nonce: str) -> bytes:
+def invite(number: int, nonce: str) -> bytes:
+    """The INVITE of a call, with credentials."""
     caller, callee = f"u{number % PHONES:08}", f"u{(number + PHONES // 2) % PHONES:08}"
     uri, count, cnonce = f"sip:{callee}@{DOMAIN}", f"{0x100000 + number:08x}", f"{number:016x}"
     proof = response(
@@ -156,7 +157,7 @@ def _invite(number: int, nonce: str) -> bytes:
     ).encode()
 
 
-def _in_dialog(final: str, method: str) -> bytes:
+def in_dialog(final: str, method: str) -> bytes:
     """The ACK for a 200, or the BYE after it."""
     number = int(_first(_CALL, final))
     routes = "".join(f"Route: {value}\r\n" for value in reversed(_RECORD_ROUTE.findall(final)))
@@ -177,7 +178,8 @@ def _end(method: str, cseq: int, number: int) -> str:
     return f"Call-ID: c{number}@callgen\r\nCSeq: {cseq} {method}\r\n"
 
 
-def _answer(request: str, status_line: str) -> bytes:
+def answer(request: str, status_line: str) -> bytes:
+    """A response of a phone that is called."""
     fields = {name: "".join(lines.findall(request)) for name, lines in _COPIED.items()}
     to, more = fields["To"], ""
     if request.startswith("INVITE "):

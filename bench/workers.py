@@ -1,9 +1,10 @@
-"""What a REGISTER costs each process of a node with workers, by CPU time, beside a node in one process.
+"""What a REGISTER and a call cost each process of a node with workers, by CPU time, beside a node in one process.
 
     .venv/bin/python -m bench.workers [--workers 2] [--rounds 20]
 
 Both nodes are clusters of one, and serve the same phones in turns: all of them register at once, as with a node that
-has all it can do. Each figure is the least of the rounds, since whatever else the machine does only adds to it. The
+has all it can do; then so many calls are made at once, as `bench.calls` makes them, but for what their timers cost when
+they end. Each figure is the least of the rounds, since whatever else the machine does only adds to it. The
 kernel's part is included; there are no followers, and the disk isn't waited for.
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 
 from twisted.internet.epollreactor import EPollReactor
 
+from bench.calls import answer, in_dialog, invite
 from bench.node import CONFIG, DOMAIN, PASSWORD, register, user
 from sipha import config
 from sipha.admin.views import WorkersStatus
@@ -30,6 +32,9 @@ from sipha.sip.digest import ha1
 from sipha.state.entries import PutAccount
 
 PHONES = 900
+CALLS = 300
+"""At once: each phone has one, in turns."""
+
 DEADLINE = 2.0
 LINES = 60
 """Sources among which the phones are divided, and the kernel divides them among the workers."""
@@ -60,12 +65,7 @@ class Site:
             self.node.replication.replica.propose(record, done.append)
         self._until(lambda: len(done) == PHONES)
         self.lines = [self._line() for _ in range(LINES)]
-        self.lines[0].send(register(0, 1, ""))
-        challenge: list[bytes] = []
-        while not challenge:
-            self.reactor.iterate(0.005)
-            challenge = self._answers()
-        self.nonce = challenge[0].partition(b'nonce="')[2].partition(b'"')[0].decode()
+        self.nonce, self.nonce_of_calls = self._nonce(), self._nonce()
 
     def round(self, cseq: int) -> list[float]:
         """Register all phones once; the seconds of CPU time that it took the daemon, and each worker.
@@ -73,18 +73,54 @@ class Site:
         Without end if one wasn't served: on a busy machine datagrams may have waited too long.
         """
         for number in range(PHONES):
-            self.lines[number % LINES].send(register(number, cseq, self.nonce))
-        before, own = self._spent(), 0.0
-        answers: list[bytes] = []
+            line = self.lines[number % LINES]
+            contact = b"@127.0.8.200:%d;transport=udp>" % line.getsockname()[1]
+            line.send(register(number, cseq, self.nonce).replace(b"@127.0.8.200:5999;transport=udp>", contact))
+        served = 0
+
+        def act(_: socket.socket, data: bytes) -> bool:
+            nonlocal served
+            served += data.startswith(b"SIP/2.0 200 ")
+            return served == PHONES
+
+        return self._measure(act)
+
+    def calls(self, first: int) -> list[float]:
+        """Make calls, of these numbers on; what they took, as for REGISTERs."""
+        for number in range(first, first + CALLS):
+            self.lines[number % LINES].send(invite(number, self.nonce_of_calls))
+        ended = 0
+
+        def act(line: socket.socket, data: bytes) -> bool:
+            nonlocal ended
+            text = data.decode()
+            if text.startswith("INVITE "):
+                for status in ("180 Ringing", "200 OK"):
+                    line.send(answer(text, f"SIP/2.0 {status}"))
+            elif text.startswith("BYE "):
+                line.send(answer(text, "SIP/2.0 200 OK"))
+            elif text.startswith("SIP/2.0 200 "):
+                if " INVITE\r\n" in text:
+                    for method in ("ACK", "BYE"):
+                        line.send(in_dialog(text, method))
+                else:
+                    ended += 1
+            return ended == CALLS
+
+        return self._measure(act)
+
+    def _measure(self, act: Callable[[socket.socket, bytes], bool]) -> list[float]:
+        """Let the node work until `act` says of what came to a line that this is all; see `round`."""
+        before, own, through = self._spent(), 0.0, False
         end = time.monotonic() + DEADLINE
-        while len(answers) < PHONES and time.monotonic() < end:
+        while not through and time.monotonic() < end:
             begin = time.thread_time()
             self.reactor.iterate(0.01)
             own += time.thread_time() - begin
-            answers += self._answers()
-        served = sum(answer.startswith(b"SIP/2.0 200 ") for answer in answers)
+            for line, data in self._received():
+                through = act(line, data) or through
         spent = [own, *[after - already for already, after in zip(before, self._spent(), strict=True)]]
-        return spent if served == PHONES else [inf] * len(spent)
+        return spent if through else [inf] * len(spent)
 
     def stop(self) -> None:
         """End the node."""
@@ -109,15 +145,23 @@ class Site:
         while not condition():
             self.reactor.iterate(0.005)
 
-    def _answers(self) -> list[bytes]:
-        answers = []
+    def _nonce(self) -> str:
+        self.lines[0].send(register(0, 1, ""))
+        challenge: list[bytes] = []
+        while not challenge:
+            self.reactor.iterate(0.005)
+            challenge = [data for _, data in self._received()]
+        return challenge[0].partition(b'nonce="')[2].partition(b'"')[0].decode()
+
+    def _received(self) -> list[tuple[socket.socket, bytes]]:
+        received = []
         for line in self.lines:
             try:
                 while True:
-                    answers.append(line.recv(65535))
+                    received.append((line, line.recv(65535)))
             except BlockingIOError:
                 pass
-        return answers
+        return received
 
 
 def _children() -> list[int]:
@@ -128,25 +172,29 @@ def _children() -> list[int]:
 
 def main() -> None:
     """Read the options, measure, and print."""
-    parser = argparse.ArgumentParser(prog="bench.workers", description="Measure what workers take off a REGISTER.")
+    parser = argparse.ArgumentParser(prog="bench.workers", description="Measure what workers take off a node.")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
-    least: dict[int, tuple[float, float]] = {1: (inf, inf), options.workers: (inf, inf)}
+    least = {(what, workers): (inf, inf) for what in ("REGISTER", "call") for workers in (1, options.workers)}
     with tempfile.TemporaryDirectory(prefix="sipha-bench-") as directory:
         for turn in range(4):  # one after the other: they have the same addresses
             workers = (1, options.workers)[turn % 2]
             site = Site(Path(directory, str(turn)), workers)
-            for cseq in range(1, options.rounds + 3):
-                daemon, *others = site.round(cseq)
-                if cseq > 2:  # bindings are made, caches are filled
-                    before = least[workers]
-                    least[workers] = min(daemon, before[0]), min(max(others, default=0.0), before[1])
+            for number in range(options.rounds + 2):
+                measured = {"REGISTER": site.round(number + 1), "call": site.calls(number * CALLS)}
+                for what, (daemon, *others) in measured.items():
+                    if number > 1:  # bindings are made, caches are filled
+                        before = least[what, workers]
+                        least[what, workers] = min(daemon, before[0]), min(max(others, default=0.0), before[1])
             site.stop()
-    alone, (daemon, busiest) = least[1][0], least[options.workers]
-    one, own, other = (seconds / PHONES * 1e6 for seconds in (alone, daemon, busiest))
-    print(f"one process: {one:.1f} µs; with {options.workers} workers the daemon {own:.1f}, a worker {other:.1f} µs")
-    print(f"the busiest process, of one process: {max(daemon, busiest) / alone:.2f}")
+    for what, count in (("REGISTER", PHONES), ("call", CALLS)):
+        alone, (daemon, busiest) = least[what, 1][0], least[what, options.workers]
+        one, own, other = (seconds / count * 1e6 for seconds in (alone, daemon, busiest))
+        print(
+            f"a {what} in one process: {one:.1f} µs; with {options.workers} workers the daemon {own:.1f}, a worker "
+            f"{other:.1f} µs; the busiest process, of one process: {max(daemon, busiest) / alone:.2f}"
+        )
 
 
 if __name__ == "__main__":

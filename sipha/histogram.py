@@ -25,6 +25,17 @@ class Histogram:
         self._counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
+    def take(self) -> tuple[list[int], float]:
+        """Return what was counted, and the sum, and begin anew."""
+        taken = self._counts, self.sum
+        self._counts, self.sum = [0] * (len(self.bounds) + 1), 0.0
+        return taken
+
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """Count what was taken of another with the same bounds."""
+        self._counts = [own + other for own, other in zip(self._counts, counts, strict=True)]
+        self.sum += total
+
     def cumulative(self) -> Iterator[tuple[str, int]]:
         """Each bound in text, `+Inf` the last, and how many values were not above it."""
         return zip([*map(str, self.bounds), "+Inf"], accumulate(self._counts), strict=True)

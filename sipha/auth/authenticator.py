@@ -42,12 +42,6 @@ class Verified:
         self.claim = claim
 
 
-class Authenticated(NamedTuple):
-    """The request was sent by who knows the password of this account."""
-
-    account: Account
-
-
 class Authenticator:
     """Challenges and verifies; keeps nothing but the window of nonce counts, which a new leader does without.
 
@@ -82,35 +76,12 @@ class Authenticator:
             raise Unavailable("The log holds no key yet")
         return tokens
 
-    def authenticate(
-        self, request: Request, header: str, domain: Domain, now: float, term: int
-    ) -> Authenticated | Challenge:
-        """Verify the credentials in `header` (Authorization, Proxy-Authorization) for a domain's realm and use them up.
+    def verify(self, request: Request, header: str, domain: Domain, now: float, term: int) -> Verified | Challenge:
+        """Verify the credentials in `header` (Authorization, Proxy-Authorization) for a domain's realm.
 
-        To be asked once for each request, after retransmissions have been absorbed. `now` is the cluster time in
+        Their nonce count is left to `use_up`, which is to be asked once for each request. `now` is the cluster time in
         seconds, `term` the leader's. Raises MalformedMessage for credentials that no correct client sends.
         """
-        outcome = self.verify(request, header, domain, now, term)
-        return self._authenticated(outcome, header, domain, now, term)
-
-    def authenticate_credentials(
-        self, credentials: Credentials, domain: Domain, now: float, term: int, *, method: str, header: str
-    ) -> Authenticated | Challenge:
-        """Verify credentials as `verify_credentials` does, and use them up."""
-        outcome = self.verify_credentials(credentials, domain, now, term, method=method, header=header)
-        return self._authenticated(outcome, header, domain, now, term)
-
-    def _authenticated(
-        self, outcome: Verified | Challenge, header: str, domain: Domain, now: float, term: int
-    ) -> Authenticated | Challenge:
-        if isinstance(outcome, Challenge):
-            return outcome
-        if not self.use_up(outcome.claim, now):
-            return self.challenge(header, domain, now, term, stale=True)
-        return Authenticated(outcome.account)
-
-    def verify(self, request: Request, header: str, domain: Domain, now: float, term: int) -> Verified | Challenge:
-        """Verify the credentials as `authenticate` does, but leave their nonce count to `use_up`."""
         credentials = credentials_for(request, header, domain.realm)
         if credentials is None:
             return self.challenge(header, domain, now, term, stale=False)

@@ -11,7 +11,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Literal, get_args
 
 from sipha.sip.flow import Flow
-from sipha.sip.origin import Origin
+from sipha.sip.message import Request
+from sipha.sip.origin import Origin, origin_of
 from sipha.sip.uri import ip_literal
 
 Test = Literal[
@@ -59,6 +60,21 @@ def make_detection(names: Iterable[Test]) -> Callable[[Origin, Flow], bool]:
         return False
 
     return is_behind_nat
+
+
+def make_force_rport(
+    is_behind_nat: Callable[[Origin, Flow], bool], is_server: Callable[[str], bool]
+) -> Callable[[Request, Flow], bool]:
+    """Return what tells whether a response goes back to where the request came from although nobody asked (RFC 3581).
+
+    Servers, which are known by their addresses, may well listen at another port than they send from.
+    """
+
+    def is_to_be_forced(request: Request, flow: Flow) -> bool:
+        asked = flow.reliable or ";rport" in request.via.params
+        return not asked and is_behind_nat(origin_of(request), flow) and not is_server(flow.remote[0])
+
+    return is_to_be_forced
 
 
 def _diff_ip_src_via(origin: Origin, flow: Flow) -> bool:

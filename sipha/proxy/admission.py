@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from sipha.auth.authenticator import Authenticated, Authenticator, Challenge
+from sipha.auth.authenticator import Authenticator, Challenge, Verified
 from sipha.auth.domain import Domain
 from sipha.errors import SipError
 from sipha.proxy.responsibility import Responsibility
@@ -29,6 +29,7 @@ from sipha.state.interfaces import ICredentials, ILog
 IDENTITIES = ("P-Asserted-Identity", "P-Preferred-Identity", "Remote-Party-ID")
 """The header fields that say who calls, beside From (RFC 3325 §9): a gateway that trusts us believes them."""
 
+_HEADER = "Proxy-Authorization"
 _ANONYMOUS = "anonymous.invalid"
 _REMEMBERED = 4096
 
@@ -95,38 +96,52 @@ class Admission:
         """True if what comes by a flow is trusted."""
         return flow.remote[0] in self._peers
 
-    def admit(self, received: Request, forwarded: Request, flow: Flow, *, local: bool, spiral: bool) -> None:
+    def admit(self, received: Request, forwarded: Request, flow: Flow, *, local: bool, spiral: bool) -> Verified | None:
         """Let a request that is out of dialog pass, or raise SipError: 403, or 407 with challenges.
 
         `received` is the request as it came, which the credentials are for; `forwarded` the copy that goes on.
-        `local` says that it is for a user of ours and follows no Route; `spiral` that we sent it ourselves.
+        `local` says that it is for a user of ours and follows no Route; `spiral` that we sent it ourselves. Returns
+        whose credentials have let it pass, if any were needed: their nonce count has yet to be used up.
         """
         if self.is_peer(flow):
-            return
+            return None
         if spiral:
             if not local:
                 raise SipError("our own request came back, for someone else", status=403)
-            return
+            return None
         caller = received.from_.parsed_uri
         domain = self._domain_of(caller)
         if domain is None:
             if not (self._allow_inbound and local):
                 raise SipError(f"{received.from_.uri} is no user of ours", status=403)
             strip_identities(forwarded)
-            return
-        self._check_identities(received, caller, self._authenticate(received, domain))
+            return None
+        outcome = self._authenticator.verify(received, _HEADER, domain, self._log.cluster_time(), self._term())
+        if isinstance(outcome, Challenge):
+            raise _unproved(outcome)
+        self._check_identities(received, caller, outcome.account)
+        return outcome
 
-    def admit_caller(self, credentials: Credentials, domain: Domain, caller: str, now: float, method: str) -> None:
+    def challenge(self, received: Request) -> SipError:
+        """What refuses a request that was admitted, but whose nonce count had been used before."""
+        domain = self._domain_of(received.from_.parsed_uri) or self._ours.domains.default
+        now, term = self._log.cluster_time(), self._term()
+        return _unproved(self._authenticator.challenge(_HEADER, domain, now, term, stale=True))
+
+    def admit_caller(self, credentials: Credentials, domain: Domain, caller: str, now: float, method: str) -> Verified:
         """Let a user of a domain pass by its credentials, or raise SipError: 403, or 407 with challenges.
 
         `caller` is the AOR that the request says it is from, and all that it claims. Its Request-URI is the uri of the
-        credentials. `now` is the cluster time in seconds.
+        credentials. `now` is the cluster time in seconds. Returns what `admit` returns.
         """
-        outcome = self._authenticator.authenticate_credentials(
-            credentials, domain, now, self._term(), method=method, header="Proxy-Authorization"
+        outcome = self._authenticator.verify_credentials(
+            credentials, domain, now, self._term(), method=method, header=_HEADER
         )
-        if self._ours.aor_of(_account(outcome).aor) != caller:
+        if isinstance(outcome, Challenge):
+            raise _unproved(outcome)
+        if self._ours.aor_of(outcome.account.aor) != caller:
             raise SipError("an identity that is not the account's", status=403)
+        return outcome
 
     def _domain_of(self, uri: Uri) -> Domain | None:
         """The domain whose user says it calls; who wants to be anonymous (RFC 3323 §4.1.1.3) says so to the default."""
@@ -139,13 +154,6 @@ class Admission:
         # Not "do we serve this URI": whoever reads the From sees our domain, whatever port, transport or maddr it has.
         return self._ours.domains.find(uri.host)
 
-    def _authenticate(self, request: Request, domain: Domain) -> Account:
-        return _account(
-            self._authenticator.authenticate(
-                request, "Proxy-Authorization", domain, self._log.cluster_time(), self._term()
-            )
-        )
-
     def _check_identities(self, request: Request, uri: Uri, account: Account) -> None:
         """Refuse a caller who claims to be someone else (pitfalls-sip 7)."""
         own = self._ours.aor_of(account.aor)
@@ -157,10 +165,8 @@ class Admission:
             raise SipError("an identity that is not the account's", status=403)
 
 
-def _account(outcome: Authenticated | Challenge) -> Account:
-    if isinstance(outcome, Challenge):
-        raise SipError("no valid credentials", status=407, headers=outcome.headers)
-    return outcome.account
+def _unproved(challenge: Challenge) -> SipError:
+    return SipError("no valid credentials", status=407, headers=challenge.headers)
 
 
 def strip_identities(request: Request) -> None:

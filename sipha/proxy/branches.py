@@ -21,6 +21,8 @@ from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response, response_to
 from sipha.sip.transaction import ClientTransaction, ServerTransaction, State, Transaction
 
+_BRANCH = ";branch="
+
 
 @dataclass(slots=True, eq=False)
 class ProxiedRequest:
@@ -281,9 +283,16 @@ def _decisive(forks: tuple[ForkShadow, ...], cancelled: bool) -> tuple[object, .
 def _shadow_of(fork: Fork, offset: float) -> ForkShadow:
     """The shadow of a fork; `offset` is the cluster time when the clock of the timers is at zero."""
     transaction, final = fork.transaction, fork.final
-    branch = "" if transaction is None else transaction.branch
     if fork.state is ForkState.ENDED:
+        branch = "" if transaction is None else transaction.branch
         status, response = final or (0, None)
         return ForkShadow(branch, fork.state, 0, fork.reasons, status, b"" if response is None else response.render())
     timer = fork.timer if transaction is None or fork.state is ForkState.PROCEEDING else transaction.ending
+    branch = "" if transaction is None else _branch_of(transaction)
     return ForkShadow(branch, fork.state, 0 if timer is None else ceil(timer.when + offset), fork.reasons)
+
+
+def _branch_of(transaction: ClientTransaction) -> str:
+    """The branch of what was sent, and what its Via bears behind that: who sends it again sends the same."""
+    params = transaction.request.via.params
+    return params[len(_BRANCH) :] if params.startswith(_BRANCH) else transaction.branch

@@ -46,7 +46,8 @@ def forward(
     """Make what is sent to a target, as fork `fork` of `forks` (0 of 0: an ACK), and find the flow it is sent by.
 
     None if no flow leads to the target. `breadth` is its share of Max-Breadth (RFC 5393 §5.3.3); 0 leaves the header as
-    it is. `branch` is the one that the fork has had before, if it was forwarded by another node.
+    it is. `branch` is the one that the fork has had before, with what its Via bore behind that, if another process has
+    forwarded it.
     """
     if passage.made is not None:
         return passage.made
@@ -68,7 +69,7 @@ def forward(
         request.headers.set("Max-Breadth", str(breadth))
     if not branch:
         identity = branch_identity(request, request.via, flow.transport, flow.remote)
-        branch = passage.tokens.branch(identity, passage.now, fork, forks, passage.loop)  # 8. Via
+        branch = passage.tokens.branch(identity, passage.now, fork, forks, passage.loop) + transport.mark  # 8. Via
     request.headers.prepend("Via", f"SIP/2.0/{flow.transport} {transport.sent_by(flow)};branch={branch}")
     return request, flow  # 9. Content-Length is set when the request is rendered
 

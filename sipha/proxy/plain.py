@@ -159,7 +159,7 @@ class Plain(NamedTuple):
 def own_via(flow: Flow, branch: str, transport: ITransport) -> Via:
     """The Via of ours for what goes out by a flow."""
     host, _, port = transport.sent_by(flow).rpartition(":")
-    return Via(flow.transport, host, int(port), f";branch={branch}", branch)
+    return Via(flow.transport, host, int(port), f";branch={branch}{transport.mark}", branch)
 
 
 def read(data: bytes) -> Plain | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from sipha.auth.authenticator import Authenticator, strip_credentials
 from sipha.auth.domain import Domains
@@ -20,14 +21,14 @@ from sipha.proxy.branches import Branch, Branches, ProxiedRequest
 from sipha.proxy.context import ResponseContext
 from sipha.proxy.dialog import dialog_target, record_routes, sides, user_of
 from sipha.proxy.forward import Passage, branch_identity, forward, loop_digest
-from sipha.proxy.interfaces import ITransport
+from sipha.proxy.interfaces import ITargets, ITransport
 from sipha.proxy.invite import Invite
 from sipha.proxy.plain import Plain, Sender, own_via
 from sipha.proxy.responsibility import Responsibility
 from sipha.proxy.route import preprocess
 from sipha.proxy.shadow import Shadows
 from sipha.proxy.takeover import Takeover
-from sipha.proxy.target import Target, flow_of_binding, only_target, target_groups
+from sipha.proxy.target import Target, TargetSet, Wanted, flow_of_binding, plain_target
 from sipha.proxy.uas import capabilities
 from sipha.sip.events import (
     AckReceived,
@@ -75,6 +76,7 @@ class Proxy:
         location: ILocation,
         credentials: ICredentials,
         authenticator: Authenticator,
+        targets: ITargets,
         domains: Domains,
         transport: ITransport,
         term: Callable[[], int],
@@ -88,7 +90,7 @@ class Proxy:
         self._layer = layer
         self._log = log
         self._location = location
-        self._credentials = credentials
+        self._targets = targets
         self._authenticator = authenticator
         self._transport = transport
         self._shadows = shadows
@@ -177,18 +179,15 @@ class Proxy:
 
         It goes on from one user of ours to the only contact of another; whatever else it may be is left to `_proxy`.
         """
-        tokens, breadth = self._tokens_at_a_glance(invite.sender, "INVITE"), self._settings.max_breadth
-        if tokens is None or breadth < 1 or self._admission.is_peer(flow):
+        tokens = self._tokens_at_a_glance(invite.sender, "INVITE")
+        if tokens is None or self._settings.max_breadth < 1 or self._admission.is_peer(flow):
             return False
         located, callee = self._ours.domains.locate_plain(invite.from_uri), self._ours.aor_of(invite.uri)
         if located is None or callee is None or invite.credentials.realm != located[0].realm:
             return False
-        bindings = self._location.lookup(callee)
-        target = only_target(bindings)
-        out = None if target is None else flow_of_binding(target, secure=False, transport=self._transport)
         routes = () if invite.route is None else (invite.route,)
         loop = tokens.loop_digest((invite.uri, invite.call_id, invite.from_tag, "", invite.cseq, *routes))
-        if target is None or out is None or f".{loop}" in invite.rest:
+        if f".{loop}" in invite.rest:
             return False
         if invite.next_hop is not None and self._ours.domain_of(invite.next_hop) is None:
             return False
@@ -197,25 +196,49 @@ class Proxy:
         request, at = invite.request(via), self._log.cluster_time()
         self.counters.requests += 1
         try:
-            self._admission.admit_caller(invite.credentials, domain, caller, at, "INVITE")
-            server = self._layer.accept_as(invite.sender.key("INVITE"), request, flow, flow, now)
+            verified = self._admission.admit_caller(invite.credentials, domain, caller, at, "INVITE")
         except SipError as error:
             self._layer.reply(self._refusal(request, flow, error), flow)
             return True
-        self._layer.respond(server, invite.trying(via), now)
-        self.latencies.observe(self._clock() - now)
         users = tokens.user(caller), tokens.user(callee)
-        dialog = tokens.route(invite.call_id, invite.from_tag, flow, out, users)
+        passage = Passage(invite.routed(via), flow, tokens, loop, at, users)
+        done = partial(self._invite_found, invite, request, passage, now)
+        self._targets.find(request, flow, Wanted(callee, invite.uri, "INVITE"), verified, now, done)
+        return True
+
+    def _invite_found(  # noqa: PLR0917  the parts of one thing
+        self,
+        invite: Invite,
+        request: Request,
+        passage: Passage,
+        received: float,
+        targets: TargetSet | None,
+        now: float,
+    ) -> None:
+        """Forward a plain INVITE to its only target at once; what else has become of it goes the usual way."""
+        target, transport, flow, via = plain_target(targets), self._transport, passage.incoming, request.via
+        out = None if target is None else flow_of_binding(target, secure=False, transport=transport)
+        if target is None or out is None:
+            self._found(request, passage, received, targets, now)
+            return
+        try:
+            server = self._layer.accept_as(invite.sender.key("INVITE"), request, flow, flow, now)
+        except SipError as error:
+            self._layer.reply(self._refusal(request, flow, error), flow)
+            return
+        self._layer.respond(server, invite.trying(via), now)
+        self.latencies.observe(self._clock() - received)
+        tokens, breadth = passage.tokens, self._settings.max_breadth
+        dialog = tokens.route(invite.call_id, invite.from_tag, flow, out, passage.users)
         identity = invite.sender.identity(flow, invite.call_id, invite.from_tag, invite.cseq, out)
-        own = own_via(out, tokens.branch(identity, at, 1, 1, loop), self._transport)
-        recorded = record_routes(dialog, flow, out, self._transport)
+        own = own_via(out, tokens.branch(identity, passage.now, 1, 1, passage.loop), transport)
+        recorded = record_routes(dialog, flow, out, transport)
         made = invite.forwarded(via, own, target.uri, recorded, breadth), out
         groups = [[target]]
-        passage = Passage(invite.routed(via), flow, tokens, loop, at, users, made)
         context = ResponseContext(groups, invite=True)
-        self._branches.begin(ProxiedRequest(server, passage, context, breadth, groups), now)
+        proxied = ProxiedRequest(server, passage._replace(made=made), context, breadth, groups)
+        self._branches.begin(proxied, now)
         self.counters.forwarded += 1
-        return True
 
     def _tokens_at_a_glance(self, sender: Sender, method: str) -> Tokens | None:
         """The tokens to forward a plain request by; None if it has to be parsed, whatever it says.
@@ -235,7 +258,8 @@ class Proxy:
         """Proxy a request that belongs to no transaction, or refuse it (§16.2)."""
         self.counters.requests += 1
         if request.method == "ACK":
-            self._forward_ack(request, flow)
+            if not self.forward_ack(request, flow):
+                self.counters.dropped += 1
             return
         if request.method == "CANCEL":
             # Of nothing that we forwarded: relayed statelessly (§16.10) it would be anyone's way through us.
@@ -255,33 +279,67 @@ class Proxy:
         routed = request.copy()
         token = preprocess(routed, flow, self._ours)
         dialog = sides(token, request.call_id, request.from_.tag or "", request.to.tag or "", tokens)
-        aor = None
+        # 3. Determine target(s) for the request
         if dialog is None:
             if self._is_for_us(routed):
                 self._answer(request, flow)
                 return
             aor = self._ours.aor_of(routed.uri)
             local = aor is not None and "Route" not in routed.headers
-            self._admission.admit(request, routed, flow, local=local, spiral=self._is_spiral(request, flow, tokens))
-        elif not self._admission.is_peer(flow):
-            strip_identities(routed)
-        strip_credentials(routed, self._ours.domains.realms)
-        server = self._layer.accept(request, flow, now)
+            spiral = self._is_spiral(request, flow, tokens)
+            verified = self._admission.admit(request, routed, flow, local=local, spiral=spiral)
+            passage = Passage(routed, flow, tokens, loop, self._log.cluster_time(), self._users(request, aor, tokens))
+            wanted = Wanted(aor, routed.uri, routed.method, "Route" in routed.headers)
+            self._targets.find(request, flow, wanted, verified, now, partial(self._found, request, passage, now))
+        else:
+            if not self._admission.is_peer(flow):
+                strip_identities(routed)
+            users = dialog.caller.user, dialog.callee.user
+            passage = Passage(routed, flow, tokens, loop, self._log.cluster_time(), users)
+            self._forward(request, passage, now, self._dialog_targets(routed, dialog), now)
+
+    def _found(
+        self, request: Request, passage: Passage, received: float, targets: TargetSet | None, now: float
+    ) -> None:
+        """Go on with a request of no dialog, which came when it was `received`."""
+        if targets is None:
+            error = self._admission.challenge(request)
+            self._layer.reply(self._refusal(request, passage.incoming, error), passage.incoming)
+            return
+        breadth = 0
+        if not isinstance(targets, SipError):
+            try:
+                breadth = self._breadth(passage.request, max(map(len, targets)))
+            except SipError as error:
+                targets = error
+        self._forward(request, passage, received, targets, now, breadth)
+
+    def _forward(  # noqa: PLR0917  the parts of one thing
+        self,
+        request: Request,
+        passage: Passage,
+        received: float,
+        targets: TargetSet,
+        now: float,
+        breadth: int = 0,
+    ) -> None:
+        """Begin the transactions of a request that may pass, or answer what its targets are instead."""
+        flow = passage.incoming
+        try:
+            server = self._layer.accept(request, flow, now)
+        except SipError as error:
+            self._layer.reply(self._refusal(request, flow, error), flow)
+            return
         if request.method == "INVITE":
             self._layer.respond(server, response_to(request, 100), now)
-            self.latencies.observe(self._clock() - now)
-        # 3. Determine target(s) for the request
-        try:
-            groups = self._target_set(routed, aor) if dialog is None else [[self._dialog_target(routed, dialog)]]
-            breadth = 0 if dialog else self._breadth(routed, max(map(len, groups)))
-        except SipError as error:
-            self._layer.respond(server, self._refusal(request, flow, error), now)
+            self.latencies.observe(self._clock() - received)
+        if isinstance(targets, SipError):
+            self._layer.respond(server, self._refusal(request, flow, targets), now)
             return
         # 4. Forward the request to each target; 5. Process all responses
-        users = self._users(request, aor, tokens) if dialog is None else (dialog.caller.user, dialog.callee.user)
-        passage = Passage(routed, flow, tokens, loop, self._log.cluster_time(), users)
-        context = ResponseContext(groups, invite=request.method == "INVITE")
-        self._branches.begin(ProxiedRequest(server, passage, context, breadth, groups), now)
+        strip_credentials(passage.request, self._ours.domains.realms)
+        context = ResponseContext(targets, invite=request.method == "INVITE")
+        self._branches.begin(ProxiedRequest(server, passage, context, breadth, targets), now)
         self.counters.forwarded += 1
 
     def _validate(self, request: Request, loop: str) -> None:
@@ -323,23 +381,11 @@ class Proxy:
 
     # -- targets ----------------------------------------------------------------------------------------------------
 
-    def _target_set(self, routed: Request, aor: str | None) -> list[list[Target]]:
-        """Determine the targets of a request that was admitted (§16.5), by falling q; `aor` is None if not ours."""
-        uri = routed.parsed_uri
-        if aor is None:
-            # Nobody secure to go by concerns this call; that a server can't be reached is the 500 of §16.7 step 6.
-            return [[Target(routed.uri, unreachable=480 if routed.uri[:5].lower() == "sips:" else 500)]]
-        bindings = self._location.lookup(aor)
-        if isinstance(uri, SipUri) and uri.scheme == "sips":
-            # Else it would leave by a contact that isn't secure: "sips" means TLS up to the last hop (§26.2.2).
-            bindings = [binding for binding in bindings if binding.contact[:5].lower() == "sips:"]
-        groups = target_groups(bindings, routed.method)
-        if groups:
-            return groups
-        if self._credentials.known(aor):
-            raise SipError(f"{aor} has no binding", status=480)
-        # "If the Request-URI indicates a resource at this proxy that does not exist, the proxy MUST return a 404".
-        raise SipError(f"nobody is {aor}", status=404 if isinstance(uri, SipUri) else 416)
+    def _dialog_targets(self, routed: Request, dialog: RouteToken) -> TargetSet:
+        try:
+            return [[self._dialog_target(routed, dialog)]]
+        except SipError as error:
+            return error
 
     def _dialog_target(self, routed: Request, dialog: RouteToken) -> Target:
         tokens, ours = self._authenticator.tokens, self._ours
@@ -366,8 +412,8 @@ class Proxy:
 
     # -- ACK and CANCEL ---------------------------------------------------------------------------------------------
 
-    def _forward_ack(self, request: Request, flow: Flow) -> None:
-        """Forward the ACK for a 2xx, without state and unchallenged, if its token proves the dialog; else drop it.
+    def forward_ack(self, request: Request, flow: Flow) -> bool:
+        """Forward the ACK for a 2xx, without state and unchallenged, if its token proves the dialog; else return False.
 
         The ACK for a final response of ours that had no transaction ends here too: its To tag is ours.
         """
@@ -376,14 +422,16 @@ class Proxy:
             routed = request.copy()
             token = preprocess(routed, flow, self._ours)
             dialog = sides(token, request.call_id, request.from_.tag or "", request.to.tag or "", tokens)
-            own = tokens.is_tag(request.to.tag or "", *_tagged(request))
-            if dialog is None or own or request.max_forwards == 0:
-                self.counters.dropped += 1
-                return
+            if dialog is None or self.is_for_refusal(request) or request.max_forwards == 0:
+                return False
             self._send_ack(request, routed, flow, self._dialog_target(routed, dialog))
         except SipError:
-            # "The ACK [...] there is never a response": what can't be forwarded is lost.
-            self.counters.dropped += 1
+            return False  # "The ACK [...] there is never a response": what can't be forwarded is lost.
+        return True
+
+    def is_for_refusal(self, request: Request) -> bool:
+        """True if an ACK is for a final response of our own making."""
+        return self._authenticator.tokens.is_tag(request.to.tag or "", *_tagged(request))
 
     def ack_received(self, transaction: ServerTransaction, request: Request) -> None:
         """Forward an ACK that came with the branch of its INVITE, to the fork whose 2xx it is for."""

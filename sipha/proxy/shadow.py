@@ -46,8 +46,8 @@ class Call(msgspec.Struct, frozen=True, array_like=True):
 class ForkShadow(msgspec.Struct, frozen=True, array_like=True):
     """How far a fork is: its branch, state and deadline (cluster time in seconds), and how it ended.
 
-    `reasons` are those of its CANCEL, None if it gets none. `status` is 0 before the end; `response` is empty if the
-    status is our own finding or a 2xx.
+    With the branch goes what the Via bears behind it. `reasons` are those of its CANCEL, None if it gets none. `status`
+    is 0 before the end; `response` is empty if the status is our own finding or a 2xx.
     """
 
     branch: str
@@ -94,13 +94,14 @@ _decoder: msgspec.msgpack.Decoder[Record | Anew] = msgspec.msgpack.Decoder(Recor
 
 @dataclass(slots=True)
 class Shadow:
-    """A call as it was when we last heard of it, or told of it."""
+    """A call as it was when we last heard of it, or told of it; `holder` is the other process of ours that has it."""
 
     call: Call
     forks: tuple[ForkShadow, ...]
     cancelled: bool
     size: int
     forgotten_at: float
+    holder: str = ""
 
 
 @dataclass(slots=True)
@@ -154,6 +155,28 @@ class Shadows:
         else:
             self.counters.unshareable += 1
 
+    def relay(self, records: Iterable[bytes], holder: str, now: float) -> None:
+        """Tell the others what another process of ours has told us of calls that it holds."""
+        for data in records:
+            record = _decoder.decode(data)
+            if not isinstance(record, Anew):
+                self._unshared.append(data)
+                self.counters.shared += 1
+                before = self._ours.pop(record.key, None) or self.take(record.key)
+                shadow = self._shadow(record, before, len(data), now)
+                if shadow is not None:
+                    shadow.holder = holder
+                    self._ours[record.key] = shadow
+
+    def holder(self, key: Key) -> str:
+        """Which other process of ours holds a call; "" if none does."""
+        shadow = self._ours.get(key)
+        return "" if shadow is None else shadow.holder
+
+    def keys(self) -> list[Key]:
+        """The calls that nobody here has taken over yet."""
+        return list(self._shadows)
+
     def take_records(self) -> list[bytes]:
         """Return what is to be shared."""
         records, self._unshared, self.urgent = self._unshared, [], False
@@ -176,10 +199,14 @@ class Shadows:
     def cease(self, now: float) -> None:
         """Have our own calls among those of others: we lead no more, and may lead anew, with nothing else left."""
         ours, self._ours = self._ours, {}
-        for key, shadow in ours.items():
-            self.take(key)
-            self._keep(key, shadow)
-        self._expire(now)
+        self._leave(ours, now)
+
+    def forsake(self, holder: str, now: float) -> None:
+        """Have the calls that a process of ours held among those of others: it has died."""
+        left = {key: shadow for key, shadow in self._ours.items() if shadow.holder == holder}
+        for key in left:
+            del self._ours[key]
+        self._leave(left, now)
 
     # The calls of others
 
@@ -215,6 +242,12 @@ class Shadows:
     def __len__(self) -> int:
         """Return how many shadows there are."""
         return len(self._shadows)
+
+    def _leave(self, calls: dict[Key, Shadow], now: float) -> None:
+        for key, shadow in calls.items():
+            self.take(key)
+            self._keep(key, shadow)
+        self._expire(now)
 
     def _shadow(self, record: Record, before: Shadow | None, size: int, now: float) -> Shadow | None:
         """The shadow of a call after a record; None if there is none."""

@@ -13,6 +13,7 @@ from sipha.sip.flow import Flow
 from sipha.sip.message import Request
 from sipha.sip.uri import SipUri, ip_literal, parse_uri
 from sipha.state.binding import Binding
+from sipha.state.interfaces import ICredentials, ILocation
 
 _SECURE = frozenset({"TLS", "WSS"})
 _HIGHEST_PORT = 65535
@@ -37,6 +38,49 @@ class Target(NamedTuple):
     unreachable: int = 480
 
 
+class Wanted(NamedTuple):
+    """Who is to have a request: an AOR, or None if the `uri`, which is the Request-URI, isn't ours.
+
+    `routed` says that a Route that isn't ours comes first.
+    """
+
+    aor: str | None
+    uri: str
+    method: str
+    routed: bool = False
+
+    @property
+    def secure(self) -> bool:
+        """True if it must not leave but by TLS."""
+        return self.uri[:5].lower() == "sips:"
+
+
+TargetSet = list[list[Target]] | SipError
+"""By falling q, the targets of a group having the same; or what the request is answered instead."""
+
+
+def target_set(wanted: Wanted, location: ILocation, credentials: ICredentials) -> TargetSet:
+    """Determine the targets of a request that was admitted (§16.5)."""
+    aor = wanted.aor
+    if aor is None:
+        # Nobody secure to go by concerns this call; that a server can't be reached is the 500 of §16.7 step 6.
+        return [[Target(wanted.uri, unreachable=480 if wanted.secure else 500)]]
+    bindings = location.lookup(aor)
+    if wanted.secure:
+        # Else it would leave by a contact that isn't secure: "sips" means TLS up to the last hop (§26.2.2).
+        bindings = [binding for binding in bindings if binding.contact[:5].lower() == "sips:"]
+    try:
+        groups = target_groups(bindings, wanted.method)
+    except SipError as error:
+        return error
+    if groups:
+        return groups
+    if credentials.known(aor):
+        return SipError(f"{aor} has no binding", status=480)
+    # "If the Request-URI indicates a resource at this proxy that does not exist, the proxy MUST return a 404".
+    return SipError(f"nobody is {aor}", status=404 if wanted.uri[:3].lower() == "sip" else 416)
+
+
 def target_groups(bindings: Sequence[Binding], method: str) -> list[list[Target]]:
     """Make the target set of an AOR's bindings, by falling q; the targets of a group have the same q (§16.6).
 
@@ -53,13 +97,12 @@ def target_groups(bindings: Sequence[Binding], method: str) -> list[list[Target]
     return [[_target(binding) for binding in group] for _, group in groups]
 
 
-def only_target(bindings: Sequence[Binding]) -> Target | None:
-    """The target of the only binding, if it takes all methods and is reached directly where it registered from."""
-    if len(bindings) != 1:
+def plain_target(targets: TargetSet | None) -> Target | None:
+    """The only target of a set, if it is reached directly where it registered from; else None."""
+    if not isinstance(targets, list) or len(targets) != 1 or len(targets[0]) != 1:
         return None
-    [binding] = bindings
-    target = None if binding.methods or binding.path or not binding.received else _target(binding)
-    return None if target is None or target.uri[:5].lower() == "sips:" else target
+    [[target]] = targets
+    return target if target.received and not target.routes and target.uri[:5].lower() != "sips:" else None
 
 
 def next_hop(target: Target, request: Request, hop: str, transport: ITransport) -> Flow | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sipha.errors import SipError
 from sipha.sip.message import Request
+from sipha.sip.token import Tokens
 
 _ALLOW = ("Allow", "OPTIONS, REGISTER")
 _CAPABILITIES = (_ALLOW, ("Accept", "application/sdp"), ("Supported", "path, outbound"))
@@ -21,3 +22,14 @@ def capabilities(request: Request) -> tuple[tuple[str, str], ...]:
             "an OPTIONS that requires an extension", status=420, headers=(("Unsupported", ", ".join(required)),)
         )
     return _CAPABILITIES
+
+
+def refusal_tag(tokens: Tokens | None, request: Request) -> str:
+    """The To tag of the refusal of a request in which only the Via is sure to be sound: the same for each copy."""
+    if tokens is None:
+        return "0"
+    headers, via = request.headers, request.via
+    cseq = headers.get("CSeq") or ""
+    return tokens.tag(
+        headers.get("Call-ID") or "", headers.get("From") or "", 0, f"{cseq}\n{via.branch or via.sent_by}"
+    )

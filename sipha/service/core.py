@@ -1,22 +1,34 @@
-"""What the workers of a leader work for: its registry, its endpoint, and what it counts."""
+"""What the workers of a leader work for: its registry, its proxy's tables, its endpoint, and what it counts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import astuple
 
 from sipha import config
+from sipha.auth.authenticator import Authenticator
+from sipha.auth.claim import Claim
 from sipha.cluster.replica import Replica
+from sipha.errors import MalformedMessage, SipError
+from sipha.proxy.proxy import Proxy
+from sipha.proxy.shadow import Key, Shadows, key_of
+from sipha.proxy.target import Target, TargetSet, Wanted, target_set
 from sipha.registrar.registrar import Registrar
 from sipha.registrar.registry import Registry
 from sipha.service.settings import make_domains, make_proxy_settings, make_registrar_settings
+from sipha.sip.headers import parse_name_addr
 from sipha.sip.layer import TransactionLayer
 from sipha.sip.overload import Overload
+from sipha.sip.uri import SipUri, parse_uri
 from sipha.transport.endpoint import Endpoint
-from sipha.workers.messages import RegistrarSettings, Report, Settings
+from sipha.workers.messages import Elsewhere, RegistrarSettings, Report, Settings
 
 
 class Core:
-    """A leadership, as workers see it; `register_served` is called when they have had REGISTERs carried out."""
+    """A leadership, as workers see it; `served` is told the methods of requests that they have had served.
+
+    `share` has the other nodes told of calls at once.
+    """
 
     def __init__(  # noqa: PLR0917  the parts of one thing
         self,
@@ -25,10 +37,14 @@ class Core:
         layer: TransactionLayer,
         registrar: Registrar,
         registry: Registry,
+        proxy: Proxy,
+        authenticator: Authenticator,
+        shadows: Shadows,
         overload: Overload,
         configuration: Callable[[], config.Config],
         clock: Callable[[], float],
-        register_served: Callable[[], None],
+        served: Callable[[str], None],
+        share: Callable[[], None],
     ) -> None:
         self.term = replica.term
         self.registry = registry
@@ -36,7 +52,12 @@ class Core:
         self.cluster_time = replica.cluster_time
         self.datagrams_received = endpoint.datagrams_received
         self.flows_failed = endpoint.flows_failed
-        self.register_served = register_served
+        self.seen = endpoint.seen
+        self.served = served
+        self._share = share
+        self._proxy = proxy
+        self._authenticator = authenticator
+        self._shadows = shadows
         self._replica = replica
         self._endpoint = endpoint
         self._layer = layer
@@ -60,7 +81,7 @@ class Core:
         """What a worker is to go by."""
         configuration = self._configuration()
         domains, addresses = make_domains(configuration)
-        registrar = make_registrar_settings(configuration.registrar)
+        registrar, proxy = make_registrar_settings(configuration.registrar), make_proxy_settings(configuration)
         return Settings(
             tuple(domains),
             tuple(addresses),
@@ -72,13 +93,55 @@ class Core:
             ),
             configuration.registrar.nonce_lifetime,
             configuration.nat.detect,
-            tuple(map(str, make_proxy_settings(configuration).peers)),
+            tuple(map(str, proxy.peers)),
+            proxy.allow_inbound,
+            proxy.max_breadth,
             configuration.sip.emergency_numbers,
         )
+
+    def own(self) -> tuple[tuple[str, str, int], ...]:
+        """The transports and addresses that mean us."""
+        return tuple([(name, host, port) for name, host, port in self._endpoint.own])
+
+    def timers(self) -> tuple[float, float, float, float, float]:
+        """Those of transactions."""
+        return astuple(self._layer.timers)
+
+    def held(self) -> list[Key]:
+        """The calls that are being set up, and no worker holds."""
+        callers = [key_of(request.via) for request in self._layer.open_invites()]
+        return [caller for caller in callers if caller is not None] + self._shadows.keys()
+
+    def find(self, wanted: Wanted, claim: Claim | None) -> TargetSet | None:
+        """Use up a claim and find the targets of a request; None if it had been used before.
+
+        Raises Elsewhere if they aren't all reached over UDP, and uses up nothing then.
+        """
+        replica = self._replica
+        targets = target_set(wanted, replica, replica)
+        if not isinstance(targets, SipError) and not all(_is_over_udp(target) for group in targets for target in group):
+            raise Elsewhere
+        if claim is not None and not self._authenticator.use_up(claim, replica.cluster_time()):
+            return None
+        return targets
+
+    def shadowed(self, records: list[bytes], mark: str) -> None:
+        """Let the other nodes know of calls that the worker of this mark holds."""
+        self._shadows.relay(records, mark, self.clock())
+        self._share()
+
+    def ended(self, mark: str) -> None:
+        """Take over the calls of a worker that is gone."""
+        now = self.clock()
+        self._shadows.forsake(mark, now)
+        if self._replica.leading():
+            self._proxy.take_over(now)
+            self._endpoint.turn(now)
 
     def reported(self, report: Report) -> None:
         """Add what a worker has counted."""
         self._overload.add(report.shed, report.behind, report.wait, self.clock())
+        self._proxy.latencies.add(*report.invited)
         for counted, n in report.counts.items():
             room, _, name = counted.partition("/")
             match room:
@@ -89,7 +152,27 @@ class Core:
                         self._layer.counters.requests_received += n
                 case "responses":
                     self._registrar.responses[int(name)] += n
+                case "proxy":
+                    setattr(self._proxy.counters, name, getattr(self._proxy.counters, name) + n)
+                case "transaction":
+                    setattr(self._layer.counters, name, getattr(self._layer.counters, name) + n)
+                case "answered":
+                    method, _, status = name.partition(" ")
+                    self._layer.count(method, int(status), n)
                 case "turned away":
                     self._layer.count(name, 503, n)
-                case "transport":
+                case "transport" | "endpoint":
                     self._endpoint.counters[name] += n
+
+
+def _is_over_udp(target: Target) -> bool:
+    """True if whoever has the UDP sockets reaches a target."""
+    texts = [target.uri, *filter(None, (target.received,))]
+    try:
+        texts += [parse_name_addr(route, "Path").uri for route in target.routes[:1]]
+        return all(
+            isinstance(uri := parse_uri(text), SipUri) and uri.scheme == "sip" and uri.transport == "UDP"
+            for text in texts
+        )
+    except MalformedMessage:
+        return False

@@ -13,7 +13,7 @@ from sipha.nat.keepalive import Keepalive, KeepaliveSettings
 from sipha.proxy.admission import Peers
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
-from sipha.sip.origin import Origin, origin_of
+from sipha.sip.origin import Origin
 from sipha.sip.token import Tokens
 
 Detection = Callable[[Origin, Flow], bool]
@@ -27,17 +27,11 @@ def make_detection(configuration: config.Config) -> Detection:
 def make_force_rport(configuration: config.Config) -> Callable[[Request, Flow], bool]:
     """What tells whether a response goes back to where the request came from although nobody asked (RFC 3581).
 
-    Peers and edges are servers, which may well listen at another port than they send from.
+    Peers and edges are servers.
     """
     networks = [network.network for peer in configuration.peers for network in peer.networks]
     networks += [edge.network for edge in configuration.registrar.edges]
-    is_behind_nat, servers = make_detection(configuration), Peers(networks)
-
-    def is_to_be_forced(request: Request, flow: Flow) -> bool:
-        asked = flow.reliable or ";rport" in request.via.params
-        return not asked and is_behind_nat(origin_of(request), flow) and not (networks and flow.remote[0] in servers)
-
-    return is_to_be_forced
+    return detection.make_force_rport(make_detection(configuration), Peers(networks).__contains__)
 
 
 def make_keepalive_settings(configuration: config.Config) -> KeepaliveSettings:

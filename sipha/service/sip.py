@@ -29,8 +29,10 @@ from sipha.proxy.interfaces import ITransport
 from sipha.proxy.invite import read as read_invite
 from sipha.proxy.plain import read
 from sipha.proxy.proxy import Proxy
-from sipha.proxy.shadow import Shadows
+from sipha.proxy.shadow import Shadows, key_of
 from sipha.proxy.takeover import longest_setup
+from sipha.proxy.targets import Targets
+from sipha.proxy.uas import refusal_tag
 from sipha.registrar.registrar import Registrar
 from sipha.registrar.registry import Registry
 from sipha.service.core import Core
@@ -90,7 +92,7 @@ class TransactionUser:
     A response that belongs to no transaction is offered to `askers` first: those who send requests without keeping
     anything of them. Each returns True if the response is its own. `served` hears of the first request that was, of
     those that come from elsewhere. `catch_up` has all events handed over that are due, before a message is acted on at
-    once.
+    once. `is_held` is offered each request that isn't for the registrar, and takes it if its call is a worker's.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class TransactionUser:
         *,
         served: Callable[[str], None],
         catch_up: Callable[[float], None],
+        is_held: Callable[[Request, Flow], bool] = lambda _request, _flow: False,
     ) -> None:
         self._registrar = registrar
         self._proxy = proxy
@@ -109,6 +112,7 @@ class TransactionUser:
         self._askers = askers
         self._served: Callable[[str], None] | None = served
         self._catch_up = catch_up
+        self._is_held = is_held
 
     def event_received(self, event: Event, now: float) -> None:
         """Act on an event."""
@@ -116,6 +120,8 @@ class TransactionUser:
             return
         if isinstance(event, RequestReceived) and event.request.method == "REGISTER":
             self._registrar.request_received(event.request, event.flow, now)
+        elif isinstance(event, RequestReceived) and self._is_held(event.request, event.flow):
+            return
         elif not (isinstance(event, StrayResponse) and self._is_asked_for(event)):
             self._proxy.event_received(event, now)
         if self._served is not None and isinstance(event, RequestReceived):
@@ -142,10 +148,10 @@ class TransactionUser:
             self._note_served(method, flow)
         return taken
 
-    def register_served(self) -> None:
-        """Take note that a REGISTER was served elsewhere."""
+    def served_elsewhere(self, method: str) -> None:
+        """Take note that a request was served by another process of ours."""
         if self._served is not None:
-            self._served("REGISTER")
+            self._served(method)
             self._served = None
 
     def _note_served(self, method: str, flow: Flow) -> None:
@@ -262,6 +268,7 @@ class SipService(Service):
             limits=make_stream_limits(settings.sip),
             parting=longest_setup(self._timers),
             udp_changed=self._udp_changed,
+            dead=self._flows_died,
         )
         endpoint.taps = self.taps
         registry = self._registry = Registry(
@@ -286,6 +293,7 @@ class SipService(Service):
             location=replica,
             credentials=replica,
             authenticator=authenticator,
+            targets=Targets(replica, replica, replica, authenticator),
             domains=self._domains,
             transport=endpoint,
             term=lambda: replica.term,
@@ -321,6 +329,7 @@ class SipService(Service):
             self.askers,
             served=replica.succession.served,
             catch_up=endpoint.catch_up,
+            is_held=self._is_held,
         )
         core = Core(
             replica,
@@ -328,10 +337,14 @@ class SipService(Service):
             layer,
             registrar,
             registry,
+            proxy,
+            authenticator,
+            self._shadows,
             overload,
             lambda: self._config,
             boottime,
-            user.register_served,
+            user.served_elsewhere,
+            self._share_shadows,
         )
         if settings.sip.workers > 1:
             self._pool = Pool(self._reactor, core, replica.machine.accounts, lambda: endpoint.udp)
@@ -425,7 +438,8 @@ class SipService(Service):
     @property
     def transactions(self) -> int:
         """How many transactions there are."""
-        return 0 if self._layer is None else self._layer.transactions
+        workers = 0 if self._pool is None else self._pool.transactions
+        return workers + (0 if self._layer is None else self._layer.transactions)
 
     @property
     def dropped(self) -> int:
@@ -483,13 +497,12 @@ class SipService(Service):
             if answer is not None and self._endpoint is not None:
                 self._endpoint.offer(answer, flow)
             return True
-        return data.startswith(b"SIP/2.0 ") and self._answers(data, flow)
+        if not data.startswith(b"SIP/2.0 "):
+            return False
+        return self._answers(data, flow) or (self._pool is not None and self._pool.takes(data, flow))
 
     def _tag(self, request: Request) -> str:
-        tokens = self._keys.tokens()
-        if tokens is None:
-            return "0"
-        return refusal_tag(tokens, request)
+        return refusal_tag(self._keys.tokens(), request)
 
     def _opened(self, opened: bool) -> None:
         if opened:
@@ -498,18 +511,20 @@ class SipService(Service):
             if self._pool is not None:
                 self._pool.start()
 
+    def _flows_died(self, flows: list[Flow]) -> None:
+        if self._pool is not None:
+            self._pool.tell_dead(flows)
+
+    def _is_held(self, request: Request, flow: Flow) -> bool:
+        """Hand a request that belongs to no transaction here to the worker that holds its call; False if none does."""
+        if self._pool is None or flow.reliable or (key := key_of(request.via)) is None:
+            return False
+        holder = self._shadows.holder(key)
+        return bool(holder) and self._pool.hand(holder, request.render(), flow)
+
     def _udp_changed(self) -> None:
         if self._pool is not None:
             self._pool.replace()
 
     def _not_opened(self, failure: Failure) -> None:
         self._failed(f"can't listen on the virtual addresses: {failure.value}; see [virtual_address] and [sip]")
-
-
-def refusal_tag(tokens: Tokens, request: Request) -> str:
-    """The To tag of the refusal of a request in which only the Via is sure to be sound: the same for each copy."""
-    headers, via = request.headers, request.via
-    cseq = headers.get("CSeq") or ""
-    return tokens.tag(
-        headers.get("Call-ID") or "", headers.get("From") or "", 0, f"{cseq}\n{via.branch or via.sent_by}"
-    )

@@ -52,6 +52,7 @@ from sipha.sip.transaction import (
 
 # The timers of a transaction that has done its work, and waits for what may still be on its way.
 _ABSORBING = frozenset((TimerName.I, TimerName.J, TimerName.K, TimerName.L, TimerName.M))
+_OPEN = frozenset((State.PROCEEDING, State.COMPLETED))
 _NEVER_ACCEPTED = frozenset(("ACK", "CANCEL", "REGISTER"))
 
 
@@ -107,6 +108,11 @@ class TransactionLayer:
             server.flow.reliable and server.request.method == "INVITE" and server.state is State.PROCEEDING
             for server in self._servers.values()
         )
+
+    def open_invites(self) -> list[Request]:
+        """The INVITEs that came and have no 2xx yet, whose copies, CANCEL or ACK may come."""
+        servers = self._servers.values()
+        return [server.request for server in servers if server.request.method == "INVITE" and server.state in _OPEN]
 
     # What the holder of the sockets calls
 

@@ -77,7 +77,7 @@ class Endpoint:
     each datagram that can't be a request before it is parsed, and says whether it has taken it. `overload` says what is
     refused when datagrams wait too long. `taps` are told of each message. A UDP listener that is closed while the
     endpoint lives on is read and sent from for `parting` seconds. `udp_changed` is called when `udp` has others than
-    before.
+    before. `mark` is what our Vias bear besides. `dead` is told which flows have failed.
     """
 
     log: ClassVar = Logger()
@@ -99,7 +99,11 @@ class Endpoint:
         limits: StreamLimits | None = None,
         parting: float = 300.0,
         udp_changed: Callable[[], None] = lambda: None,
+        mark: str = "",
+        dead: Callable[[list[Flow]], None] = lambda _: None,
     ) -> None:
+        self.mark = mark
+        self._dead = dead
         self.counters: Counter[str] = Counter()
         self.taps: list[Tap] = []
         self._reactor = reactor
@@ -144,6 +148,17 @@ class Endpoint:
         self._starting = starting
         self._open(list(self._listeners))
         return starting
+
+    def borrow(self, user: ITransactionUser, sockets: Iterable[UdpSocket], listeners: Iterable[Listener]) -> None:
+        """Hand events to `user`, and send by UDP sockets that somebody else reads; it is at `listeners` that we listen.
+
+        What is read there comes by `receive`.
+        """
+        self._user = user
+        self._udp = {udp.address: udp for udp in sockets}
+        for listener in listeners:
+            self._addresses.append(listener)
+            self._own.setdefault((canonical(listener.host), listener.port), set()).add(listener.transport)
 
     def stop(self) -> Deferred[None]:
         """Close the listeners, abort the connections and send nothing more; fires when all of it is gone."""
@@ -206,6 +221,11 @@ class Endpoint:
         return () if self._starting is not None else tuple(self._addresses)
 
     @property
+    def own(self) -> Sequence[Listener]:
+        """What means us: where we listen, and where we have done so."""
+        return tuple(Listener(name, *address) for address, names in self._own.items() for name in names)
+
+    @property
     def udp(self) -> Sequence[UdpSocket]:
         """The sockets that are read for UDP, in the order in which they are used."""
         return tuple(self._udp.values())
@@ -230,6 +250,19 @@ class Endpoint:
     def flows_failed(self, flows: list[Flow]) -> None:
         """Take note of flows that another process has found dead."""
         self._failed(flows)
+
+    def receive(self, data: bytes, flow: Flow, now: float) -> None:
+        """Act on a datagram before this returns, but for what is to be sent: that is for `turn`.
+
+        Raises MalformedMessage.
+        """
+        self._layer.receive(parse(data), flow, now)
+        self.catch_up(now)
+
+    def seen(self, data: bytes, flow: Flow, *, sent: bool) -> None:
+        """Let the taps know of a message that another process has sent or received."""
+        if self.taps:
+            self._tell(data, flow, sent=sent)
 
     # -- ways out ---------------------------------------------------------------------------------------------------
 
@@ -371,6 +404,8 @@ class Endpoint:
             else:
                 self._streams[listener.transport].retire(address)
                 self._former[listener] = None
+        if any(listener.transport == "UDP" for listener in listeners):
+            self._udp_changed()
 
     def _part(self, listener: Listener) -> None:
         self._former[listener] = None
@@ -430,6 +465,7 @@ class Endpoint:
         if self._user is None:
             return
         now = self._reactor.seconds()
+        self._dead(flows)
         for flow in flows:
             self.counters["flow-failed"] += 1
             self._layer.flow_failed(flow, now)

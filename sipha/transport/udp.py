@@ -154,9 +154,13 @@ class UdpSocket:
         return 0
 
     def _send_again(self, data: bytes, remote: Address, error: int) -> int:
-        """Send once more what the kernel has not sent because it had an ICMP error of an earlier datagram to report."""
-        if error not in TRANSIENT and self._read_errors():
-            self._reactor.callLater(0, self._report)
+        """Send once more what the kernel has not sent because it had an ICMP error of an earlier datagram to report.
+
+        Who has the same socket, daemon or worker, may have read of it by now.
+        """
+        if error not in TRANSIENT:
+            if self._read_errors():
+                self._reactor.callLater(0, self._report)
             try:
                 self._socket.sendto(data, socket_address(remote, self._family))
             except (OSError, OverflowError, ValueError) as again:

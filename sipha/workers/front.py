@@ -1,7 +1,7 @@
-"""What a worker does for phones: it takes their datagrams apart, answers REGISTERs, and passes on all else.
+"""What a worker does for phones: it takes their datagrams apart, answers REGISTERs, proxies, and passes on all else.
 
-A datagram that isn't a REGISTER as most phones write it (`sipha.registrar.plain`), STUN or a keepalive goes to the
-daemon as it came, and so do all while somebody looks on at the messages: what is done with them is said in one place.
+A REGISTER that isn't as most phones write it (`sipha.registrar.plain`), and what `Calls` leaves, goes to the daemon as
+it came. So do all REGISTERs while somebody looks on at the messages: what is done with them is said in one place.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from twisted.logger import Logger
 from sipha.auth.authenticator import Authenticator
 from sipha.auth.domain import Domains
 from sipha.nat import stun
-from sipha.nat.detection import make_detection
-from sipha.proxy.admission import Peers
+from sipha.nat.detection import make_detection, make_force_rport
+from sipha.proxy.admission import Peers, ProxySettings
+from sipha.proxy.target import TargetSet
 from sipha.registrar.record import RegistrarSettings
 from sipha.registrar.registrar import Registrar
 from sipha.sip.flow import Flow
@@ -28,24 +29,41 @@ from sipha.state.interfaces import ICredentials
 from sipha.transport.connection import PING, PONG
 from sipha.transport.endpoint import LONGEST_KEEPALIVE, is_keepalive
 from sipha.transport.udp import UdpSocket
-from sipha.workers.messages import Datagrams, Failed, Registers, Report, Settings, Start, Word
+from sipha.workers.calls import Calls
+from sipha.workers.messages import (
+    Answers,
+    Datagrams,
+    Failed,
+    Questions,
+    Registers,
+    Report,
+    Seen,
+    Settings,
+    Shadowed,
+    Start,
+    Word,
+    refused,
+)
 from sipha.workers.registry import DistantRegistry
 
 
 class Front:
     """Serves phones by its `start` until the lease ends; `clock` is CLOCK_BOOTTIME, `say` tells the daemon.
 
-    `version` is that of the accounts in `credentials`. While somebody is `watching`, everything is passed on.
+    `flush` sends at once what was said. `version` is that of the accounts in `credentials`. Somebody who is `watching`
+    sees all messages.
     """
 
     log = Logger()
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  the parts of one thing
         self,
+        reactor: Any,
         start: Start,
         credentials: ICredentials,
         tokens: Callable[[], Tokens | None],
         say: Callable[[Word], None],
+        flush: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
         self.registry = DistantRegistry()
@@ -55,6 +73,7 @@ class Front:
         self._until = self._ahead = 0.0
         self._sockets: Sequence[UdpSocket] = ()
         self._say = say
+        self._flush = flush
         self._clock = clock
         self._indexes = {address: index for index, address in enumerate(start.listeners)}
         self._overload = Overload()
@@ -75,17 +94,32 @@ class Front:
             overload=self._overload,
             clock=clock,
         )
+        self.calls = Calls(
+            reactor,
+            start,
+            credentials,
+            self._authenticator,
+            tokens,
+            self._domains,
+            lease_until=lambda: self._until,
+            clock=clock,
+            cluster_time=lambda: self._clock() + self._ahead,
+            share=self._share,
+            pass_on=lambda data, flow: self._say(Datagrams([(data, self._indexes[flow.local], *flow.remote)])),
+        )
         self.adopt(start.settings)
 
     def use(self, sockets: Sequence[UdpSocket]) -> None:
         """Answer by these sockets, those of the listeners in order."""
         self._sockets = sockets
+        self.calls.use(sockets)
 
     def adopt(self, settings: Settings) -> None:
         """Go by these settings from the next datagram on."""
         registrar = settings.registrar
         edges = tuple(map(ip_network, registrar.edges))
-        trusted = Peers((*edges, *map(ip_network, settings.peers)))
+        peers = tuple(map(ip_network, settings.peers))
+        trusted, is_behind_nat = Peers((*edges, *peers)), make_detection(settings.detect)
         self._domains.become(settings.domains, settings.addresses)
         self._authenticator.let_nonces_live(settings.nonce_lifetime)
         self._overload.adopt(lambda flow: flow.remote[0] in trusted, settings.emergency_numbers)
@@ -96,8 +130,17 @@ class Front:
                 expires_jitter=registrar.expires_jitter,
                 edges=edges,
             ),
-            make_detection(settings.detect),
+            is_behind_nat,
         )
+        self.calls.adopt(
+            ProxySettings(peers, settings.allow_inbound, settings.max_breadth),
+            make_force_rport(is_behind_nat, trusted.__contains__),
+        )
+
+    def watch(self, *, watched: bool) -> None:
+        """Let who looks on see all messages from now on, or none."""
+        self.watching = watched
+        self.calls.endpoint.taps[:] = [self._tell] if watched else []
 
     def lease(self, until: float, *, ahead: float | None = None) -> None:
         """Serve until then, and no longer; cluster time is `ahead` of the clock."""
@@ -124,9 +167,9 @@ class Front:
                 self._keep_alive(data, flow)
                 continue
             if overloaded and (verdict := overload.judge(data, flow, now)) is not Verdict.SERVED:
-                if verdict is Verdict.REFUSED and (self.watching or not self._turn_away(data, flow, now)):
+                if verdict is Verdict.REFUSED and not self._turns_away(data, flow, now):
                     late.append((data, self._indexes[flow.local], *flow.remote))
-            elif self.watching or not data.startswith(b"REGISTER ") or not self._is_taken(data, flow, now):
+            elif not self._is_taken(data, flow, now):
                 passed.append((data, self._indexes[flow.local], *flow.remote))
         handed = self.registry.take()
         if handed:
@@ -135,6 +178,35 @@ class Front:
             self._say(Datagrams(passed))
         if late:
             self._say(Datagrams(late, late=True))
+        self._turn(now)
+
+    def datagrams_handed(self, datagrams: list[tuple[bytes, int, str, int]]) -> None:
+        """Act on what belongs to calls of ours, and was read elsewhere."""
+        now = self._clock()
+        if now < self._until:
+            for data, index, host, port in datagrams:
+                try:
+                    self.calls.datagram_handed(data, self._flow(index, host, port), now)
+                except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
+                    self.log.failure("a mistake of ours in reading a datagram")
+            self._turn(now)
+
+    def answered(self, answers: Answers) -> None:
+        """Go on with requests, as the daemon says."""
+        now, calls = self._clock(), self.calls
+        for tag, groups in answers.found:
+            self._found(tag, list(map(list, groups)), now)
+        for tag, error in answers.refused:
+            self._found(tag, refused(error), now)
+        for tag in answers.challenged:
+            self._found(tag, None, now)
+        for tag in answers.elsewhere:
+            calls.left(tag, now)
+        self._turn(now)
+
+    def flows_died(self, flows: Iterable[tuple[int, str, int]]) -> None:
+        """Take note of flows that are dead, whoever has found that out."""
+        self.calls.endpoint.flows_failed([self._flow(*flow) for flow in flows])
 
     def flows_failed(self, flows: Iterable[Flow]) -> None:
         """Tell the daemon which flows are dead."""
@@ -148,6 +220,7 @@ class Front:
             "registrar": asdict(registrar.counters),
             "responses": registrar.responses,
             "transport": self.counters,
+            **self.calls.counts(),
             "turned away": {"REGISTER": self._turned_away},
         }
         self._counted = Counter({f"{room}/{name}": n for room, counts in rooms.items() for name, n in counts.items()})
@@ -155,7 +228,13 @@ class Front:
         self._behind = overload.behind
         return Report(
             self.version,
-            dict(self._counted - counted),
+            {
+                name: self._counted[name] - counted[name]
+                for name in self._counted
+                if self._counted[name] != counted[name]
+            },
+            self.calls.transactions,
+            self.calls.take_latencies(),
             {
                 priority: Tally(0, tally.refused - shed[priority].refused, tally.ignored - shed[priority].ignored)
                 for priority, tally in self._shed.items()
@@ -178,14 +257,21 @@ class Front:
 
     def _is_taken(self, data: bytes, flow: Flow, now: float) -> bool:
         try:
-            return self._registrar.datagram_received(data, flow, now)
+            if data.startswith(b"REGISTER "):
+                return not self.watching and self._registrar.datagram_received(data, flow, now)
+            asked = len(self.calls.questions)
+            taken = self.calls.datagram_received(data, flow, now)
+            # What the daemon is asked for is seen when it has answered: perhaps it wants the request itself.
+            return self._see(data, flow, taken=taken) if len(self.calls.questions) == asked else taken
         except Exception:  # noqa: BLE001 - the daemon may know what to do with it
-            self.log.failure("a mistake of ours in reading a REGISTER")
+            self.log.failure("a mistake of ours in reading a datagram")
             return False
 
-    def _turn_away(self, data: bytes, flow: Flow, now: float) -> bool:
-        """Answer a REGISTER that is refused for overload, if that can be done at a glance."""
+    def _turns_away(self, data: bytes, flow: Flow, now: float) -> bool:
+        """Answer a REGISTER that is refused for overload, if that can be done at a glance; or see what goes on here."""
         if not data.startswith(b"REGISTER "):
+            return self._see(data, flow, taken=self.calls.is_ours(data, flow, now))
+        if self.watching:
             return False
         mark = mark_of(data)
         # A peer or an edge would give up this server for all its calls or phones (RFC 3261 §21.5.4).
@@ -196,6 +282,39 @@ class Front:
         self._turned_away += 1
         self._send([(answer, flow)])
         return True
+
+    def _flow(self, index: int, host: str, port: int) -> Flow:
+        return Flow("UDP", self._sockets[index].address, (host, port))
+
+    def _found(self, tag: int, targets: TargetSet | None, now: float) -> None:
+        try:
+            came = self.calls.found(tag, targets, now)
+        except Exception:  # noqa: BLE001 - our mistake about one request must not stop the others
+            self.log.failure("a mistake of ours in forwarding a request")
+            return
+        if came is not None and self.watching:
+            self._tell(*came, sent=False)
+
+    def _turn(self, now: float) -> None:
+        """Ask the daemon what is to be asked, and send what is to be sent."""
+        calls = self.calls
+        if calls.questions:
+            questions, calls.questions = calls.questions, []
+            self._say(Questions(self.version, questions))
+        calls.turn(now)
+
+    def _share(self, records: list[bytes]) -> None:
+        """Have the other nodes know of our calls before anything is sent."""
+        self._say(Shadowed(records))
+        self._flush()
+
+    def _see(self, data: bytes, flow: Flow, *, taken: bool) -> bool:
+        if taken and self.watching:
+            self._tell(data, flow, sent=False)
+        return taken
+
+    def _tell(self, data: bytes, flow: Flow, *, sent: bool) -> None:
+        self._say(Seen([(data, self._indexes[flow.local], *flow.remote, sent)]))
 
     def _send(self, messages: Iterable[tuple[bytes, Flow]]) -> None:
         """Send, while we still may; what can't be sent is what an ICMP error will tell of."""

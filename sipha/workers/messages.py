@@ -16,6 +16,8 @@ from sipha.auth.domain import Domain
 from sipha.errors import QueueFull, SipError, SiphaError, Unavailable
 from sipha.journal import Level
 from sipha.nat.detection import Test
+from sipha.proxy.shadow import Key
+from sipha.proxy.target import Target
 from sipha.registrar.registry import Verdict
 from sipha.sip.flow import Address
 from sipha.sip.overload import Priority, Tally
@@ -46,18 +48,24 @@ class Settings(msgspec.Struct, frozen=True, array_like=True, tag="settings"):
     nonce_lifetime: int
     detect: tuple[Test, ...]
     peers: tuple[str, ...]
+    allow_inbound: bool
+    max_breadth: int
     emergency_numbers: tuple[str, ...]
 
 
 class Start(msgspec.Struct, frozen=True, array_like=True, tag="start"):
     """The first message: where the sockets that the worker was given listen, in order.
 
-    It makes nonces of `term`, from `serial` on, which no other worker does.
+    It makes nonces of `term`, from `serial` on, which no other worker does, and its Vias bear `mark`. `own` are the
+    transports and addresses that mean us; `timers` are those of transactions (`sipha.sip.timers.Timers`).
     """
 
     listeners: tuple[Address, ...]
+    own: tuple[tuple[str, str, int], ...]
     term: int
     serial: int
+    mark: str
+    timers: tuple[float, float, float, float, float]
     settings: Settings
 
 
@@ -78,8 +86,14 @@ class Accounts(msgspec.Struct, frozen=True, array_like=True, tag="accounts"):
     version: int
 
 
+class Complete(msgspec.Struct, frozen=True, array_like=True, tag="complete"):
+    """All accounts were told."""
+
+
 class Read(msgspec.Struct, frozen=True, array_like=True, tag="read"):
-    """All accounts were told: read the sockets from now on."""
+    """Read the sockets from now on; the daemon doesn't any more, and holds these calls, by their callers' Vias."""
+
+    held: list[Key]
 
 
 class Lease(msgspec.Struct, frozen=True, array_like=True, tag="lease"):
@@ -112,8 +126,49 @@ class Verdicts(msgspec.Struct, frozen=True, array_like=True, tag="verdicts"):
     verdicts: list[tuple[str, str | Refusal | None]]
 
 
-class Reading(msgspec.Struct, frozen=True, array_like=True, tag="reading"):
-    """The worker reads its sockets."""
+class Answers(msgspec.Struct, frozen=True, array_like=True, tag="answers"):
+    """What requests come to, each by the tag of its question.
+
+    Their targets were `found`; they are `refused`; they are to be `challenged`, because what their credentials use up
+    had been used before; or they are for the daemon to forward (`elsewhere`), and nothing was used up. `until` as in
+    Lease.
+    """
+
+    until: float
+    found: list[tuple[int, tuple[tuple[Target, ...], ...]]]
+    refused: list[tuple[int, Refusal]]
+    challenged: list[int]
+    elsewhere: list[int]
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
+    """The worker knows all accounts and has a lease: it is about to read."""
+
+
+class Questions(msgspec.Struct, frozen=True, array_like=True, tag="questions"):
+    """Requests that may be forwarded, as far as accounts of this `version` tell.
+
+    Each is a tag, the AOR, Request-URI and method; the identity of the account that has proved who sends it, which may
+    be empty, and what its credentials use up.
+    """
+
+    version: int
+    questions: list[tuple[int, str, str, str, str, Claim | None]]
+
+
+class Shadowed(msgspec.Struct, frozen=True, array_like=True, tag="shadowed"):
+    """Records for the other nodes, of calls that the worker holds (`sipha.proxy.shadow`)."""
+
+    records: list[bytes]
+
+
+class Seen(msgspec.Struct, frozen=True, array_like=True, tag="seen"):
+    """Messages that the worker has sent, or received and kept, for who looks on.
+
+    Each is the message, the index of the listener, host and port, and whether it was sent.
+    """
+
+    messages: list[tuple[bytes, int, str, int, bool]]
 
 
 class Registers(msgspec.Struct, frozen=True, array_like=True, tag="registers"):
@@ -128,9 +183,10 @@ class Registers(msgspec.Struct, frozen=True, array_like=True, tag="registers"):
 
 
 class Datagrams(msgspec.Struct, frozen=True, array_like=True, tag="datagrams"):
-    """Datagrams that the daemon is to act on: the index of the listener that each came to, and host and port.
+    """Datagrams that the other is to act on: the index of the listener that each came to, and host and port.
 
-    `late` ones have waited too long: they are to be refused, unless that is forbidden.
+    The daemon gets what a worker has no use for, and a worker what belongs to the calls that it holds. `late` ones have
+    waited too long: they are to be refused, unless that is forbidden.
     """
 
     datagrams: list[tuple[bytes, int, str, int]]
@@ -146,12 +202,15 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
 class Report(msgspec.Struct, frozen=True, array_like=True, tag="report"):
     """The answer to a Lease: which accounts the worker has, and what it has done since the last one.
 
-    `counts` are by `room/name`. `shed` and `behind` are what was refused for overload (`sipha.sip.overload`), while
-    what was read last had waited for `wait` seconds.
+    `counts` are by `room/name`. So many `transactions` there are now. `invited` is what it took to answer INVITEs with
+    100: how often by the bounds of `sipha.histogram`, and the sum in seconds. `shed` and `behind` are what was refused
+    for overload (`sipha.sip.overload`), while what was read last had waited for `wait` seconds.
     """
 
     version: int
     counts: dict[str, int]
+    transactions: int
+    invited: tuple[list[int], float]
     shed: dict[Priority, Tally]
     behind: int
     wait: float
@@ -164,16 +223,20 @@ class Said(msgspec.Struct, frozen=True, array_like=True, tag="said"):
     text: str
 
 
-Order = Start | Settings | Keys | Accounts | Read | Lease | Verdicts
+Order = Start | Settings | Keys | Accounts | Complete | Read | Lease | Verdicts | Answers | Datagrams | Failed
 """What the daemon says."""
 
-Word = Reading | Registers | Datagrams | Failed | Report | Said
+Word = Ready | Registers | Questions | Datagrams | Shadowed | Seen | Failed | Report | Said
 """What a worker says."""
 
 _encode = msgspec.msgpack.Encoder().encode
 decode_order = msgspec.msgpack.Decoder(Order).decode
 decode_word = msgspec.msgpack.Decoder(Word).decode
 _length = Layout("!I")
+
+
+class Elsewhere(SiphaError):
+    """A request that the daemon is to forward: nothing was done about it, and nothing used up."""
 
 
 class BrokenFrame(SiphaError):
@@ -208,21 +271,28 @@ def pack(verdict: Verdict) -> str | Refusal | None:
     """A verdict as it goes over the link."""
     if not isinstance(verdict, SipError):
         return verdict
-    retry_after = verdict.retry_after if isinstance(verdict, Unavailable) else None
+    return refusal_of(verdict)
+
+
+def refusal_of(verdict: SipError) -> Refusal:
+    """A SipError as it goes over the link."""
     return Refusal(
         verdict.detail,
         verdict.response_status,
         verdict.reason,
         verdict.headers,
-        retry_after,
+        verdict.retry_after if isinstance(verdict, Unavailable) else None,
         isinstance(verdict, QueueFull),
     )
 
 
 def unpack(verdict: str | Refusal | None) -> Verdict:
-    """The verdict that `pack` was given, an Unavailable as one of its kind that is answered alike."""
-    if not isinstance(verdict, Refusal):
-        return verdict
+    """The verdict that `pack` was given; see `refused`."""
+    return refused(verdict) if isinstance(verdict, Refusal) else verdict
+
+
+def refused(verdict: Refusal) -> SipError:
+    """The SipError that `refusal_of` was given, an Unavailable as one of its kind that is answered alike."""
     if verdict.retry_after is not None:
         return (QueueFull if verdict.full else Unavailable)(verdict.detail, retry_after=verdict.retry_after)
     return SipError(verdict.detail, status=verdict.status, reason=verdict.reason, headers=verdict.headers)

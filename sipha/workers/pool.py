@@ -20,8 +20,10 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from sipha.sip.flow import Flow
 from sipha.state.accounts import Accounts as Table
 from sipha.transport.udp import UdpSocket
+from sipha.workers.mark import read_mark
 from sipha.workers.messages import Order
 from sipha.workers.roster import Roster
 from sipha.workers.shift import ICore, Process, Shift
@@ -40,9 +42,6 @@ OFTEN = 4
 
 PARTING = 0.2
 """Seconds that the workers have to answer what is carried out, when the pool stops."""
-
-SERIALS = 1 << 20
-"""Nonces that a worker may make in a second, so that no other makes the same."""
 
 _SYSTEMD = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"})
 
@@ -100,7 +99,7 @@ class Pool:
         udp: Callable[[], Sequence[UdpSocket]],
         spawn: Callable[[int, Sequence[int]], Process] | None = None,
     ) -> None:
-        self.counters = {"registers": 0, "datagrams": 0, "restarts": 0}
+        self.counters = {"registers": 0, "questions": 0, "datagrams": 0, "restarts": 0}
         self._reactor = reactor
         self._core = core
         self._udp = udp
@@ -150,6 +149,25 @@ class Pool:
         for shift in self._shifts():
             shift.finish()
 
+    def takes(self, data: bytes, flow: Flow) -> bool:
+        """Hand a response to the worker whose mark it bears, and return True, if there is one."""
+        mark = read_mark(data)
+        return bool(mark) and self.hand(mark, data, flow)
+
+    def hand(self, mark: str, data: bytes, flow: Flow) -> bool:
+        """Hand a datagram to the worker of a mark, and return True, if it is there."""
+        return any(shift.mark == mark and shift.hand(data, flow) for shift in self._shifts())
+
+    def tell_dead(self, flows: Sequence[Flow]) -> None:
+        """Tell all workers of flows that have failed."""
+        for shift in self._shifts():
+            shift.tell_dead(flows)
+
+    @property
+    def transactions(self) -> int:
+        """How many transactions the workers have."""
+        return sum(shift.transactions for shift in self._shifts())
+
     def send(self, order: Order) -> None:
         """Tell all workers."""
         for shift in self._shifts():
@@ -174,7 +192,7 @@ class Pool:
                 self._core,
                 self._roster,
                 sockets,
-                self._begun * SERIALS,
+                self._begun,
                 partial(self._spawn, seat.index + 1),
                 partial(self._ended, seat),
                 self.counters,

@@ -11,27 +11,39 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger, LogLevel
 
+from sipha.auth.claim import Claim
+from sipha.errors import SipError
+from sipha.proxy.shadow import Key
+from sipha.proxy.target import TargetSet, Wanted
 from sipha.registrar.registry import Registry, Verdict
-from sipha.sip.flow import Flow
+from sipha.sip.flow import Address, Flow
 from sipha.transport.udp import UdpSocket
 from sipha.workers.link import Link
+from sipha.workers.mark import make_mark
 from sipha.workers.messages import (
+    Answers,
+    Complete,
     Datagrams,
+    Elsewhere,
     Failed,
     Keys,
     Lease,
     Order,
+    Questions,
     Read,
-    Reading,
+    Ready,
     Refusal,
     Registers,
     Report,
     Said,
+    Seen,
     Settings,
+    Shadowed,
     Start,
     Verdicts,
     decode_word,
     pack,
+    refusal_of,
 )
 from sipha.workers.roster import Roster
 
@@ -40,6 +52,9 @@ PATIENCE = 50
 
 PAUSE = 0.001
 """Seconds between two turns in which a worker is told accounts."""
+
+SERIALS = 1 << 20
+"""Nonces that a worker may make in a second, so that no other makes the same."""
 
 AHEAD = 1 << 18
 """Bytes that may wait for it meanwhile."""
@@ -80,8 +95,32 @@ class ICore(Protocol):
     def settings(self) -> Settings:
         """What a worker is to go by."""
 
-    def register_served(self) -> None:
-        """Take note that a REGISTER was served."""
+    def own(self) -> tuple[tuple[str, str, int], ...]:
+        """The transports and addresses that mean us."""
+
+    def timers(self) -> tuple[float, float, float, float, float]:
+        """Those of transactions."""
+
+    def held(self) -> list[Key]:
+        """The calls that are being set up, and no worker holds."""
+
+    def served(self, method: str) -> None:
+        """Take note that a request was served."""
+
+    def find(self, wanted: Wanted, claim: Claim | None) -> TargetSet | None:
+        """Use up a claim and find the targets of a request; None if it had been used before.
+
+        Raises Elsewhere if a worker can't reach them, and uses up nothing then.
+        """
+
+    def shadowed(self, records: list[bytes], mark: str) -> None:
+        """Let the other nodes know of calls that the worker of this mark holds."""
+
+    def ended(self, mark: str) -> None:
+        """Take over the calls of a worker that is gone."""
+
+    def seen(self, data: bytes, flow: Flow, *, sent: bool) -> None:
+        """Let who looks on see a message."""
 
     def datagrams_received(self, datagrams: list[tuple[bytes, Flow]], *, late: bool) -> None:
         """Act on datagrams that a worker has passed on; `late` are those that are to be refused for overload."""
@@ -94,7 +133,7 @@ class ICore(Protocol):
 
 
 class Shift:
-    """A worker that reads `sockets` for a `core`, and makes nonces from `serial` on.
+    """The life of a worker of this `number`, which reads `sockets` for a `core`.
 
     `ended` is called once its link has: no word of it leaves the machine after that. `counters` has what was handed
     over. Raises whatever keeps it from beginning.
@@ -108,13 +147,14 @@ class Shift:
         core: ICore,
         roster: Roster,
         sockets: Sequence[UdpSocket],
-        serial: int,
+        number: int,
         spawn: Spawn,
         ended: Callable[[str], None],
         counters: dict[str, int],
     ) -> None:
         self.version = -1
         """That of the accounts which it has surely got."""
+        self.transactions = 0
         self.reading = False
         self.finishing = False
         """True once it was told to end."""
@@ -126,6 +166,10 @@ class Shift:
         self._counters = counters
         self._unanswered = 0
         self._keys: dict[int, bytes] = {}
+        self.mark = make_mark(core.term, number)
+        self._indexes: dict[Address, int] = {udp.address: index for index, udp in enumerate(sockets)}
+        self._handed: list[tuple[bytes, int, str, int]] = []
+        self._handing: IDelayedCall | None = None
         self._verdicts: list[tuple[str, str | Refusal | None]] = []
         self._telling: IDelayedCall | None = None
         self._flushing: IDelayedCall | None = None
@@ -134,7 +178,17 @@ class Shift:
         try:
             with theirs:
                 self._process = spawn([theirs.fileno(), *[udp.fileno() for udp in sockets]])
-            self.send(Start(tuple(udp.address for udp in sockets), core.term, serial, core.settings()))
+            self.send(
+                Start(
+                    tuple(self._indexes),
+                    core.own(),
+                    core.term,
+                    number * SERIALS,
+                    self.mark,
+                    core.timers(),
+                    core.settings(),
+                )
+            )
             self.renew()
             self._tell_accounts("")
         except BaseException:
@@ -144,6 +198,22 @@ class Shift:
     def send(self, order: Order) -> None:
         """Tell the worker."""
         self._link.send(order)
+
+    def hand(self, data: bytes, flow: Flow) -> bool:
+        """Hand it what belongs to its calls, with all that belongs to them in this turn; False if that can't be."""
+        index = self._indexes.get(flow.local)
+        if index is None or self.finishing:
+            return False
+        self._handed.append((data, index, *flow.remote))
+        if self._handing is None:
+            self._handing = self._reactor.callLater(0, self._hand)
+        return True
+
+    def tell_dead(self, flows: Sequence[Flow]) -> None:
+        """Tell it of flows that have failed."""
+        known = [(self._indexes[flow.local], *flow.remote) for flow in flows if flow.local in self._indexes]
+        if known:
+            self.send(Failed(known))
 
     def renew(self) -> None:
         """Tell it until when it may serve phones, and keys that are new; one that doesn't answer at all is killed."""
@@ -176,6 +246,13 @@ class Shift:
         word = decode_word(body)
         if isinstance(word, Registers):
             self._carry_out(word)
+        elif isinstance(word, Questions):
+            self._answer(word)
+        elif isinstance(word, Shadowed):
+            self._core.shadowed(word.records, self.mark)
+        elif isinstance(word, Seen):
+            for data, index, host, port, sent in word.messages:
+                self._core.seen(data, Flow("UDP", self._sockets[index].address, (host, port)), sent=sent)
         elif isinstance(word, Datagrams):
             self._counters["datagrams"] += len(word.datagrams)
             flows = [udp.address for udp in self._sockets]
@@ -185,15 +262,17 @@ class Shift:
             )
         elif isinstance(word, Report):
             self._unanswered = 0
-            self.version = word.version
+            self.version, self.transactions = word.version, word.transactions
             self._core.reported(word)
         elif isinstance(word, Failed):
             flows = [udp.address for udp in self._sockets]
             self._core.flows_failed([Flow("UDP", flows[index], (host, port)) for index, host, port in word.flows])
-        elif isinstance(word, Reading):
+        elif isinstance(word, Ready):
             self.reading = True
             for udp in self._sockets:
                 udp.rest()
+            self.send(Read(self._core.held()))
+            self._link.flush()
         elif isinstance(word, Said):
             self.log.emit(LogLevel.levelWithName(word.level), "{text}", text=word.text)
 
@@ -210,7 +289,40 @@ class Shift:
             else:
                 carry_out((tag, (host, port)), record.aor, record, claim, now, received, self._settled, tag)
         core.registry.propose()
-        core.register_served()
+        core.served("REGISTER")
+
+    def _answer(self, word: Questions) -> None:
+        """Say where requests go; those that come when phones are not to be heard any more are left to nobody."""
+        core, changed_since = self._core, self._roster.changed_since
+        answers = Answers(core.lease_until(), [], [], [], [])
+        self._counters["questions"] += len(word.questions)
+        for tag, aor, uri, method, identity, claim in word.questions:
+            if core.clock() >= answers.until:
+                answers.elsewhere.append(tag)
+                continue
+            if identity and changed_since(identity, word.version):
+                answers.challenged.append(tag)
+                continue
+            try:
+                found = core.find(Wanted(aor, uri, method), claim)
+            except Elsewhere:
+                answers.elsewhere.append(tag)
+                continue
+            if found is None:
+                answers.challenged.append(tag)
+            elif isinstance(found, SipError):
+                answers.refused.append((tag, refusal_of(found)))
+            else:
+                answers.found.append((tag, tuple(map(tuple, found))))
+                core.served(method)
+        self.send(answers)
+        self._link.flush()
+
+    def _hand(self) -> None:
+        self._handing = None
+        handed, self._handed = self._handed, []
+        self.send(Datagrams(handed))
+        self._link.flush()
 
     def _settled(self, verdicts: list[tuple[str, Verdict]]) -> None:
         self._verdicts += [(tag, pack(verdict)) for tag, verdict in verdicts]
@@ -233,15 +345,16 @@ class Shift:
             page, after = self._roster.page(after)
             self.send(page)
             if not after:
-                self.send(Read())
+                self.send(Complete())
                 return
         self._telling = self._reactor.callLater(PAUSE, self._tell_accounts, after)
 
     def _gone(self, why: str) -> None:
-        for call in (self._telling, self._flushing):
+        for call in (self._telling, self._flushing, self._handing):
             if call is not None and call.active():
                 call.cancel()
         self.reading = False
         for udp in self._sockets:
             udp.read()
+        self._core.ended(self.mark)
         self._ended(why)

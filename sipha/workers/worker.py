@@ -27,10 +27,14 @@ from sipha.workers.front import Front
 from sipha.workers.link import Link
 from sipha.workers.messages import (
     Accounts,
+    Answers,
+    Complete,
+    Datagrams,
+    Failed,
     Keys,
     Lease,
     Read,
-    Reading,
+    Ready,
     Said,
     Settings,
     Start,
@@ -60,7 +64,8 @@ class Worker:
         self._tokens: Tokens | None = None
         self._front: Front | None = None
         self._complete = False  # all accounts are here
-        self._reading = False  # and the daemon knows that the sockets are read
+        self._ready = False  # and the daemon knows it
+        self._reading = False  # and reads no more
         self._link = Link(reactor, link, self._ordered, lambda _: ended(), self._drained)
 
     # ICredentials
@@ -82,11 +87,10 @@ class Worker:
             self._start(order)
         elif front is None:
             raise ValueError("the first message must be Start")
-        elif isinstance(order, Verdicts):
-            front.lease(order.until)
-            front.registry.settle([(tag, unpack(verdict)) for tag, verdict in order.verdicts])
+        elif isinstance(order, Verdicts | Answers | Datagrams | Failed):
+            self._go_on(front, order)
         elif isinstance(order, Lease):
-            front.watching = order.watched
+            front.watch(watched=order.watched)
             front.lease(order.until, ahead=order.time - order.at)
             self._attend(front)
             self._link.send(front.report())
@@ -98,11 +102,30 @@ class Worker:
             self._tokens = Tokens(order.ring) if order.ring else None
         elif isinstance(order, Settings):
             front.adopt(order)
-        elif isinstance(order, Read):
+        elif isinstance(order, Complete):
             self._complete = True
+        elif isinstance(order, Read):
+            front.calls.leave(order.held, self._clock())
+            self._reading = True
+            self._attend(front)
+
+    def _go_on(self, front: Front, order: Verdicts | Answers | Datagrams | Failed) -> None:
+        """Go on with what phones wait for."""
+        if isinstance(order, Verdicts):
+            front.lease(order.until)
+            front.registry.settle([(tag, unpack(verdict)) for tag, verdict in order.verdicts])
+        elif isinstance(order, Answers):
+            front.lease(order.until)
+            front.answered(order)
+        elif isinstance(order, Datagrams):
+            front.datagrams_handed(order.datagrams)
+        else:
+            front.flows_died(order.flows)
 
     def _start(self, order: Start) -> None:
-        front = self._front = Front(order, self, lambda: self._tokens, self._link.send, self._clock)
+        front = self._front = Front(
+            self._reactor, order, self, lambda: self._tokens, self._link.send, self._link.flush, self._clock
+        )
         self._sockets = [
             UdpSocket(
                 self._reactor,
@@ -141,14 +164,14 @@ class Worker:
 
     def _attend(self, front: Front) -> None:
         """Read the sockets, unless there is no lease, or the daemon can't follow: phones wait in the kernel then."""
-        if self._complete and front.leased and not self._link.waiting:
-            for udp in self._sockets:
+        attends = front.leased and not self._link.waiting
+        if self._complete and not self._ready and attends:
+            self._ready = True
+            self._link.send(Ready())
+        for udp in self._sockets:
+            if self._reading and attends:
                 udp.read()
-            if not self._reading:
-                self._reading = True
-                self._link.send(Reading())
-        else:
-            for udp in self._sockets:
+            else:
                 udp.rest()
 
     # ILogObserver

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 from zope.interface import implementer
 
-from sipha.auth.authenticator import Authenticated, Authenticator, Challenge, strip_credentials
+from sipha.auth.authenticator import Authenticator, Challenge, strip_credentials
 from sipha.auth.domain import Domain, Domains
 from sipha.errors import MalformedMessage, Unavailable
 from sipha.sip import digest
@@ -82,10 +84,27 @@ def authorization(
     return value
 
 
+class Authenticated(NamedTuple):
+    account: Account
+
+
+def authenticated(
+    authenticator: Authenticator, request: Request, domain: Domain, now: float, term: int
+) -> Authenticated | Challenge:
+    """Verify the credentials of a request and use them up."""
+    header = "Proxy-Authorization"
+    outcome = authenticator.verify(request, header, domain, now, term)
+    if isinstance(outcome, Challenge):
+        return outcome
+    if not authenticator.use_up(outcome.claim, now):
+        return authenticator.challenge(header, domain, now, term, stale=True)
+    return Authenticated(outcome.account)
+
+
 def authenticate(
     authenticator: Authenticator, value: str, *, now: float = NOW, term: int = TERM, uri: str = "sip:bob@sipha.test"
 ) -> Authenticated | Challenge:
-    return authenticator.authenticate(request(value, uri=uri), "Proxy-Authorization", DOMAIN, now, term)
+    return authenticated(authenticator, request(value, uri=uri), DOMAIN, now, term)
 
 
 def is_stale(outcome: Authenticated | Challenge) -> bool:
@@ -97,7 +116,7 @@ def is_stale(outcome: Authenticated | Challenge) -> bool:
 
 
 def test_request_without_credentials_is_challenged_strongest_first(authenticator: Authenticator) -> None:
-    outcome = authenticator.authenticate(request(), "Proxy-Authorization", DOMAIN, NOW, TERM)
+    outcome = authenticated(authenticator, request(), DOMAIN, NOW, TERM)
     assert isinstance(outcome, Challenge)
     assert not is_stale(outcome)
     params = [parse_auth_params(value)[1] for _, value in outcome.headers]
@@ -198,7 +217,7 @@ def test_algorithm_that_the_domain_does_not_offer_is_refused(authenticator: Auth
     strong = Domain("sipha.test", REALM, algorithms=("SHA-256",))
     for algorithm in ("MD5", None, "MD5-sess", "SHA-512-256"):
         value = request(authorization(algorithm=algorithm))
-        outcome = authenticator.authenticate(value, "Proxy-Authorization", strong, NOW, TERM)
+        outcome = authenticated(authenticator, value, strong, NOW, TERM)
         assert isinstance(outcome, Challenge)
         assert len(outcome.headers) == 1
 
@@ -206,7 +225,7 @@ def test_algorithm_that_the_domain_does_not_offer_is_refused(authenticator: Auth
 def test_session_form_of_an_offered_algorithm_is_accepted(authenticator: Authenticator) -> None:
     strong = Domain("sipha.test", REALM, algorithms=("SHA-256",))
     value = request(authorization(algorithm="SHA-256-sess"))
-    assert isinstance(authenticator.authenticate(value, "Proxy-Authorization", strong, NOW, TERM), Authenticated)
+    assert isinstance(authenticated(authenticator, value, strong, NOW, TERM), Authenticated)
 
 
 @pytest.mark.parametrize(
@@ -235,20 +254,20 @@ def test_digest_uri_must_mean_the_request_uri(authenticator: Authenticator, dige
 
 def test_credentials_for_another_realm_are_passed_over(authenticator: Authenticator) -> None:
     value = request(authorization(realm="elsewhere"), authorization())
-    outcome = authenticator.authenticate(value, "Proxy-Authorization", DOMAIN, NOW, TERM)
+    outcome = authenticated(authenticator, value, DOMAIN, NOW, TERM)
     assert isinstance(outcome, Authenticated)
 
 
 def test_authorization_is_no_proxy_authorization(authenticator: Authenticator) -> None:
     value = request(authorization(), header="Authorization")
-    assert isinstance(authenticator.authenticate(value, "Proxy-Authorization", DOMAIN, NOW, TERM), Challenge)
+    assert isinstance(authenticated(authenticator, value, DOMAIN, NOW, TERM), Challenge)
 
 
 def test_without_a_key_nobody_is_authenticated() -> None:
     authenticator = Authenticator(Accounts(alice=HA1), lambda: None, DOMAINS)
     for value in (request(), request(authorization())):
         with pytest.raises(Unavailable):
-            authenticator.authenticate(value, "Proxy-Authorization", DOMAIN, NOW, TERM)
+            authenticated(authenticator, value, DOMAIN, NOW, TERM)
 
 
 def test_own_credentials_are_stripped_and_others_stay() -> None:

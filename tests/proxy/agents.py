@@ -226,7 +226,7 @@ class Network:
             if house.fuse == 0 and not self._back_at:
                 self._back_at = house.now + GAP
             times = [agent.layer.next_timer() for agent in agents]
-            times.append(self._back_at or house.layer.next_timer())
+            times.append(self._back_at or house.next_timer())
             due = min((time for time in times if time is not None), default=inf)
             if due > end:
                 house.pass_time(end)

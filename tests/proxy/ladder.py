@@ -19,7 +19,9 @@ from sipha.proxy.interfaces import ITransport
 from sipha.proxy.proxy import Proxy
 from sipha.proxy.shadow import Shadows
 from sipha.proxy.takeover import longest_setup
+from sipha.proxy.targets import Targets
 from sipha.sip import digest
+from sipha.sip.events import Event
 from sipha.sip.flow import Address, Flow
 from sipha.sip.headers import parse_auth_params
 from sipha.sip.layer import TransactionLayer
@@ -47,6 +49,8 @@ def bracketed(host: str) -> str:
 @implementer(ITransport)
 class Wires:
     """UDP and TCP listeners at both virtual addresses, and the TCP connections that the test has opened."""
+
+    mark = ""
 
     def __init__(self) -> None:
         self.connections: dict[Address, Flow] = {}
@@ -103,7 +107,9 @@ class State:
 
 
 class House:
-    """The proxy, its transaction layer, and the network between it and the phones."""
+    """The proxy, its transaction layer, and the network between it and the phones, whose Vias bear `rport` or not."""
+
+    rport = ""
 
     def __init__(
         self, *, peers: Sequence[str] = (), allow_inbound: bool = False, timers: Timers | None = None, breadth: int = 60
@@ -138,12 +144,14 @@ class House:
         self.fuse = None
         self.term += 1
         self.layer = TransactionLayer(self.timers)
+        authenticator = Authenticator(self.state, lambda: self.tokens, self.domains)
         self.proxy = Proxy(
             self.layer,
             log=self.state,
             location=self.state,
             credentials=self.state,
-            authenticator=Authenticator(self.state, lambda: self.tokens, self.domains),
+            authenticator=authenticator,
+            targets=Targets(self.state, self.state, self.state, authenticator),
             domains=self.domains,
             transport=self.wires,
             term=lambda: self.term,
@@ -187,7 +195,7 @@ class House:
         for _ in range(1000):
             while (event := self.layer.next_event()) is not None:
                 try:
-                    self.proxy.event_received(event, self.now)
+                    self.act(event)
                 except SipError as error:
                     self.errors.append(error)
             if self.shadows.urgent:
@@ -199,12 +207,18 @@ class House:
                 if not self._burn():
                     return
                 self.raw.append((data, flow))
-                message = parse(data)
                 if flow.remote in {VIP, VIP6}:
-                    self.layer.receive(message, Flow(flow.transport, flow.remote, flow.local), self.now)
+                    self.come_back(data, Flow(flow.transport, flow.remote, flow.local))
                 else:
-                    self.inbox[flow.transport, flow.remote].append(message)
+                    self.inbox[flow.transport, flow.remote].append(parse(data))
         raise AssertionError("the proxy never comes to rest")
+
+    def come_back(self, data: bytes, flow: Flow) -> None:
+        """Let a message in that was sent to ourselves."""
+        self.layer.receive(parse(data), flow, self.now)
+
+    def act(self, event: Event) -> None:
+        self.proxy.event_received(event, self.now)
 
     def share(self) -> None:
         """Let the other nodes hear of the leader's calls."""
@@ -220,13 +234,23 @@ class House:
 
     def advance(self, seconds: float) -> None:
         end = self.now + seconds
-        while (when := self.layer.next_timer()) is not None and when <= end:
+        while (when := self.next_timer()) is not None and when <= end:
             self.pass_time(when)
-            self.layer.handle_timer(self.now)
-            self.turn()
+            self.handle_timer()
         self.pass_time(end)
         if seconds:
             self.share()
+
+    @property
+    def dropped(self) -> int:
+        return self.proxy.counters.dropped
+
+    def next_timer(self) -> float | None:
+        return self.layer.next_timer()
+
+    def handle_timer(self) -> None:
+        self.layer.handle_timer(self.now)
+        self.turn()
 
     def pass_time(self, until: float) -> None:
         """Let all clocks go on, if it isn't later yet."""
@@ -340,7 +364,7 @@ class Phone:
         """Make a request and send it."""
         lines = [
             f"{method} {uri} SIP/2.0",
-            f"Via: SIP/2.0/{self.transport} {self.via};branch={branch or f'z9hG4bK-{next(_serial)}'}",
+            f"Via: SIP/2.0/{self.transport} {self.via}{self.house.rport};branch={branch or f'z9hG4bK-{next(_serial)}'}",
             *(f"Route: {route}" for route in routes),
             *([] if max_forwards is None else [f"Max-Forwards: {max_forwards}"]),
             f"From: {from_ or f'<{self.aor}>;tag={self.tag}'}",
@@ -372,7 +396,7 @@ class Phone:
         retry.headers.remove("Proxy-Authorization")
         retry.headers.add("Proxy-Authorization", self.credentials(retry, user=user, nc=nc))
         retry.headers.set("CSeq", f"{retry.cseq.number + 1} {retry.method}")
-        via = f"SIP/2.0/{self.transport} {self.via};branch=z9hG4bK-{next(_serial)}"
+        via = f"SIP/2.0/{self.transport} {self.via}{self.house.rport};branch=z9hG4bK-{next(_serial)}"
         retry.headers.replace_value("Via", via)
         return self.send(retry)
 

@@ -88,7 +88,6 @@ REFUSED = (('response="', 'response="0'), ("sip:alice@", "sip:bob@"), ("nc=00000
 
 URIS = ("sip:bob@sipha.test", "sip:bob@alias.test", "sip:bob@sipha.test;user=phone", "sip:bob@192.0.2.10:5060")
 STRANGE_URIS = (
-    "sip:nobody@sipha.test",
     "sip:bob@elsewhere.test",
     "sip:bob@sipha.test;lr",
     "sip:bob@sipha.test;maddr=192.0.2.77",
@@ -209,6 +208,17 @@ def test_invite_to_any_address_of_a_user_of_ours_is_plain(uri: str, callee: str)
     assert one.outcome("answer") == other.outcome("answer")
 
 
+@pytest.mark.parametrize(
+    ("uri", "callee"),
+    [("sip:nobody@sipha.test", "UDP"), *[(URIS[0], callee) for callee in ("twice", "path", "methods", "sips")]],
+)
+def test_invite_to_more_or_less_than_a_phone_is_forwarded_as_one_that_is_parsed(uri: str, callee: str) -> None:
+    one, other = Scene(uri, callee), Scene(uri, callee)
+    assert one.glance(one.invite())
+    other.parse(other.invite())
+    assert one.outcome("answer") == other.outcome("answer")
+
+
 @pytest.mark.parametrize("edit", OTHER)
 def test_invite_that_is_not_plain_is_left_to_the_parser(edit: tuple[str, str]) -> None:
     scene = Scene()
@@ -219,13 +229,6 @@ def test_invite_that_is_not_plain_is_left_to_the_parser(edit: tuple[str, str]) -
 @pytest.mark.parametrize("uri", STRANGE_URIS)
 def test_invite_to_anything_else_is_left_to_the_parser(uri: str) -> None:
     scene = Scene(uri)
-    assert not scene.glance(scene.invite())
-    assert not scene.house.raw
-
-
-@pytest.mark.parametrize("callee", ["twice", "path", "methods", "sips"])
-def test_invite_to_a_callee_with_more_to_say_is_left_to_the_parser(callee: str) -> None:
-    scene = Scene(callee=callee)
     assert not scene.glance(scene.invite())
     assert not scene.house.raw
 

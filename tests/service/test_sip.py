@@ -7,7 +7,8 @@ import pytest
 from sipha.errors import MalformedMessage
 from sipha.proxy.invite import Invite
 from sipha.proxy.plain import Plain
-from sipha.service.sip import TransactionUser, refusal_tag
+from sipha.proxy.uas import refusal_tag
+from sipha.service.sip import TransactionUser
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
 from sipha.sip.parser import ParseError, parse

@@ -19,6 +19,8 @@ from sipha.sandbox import Sandbox, SandboxNode
 from tests.system.conftest import wait_until
 from tests.system.nodes import check, clear, freeze, quick, siphactl, started
 from tests.system.registrations import Load
+from tests.system.test_takeover import final
+from tests.system.ua import Call, UserAgent, call
 
 pytestmark = pytest.mark.system
 
@@ -26,6 +28,9 @@ PREFIX = "127.0.36"
 USERS = tuple(f"user{number}" for number in range(20))
 LEASE = 1.0
 """Seconds."""
+
+CALLS = 8
+"""At once, among which the kernel divides the workers."""
 
 _seeds = count(1)
 
@@ -123,6 +128,84 @@ def test_frozen_daemon_makes_its_workers_fall_silent_and_dead_they_end(cluster: 
         wait_until(lambda: all(map(gone, workers)), "the workers to end with the daemon")
         wait_until(lambda: cluster.leader() is not None, "another leader")
         wait_until(lambda: lines.answered() == len(lines.sockets), "its workers to answer")
+
+
+@pytest.fixture
+def pairs(cluster: Sandbox) -> Iterator[list[tuple[UserAgent, UserAgent]]]:
+    """Callers and those that they call, each with a user and an address of its own; who is called has registered."""
+    server = cluster.virtual_address, 5060
+    agents = [
+        UserAgent(user, server, host=f"{PREFIX}.{150 + number}") for number, user in enumerate(USERS[: 2 * CALLS])
+    ]
+    for callee in agents[1::2]:
+        callee.register()
+    yield list(zip(agents[::2], agents[1::2], strict=True))
+    for agent in agents:
+        agent.close()
+    counters = quick(cluster.wait_for_leader())["counters"]
+    assert not counters.get("transport_mistake"), "see the log"
+
+
+def count_of(node: SandboxNode, name: str) -> int:
+    return int(quick(node)["counters"].get(name, 0))
+
+
+def test_workers_proxy_calls(cluster: Sandbox, pairs: list[tuple[UserAgent, UserAgent]]) -> None:
+    leader = cluster.wait_for_leader()
+    names = ("workers_questions", "proxy_requests", "transaction_server_transactions")
+    before = [count_of(leader, name) for name in names]
+    for caller, callee in pairs:
+        established = call(caller, callee)
+        for method in ("INFO", "INVITE"):
+            established.exchange(method)
+        established.exchange("BYE", by_callee=True)
+
+    def counted() -> bool:
+        after = [count_of(leader, name) for name in names]
+        questions, requests, begun = [n - known for n, known in zip(after, before, strict=True)]
+        # A call is two INVITEs, the second with credentials, and ACKs for both; INFO, INVITE, ACK, BYE.
+        return questions == CALLS and requests == 8 * CALLS and begun == 4 * CALLS
+
+    wait_until(counted, "the workers to report")
+
+
+def test_calls_that_ring_go_on_when_all_workers_are_killed(
+    cluster: Sandbox, pairs: list[tuple[UserAgent, UserAgent]]
+) -> None:
+    leader = cluster.wait_for_leader()
+    invites = []
+    for caller, callee in pairs:
+        caller.invite(callee.aor)
+        invites.append(callee.expect("INVITE"))
+        callee.answer(invites[-1], 180)
+        caller.expect(180)
+    before = set(workers_of(leader))
+    resumed = count_of(leader, "takeover_resumed")
+    for worker in before:
+        os.kill(worker, signal.SIGKILL)
+    for number, ((caller, callee), invite) in enumerate(zip(pairs, invites, strict=True)):
+        if number == CALLS // 2:
+            wait_until(lambda: set(workers_of(leader)).isdisjoint(before), "other workers")
+            wait_until(lambda: reading(leader) == 2, "them to read")
+        callee.answer(invite, 200)
+        Call(caller, callee, invite, final(caller, 200)).acknowledge().exchange("BYE", by_callee=True)
+    assert count_of(leader, "takeover_resumed") == resumed + CALLS
+
+
+def test_calls_go_on_when_leadership_is_handed_on(cluster: Sandbox, pairs: list[tuple[UserAgent, UserAgent]]) -> None:
+    first = cluster.wait_for_leader()
+    other = next(node for node in cluster.nodes if node is not first)
+    invites = []
+    for caller, callee in pairs:
+        caller.invite(callee.aor)
+        invites.append(callee.expect("INVITE"))
+        callee.answer(invites[-1], 180)
+        caller.expect(180)
+    siphactl(first, "transfer", other.name)
+    wait_until(lambda: quick(other)["leading"] and reading(other) == 2, "the other's workers to read")
+    for (caller, callee), invite in zip(pairs, invites, strict=True):
+        callee.answer(invite, 200)
+        Call(caller, callee, invite, final(caller, 200)).acknowledge().exchange("BYE", by_callee=True)
 
 
 class Lines:

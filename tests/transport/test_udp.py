@@ -137,6 +137,24 @@ class UdpSocketTests(TestCase):
         report()
         assert self.successResultOf(self.failures.get()) == [Flow("UDP", udp.address, nobody)]
 
+    def test_send_is_not_hit_by_an_icmp_error_that_another_process_reads(self) -> None:
+        udp = self.udp_socket(StillReactor())
+        theirs = udp._socket.dup()  # a worker's
+        self.addCleanup(theirs.close)
+        nobody = self.unused_address()
+        read, errors = udp._read_errors, list[object]()
+
+        def read_second() -> bool:
+            while not errors:
+                errors.append(theirs.recvmsg(1, 512, socket.MSG_ERRQUEUE))
+            return read()
+
+        udp._read_errors = read_second  # type: ignore[method-assign]
+        assert udp.send(b"anybody?", nobody) == 0
+        assert udp.send(b"hello", self.phone_address) == 0
+        assert self.phone.recvfrom(100)[0] == b"hello"
+        assert len(errors) == 1
+
     def test_socket_drops_what_came_before_it_was_started(self) -> None:
         still = StillReactor()
         udp = self.udp_socket(still)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any, get_args
+
+from twisted.internet.task import Clock
 
 from sipha.nat.detection import Test
 from sipha.registrar.registry import Verdict
 from sipha.sip.flow import Address, Flow
 from sipha.sip.message import Response
+from sipha.sip.timers import Timers
+from sipha.transport.udp import UdpSocket
 from sipha.workers.front import Front
+from sipha.workers.mark import make_mark
 from sipha.workers.messages import (
     Datagrams,
     Failed,
@@ -40,16 +47,35 @@ def masked(data: bytes) -> bytes:
     return _DATE.sub(b"Date: now", _NONCE.sub(b'nonce="N"', data))
 
 
-class Socket:
-    """A worker's socket, which notes what is sent."""
+class Line:
+    """The kernel's side of a worker's socket: `sent` is told what is sent by it."""
 
-    def __init__(self, address: Address, sent: list[tuple[bytes, Flow]]) -> None:
-        self.address = address
+    def __init__(self, address: Address, sent: Callable[[bytes, Flow], object]) -> None:
+        self.family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._address = address
         self._sent = sent
 
-    def send(self, data: bytes, remote: Address) -> int:
-        self._sent.append((data, Flow("UDP", self.address, remote)))
-        return 0
+    def setsockopt(self, *_: object) -> None:
+        pass
+
+    def getsockname(self) -> Address:
+        return self._address
+
+    def sendto(self, data: bytes, remote: tuple[Any, ...]) -> None:
+        self._sent(data, Flow("UDP", self._address, (remote[0], remote[1])))
+
+
+def socket_at(address: Address, sent: Callable[[bytes, Flow], object]) -> UdpSocket:
+    """A worker's socket, by which nothing leaves the test."""
+    line: Any = Line(address, sent)
+    reactor: Any = None
+    return UdpSocket(
+        reactor, address, _ignore, _ignore, Counter(), bind=lambda _kind, _address: [line], receive_buffer=None
+    )
+
+
+def _ignore(*_: object) -> None:
+    pass
 
 
 class WorkerSite(Site):
@@ -69,12 +95,19 @@ class WorkerSite(Site):
             300,
             get_args(Test),
             (),
+            False,
+            60,
             ("112",),
         )
-        order = decode_order(frame(Start(LISTENERS, self.replica.term, 1 << 20, self.worker_settings))[4:])
+        term = self.replica.term
+        own = tuple(("UDP", *address) for address in LISTENERS)
+        start = Start(LISTENERS, own, term, 1 << 20, make_mark(term, 1), astuple(Timers()), self.worker_settings)
+        order = decode_order(frame(start)[4:])
         assert isinstance(order, Start)
-        self.front = Front(order, self.replica, lambda: self.tokens, self._hear, lambda: self.replica.now)
-        self.front.use([Socket(address, self.sent) for address in LISTENERS])  # type: ignore[misc]
+        self.front = Front(
+            Clock(), order, self.replica, lambda: self.tokens, self._hear, lambda: None, lambda: self.replica.now
+        )
+        self.front.use([socket_at(address, self._note_sent) for address in LISTENERS])
         self.front.lease(self.replica.now + 1e9, ahead=0.0)
 
     def receive(self, data: bytes, flow: Flow = FLOW) -> Response | None:
@@ -95,6 +128,9 @@ class WorkerSite(Site):
         counts = self.front.report().counts
         reported = {int(name.partition("/")[2]): n for name, n in counts.items() if name.startswith("responses/")}
         return self.registrar.responses + Counter(reported)
+
+    def _note_sent(self, data: bytes, flow: Flow) -> None:
+        self.sent.append((data, flow))
 
     def _hear(self, word: Word) -> None:
         word = decode_word(frame(word)[4:])

@@ -14,6 +14,7 @@ from sipha.workers.messages import (
     Datagrams,
     Lease,
     Order,
+    Ready,
     Registers,
     Verdicts,
     Word,
@@ -73,8 +74,8 @@ def test_frame_that_is_too_long_is_refused_before_it_has_come() -> None:
 
 
 def test_word_is_no_order() -> None:
-    body = frame(WORDS[0])[4:]
-    with pytest.raises(ValueError, match="datagrams"):
+    body = frame(Ready())[4:]
+    with pytest.raises(ValueError, match="ready"):
         decode_order(body)
 
 

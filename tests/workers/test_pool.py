@@ -6,13 +6,18 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 
 import pytest
 from twisted.logger import ILogObserver, LogEvent, Logger
 from zope.interface import provider
 
+from sipha.auth.claim import Claim
+from sipha.proxy.shadow import Key
+from sipha.proxy.target import TargetSet, Wanted
 from sipha.registrar.registry import Registry
 from sipha.sip.flow import Address, Flow
+from sipha.sip.timers import Timers
 from sipha.transport.address import bound_sockets
 from sipha.transport.udp import UdpSocket
 from sipha.vip.clock import boottime
@@ -41,7 +46,14 @@ class Core:
         self.passed: list[tuple[bytes, Flow]] = []
         self.dead: list[Flow] = []
         self.counts: Counter[str] = Counter()
-        self.served = 0
+        self.methods: list[str] = []
+        self.timing = astuple(Timers())
+        self.asked: list[tuple[Wanted, Claim | None]] = []
+        self.targets: TargetSet | None = None
+        self.records: list[tuple[str, bytes]] = []
+        self.gone: list[str] = []
+        self.looked_at: list[tuple[bytes, Flow, bool]] = []
+        self.callers: list[Key] = []
 
     def clock(self) -> float:
         return boottime()
@@ -61,8 +73,30 @@ class Core:
     def settings(self) -> Settings:
         return self.site.worker_settings
 
-    def register_served(self) -> None:
-        self.served += 1
+    def own(self) -> tuple[tuple[str, str, int], ...]:
+        return ()
+
+    def timers(self) -> tuple[float, float, float, float, float]:
+        return self.timing
+
+    def held(self) -> list[Key]:
+        return self.callers
+
+    def served(self, method: str) -> None:
+        self.methods.append(method)
+
+    def find(self, wanted: Wanted, claim: Claim | None) -> TargetSet | None:
+        self.asked.append((wanted, claim))
+        return self.targets
+
+    def shadowed(self, records: list[bytes], mark: str) -> None:
+        self.records += [(mark, record) for record in records]
+
+    def ended(self, mark: str) -> None:
+        self.gone.append(mark)
+
+    def seen(self, data: bytes, flow: Flow, *, sent: bool) -> None:
+        self.looked_at.append((data, flow, sent))
 
     def datagrams_received(self, datagrams: list[tuple[bytes, Flow]], *, late: bool) -> None:
         assert not late
@@ -218,7 +252,7 @@ def test_all_workers_serve_phones(rig: Rig) -> None:
     for line, user in zip(rig.lines, ("alice", "bob"), strict=False):
         assert register(rig, line, rig.phone(user)) == 200
     assert rig.pool.counters["registers"] == 2
-    assert rig.core.served == 2
+    assert rig.core.methods == ["REGISTER", "REGISTER"]
     rig.world.until(lambda: rig.core.counts["registrar/challenged"] == len(rig.lines) + 2)
     assert not rig.read_here
 

@@ -1,0 +1,27 @@
+"""The mark that a worker's Vias bear, by which whoever reads a response knows whose it is."""
+
+from __future__ import annotations
+
+import re
+
+_TOP_VIA = re.compile(rb"\r\n(?:via|v)[ \t]*:((?:[^\r\n,]|\r\n[ \t])*)", re.IGNORECASE)
+_PARAM = ";w="
+
+
+def make_mark(term: int, number: int) -> str:
+    """The mark of one life of a worker, the one of this number in its term."""
+    return f"{term:x}-{number}"
+
+
+def param(mark: str) -> str:
+    """What a Via bears (RFC 3261 §20.42 lets it bear anything)."""
+    return _PARAM + mark
+
+
+def read_mark(response: bytes) -> str:
+    """The mark in the topmost Via of a response; empty if it has none."""
+    via = _TOP_VIA.search(response)
+    if via is None:
+        return ""
+    text = via[1].decode("latin-1").partition(_PARAM)[2]
+    return text.partition(";")[0].strip()
