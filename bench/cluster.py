@@ -64,7 +64,7 @@ VARIANTS = (REPLICATED, COMPILED, ALONE, COMPILED_ALONE)
 class Cluster:
     """Nodes of a variant, on PREFIX.11 and up, whose leader serves PREFIX.10 from a core of its own."""
 
-    window = 256
+    window = 512
     calls = True
 
     def __init__(self, variant: Variant, directory: Path, prefix: str) -> None:

@@ -105,9 +105,11 @@ def test_addresses_move_and_are_never_at_two_nodes(hosts: Hosts, fault: Fault) -
         time.sleep(BETWEEN)
         befallen, mended = befall(hosts, fault, leader)
         time.sleep(BETWEEN)
+        last = hosts.wait_for_leader()
     found = check_one_holder(capture)
     assert found[0].node == leader.name
-    assert found[-1].node == hosts.wait_for_leader().name
+    # Who took over may be unwell since the fault before, and hand leadership on as soon as another is there to take it.
+    assert found[-1].node in {last.name, hosts.wait_for_leader().name}
     assert any(tenure.node != leader.name for tenure in found)
     assert not uses_between(capture, leader.name, befallen + GONE, mended)
 

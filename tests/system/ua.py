@@ -273,6 +273,12 @@ class UserAgent:
         self._receive(0)
         return not self._inbox
 
+    def hears(self, *, within: float) -> bool:
+        """Wait until something has come that wasn't looked at; False if nothing does."""
+        if not self._inbox:
+            self._receive(within)
+        return bool(self._inbox)
+
     def _next(self, within: float) -> Request | Response | Keepalive:
         deadline = time.monotonic() + within
         while not self._inbox:
