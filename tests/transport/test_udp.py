@@ -137,6 +137,7 @@ class UdpSocketTests(TestCase):
         report()
         assert self.successResultOf(self.failures.get()) == [Flow("UDP", udp.address, nobody)]
 
+    @pytest.mark.interpreted
     def test_send_is_not_hit_by_an_icmp_error_that_another_process_reads(self) -> None:
         udp = self.udp_socket(StillReactor())
         theirs = udp._socket.dup()  # a worker's
