@@ -15,6 +15,7 @@ import argparse
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Collection
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -60,14 +61,39 @@ def record(phone: int, cseq: int) -> Register:
     )
 
 
-def network(cluster: Cluster, node: str, reactor: Any) -> Peers:
-    """The connections of a node."""
-    addresses = dict(cluster.addresses)
+def network(cluster: Cluster, node: str, others: Collection[str], reactor: Any) -> Peers:
+    """The connections of a node with others."""
     directory = cluster.directory / "tls"
     credentials = Credentials(*(directory / name for name in ("ca.pem", f"{node}.pem", f"{node}.key")))
-    own = addresses.pop(node)
-    others = {FOLLOWER: addresses[FOLLOWER]} if node == LEADER else addresses
-    return Peers(reactor, node, own, others, "sipha", credentials)
+    addresses = {name: cluster.addresses[name] for name in others}
+    return Peers(reactor, node, cluster.addresses[node], addresses, "sipha", credentials)
+
+
+class Refreshes:
+    """Phones that register, and refresh in turns; `commit` has a replica take an entry, and says how long that took.
+
+    That and what is returned are seconds of CPU time.
+    """
+
+    def __init__(self, phones: int, commit: Callable[[tuple[Register, ...]], float]) -> None:
+        self._phones = phones
+        self._commit = commit
+        self._next = 0
+        for first in range(0, phones, 100):
+            commit(tuple(record(phone, 1) for phone in range(first, first + 100)))
+        (self._writer,) = (thread for thread in threading.enumerate() if thread.name == "journal")
+
+    def round(self, group: int) -> tuple[float, float]:
+        """What both threads take, the reactor's and the disk's, for each refresh, with so many to an entry."""
+        batches = []
+        for _ in range(ENTRIES):
+            numbers = range(self._next, self._next + group)
+            self._next += group
+            batches.append(tuple(record(each % self._phones, 2 + each // self._phones) for each in numbers))
+        disk = time.pthread_getcpuclockid(self._writer.ident or 0)
+        begin = time.clock_gettime(disk)
+        spent = sum(map(self._commit, batches))
+        return spent / ENTRIES / group, (time.clock_gettime(disk) - begin) / ENTRIES / group
 
 
 @implementer(INetworkUser)
@@ -83,7 +109,7 @@ class Leader:
         self._time = 0
         self._beaten = 0.0
         self._cluster_id = cluster.cluster_id
-        self.network = network(cluster, LEADER, self.reactor)
+        self.network = network(cluster, LEADER, [FOLLOWER], self.reactor)
         self.network.start(self)
 
     def introduce(self) -> Hello:
@@ -144,7 +170,7 @@ class Bench:
         self.leader = Leader(cluster)
         self.reactor: Any = EPollReactor()
         disk = FileDisk(str(directory / FOLLOWER), self.reactor)
-        peers = network(cluster, FOLLOWER, self.reactor)
+        peers = network(cluster, FOLLOWER, cluster.addresses.keys() - {FOLLOWER}, self.reactor)
         seeds = {name: address for name, address in cluster.addresses.items() if name != FOLLOWER}
         self.replica = Replica(self.reactor, FOLLOWER, disk, peers, seeds, Policy(), timing=_PATIENT, boot_id="bench")
         replica = self.replica
@@ -154,23 +180,7 @@ class Bench:
         while not self.leader.connections:
             self.leader.reactor.iterate(0.005)
             self.reactor.iterate(0.005)
-        self._phones = phones
-        self._next = 0
-        for first in range(0, phones, 100):
-            self._commit(tuple(record(phone, 1) for phone in range(first, first + 100)))
-        (self._writer,) = (thread for thread in threading.enumerate() if thread.name == "journal")
-
-    def round(self, group: int) -> tuple[float, float]:
-        """The seconds of both threads for each of some refreshes."""
-        batches = []
-        for _ in range(ENTRIES):
-            numbers = range(self._next, self._next + group)
-            self._next += group
-            batches.append(tuple(record(each % self._phones, 2 + each // self._phones) for each in numbers))
-        disk = time.pthread_getcpuclockid(self._writer.ident or 0)
-        begin = time.clock_gettime(disk)
-        spent = sum(map(self._commit, batches))
-        return spent / ENTRIES / group, (time.clock_gettime(disk) - begin) / ENTRIES / group
+        self.round = Refreshes(phones, self._commit).round
 
     def beat(self, count: int) -> float:
         """The seconds of the reactor's thread for a heartbeat, and what is done between two."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import threading
 import time
 from math import inf
 from pathlib import Path
@@ -23,14 +22,13 @@ from typing import Any
 from twisted.internet.epollreactor import EPollReactor
 from zope.interface import implementer
 
-from bench.follower import record
+from bench.follower import Refreshes, network
 from bench.load import BenchError
 from bench.log_nodes import Cluster
 from sipha.cluster.disk import FileDisk
-from sipha.cluster.peers import INetworkUser, Peers
+from sipha.cluster.peers import INetworkUser
 from sipha.cluster.raft import Timing
 from sipha.cluster.replica import Replica
-from sipha.cluster.tls import Credentials
 from sipha.cluster.wire import (
     PROTOCOL,
     AppendEntries,
@@ -49,24 +47,11 @@ from sipha.state.outcomes import Registered
 
 LEADER, FOLLOWERS = "c", ("a", "b")
 GROUPS = (1, 4, 16, 64, 160)
-ENTRIES = 16
-"""Entries of a round."""
-
 LEASE_ACK = 25_000
 """Microseconds between two acknowledgements of the lease, as a follower gives them."""
 
 PATIENCE = 30.0
 """Seconds within which there is a leader."""
-
-
-def network(cluster: Cluster, node: str, reactor: Any) -> Peers:
-    """The connections of a node: the followers know only who leads."""
-    addresses = dict(cluster.addresses)
-    directory = cluster.directory / "tls"
-    credentials = Credentials(*(directory / name for name in ("ca.pem", f"{node}.pem", f"{node}.key")))
-    own = addresses.pop(node)
-    others = addresses if node == LEADER else {LEADER: addresses[LEADER]}
-    return Peers(reactor, node, own, others, "sipha", credentials)
 
 
 @implementer(INetworkUser)
@@ -78,7 +63,7 @@ class Follower:
         self._node = node
         self._acked = 0
         self._cluster_id = cluster.cluster_id
-        self.network = network(cluster, node, self.reactor)
+        self.network = network(cluster, node, [LEADER], self.reactor)
         self.network.start(self)
 
     def introduce(self) -> Hello:
@@ -125,7 +110,7 @@ class Bench:
         self.followers = [Follower(cluster, name) for name in FOLLOWERS]
         self.reactor: Any = EPollReactor()
         disk = FileDisk(str(directory / LEADER), self.reactor)
-        peers = network(cluster, LEADER, self.reactor)
+        peers = network(cluster, LEADER, FOLLOWERS, self.reactor)
         seeds = {name: address for name, address in cluster.addresses.items() if name != LEADER}
         timing = Timing(election_min=4.0, election_max=8.0)
         self.replica = Replica(self.reactor, LEADER, disk, peers, seeds, Policy(), timing=timing, boot_id="bench")
@@ -135,23 +120,7 @@ class Bench:
             self._turn(0.005)
             if time.monotonic() - began > PATIENCE:
                 raise BenchError("nobody leads")
-        self._phones = phones
-        self._next = 0
-        for first in range(0, phones, 100):
-            self._commit(tuple(record(phone, 1) for phone in range(first, first + 100)))
-        (self._writer,) = (thread for thread in threading.enumerate() if thread.name == "journal")
-
-    def round(self, group: int) -> tuple[float, float]:
-        """The seconds of both threads for each of some refreshes."""
-        batches = []
-        for _ in range(ENTRIES):
-            numbers = range(self._next, self._next + group)
-            self._next += group
-            batches.append(tuple(record(each % self._phones, 2 + each // self._phones) for each in numbers))
-        disk = time.pthread_getcpuclockid(self._writer.ident or 0)
-        begin = time.clock_gettime(disk)
-        spent = sum(map(self._commit, batches))
-        return spent / ENTRIES / group, (time.clock_gettime(disk) - begin) / ENTRIES / group
+        self.round = Refreshes(phones, self._commit).round
 
     def _commit(self, registers: tuple[Register, ...]) -> float:
         """Have the leader commit an entry; the seconds of its reactor's thread."""
