@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cluster import OTHER_CORE
-from bench.kamailio import KamailioError
+from bench.daemon import DaemonError
 from bench.load import HERE, BenchError
 from bench.postgresql import DatabaseError
 from sipha.sandbox import SandboxError
@@ -53,5 +53,5 @@ def scratch(where: Path) -> Iterator[Path]:
             directory = Path(name)
             directory.chmod(0o755)  # the database's user has to get through
             yield directory
-    except (BenchError, SandboxError, KamailioError, DatabaseError) as error:
+    except (BenchError, SandboxError, DaemonError, DatabaseError) as error:
         sys.exit(f"bench: {error}")

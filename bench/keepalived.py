@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.kamailio import HERE, PATIENCE, Kamailio
+from bench.daemon import HERE, PATIENCE
+from bench.kamailio import Kamailio
 from tests.system.hosts import VIRTUAL
 from tests.system.network import Network
 

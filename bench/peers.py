@@ -1,4 +1,4 @@
-"""The registrars that sipha is measured beside: Kamailio in memory, with its replication, and with a database.
+"""The registrars that sipha is measured beside: Kamailio in memory, replicated, and with a database, and OpenSIPS.
 
 Each asks for credentials as sipha does; their passwords stand in the configuration, which is quicker than any table.
 """
@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.cluster import LEADER_CORE, OTHER_CORE
+from bench.daemon import Daemon
 from bench.kamailio import Kamailio
 from bench.load import BenchError
+from bench.opensips import OpenSips, find
 from bench.postgresql import STANDBYS, Database
 from bench.tree import Tree
 
@@ -27,13 +29,13 @@ _BOTH = f"{LEADER_CORE},{OTHER_CORE}"
 
 @dataclass
 class Peer:
-    """A registrar of one or several Kamailios, the first of which has the load, and perhaps a database."""
+    """A registrar of one or several instances, the first of which has the load, and perhaps a database."""
 
     name: str
     guarantee: str
     directory: Path
     load_host: str
-    instances: dict[str, Kamailio] = field(default_factory=dict)
+    instances: dict[str, Daemon] = field(default_factory=dict)
     database: Database | None = None
     window: int = 64
 
@@ -110,7 +112,7 @@ def in_memory(directory: Path, prefix: str) -> Peer:
 def replicated(directory: Path, prefix: str) -> Peer:
     """Three Kamailios, each of which tells the others of what it has acknowledged."""
     hosts = [f"{prefix}.{11 + number}" for number in range(NODES)]
-    instances = {}
+    instances: dict[str, Daemon] = {}
     for number, host in enumerate(hosts, 1):
         other = hosts[0] if number > 1 else hosts[1]
         instances[f"node {number}"] = Kamailio(
@@ -145,4 +147,16 @@ def written_through(directory: Path, prefix: str) -> Peer:
     )
 
 
-PEERS: tuple[Callable[[Path, str], Peer], ...] = (in_memory, replicated, written_through)
+def opensips_in_memory(directory: Path, prefix: str) -> Peer:
+    """One OpenSIPS, which keeps its table in memory alone."""
+    opensips = OpenSips(directory, f"{prefix}.11", workers=1, launcher=("taskset", "-c", str(LEADER_CORE)))
+    guarantee = "none: one process has it"
+    return Peer("OpenSIPS in memory", guarantee, directory, f"{prefix}.200", {"opensips": opensips})
+
+
+PEERS: tuple[Callable[[Path, str], Peer], ...] = (
+    in_memory,
+    replicated,
+    written_through,
+    *((opensips_in_memory,) if find() else ()),
+)

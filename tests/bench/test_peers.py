@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -13,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.daemon import PATH
 from bench.load import DOMAIN, PASSWORD, Load, build, read_report
-from bench.peers import Peer, in_memory, replicated, written_through
+from bench.opensips import find
+from bench.peers import Peer, in_memory, opensips_in_memory, replicated, written_through
 from bench.postgresql import SCHEMA, STANDBYS
 
 pytestmark = [pytest.mark.system, pytest.mark.long]
@@ -25,12 +26,16 @@ PLACES: dict[Make, set[str]] = {
     in_memory: {"kamailio"},
     replicated: {"node 1", "node 2", "node 3"},
     written_through: {"kamailio", "primary", *STANDBYS},
+    opensips_in_memory: {"opensips"},
 }
 
 
 @contextmanager
 def running(make: Make) -> Iterator[Peer]:
-    if not shutil.which("kamailio", path=f"{os.environ['PATH']}:/usr/sbin"):
+    if make is opensips_in_memory:
+        if find() is None:
+            pytest.skip("OpenSIPS 2 is missing")
+    elif not shutil.which("kamailio", path=PATH):
         pytest.skip("kamailio is missing")
     if make is written_through and not SCHEMA.is_dir():
         pytest.skip("kamailio-postgres-modules is missing")
@@ -66,8 +71,9 @@ def test_peer_has_what_it_acknowledged_wherever_it_should(make: Make) -> None:
         assert not call.failed
 
 
-def test_peer_wants_credentials() -> None:
-    with running(in_memory) as peer:
+@pytest.mark.parametrize("make", [in_memory, opensips_in_memory], ids=lambda make: make.__name__)
+def test_peer_wants_credentials(make: Make) -> None:
+    with running(make) as peer:
         assert attempt(peer, "wrong")["lastbad"] == 401
         assert attempt(peer, PASSWORD)["ok"] == 1
 

@@ -22,7 +22,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from sipha.sandbox import USERS, Sandbox
-from tests.system.nodes import started
+from tests.system.nodes import restore, started
 from tests.system.ua import UserAgent
 
 pytestmark = pytest.mark.system
@@ -55,6 +55,7 @@ KNOWN: Mapping[str, Sequence[str]] = {
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     sandbox = Sandbox(tmp_path_factory.mktemp("api"), prefix=PREFIX)
     with started(sandbox):
+        restore(sandbox)
         yield sandbox
 
 
