@@ -53,8 +53,10 @@ from sipha.sip.overload import QUIET, Overload
 from sipha.sip.token import Tokens
 from sipha.state.machine import Machine
 from sipha.transport.address import Bind
-from sipha.transport.endpoint import Endpoint, Listener, Tap
+from sipha.transport.endpoint import Endpoint, Tap
 from sipha.transport.interfaces import ITransactionUser
+from sipha.transport.listeners import Listeners
+from sipha.transport.sockets import Listener, Sockets
 from sipha.workers.pool import Pool
 
 SHADOWS = "shadows"
@@ -82,7 +84,8 @@ class KeyRing:
 
 
 # Proxy and keepalive ask for a transport each.
-classImplements(Endpoint, ITransport, IPingTransport)
+classImplements(Sockets, ITransport)
+classImplements(Endpoint, IPingTransport)
 
 
 @implementer(ITransactionUser)
@@ -196,6 +199,7 @@ class SipService(Service):
         self.nonces = NonceWindow()
         self._keys = keys
         self._answers = answers
+        self._listeners: Listeners | None = None
         self._endpoint: Endpoint | None = None
         self._layer: TransactionLayer | None = None
         self._adopt: Callable[[config.Config], None] = lambda _: None
@@ -221,12 +225,12 @@ class SipService(Service):
     @property
     def addresses(self) -> Sequence[Listener]:
         """Where we listen; nowhere before all listeners are open."""
-        return () if self._endpoint is None else self._endpoint.addresses
+        return () if self._listeners is None else self._listeners.addresses
 
     @property
     def connections(self) -> int:
         """How many connections of streams would be closed if leadership ended now."""
-        return 0 if self._endpoint is None else self._endpoint.connections
+        return 0 if self._listeners is None else self._listeners.connections
 
     @property
     def stream_calls(self) -> int:
@@ -252,22 +256,26 @@ class SipService(Service):
         layer = self._layer = TransactionLayer(self._timers, force_rport=make_force_rport(settings))
         overload = self._overload = Overload(self._overload_begins)
         overload.adopt(make_trust(settings), settings.sip.emergency_numbers)
+        listeners = self._listeners = Listeners(
+            self._reactor,
+            make_listeners(settings),
+            bind=self._bind,
+            receive_buffer=settings.sip.receive_buffer,
+            limits=make_stream_limits(settings.sip),
+            parting=longest_setup(self._timers),
+            udp_changed=self._udp_changed,
+        )
         endpoint = self._endpoint = Endpoint(
             self._reactor,
             layer,
-            make_listeners(settings),
+            listeners,
             # The timer at the end of the lease may be late, a look at the clock isn't.
             lease_until=replica.leading_until,
             clock=boottime,
             before_sending=self._before_sending,
             tag=self._tag,
-            bind=self._bind,
             intercept=self._intercept,
             overload=overload,
-            receive_buffer=settings.sip.receive_buffer,
-            limits=make_stream_limits(settings.sip),
-            parting=longest_setup(self._timers),
-            udp_changed=self._udp_changed,
             dead=self._flows_died,
         )
         endpoint.taps = self.taps
@@ -295,7 +303,7 @@ class SipService(Service):
             authenticator=authenticator,
             targets=Targets(replica, replica, replica, authenticator),
             domains=self._domains,
-            transport=endpoint,
+            transport=listeners,
             term=lambda: replica.term,
             shadows=self._shadows,
             clock=self._reactor.seconds,
@@ -311,7 +319,7 @@ class SipService(Service):
         }
 
         def adopt(new: config.Config) -> None:
-            endpoint.limit(new.sip.receive_buffer, make_stream_limits(new.sip))
+            listeners.limit(new.sip.receive_buffer, make_stream_limits(new.sip))
             layer.force_rport = make_force_rport(new)
             overload.adopt(make_trust(new), new.sip.emergency_numbers)
             authenticator.let_nonces_live(new.registrar.nonce_lifetime)
@@ -333,6 +341,7 @@ class SipService(Service):
         )
         core = Core(
             replica,
+            listeners,
             endpoint,
             layer,
             registrar,
@@ -347,13 +356,13 @@ class SipService(Service):
             self._share_shadows,
         )
         if settings.sip.workers > 1:
-            self._pool = Pool(self._reactor, core, replica.machine.accounts, lambda: endpoint.udp)
+            self._pool = Pool(self._reactor, core, replica.machine.accounts, lambda: listeners.udp)
         endpoint.start(user, user.datagram_received).addCallbacks(self._opened, self._not_opened)
 
     def stopService(self) -> Deferred[None] | None:
         """Close the listeners; what is under way ends without an answer."""
         super().stopService()
-        endpoint, self._endpoint, self._layer = self._endpoint, None, None
+        endpoint, self._endpoint, self._listeners, self._layer = self._endpoint, None, None, None
         self._adopt = lambda _: None
         self._registrar = self._registry = self._proxy = None
         if self._ending is not None:
@@ -368,9 +377,9 @@ class SipService(Service):
 
     def listen(self, new: config.Config) -> None:
         """Open what another configuration has of listeners; raises ConfigError, and then none of them is."""
-        if self._endpoint is not None:
+        if self._listeners is not None:
             try:
-                self._endpoint.listen(make_listeners(new))
+                self._listeners.listen(make_listeners(new))
             except OSError as error:
                 raise ConfigError(f"sip.port: can't listen on the virtual addresses: {error.strerror}") from error
 
@@ -381,8 +390,8 @@ class SipService(Service):
 
     def settle(self) -> None:
         """Close the listeners that the configuration doesn't have."""
-        if self._endpoint is not None:
-            self._endpoint.retire(make_listeners(self._config))
+        if self._listeners is not None:
+            self._listeners.retire(make_listeners(self._config))
 
     def counters(self) -> dict[str, int]:
         """What this leadership has done, by name."""
@@ -444,7 +453,7 @@ class SipService(Service):
     @property
     def dropped(self) -> int:
         """How many datagrams the kernel has dropped in this leadership, for want of room."""
-        return 0 if self._endpoint is None else self._endpoint.dropped
+        return 0 if self._listeners is None else self._listeners.dropped
 
     def _overload_begins(self, wait: float) -> None:
         self.log.warn("more comes than can be served: requests wait for {wait:.2f} s", wait=wait)  # noqa: G010  Twisted's
