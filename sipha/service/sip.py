@@ -9,7 +9,6 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import classImplements, implementer
@@ -37,6 +36,7 @@ from sipha.registrar.registrar import Registrar
 from sipha.registrar.registry import Registry
 from sipha.service.core import Core
 from sipha.service.nat import make_detection, make_force_rport
+from sipha.service.overload import OverloadAlarm
 from sipha.service.settings import (
     make_listeners,
     make_proxy_settings,
@@ -49,7 +49,7 @@ from sipha.sip.events import Event, RequestReceived, StrayResponse
 from sipha.sip.flow import Flow
 from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response
-from sipha.sip.overload import QUIET, Overload
+from sipha.sip.overload import Overload
 from sipha.sip.token import Tokens
 from sipha.state.machine import Machine
 from sipha.transport.address import Bind
@@ -208,8 +208,7 @@ class SipService(Service):
         self._registrar: Registrar | None = None
         self._proxy: Proxy | None = None
         self._pool: Pool | None = None
-        self._overload = Overload()
-        self._ending: IDelayedCall | None = None
+        self._overload = OverloadAlarm(reactor, self.log)
         self._sharing: Any = None
         self._timers = make_timers(configuration.sip)
         self._shadows = Shadows(longest_setup(self._timers))
@@ -254,7 +253,8 @@ class SipService(Service):
         authenticator = Authenticator(replica, self._keys.tokens, self._domains, window=self.nonces)
         authenticator.let_nonces_live(settings.registrar.nonce_lifetime)
         layer = self._layer = TransactionLayer(self._timers, force_rport=make_force_rport(settings))
-        overload = self._overload = Overload(self._overload_begins)
+        self._overload = OverloadAlarm(self._reactor, self.log)
+        overload = self._overload.overload
         overload.adopt(make_trust(settings), settings.sip.emergency_numbers)
         listeners = self._listeners = Listeners(
             self._reactor,
@@ -365,8 +365,7 @@ class SipService(Service):
         endpoint, self._endpoint, self._listeners, self._layer = self._endpoint, None, None, None
         self._adopt = lambda _: None
         self._registrar = self._registry = self._proxy = None
-        if self._ending is not None:
-            self._end_overload()
+        self._overload.stop()
         if endpoint is None:
             return None
         self.log.info("the virtual addresses are served no more")
@@ -421,20 +420,16 @@ class SipService(Service):
     @property
     def overload(self) -> Overload:
         """What becomes of requests while more come than can be served, in this leadership."""
-        return self._overload
+        return self._overload.overload
 
     @property
     def overloaded(self) -> bool:
         """True from when requests are refused until none has been for some time."""
-        return self._ending is not None
+        return self._overload.raised
 
     def alarms(self) -> Iterator[str]:
         """What an operator must know."""
-        if self.overloaded:
-            yield (
-                "more requests come than this node can serve: those that are least urgent are refused; look at what "
-                "sends them, and at sipha_shed_total"
-            )
+        yield from self._overload.alarms()
         if self._pool is not None:
             yield from self._pool.alarms()
 
@@ -454,28 +449,6 @@ class SipService(Service):
     def dropped(self) -> int:
         """How many datagrams the kernel has dropped in this leadership, for want of room."""
         return 0 if self._listeners is None else self._listeners.dropped
-
-    def _overload_begins(self, wait: float) -> None:
-        self.log.warn("more comes than can be served: requests wait for {wait:.2f} s", wait=wait)  # noqa: G010  Twisted's
-        if self._ending is None:
-            self._ending = self._reactor.callLater(QUIET, self._look_at_overload)
-
-    def _look_at_overload(self) -> None:
-        if self._overload.lasts(self._reactor.seconds()):
-            self._ending = self._reactor.callLater(QUIET, self._look_at_overload)
-        else:
-            self._end_overload()
-
-    def _end_overload(self) -> None:
-        if self._ending is not None and self._ending.active():
-            self._ending.cancel()
-        self._ending = None
-        tallies = self._overload.tallies.values()
-        self.log.info(
-            "no more comes than can be served; in this leadership {refused} were refused, {ignored} not answered",
-            refused=self._overload.behind + sum(tally.refused for tally in tallies),
-            ignored=sum(tally.ignored for tally in tallies),
-        )
 
     def _before_sending(self) -> None:
         """Let the log have this turn's REGISTERs, and the other nodes our calls: at once what they must know first."""
