@@ -35,6 +35,7 @@ _RESPONSE = b"SIP/2.0 "
 _FIRST_LETTER = ord("A")  # of a method: STUN begins with less
 _KEEPALIVE_CHARACTERS = b"\r\n\0 "
 _LAST_CONTROL = 0x1F
+_LINE_END = b"\r\n"
 
 
 class Tap(Protocol):
@@ -213,7 +214,8 @@ class Endpoint:
     def _act(self, datagrams: list[tuple[bytes, Flow]], judge: Judge | None) -> None:
         now, intercept = self._reactor.seconds(), self._intercept
         shortcut = self._shortcut if self._clock() < self._lease_until() else _parse_all
-        for data, flow in datagrams:
+        for came, flow in datagrams:
+            data = message_of(came)
             if len(data) <= LONGEST_KEEPALIVE and is_keepalive(data):
                 self.counters["udp-keepalive"] += 1
                 if data == PING:
@@ -395,6 +397,11 @@ class Endpoint:
 def is_keepalive(data: bytes) -> bool:
     """Return True if there is nothing in a datagram."""
     return not data.strip(_KEEPALIVE_CHARACTERS)
+
+
+def message_of(data: bytes) -> bytes:
+    """A datagram without the empty lines that a message may begin with (RFC 3261 §7.5)."""
+    return data.lstrip(_LINE_END) or data
 
 
 def _refuse(_data: bytes, _flow: Flow, _now: float) -> Verdict:

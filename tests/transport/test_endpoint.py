@@ -96,6 +96,15 @@ def test_datagram_that_is_taken_before_it_is_parsed_goes_no_further(node: Node) 
     assert not node.endpoint.counters["malformed"]
 
 
+def test_datagram_may_begin_with_empty_lines(node: Node) -> None:
+    node.intercepted = b"SIP/2.0 200 "
+    node.cut_short = b"REGISTER "
+    node.receive(b"\r\nSIP/2.0 200 OK\r\n\r\n", b"\r\n\r\n" + request("REGISTER"), b"\r\n" + request(), b"\r\n" * 8)
+    assert len(node.user.events) == 1
+    assert (node.layer.counters.requests_received, node.endpoint.counters["malformed"]) == (2, 1)
+    assert not node.endpoint.counters["mistake"]
+
+
 def test_what_can_be_a_request_is_not_offered_to_who_takes_responses(node: Node) -> None:
     node.intercepted = (b"SIP/2.0 ", b"S", b"O")
     node.receive(b"SIP/2.0 200 OK\r\n\r\n", request(), request("SUBSCRIBE", branch="z9hG4bKb"))
