@@ -37,8 +37,10 @@ from sipha.state.binding import Binding
 from sipha.state.entries import SCHEMA, Batch, Policy, PutAccount, Record, encode
 from sipha.state.interfaces import IBatchLog, ICredentials, ILocation
 from sipha.state.machine import Machine
-from sipha.transport.endpoint import Endpoint, Listener
+from sipha.transport.endpoint import Endpoint
 from sipha.transport.interfaces import ITransactionUser
+from sipha.transport.listeners import Listeners
+from sipha.transport.sockets import Listener
 
 DOMAIN = "sipha.test"
 PASSWORD = "secret"
@@ -115,7 +117,8 @@ async def measure(reactor: Any, options: argparse.Namespace) -> None:
     domains = Domains([domain])
     authenticator = Authenticator(log, lambda: tokens, domains)
     registry = Registry(log, log, authenticator)
-    endpoint = Endpoint(reactor, TransactionLayer(), [Listener("UDP", "127.0.0.1", 0)], before_sending=registry.propose)
+    listeners = Listeners(reactor, [Listener("UDP", "127.0.0.1", 0)])
+    endpoint = Endpoint(reactor, TransactionLayer(), listeners, before_sending=registry.propose)
     registrar = Registrar(
         registry,
         log,
@@ -132,7 +135,7 @@ async def measure(reactor: Any, options: argparse.Namespace) -> None:
         log.propose(PutAccount(user, DOMAIN, user, DOMAIN, hashes), lambda _: None)
     log.apply()
     await endpoint.start(RegistrarOnly(registrar), None if options.parse else registrar.datagram_received)
-    [listener] = endpoint.addresses
+    [listener] = listeners.addresses
     command = [str(generators / "regload"), "-t", f"127.0.0.1:{listener.port}", "-d", DOMAIN, "-a", PASSWORD, "-R"]
     command += ["-n", str(options.users), "-w", str(options.window)]
 

@@ -34,8 +34,10 @@ from sipha.state.entries import SCHEMA, Batch, Contact, Policy, Record, Register
 from sipha.state.interfaces import ILog
 from sipha.state.machine import Machine
 from sipha.state.outcomes import Outcome
-from sipha.transport.endpoint import Endpoint, Listener
+from sipha.transport.endpoint import Endpoint
 from sipha.transport.interfaces import ITransactionUser
+from sipha.transport.listeners import Listeners
+from sipha.transport.sockets import Listener
 
 PHONES = 40
 BATCH = 500
@@ -73,9 +75,8 @@ class Leader:
         self.reactor.advance(100_000.0)
         self.machine = Machine()
         self.tokens = Tokens({1: bytes(32)})
-        self.endpoint = Endpoint(
-            self.reactor, TransactionLayer(), [Listener("UDP", "127.0.9.100", 0)], intercept=self._take
-        )
+        listeners = Listeners(self.reactor, [Listener("UDP", "127.0.9.100", 0)])
+        self.endpoint = Endpoint(self.reactor, TransactionLayer(), listeners, intercept=self._take)
         self.keepalive = Keepalive(
             self.reactor,
             KeepaliveSettings(),
@@ -86,7 +87,7 @@ class Leader:
             served_until=lambda: int(self.cluster_time() * 1000),
         )
         self.endpoint.start(self)
-        [listener] = self.endpoint.addresses
+        [listener] = listeners.addresses
         self._socket = f"udp:{listener.host}:{listener.port}"
         self.phones = [_phone(f"127.0.9.{number + 1}") for number in range(PHONES)]
         for start in range(0, bindings, BATCH):

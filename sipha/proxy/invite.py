@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from sipha.errors import MalformedMessage
-from sipha.proxy.plain import HIGHEST_PORT, MAX_FORWARDS, NAME, NEVER, PARAMS, PORT, TOKEN, Sender, is_special
+from sipha.proxy.glance import NAME, NEVER, PARAMS, PORT, TOKEN, Sender, body_of, goes_on
 from sipha.sip.digest import Credentials, parse_credentials
 from sipha.sip.headers import Headers
 from sipha.sip.message import Request, Response
@@ -106,15 +106,13 @@ def read(data: bytes) -> Invite | None:
         uri, uri_port, uri_params, host, port, params, max_forwards, from_, from_uri, from_tag, to, call_id, cseq,
         authorization, content_length, route, next_hop,
     ) = match.groups()  # fmt: skip
-    if (
-        not (max_forwards and from_ and to and call_id and cseq and authorization and content_length)
-        or (uri_params and is_special(uri_params))
-        or (uri_port and int(uri_port) > HIGHEST_PORT)
-        or int(max_forwards) > MAX_FORWARDS
+    if not (
+        (max_forwards and from_ and to and call_id and cseq and authorization and content_length)
+        and goes_on(uri_port, uri_params, max_forwards)
     ):
         return None
-    size, body, sender = int(content_length), data[end + 4 :], Sender.of(host, port, params)
-    if sender is None or size > len(body):
+    sender, body = Sender.of(host, port, params), body_of(data, end + 4, content_length)
+    if sender is None or body is None:
         return None
     try:
         credentials = parse_credentials(authorization)
@@ -127,5 +125,5 @@ def read(data: bytes) -> Invite | None:
     rest = text[match.end(_PARAMS_OF_VIA) + 2 :]
     return Invite(
         uri, sender, max_forwards, from_uri, from_tag, call_id, cseq, authorization, route, next_hop, credentials,
-        copied, rest, body[:size],
+        copied, rest, body,
     )  # fmt: skip

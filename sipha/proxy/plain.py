@@ -10,23 +10,13 @@ import re
 from typing import NamedTuple
 
 from sipha.proxy.dialog import sides
+from sipha.proxy.glance import HIGHEST_PORT, NAME, NEVER, PARAMS, PORT, TOKEN, Sender, body_of, goes_on, own_via
 from sipha.proxy.interfaces import ITransport
 from sipha.sip.flow import Flow
 from sipha.sip.headers import Headers
 from sipha.sip.message import Request
-from sipha.sip.token import MAGIC_COOKIE, Tokens
-from sipha.sip.transaction import Key
+from sipha.sip.token import Tokens
 from sipha.sip.values import CSeq, Via, first
-
-TOKEN = r"[A-Za-z0-9\-.!%*_+`'~]++"  # noqa: S105 - the grammar's word
-PORT = r"(?::([1-9][0-9]{0,4}))?"
-PARAMS = r"((?:;[A-Za-z0-9\-._]++(?:=[A-Za-z0-9\-._:]*+)?)*)"
-NAME = r'(?:"[^"\\\r\n]*+" ?)?'
-NEVER = ("Proxy-Require", "P-Asserted-Identity", "P-Preferred-Identity", "Remote-Party-ID")
-"""What forwarding depends on. All else that a phone may say goes on as it is."""
-
-MAX_FORWARDS = 255
-HIGHEST_PORT = 65535
 
 _ADDRESS = rf'{NAME}<[A-Za-z][A-Za-z0-9+.\-]*+:[^<>"\s]++>;tag=({TOKEN})'
 _ONCE = ("Max-Forwards", "Route", "From", "To", "Call-ID", "CSeq", "Content-Length")
@@ -41,54 +31,6 @@ _PLAIN = re.compile(
     re.ASCII,
 )
 _METHODS = (b"ACK ", b"BYE ", b"INFO ", b"PRACK ", b"UPDATE ")
-
-
-class Sender(NamedTuple):
-    """The topmost Via of a plain request, which asks for rport with nothing in it to be replaced when it is marked.
-
-    `before` and `after` are its parameters around the rport; `branch` and `sent_by` are as `Via` has them.
-    """
-
-    host: str
-    port: int | None
-    before: str
-    after: str
-    branch: str
-    sent_by: str
-
-    @classmethod
-    def of(cls, host: str, port: str | None, params: str) -> Sender | None:
-        """The sender by the parts of a Via over UDP; None if it has to be parsed."""
-        before, rport, after = params.partition(";rport")
-        branch = params.partition(";branch=")[2].partition(";")[0]
-        if (
-            not rport
-            or after[:1] not in {"", ";"}
-            or "received" in params.lower()
-            or not branch.startswith(MAGIC_COOKIE)
-            or branch == MAGIC_COOKIE
-        ):
-            return None
-        number = int(port) if port else None
-        if number is not None and number > HIGHEST_PORT:
-            return None
-        return cls(host, number, before, after, branch, f"{host.lower()}:{number or _DEFAULT_PORT}")
-
-    def via(self, flow: Flow) -> Via:
-        """The Via, marked with the flow that the request came by."""
-        host, port = flow.remote
-        params = f"{self.before};rport={port}{self.after};received={host}"
-        return Via("UDP", self.host, self.port, params, self.branch)
-
-    def key(self, method: str) -> Key:
-        """What `server_key` makes of the request, for a transaction begun with `method`."""
-        return self.branch, self.sent_by, method
-
-    def identity(self, came: Flow, call_id: str, from_tag: str, cseq: str, goes: Flow) -> tuple[str, ...]:
-        """What `forward.branch_identity` makes of a request that came by one flow and goes by another."""
-        host, port = came.remote
-        target = f"{goes.transport} {goes.remote[0]} {goes.remote[1]}"
-        return self.sent_by, self.branch, host, str(port), call_id, from_tag, cseq, target
 
 
 class Plain(NamedTuple):
@@ -156,12 +98,6 @@ class Plain(NamedTuple):
         return request
 
 
-def own_via(flow: Flow, branch: str, transport: ITransport) -> Via:
-    """The Via of ours for what goes out by a flow."""
-    host, _, port = transport.sent_by(flow).rpartition(":")
-    return Via(flow.transport, host, int(port), f";branch={branch}{transport.mark}", branch)
-
-
 def read(data: bytes) -> Plain | None:
     """Read a datagram; None if it is no plain request within a dialog."""
     if not data.startswith(_METHODS):
@@ -177,27 +113,18 @@ def read(data: bytes) -> Plain | None:
     ) = match.groups()  # fmt: skip
     if (
         not (max_forwards and route and from_tag and to_tag and call_id and cseq and content_length)
-        or (uri_params and is_special(uri_params))
-        or (uri_port and int(uri_port) > HIGHEST_PORT)
-        or int(max_forwards) > MAX_FORWARDS
+        or not goes_on(uri_port, uri_params, max_forwards)
         or int(route_port) > HIGHEST_PORT
     ):
         return None
-    size, body, sender = int(content_length), data[end + 4 :], Sender.of(host, port, params)
-    if sender is None or size > len(body):
+    sender, body = Sender.of(host, port, params), body_of(data, end + 4, content_length)
+    if sender is None or body is None:
         return None
     rest = text[match.end(_PARAMS_OF_VIA) + 2 :]
     return Plain(
         method, uri, sender, max_forwards, route, token, route_host, route_port, from_tag, to_tag, call_id, cseq, rest,
-        body[:size],
+        body,
     )  # fmt: skip
 
 
-def is_special(uri_params: str) -> bool:
-    """Return True if parameters of a Request-URI are the mark of a strict router, or may name another host (§16.4)."""
-    lower = uri_params.lower()
-    return "lr" in lower or "maddr" in lower
-
-
 _PARAMS_OF_VIA = 7  # the number of its group
-_DEFAULT_PORT = 5060  # of UDP

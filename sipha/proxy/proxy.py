@@ -21,9 +21,10 @@ from sipha.proxy.branches import Branch, Branches, ProxiedRequest
 from sipha.proxy.context import ResponseContext
 from sipha.proxy.dialog import dialog_target, record_routes, sides, user_of
 from sipha.proxy.forward import Passage, branch_identity, forward, loop_digest
+from sipha.proxy.glance import Sender, own_via
 from sipha.proxy.interfaces import ITargets, ITransport
 from sipha.proxy.invite import Invite
-from sipha.proxy.plain import Plain, Sender, own_via
+from sipha.proxy.plain import Plain
 from sipha.proxy.responsibility import Responsibility
 from sipha.proxy.route import preprocess
 from sipha.proxy.shadow import Shadows

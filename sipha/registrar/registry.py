@@ -6,8 +6,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from twisted.logger import Logger
 from zope.interface import Attribute, Interface, implementer
 
 from sipha.auth.authenticator import Authenticator
@@ -83,6 +84,8 @@ class Registry:
     that is answered from the bindings. Records are gathered until `propose`. `latencies` are the seconds, on `clock`,
     from when a REGISTER came to its 200 from the log.
     """
+
+    log: ClassVar = Logger()
 
     def __init__(
         self,
@@ -161,12 +164,18 @@ class Registry:
         verdicts: defaultdict[Answer, list[tuple[Any, Verdict]]] = defaultdict(list)
         for (key, aor, received, answer, waiting), outcome in outcomes:
             self._pending.discard(key)
-            if isinstance(outcome, Registered):
-                self.counters.registered += 1
-                self.latencies.observe(now - received)
-                verdicts[answer].append((waiting, response.contacts(outcome.bindings, outcome.time)))
-            else:
-                verdicts[answer].append((waiting, self._refused(aor, outcome)))
+            verdict: Verdict
+            try:
+                if isinstance(outcome, Registered):
+                    verdict = response.contacts(outcome.bindings, outcome.time)
+                    self.counters.registered += 1
+                    self.latencies.observe(now - received)
+                else:
+                    verdict = self._refused(aor, outcome)
+            except Exception:  # noqa: BLE001 - what can't be told of one must not keep the others waiting
+                self.log.failure("a mistake of ours in what became of a REGISTER")
+                verdict = SipError("a mistake of ours")
+            verdicts[answer].append((waiting, verdict))
         for answer, settled in verdicts.items():
             answer(settled)
 

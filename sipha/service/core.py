@@ -21,6 +21,7 @@ from sipha.sip.layer import TransactionLayer
 from sipha.sip.overload import Overload
 from sipha.sip.uri import SipUri, parse_uri
 from sipha.transport.endpoint import Endpoint
+from sipha.transport.sockets import Sockets
 from sipha.workers.messages import Elsewhere, RegistrarSettings, Report, Settings
 
 
@@ -33,6 +34,7 @@ class Core:
     def __init__(  # noqa: PLR0917  the parts of one thing
         self,
         replica: Replica,
+        sockets: Sockets,
         endpoint: Endpoint,
         layer: TransactionLayer,
         registrar: Registrar,
@@ -59,6 +61,7 @@ class Core:
         self._authenticator = authenticator
         self._shadows = shadows
         self._replica = replica
+        self._sockets = sockets
         self._endpoint = endpoint
         self._layer = layer
         self._registrar = registrar
@@ -101,7 +104,7 @@ class Core:
 
     def own(self) -> tuple[tuple[str, str, int], ...]:
         """The transports and addresses that mean us."""
-        return tuple([(name, host, port) for name, host, port in self._endpoint.own])
+        return tuple([(name, host, port) for name, host, port in self._sockets.own])
 
     def timers(self) -> tuple[float, float, float, float, float]:
         """Those of transactions."""

@@ -15,8 +15,8 @@ from sipha.registrar.record import RegistrarSettings
 from sipha.sip.flow import Address, Flow
 from sipha.sip.timers import Timers
 from sipha.state.entries import Policy
-from sipha.transport.endpoint import Listener
 from sipha.transport.hep import Capture
+from sipha.transport.sockets import Listener
 from sipha.transport.stream import StreamLimits
 
 _OTHER_FILES = 128

@@ -9,10 +9,9 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import classImplements, implementer
+from zope.interface import classImplements
 
 from sipha import config
 from sipha.admin.views import WorkersStatus
@@ -26,8 +25,6 @@ from sipha.histogram import Histogram
 from sipha.nat import stun
 from sipha.nat.interfaces import IPingTransport
 from sipha.proxy.interfaces import ITransport
-from sipha.proxy.invite import read as read_invite
-from sipha.proxy.plain import read
 from sipha.proxy.proxy import Proxy
 from sipha.proxy.shadow import Shadows, key_of
 from sipha.proxy.takeover import longest_setup
@@ -37,6 +34,7 @@ from sipha.registrar.registrar import Registrar
 from sipha.registrar.registry import Registry
 from sipha.service.core import Core
 from sipha.service.nat import make_detection, make_force_rport
+from sipha.service.overload import OverloadAlarm
 from sipha.service.settings import (
     make_listeners,
     make_proxy_settings,
@@ -45,16 +43,17 @@ from sipha.service.settings import (
     make_timers,
     make_trust,
 )
-from sipha.sip.events import Event, RequestReceived, StrayResponse
+from sipha.service.user import TransactionUser
 from sipha.sip.flow import Flow
 from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response
-from sipha.sip.overload import QUIET, Overload
+from sipha.sip.overload import Overload
 from sipha.sip.token import Tokens
 from sipha.state.machine import Machine
 from sipha.transport.address import Bind
-from sipha.transport.endpoint import Endpoint, Listener, Tap
-from sipha.transport.interfaces import ITransactionUser
+from sipha.transport.endpoint import Endpoint, Tap
+from sipha.transport.listeners import Listeners
+from sipha.transport.sockets import Listener, Sockets
 from sipha.workers.pool import Pool
 
 SHADOWS = "shadows"
@@ -82,85 +81,8 @@ class KeyRing:
 
 
 # Proxy and keepalive ask for a transport each.
-classImplements(Endpoint, ITransport, IPingTransport)
-
-
-@implementer(ITransactionUser)
-class TransactionUser:
-    """Hands each event to the registrar or the proxy, and none once the lease has ended (RFC 3261 §5).
-
-    A response that belongs to no transaction is offered to `askers` first: those who send requests without keeping
-    anything of them. Each returns True if the response is its own. `served` hears of the first request that was, of
-    those that come from elsewhere. `catch_up` has all events handed over that are due, before a message is acted on at
-    once. `is_held` is offered each request that isn't for the registrar, and takes it if its call is a worker's.
-    """
-
-    def __init__(
-        self,
-        registrar: Registrar,
-        proxy: Proxy,
-        leading: Callable[[], bool],
-        askers: Sequence[Callable[[Response, Flow], bool]],
-        *,
-        served: Callable[[str], None],
-        catch_up: Callable[[float], None],
-        is_held: Callable[[Request, Flow], bool] = lambda _request, _flow: False,
-    ) -> None:
-        self._registrar = registrar
-        self._proxy = proxy
-        self._leading = leading
-        self._askers = askers
-        self._served: Callable[[str], None] | None = served
-        self._catch_up = catch_up
-        self._is_held = is_held
-
-    def event_received(self, event: Event, now: float) -> None:
-        """Act on an event."""
-        if not self._leading():
-            return
-        if isinstance(event, RequestReceived) and event.request.method == "REGISTER":
-            self._registrar.request_received(event.request, event.flow, now)
-        elif isinstance(event, RequestReceived) and self._is_held(event.request, event.flow):
-            return
-        elif not (isinstance(event, StrayResponse) and self._is_asked_for(event)):
-            self._proxy.event_received(event, now)
-        if self._served is not None and isinstance(event, RequestReceived):
-            self._note_served(event.request.method, event.flow)
-
-    def datagram_received(self, data: bytes, flow: Flow, now: float) -> bool:
-        """Act on a datagram at once if it is a plain REGISTER, INVITE or request within a dialog; else return False.
-
-        The endpoint asks only while the lease lasts.
-        """
-        if data.startswith(b"SIP/2.0 "):
-            return False
-        if data.startswith(b"REGISTER "):
-            method, taken = "REGISTER", self._registrar.datagram_received(data, flow, now)
-        elif plain := read(data):
-            self._catch_up(now)  # what came before is of the same call, perhaps
-            method, taken = plain.method, self._proxy.plain_received(plain, flow, now)
-        elif invite := read_invite(data):
-            self._catch_up(now)
-            method, taken = "INVITE", self._proxy.invite_received(invite, flow, now)
-        else:
-            return False
-        if taken and self._served is not None:
-            self._note_served(method, flow)
-        return taken
-
-    def served_elsewhere(self, method: str) -> None:
-        """Take note that a request was served by another process of ours."""
-        if self._served is not None:
-            self._served(method)
-            self._served = None
-
-    def _note_served(self, method: str, flow: Flow) -> None:
-        if self._served is not None and flow.remote != flow.local:
-            self._served(method)
-            self._served = None
-
-    def _is_asked_for(self, event: StrayResponse) -> bool:
-        return any(asker(event.response, event.flow) for asker in self._askers)
+classImplements(Sockets, ITransport)
+classImplements(Endpoint, IPingTransport)
 
 
 class SipService(Service):
@@ -196,6 +118,7 @@ class SipService(Service):
         self.nonces = NonceWindow()
         self._keys = keys
         self._answers = answers
+        self._listeners: Listeners | None = None
         self._endpoint: Endpoint | None = None
         self._layer: TransactionLayer | None = None
         self._adopt: Callable[[config.Config], None] = lambda _: None
@@ -204,8 +127,7 @@ class SipService(Service):
         self._registrar: Registrar | None = None
         self._proxy: Proxy | None = None
         self._pool: Pool | None = None
-        self._overload = Overload()
-        self._ending: IDelayedCall | None = None
+        self._overload = OverloadAlarm(reactor, self.log)
         self._sharing: Any = None
         self._timers = make_timers(configuration.sip)
         self._shadows = Shadows(longest_setup(self._timers))
@@ -221,12 +143,12 @@ class SipService(Service):
     @property
     def addresses(self) -> Sequence[Listener]:
         """Where we listen; nowhere before all listeners are open."""
-        return () if self._endpoint is None else self._endpoint.addresses
+        return () if self._listeners is None else self._listeners.addresses
 
     @property
     def connections(self) -> int:
         """How many connections of streams would be closed if leadership ended now."""
-        return 0 if self._endpoint is None else self._endpoint.connections
+        return 0 if self._listeners is None else self._listeners.connections
 
     @property
     def stream_calls(self) -> int:
@@ -250,24 +172,29 @@ class SipService(Service):
         authenticator = Authenticator(replica, self._keys.tokens, self._domains, window=self.nonces)
         authenticator.let_nonces_live(settings.registrar.nonce_lifetime)
         layer = self._layer = TransactionLayer(self._timers, force_rport=make_force_rport(settings))
-        overload = self._overload = Overload(self._overload_begins)
+        self._overload = OverloadAlarm(self._reactor, self.log)
+        overload = self._overload.overload
         overload.adopt(make_trust(settings), settings.sip.emergency_numbers)
+        listeners = self._listeners = Listeners(
+            self._reactor,
+            make_listeners(settings),
+            bind=self._bind,
+            receive_buffer=settings.sip.receive_buffer,
+            limits=make_stream_limits(settings.sip),
+            parting=longest_setup(self._timers),
+            udp_changed=self._udp_changed,
+        )
         endpoint = self._endpoint = Endpoint(
             self._reactor,
             layer,
-            make_listeners(settings),
+            listeners,
             # The timer at the end of the lease may be late, a look at the clock isn't.
             lease_until=replica.leading_until,
             clock=boottime,
             before_sending=self._before_sending,
             tag=self._tag,
-            bind=self._bind,
             intercept=self._intercept,
             overload=overload,
-            receive_buffer=settings.sip.receive_buffer,
-            limits=make_stream_limits(settings.sip),
-            parting=longest_setup(self._timers),
-            udp_changed=self._udp_changed,
             dead=self._flows_died,
         )
         endpoint.taps = self.taps
@@ -295,7 +222,7 @@ class SipService(Service):
             authenticator=authenticator,
             targets=Targets(replica, replica, replica, authenticator),
             domains=self._domains,
-            transport=endpoint,
+            transport=listeners,
             term=lambda: replica.term,
             shadows=self._shadows,
             clock=self._reactor.seconds,
@@ -311,7 +238,7 @@ class SipService(Service):
         }
 
         def adopt(new: config.Config) -> None:
-            endpoint.limit(new.sip.receive_buffer, make_stream_limits(new.sip))
+            listeners.limit(new.sip.receive_buffer, make_stream_limits(new.sip))
             layer.force_rport = make_force_rport(new)
             overload.adopt(make_trust(new), new.sip.emergency_numbers)
             authenticator.let_nonces_live(new.registrar.nonce_lifetime)
@@ -333,6 +260,7 @@ class SipService(Service):
         )
         core = Core(
             replica,
+            listeners,
             endpoint,
             layer,
             registrar,
@@ -347,17 +275,16 @@ class SipService(Service):
             self._share_shadows,
         )
         if settings.sip.workers > 1:
-            self._pool = Pool(self._reactor, core, replica.machine.accounts, lambda: endpoint.udp)
+            self._pool = Pool(self._reactor, core, replica.machine.accounts, lambda: listeners.udp)
         endpoint.start(user, user.datagram_received).addCallbacks(self._opened, self._not_opened)
 
     def stopService(self) -> Deferred[None] | None:
         """Close the listeners; what is under way ends without an answer."""
         super().stopService()
-        endpoint, self._endpoint, self._layer = self._endpoint, None, None
+        endpoint, self._endpoint, self._listeners, self._layer = self._endpoint, None, None, None
         self._adopt = lambda _: None
         self._registrar = self._registry = self._proxy = None
-        if self._ending is not None:
-            self._end_overload()
+        self._overload.stop()
         if endpoint is None:
             return None
         self.log.info("the virtual addresses are served no more")
@@ -368,9 +295,9 @@ class SipService(Service):
 
     def listen(self, new: config.Config) -> None:
         """Open what another configuration has of listeners; raises ConfigError, and then none of them is."""
-        if self._endpoint is not None:
+        if self._listeners is not None:
             try:
-                self._endpoint.listen(make_listeners(new))
+                self._listeners.listen(make_listeners(new))
             except OSError as error:
                 raise ConfigError(f"sip.port: can't listen on the virtual addresses: {error.strerror}") from error
 
@@ -381,8 +308,8 @@ class SipService(Service):
 
     def settle(self) -> None:
         """Close the listeners that the configuration doesn't have."""
-        if self._endpoint is not None:
-            self._endpoint.retire(make_listeners(self._config))
+        if self._listeners is not None:
+            self._listeners.retire(make_listeners(self._config))
 
     def counters(self) -> dict[str, int]:
         """What this leadership has done, by name."""
@@ -412,20 +339,16 @@ class SipService(Service):
     @property
     def overload(self) -> Overload:
         """What becomes of requests while more come than can be served, in this leadership."""
-        return self._overload
+        return self._overload.overload
 
     @property
     def overloaded(self) -> bool:
         """True from when requests are refused until none has been for some time."""
-        return self._ending is not None
+        return self._overload.raised
 
     def alarms(self) -> Iterator[str]:
         """What an operator must know."""
-        if self.overloaded:
-            yield (
-                "more requests come than this node can serve: those that are least urgent are refused; look at what "
-                "sends them, and at sipha_shed_total"
-            )
+        yield from self._overload.alarms()
         if self._pool is not None:
             yield from self._pool.alarms()
 
@@ -444,29 +367,7 @@ class SipService(Service):
     @property
     def dropped(self) -> int:
         """How many datagrams the kernel has dropped in this leadership, for want of room."""
-        return 0 if self._endpoint is None else self._endpoint.dropped
-
-    def _overload_begins(self, wait: float) -> None:
-        self.log.warn("more comes than can be served: requests wait for {wait:.2f} s", wait=wait)  # noqa: G010  Twisted's
-        if self._ending is None:
-            self._ending = self._reactor.callLater(QUIET, self._look_at_overload)
-
-    def _look_at_overload(self) -> None:
-        if self._overload.lasts(self._reactor.seconds()):
-            self._ending = self._reactor.callLater(QUIET, self._look_at_overload)
-        else:
-            self._end_overload()
-
-    def _end_overload(self) -> None:
-        if self._ending is not None and self._ending.active():
-            self._ending.cancel()
-        self._ending = None
-        tallies = self._overload.tallies.values()
-        self.log.info(
-            "no more comes than can be served; in this leadership {refused} were refused, {ignored} not answered",
-            refused=self._overload.behind + sum(tally.refused for tally in tallies),
-            ignored=sum(tally.ignored for tally in tallies),
-        )
+        return 0 if self._listeners is None else self._listeners.dropped
 
     def _before_sending(self) -> None:
         """Let the log have this turn's REGISTERs, and the other nodes our calls: at once what they must know first."""

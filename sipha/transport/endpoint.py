@@ -6,16 +6,15 @@ Every wake-up goes one way: bytes → parse → `layer.receive` → events → t
 
 from __future__ import annotations
 
-import errno
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from math import inf
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Protocol
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from sipha.errors import MalformedMessage, SipError
 from sipha.sip.events import Event, RequestReceived
@@ -24,17 +23,10 @@ from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response, response_to
 from sipha.sip.overload import Overload, Verdict, mark_of, refusal
 from sipha.sip.parser import ParseError, parse
-from sipha.transport.address import Bind, bound_sockets, canonical, family
 from sipha.transport.connection import PING, PONG, Received
 from sipha.transport.interfaces import ITransactionUser
-from sipha.transport.stream import StreamLimits, Streams
-from sipha.transport.udp import TRANSIENT, UdpSocket
-
-RETRY_IN_USE = 0.05
-"""Seconds between attempts at an address that another process still has."""
-
-ATTEMPTS_IN_USE = 20
-"""After how many attempts the log says so: a process that has just lost an address needs a moment to close it."""
+from sipha.transport.sockets import Hearing, Sockets
+from sipha.transport.udp import TRANSIENT
 
 LONGEST_KEEPALIVE = 8
 """Bytes of the longest datagram that may be nothing but a keepalive."""
@@ -43,6 +35,7 @@ _RESPONSE = b"SIP/2.0 "
 _FIRST_LETTER = ord("A")  # of a method: STUN begins with less
 _KEEPALIVE_CHARACTERS = b"\r\n\0 "
 _LAST_CONTROL = 0x1F
+_LINE_END = b"\r\n"
 
 
 class Tap(Protocol):
@@ -60,24 +53,14 @@ Judge = Callable[[bytes, Flow, float], Verdict]
 """Says what is to become of a datagram that came over a flow, at the time given."""
 
 
-class Listener(NamedTuple):
-    """Where to listen: the transport as in a Via, an IP literal without brackets, and a port."""
-
-    transport: str
-    host: str
-    port: int
-
-
 class Endpoint:
-    """The listeners of a node and the connections they have, as one: what comes in and what goes out.
+    """What comes in by `sockets`, and what goes out by them.
 
     `counters` counts by reason what was dropped or failed. Nothing is sent from `lease_until` on, by `clock`, which
-    is read before every message. `tag` makes the To tag of a stateless error response. `bind` gives the listeners
-    their sockets. `before_sending` is called in each turn once all events have been acted on. `intercept` is offered
-    each datagram that can't be a request before it is parsed, and says whether it has taken it. `overload` says what is
-    refused when datagrams wait too long. `taps` are told of each message. A UDP listener that is closed while the
-    endpoint lives on is read and sent from for `parting` seconds. `udp_changed` is called when `udp` has others than
-    before. `mark` is what our Vias bear besides. `dead` is told which flows have failed.
+    is read before every message. `tag` makes the To tag of a stateless error response. `before_sending` is called in
+    each turn once all events have been acted on. `intercept` is offered each datagram that can't be a request before it
+    is parsed, and says whether it has taken it. `overload` says what is refused when datagrams wait too long. `taps`
+    are told of each message. `dead` is told which flows have failed.
     """
 
     log: ClassVar = Logger()
@@ -86,49 +69,30 @@ class Endpoint:
         self,
         reactor: Any,
         layer: TransactionLayer,
-        listeners: Iterable[Listener],
+        sockets: Sockets,
         *,
         lease_until: Callable[[], float] = lambda: inf,
         clock: Callable[[], float] = time.monotonic,
         before_sending: Callable[[], None] = lambda: None,
         tag: Callable[[Request], str] | None = None,
-        bind: Bind = bound_sockets,
         intercept: Callable[[bytes, Flow], bool] = lambda _data, _flow: False,
         overload: Overload | None = None,
-        receive_buffer: int = 16 << 20,
-        limits: StreamLimits | None = None,
-        parting: float = 300.0,
-        udp_changed: Callable[[], None] = lambda: None,
-        mark: str = "",
         dead: Callable[[list[Flow]], None] = lambda _: None,
     ) -> None:
-        self.mark = mark
         self._dead = dead
-        self.counters: Counter[str] = Counter()
+        self.counters = sockets.counters
         self.taps: list[Tap] = []
         self._reactor = reactor
         self._layer = layer
-        self._listeners = tuple(listeners)
+        self._sockets = sockets
         self._lease_until = lease_until
         self._clock = clock
         self._before_sending = before_sending
         self._tag = tag
-        self._bind = bind
         self._intercept = intercept
         self._overload = overload or Overload()
         self._shortcut: Shortcut = _parse_all
-        self._receive_buffer = receive_buffer
-        self._limits = limits or StreamLimits()
-        self._parting = parting
-        self._udp_changed = udp_changed
         self._user: ITransactionUser | None = None
-        self._udp: dict[Address, UdpSocket] = {}
-        self._streams: dict[str, Streams] = {}
-        self._addresses: list[Listener] = []
-        self._former: dict[Listener, IDelayedCall | None] = {}  # until when those over UDP are still read
-        self._own: dict[Address, set[str]] = {}  # the transports at each address of those and of these
-        self._starting: Deferred[bool] | None = None
-        self._retry: IDelayedCall | None = None
         self._timer: IDelayedCall | None = None
         self._timer_at = 0.0
         self._turning = False
@@ -136,109 +100,32 @@ class Endpoint:
     # -- life -------------------------------------------------------------------------------------------------------
 
     def start(self, user: ITransactionUser, shortcut: Shortcut | None = None) -> Deferred[bool]:
-        """Open the listeners and hand events to `user`; fires with True once they are open, False if stopped first.
+        """Open the sockets and hand events to `user`; fires with True once they are open, False if stopped first.
 
         `shortcut` is offered each datagram before it is parsed, and acts at once on requests that need no transaction;
-        nothing of a turn that begins without a lease.
-        An address in use is tried again until it is free. Another error closes what is open and fails with OSError.
+        nothing of a turn that begins without a lease. Fails with OSError if they can't be opened.
         """
         self._user = user
         self._shortcut = shortcut or _parse_all
-        starting: Deferred[bool] = Deferred()
-        self._starting = starting
-        self._open(list(self._listeners))
-        return starting
+        hearing = Hearing(self._datagrams_received, self._messages_received, self._failed)
+        return self._sockets.open(hearing).addCallbacks(self._opened, self._not_opened)
 
-    def borrow(self, user: ITransactionUser, sockets: Iterable[UdpSocket], listeners: Iterable[Listener]) -> None:
-        """Hand events to `user`, and send by UDP sockets that somebody else reads; it is at `listeners` that we listen.
+    def _opened(self, opened: bool) -> bool:
+        if opened:
+            self._arm(self._reactor.seconds())
+        return opened
 
-        What is read there comes by `receive`.
-        """
-        self._user = user
-        self._udp = {udp.address: udp for udp in sockets}
-        for listener in listeners:
-            self._addresses.append(listener)
-            self._own.setdefault((canonical(listener.host), listener.port), set()).add(listener.transport)
+    def _not_opened(self, failure: Failure) -> Failure:
+        self.stop()
+        return failure
 
     def stop(self) -> Deferred[None]:
-        """Close the listeners, abort the connections and send nothing more; fires when all of it is gone."""
+        """Close the sockets, abort the connections and send nothing more; fires when all of it is gone."""
         self._user = None
-        for call in (self._retry, self._timer, *self._former.values()):
-            if call is not None and call.active():
-                call.cancel()
-        self._retry = self._timer = None
-        for udp in self._udp.values():
-            udp.close()
-        waiting = [streams.stop() for streams in self._streams.values()]
-        self._udp, self._streams, self._addresses, self._former, self._own = {}, {}, [], {}, {}
-        starting, self._starting = self._starting, None
-        if starting is not None:
-            starting.callback(False)
-        return gatherResults(waiting).addCallback(lambda _: None)
-
-    def listen(self, listeners: Iterable[Listener]) -> None:
-        """Open those of the listeners that aren't open; raises OSError, and then none of them is."""
-        wanted = tuple(listeners)
-        if self._starting is not None:
-            if wanted != self._listeners:
-                raise OSError(errno.EAGAIN, "those before are still being opened")
-            return
-        before = set(self._udp)
-        missing = [listener for listener in wanted if listener not in self._addresses]
-        opened: list[Listener] = []
-        try:
-            for listener in missing:
-                if not self._reopen(listener):
-                    self._open_one(listener)
-                    self._start_reading(listener)
-                opened.append(listener)
-        except OSError:
-            self._close(opened)
-            raise
-        finally:
-            if self._udp.keys() != before:
-                self._udp_changed()
-
-    def retire(self, keep: Collection[Listener]) -> None:
-        """Close all listeners but these.
-
-        Connections that were accepted live on. What comes over UDP is still read for some time, so that what is under
-        way can end, and an address that was ours still means us: phones have it in their Routes.
-        """
-        self._close([listener for listener in self._addresses if listener not in keep])
-
-    def limit(self, receive_buffer: int, limits: StreamLimits) -> None:
-        """Let sockets and connections cost no more than this from now on."""
-        self._receive_buffer, self._limits = receive_buffer, limits
-        for udp in self._udp.values():
-            udp.size_receive_buffer(receive_buffer)
-        for streams in self._streams.values():
-            streams.limit(limits)
-
-    @property
-    def addresses(self) -> Sequence[Listener]:
-        """Where we listen, with the ports that the kernel chose; nowhere before all listeners are open."""
-        return () if self._starting is not None else tuple(self._addresses)
-
-    @property
-    def own(self) -> Sequence[Listener]:
-        """What means us: where we listen, and where we have done so."""
-        return tuple(Listener(name, *address) for address, names in self._own.items() for name in names)
-
-    @property
-    def udp(self) -> Sequence[UdpSocket]:
-        """The sockets that are read for UDP, in the order in which they are used."""
-        return tuple(self._udp.values())
-
-    @property
-    def connections(self) -> int:
-        """How many connections of streams there are, those being opened included."""
-        return sum(streams.connections for streams in self._streams.values())
-
-    @property
-    def dropped(self) -> int:
-        """How many datagrams have come and were dropped by the kernel, for want of room."""
-        return sum([udp.dropped for udp in self._udp.values()])
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return self._sockets.close()
 
     # -- what others have read ---------------------------------------------------------------------------------------
 
@@ -266,25 +153,22 @@ class Endpoint:
 
     # -- ways out ---------------------------------------------------------------------------------------------------
 
+    @property
+    def dropped(self) -> int:
+        """See Sockets."""
+        return self._sockets.dropped
+
     def flow(self, transport: str, remote: Address) -> Flow | None:
-        """The flow to an address: its connection, else one to be opened; None if no listener has its kind."""
-        if transport == "UDP":
-            for local in self._udp:
-                if family(local[0]) is family(remote[0]):
-                    return Flow("UDP", local, remote)
-            return None
-        streams = self._streams.get(transport)
-        return None if streams is None else streams.flow(remote)
+        """See Sockets."""
+        return self._sockets.flow(transport, remote)
 
     def sent_by(self, flow: Flow) -> str:
-        """The `host:port` of the listener behind a flow, as in a Via."""
-        host, port = flow.local
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        """See Sockets."""
+        return self._sockets.sent_by(flow)
 
     def is_local(self, host: str, port: int, transport: str | None = None) -> bool:
-        """True if we listen at an address, or have done so, for one transport or for any."""
-        transports = self._own.get((canonical(host), port))
-        return transports is not None and (transport is None or transport in transports)
+        """See Sockets."""
+        return self._sockets.is_local(host, port, transport)
 
     def send(self, data: bytes, flow: Flow) -> bool:
         """Send a message outside of a transaction; False if its flow has failed, which the layer is then told."""
@@ -322,96 +206,6 @@ class Endpoint:
             self._turning = False
         self._arm(now)
 
-    # -- opening ----------------------------------------------------------------------------------------------------
-
-    def _open(self, remaining: list[Listener]) -> None:
-        self._retry = None
-        while remaining:
-            try:
-                self._open_one(remaining[0])
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    self.counters["in-use"] += 1
-                    if self.counters["in-use"] == ATTEMPTS_IN_USE:
-                        self.log.warn("{address} is still in use; trying again", address=remaining[0])  # noqa: G010
-                    self._retry = self._reactor.callLater(RETRY_IN_USE, self._open, remaining)
-                    return
-                starting, self._starting = self._starting, None
-                self.stop()
-                if starting is not None:
-                    starting.errback(error)
-                return
-            del remaining[0]
-        for udp in self._udp.values():
-            udp.start()
-        starting, self._starting = self._starting, None
-        self._arm(self._reactor.seconds())
-        if starting is not None:
-            starting.callback(True)
-
-    def _open_one(self, listener: Listener) -> None:
-        address = (listener.host, listener.port)
-        if listener.transport == "UDP":
-            udp = UdpSocket(
-                self._reactor,
-                address,
-                self._datagrams_received,
-                self._failed,
-                self.counters,
-                bind=self._bind,
-                receive_buffer=self._receive_buffer,
-            )
-            self._udp[udp.address] = udp
-            opened = udp.address
-        else:
-            streams = self._streams.get(listener.transport)
-            if streams is None:
-                streams = self._streams[listener.transport] = Streams(
-                    self._reactor,
-                    listener.transport,
-                    self._messages_received,
-                    self._failed,
-                    counters=self.counters,
-                    limits=self._limits,
-                )
-            opened = streams.listen(address, self._bind)
-        own = Listener(listener.transport, *opened)
-        self._former.pop(own, None)
-        self._addresses.append(own)
-        self._own.setdefault((canonical(own.host), own.port), set()).add(own.transport)
-
-    def _start_reading(self, listener: Listener) -> None:
-        if listener.transport == "UDP":
-            self._udp[listener.host, listener.port].start()
-
-    def _reopen(self, listener: Listener) -> bool:
-        """Go on with a listener that was closed but is still read."""
-        parting = self._former.get(listener)
-        if parting is None:
-            return False
-        parting.cancel()
-        del self._former[listener]
-        self._addresses.append(listener)
-        return True
-
-    def _close(self, listeners: Iterable[Listener]) -> None:
-        for listener in listeners:
-            address = (listener.host, listener.port)
-            self._addresses.remove(listener)
-            if listener.transport == "UDP":
-                self._udp[address] = self._udp.pop(address)  # last: what begins now is sent from another
-                self._former[listener] = self._reactor.callLater(self._parting, self._part, listener)
-            else:
-                self._streams[listener.transport].retire(address)
-                self._former[listener] = None
-        if any(listener.transport == "UDP" for listener in listeners):
-            self._udp_changed()
-
-    def _part(self, listener: Listener) -> None:
-        self._former[listener] = None
-        self._udp.pop((listener.host, listener.port)).close()
-        self._udp_changed()
-
     # -- coming in --------------------------------------------------------------------------------------------------
 
     def _datagrams_received(self, datagrams: list[tuple[bytes, Flow]], age: float, fill: float) -> None:
@@ -420,7 +214,8 @@ class Endpoint:
     def _act(self, datagrams: list[tuple[bytes, Flow]], judge: Judge | None) -> None:
         now, intercept = self._reactor.seconds(), self._intercept
         shortcut = self._shortcut if self._clock() < self._lease_until() else _parse_all
-        for data, flow in datagrams:
+        for came, flow in datagrams:
+            data = message_of(came)
             if len(data) <= LONGEST_KEEPALIVE and is_keepalive(data):
                 self.counters["udp-keepalive"] += 1
                 if data == PING:
@@ -565,17 +360,7 @@ class Endpoint:
         """Send, and return 0, or the errno why it was not sent."""
         if self.taps:
             self._tell(data, flow, sent=True)
-        transport, local, remote, _ = flow
-        if transport == "UDP":
-            udp = self._udp.get(local)
-            if udp is not None:
-                return udp.send(data, remote)
-        else:
-            streams = self._streams.get(transport)
-            if streams is not None and streams.send(data, flow):
-                return 0
-        self.counters["unsent"] += 1
-        return errno.ENOTCONN
+        return self._sockets.send(data, flow)
 
     def _tell(self, data: bytes, flow: Flow, *, sent: bool) -> None:
         """Let the taps know of a SIP message that comes or goes: not of a keepalive, nor of STUN."""
@@ -612,6 +397,11 @@ class Endpoint:
 def is_keepalive(data: bytes) -> bool:
     """Return True if there is nothing in a datagram."""
     return not data.strip(_KEEPALIVE_CHARACTERS)
+
+
+def message_of(data: bytes) -> bytes:
+    """A datagram without the empty lines that a message may begin with (RFC 3261 §7.5)."""
+    return data.lstrip(_LINE_END) or data
 
 
 def _refuse(_data: bytes, _flow: Flow, _now: float) -> Verdict:

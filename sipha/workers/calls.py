@@ -38,8 +38,9 @@ from sipha.sip.timers import Timers
 from sipha.sip.token import Tokens
 from sipha.sip.transaction import Key, server_key
 from sipha.state.interfaces import ICredentials, ILocation, ILog
-from sipha.transport.endpoint import Endpoint, Listener
+from sipha.transport.endpoint import Endpoint
 from sipha.transport.interfaces import ITransactionUser
+from sipha.transport.sockets import Listener, Sockets
 from sipha.transport.udp import UdpSocket
 from sipha.workers.mark import param, read_mark
 from sipha.workers.messages import Elsewhere, Start
@@ -67,11 +68,11 @@ class _Waiting:
 class _Lines:
     """The listeners, of which a worker uses those for UDP; Elsewhere for who asks for another."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.mark = endpoint.mark
-        self.sent_by = endpoint.sent_by
-        self.is_local = endpoint.is_local
-        self._flow = endpoint.flow
+    def __init__(self, sockets: Sockets) -> None:
+        self.mark = sockets.mark
+        self.sent_by = sockets.sent_by
+        self.is_local = sockets.is_local
+        self._flow = sockets.flow
 
     def flow(self, transport: str, remote: Address) -> Flow | None:
         """See ITransport."""
@@ -131,15 +132,15 @@ class Calls:
         self._layer = TransactionLayer(timers)
         self._forget_after = timers.timeout
         self._shadows = Shadows(longest_setup(timers))
+        self._sockets = Sockets(param(start.mark))
         self.endpoint = Endpoint(
             reactor,
             self._layer,
-            (),
+            self._sockets,
             lease_until=lease_until,
             clock=clock,
             before_sending=self._share,
             tag=lambda request: refusal_tag(tokens(), request),
-            mark=param(start.mark),
         )
         self._own = [Listener(*listener) for listener in start.own]
         daemon = _Daemon(cluster_time)
@@ -151,7 +152,7 @@ class Calls:
             authenticator=authenticator,
             targets=self,
             domains=domains,
-            transport=_Lines(self.endpoint),
+            transport=_Lines(self._sockets),
             term=lambda: start.term,
             shadows=self._shadows,
             clock=reactor.seconds,
@@ -166,7 +167,8 @@ class Calls:
 
     def use(self, sockets: Sequence[UdpSocket]) -> None:
         """Send by these sockets, those of the listeners in order."""
-        self.endpoint.borrow(self, sockets, self._own)
+        self._sockets.borrow(sockets, self._own)
+        self.endpoint.start(self)
 
     def adopt(self, settings: ProxySettings, force_rport: Callable[[Request, Flow], bool]) -> None:
         """Go by these from the next request on."""

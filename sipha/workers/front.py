@@ -27,7 +27,7 @@ from sipha.sip.overload import PATIENCE, Overload, Tally, Verdict, mark_of, refu
 from sipha.sip.token import Tokens
 from sipha.state.interfaces import ICredentials
 from sipha.transport.connection import PING, PONG
-from sipha.transport.endpoint import LONGEST_KEEPALIVE, is_keepalive
+from sipha.transport.endpoint import LONGEST_KEEPALIVE, is_keepalive, message_of
 from sipha.transport.udp import UdpSocket
 from sipha.workers.calls import Calls
 from sipha.workers.messages import (
@@ -162,7 +162,8 @@ class Front:
         overload = self._overload
         overloaded = overload.waited(age, fill)
         passed, late = [], []
-        for data, flow in datagrams:
+        for came, flow in datagrams:
+            data = message_of(came)
             if (len(data) <= LONGEST_KEEPALIVE and is_keepalive(data)) or stun.is_stun(data):
                 self._keep_alive(data, flow)
                 continue

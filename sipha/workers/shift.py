@@ -277,9 +277,10 @@ class Shift:
             self.log.emit(LogLevel.levelWithName(word.level), "{text}", text=word.text)
 
     def _carry_out(self, word: Registers) -> None:
-        """Have REGISTERs carried out, unless phones are not to be heard any more."""
+        """Have REGISTERs carried out; unless phones are not to be heard any more: then none is, nor waits for that."""
         core, version, received = self._core, word.version, word.received
         if core.clock() >= core.lease_until():
+            self._settled([(tag, None) for tag, *_ in word.registers])
             return
         self._counters["registers"] += len(word.registers)
         carry_out, changed_since, now = core.registry.carry_out, self._roster.changed_since, core.cluster_time()

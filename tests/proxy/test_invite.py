@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,8 +11,8 @@ from sipha.sip import digest
 from sipha.sip.headers import parse_auth_params
 from sipha.sip.message import Request
 from sipha.state.binding import BEHIND_NAT
-from tests.proxy import ladder
 from tests.proxy.ladder import PASSWORD, House, Phone
+from tests.proxy.stage import Stage, edited
 
 PLAIN = (
     ("Max-Forwards: 70", "Max-Forwards: 1"),
@@ -97,14 +95,12 @@ STRANGE_URIS = (
 )
 
 
-class Scene:
+class Scene(Stage):
     """A house with a caller who has been challenged, and a callee; always the same one."""
 
     def __init__(self, uri: str = URIS[0], callee: str = "UDP") -> None:
-        ladder._serial = count(1)
         self.uri = uri
-        self.house = House()
-        self.alice = self.house.phone("alice", "203.0.113.1").account()
+        super().__init__()
         self.bob = self._callee(callee)
         self.alice.invite("sip:carol@sipha.test")
         self.alice.expect(407)
@@ -138,22 +134,7 @@ class Scene:
             f'response="{proof}", algorithm=MD5, qop=auth, cnonce="c", nc=00000002\r\n'
             "X-Text: \r\nContent-Length: 4\r\n\r\nbodyx"
         )
-        for old, new in edits:
-            text = text.replace(old, new, 1)
-        return text.encode("utf-8", "surrogateescape")
-
-    def glance(self, data: bytes) -> bool:
-        """Offer a datagram of the caller's to the proxy before it is parsed; True if it was taken."""
-        plain = invite.read(data)
-        taken = plain is not None and self.house.proxy.invite_received(plain, self.alice.flow, self.house.now)
-        if taken:
-            self.house.layer.counters.requests_received += 1  # as the endpoint does
-            self.house.turn()
-        return taken
-
-    def parse(self, data: bytes) -> None:
-        """Take a datagram of the caller's as any other."""
-        self.house.receive(data, self.alice.flow)
+        return edited(text, edits)
 
     def outcome(self, end: str) -> tuple[object, ...]:
         """What is sent and told the other nodes, what goes on, and what is counted, if the call ends so."""

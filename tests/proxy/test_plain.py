@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import count
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sipha.errors import SipError
 from sipha.proxy import plain
-from tests.proxy import ladder
-from tests.proxy.ladder import House
+from tests.proxy.stage import Stage, edited
 
 METHODS = ("ACK", "BYE", "INFO", "PRACK", "UPDATE")
 
@@ -69,13 +65,11 @@ OTHER = (
 """What isn't plain."""
 
 
-class Scene:
+class Scene(Stage):
     """A house in which a call is established, always the same one."""
 
     def __init__(self, transport: str = "UDP") -> None:
-        ladder._serial = count(1)
-        self.house = House()
-        self.alice = self.house.phone("alice", "203.0.113.1").account()
+        super().__init__()
         self.bob = self.house.phone("bob", "203.0.113.2", transport=transport).register()
         self.call = self.house.call(self.alice, self.bob)
         self.house.raw.clear()
@@ -89,25 +83,7 @@ class Scene:
             f"From: {self.call.ok.headers.get('From')}\r\nTo: {self.call.ok.headers.get('To')}\r\n"
             f"Call-ID: {self.call.invite.call_id}\r\nCSeq: 2 {method}\r\nX-Text: \r\nContent-Length: 0\r\n\r\nx"
         )
-        for old, new in edits:
-            text = text.replace(old, new, 1)
-        return text.encode("utf-8", "surrogateescape")
-
-    def glance(self, data: bytes) -> bool:
-        """Offer a datagram of the caller's to the proxy before it is parsed; True if it was taken."""
-        request = plain.read(data)
-        taken = request is not None and self.house.proxy.plain_received(request, self.alice.flow, self.house.now)
-        if taken:
-            self.house.layer.counters.requests_received += 1  # as the endpoint does
-            self.house.turn()
-        return taken
-
-    def parse(self, data: bytes) -> None:
-        """Take a datagram of the caller's as any other."""
-        try:
-            self.house.receive(data, self.alice.flow)
-        except SipError as error:
-            self.house.errors.append(error)
+        return edited(text, edits)
 
     def outcome(self) -> tuple[object, ...]:
         """What has been sent, what goes on, and what was counted."""

@@ -70,6 +70,11 @@ class Replica:
         for tell, group in groupby(zip(proposals, outcomes, strict=True), lambda each: each[0][2]):
             tell([(waiting, outcome) for (_, waiting, _), outcome in group])
 
+    @property
+    def proposed(self) -> Sequence[tuple[Record, Any, Tell]]:
+        """What waits for `commit`: each record, by what its proposer knows it, and who that is."""
+        return self._waiting
+
     def cluster_time(self) -> float:
         return self.now
 

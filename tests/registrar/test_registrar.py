@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from sipha.sip.overload import SPREAD
 from sipha.sip.parser import parse
 from sipha.state.binding import BEHIND_NAT
 from sipha.state.entries import Policy
+from sipha.state.outcomes import Registered, Rejected
 from tests.registrar.conftest import FLOW, Phone, Site
 
 AOR = "sip:alice@sipha.test"
@@ -44,6 +46,23 @@ def test_registrar_counts_its_responses_and_measures_what_its_200_took(site: Sit
     assert site.registrar.responses == {401: 1, 200: 2}
     counts = dict(site.registry.latencies.cumulative())
     assert (counts["0.0005"], counts["0.002"], counts["0.005"]) == (1, 1, 2)
+
+
+def test_outcome_that_tells_nothing_keeps_no_other_phone_from_its_answer(site: Site, alice: Phone) -> None:
+    bob = Phone(site, "bob", flow=FLOW._replace(remote=("192.0.2.3", 5062)))
+    for phone in (alice, bob):
+        phone.register(phone.contact())
+    site.replica.held = True
+    for phone in (alice, bob):
+        phone.send(phone.contact())
+    [(_, first, tell), (_, second, _)] = site.replica.proposed
+    sent = len(site.sent)
+    tell([(first, Registered(msgspec.Raw(b"\xc1"), 0)), (second, Rejected(500, "Invalid CSeq number"))])
+    answers = {flow: parse(data) for data, flow in site.sent[sent:]}
+    assert answers.keys() == {alice.flow, bob.flow}
+    assert getattr(answers[alice.flow], "reason") == "Server Internal Error"  # noqa: B009
+    assert getattr(answers[bob.flow], "reason") == "Invalid CSeq number"  # noqa: B009
+    assert site.registry.pending == 0
 
 
 def test_registrar_proposes_together_what_one_turn_has_brought(site: Site, alice: Phone) -> None:

@@ -43,8 +43,8 @@ def flood(alone: Alone, seconds: float) -> None:
 def test_operator_is_told_once_that_it_begins_and_ends(
     alone: Alone, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sipha.service.sip.QUIET", 0.1)
-    monkeypatch.setattr("sipha.sip.overload.QUIET", 0.1)
+    monkeypatch.setattr("sipha.service.overload.QUIET", 0.5)
+    monkeypatch.setattr("sipha.sip.overload.QUIET", 0.5)
     view = alone.node.view
     assert not view.status().alarms
     flood(alone, 0.42)

@@ -15,7 +15,7 @@ from sipha.service.sip import SipService
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request, Response, response_to
 from sipha.sip.parser import parse
-from sipha.transport.endpoint import Listener
+from sipha.transport.sockets import Listener
 from tests.service.alone import Alone
 from tests.system.wire import options
 
@@ -38,9 +38,9 @@ def test_leader_whose_listener_is_deaf_is_unwell_until_it_answers_for_some_time(
     alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sipha.service.health.RECOVERY", 1.0)
-    endpoint = alone.node.sip._endpoint
-    assert endpoint is not None
-    (udp,) = endpoint._udp.values()
+    listeners = alone.node.sip._listeners
+    assert listeners is not None
+    (udp,) = listeners.udp
     alone.world.turn(INTERVAL)
     alone.world.reactor.removeReader(udp)
     now = alone.world.reactor.seconds

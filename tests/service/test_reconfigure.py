@@ -53,7 +53,7 @@ def policy(name: str) -> Callable[[Node], object]:
 
 
 def limit(name: str) -> Callable[[Node], object]:
-    return lambda node: getattr(endpoint(node)._streams["TCP"].limits, name)
+    return lambda node: getattr(endpoint(node)._sockets._streams["TCP"].limits, name)
 
 
 def of_registrar(name: str) -> Callable[[Node], object]:
@@ -79,7 +79,7 @@ def judged(node: Node, data: bytes) -> Verdict:
 
 
 def receive_buffer(node: Node) -> int:
-    udp = next(iter(endpoint(node)._udp.values()))
+    udp = next(iter(endpoint(node)._sockets._udp.values()))
     return int(udp._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
 
 

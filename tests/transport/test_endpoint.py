@@ -1,18 +1,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
-from math import inf
 
 import pytest
 from twisted.internet import reactor
-from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.protocol import ClientFactory, Protocol
-from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from sipha.errors import SipError
@@ -20,150 +14,11 @@ from sipha.sip.events import Event, RequestReceived, TimerFired, TransactionFail
 from sipha.sip.flow import Flow
 from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, response_to
-from sipha.sip.overload import ADMITTED, T1, Overload
-from sipha.transport.connection import Connection
-from sipha.transport.endpoint import ATTEMPTS_IN_USE, RETRY_IN_USE, Endpoint, Listener, Shortcut
+from sipha.transport.endpoint import Endpoint
 from sipha.transport.interfaces import ITransactionUser
-from sipha.transport.stream import StreamLimits
-from tests.transport.test_stream import Wire
-
-HOST = "127.0.0.1"
-
-
-def request(method: str = "OPTIONS", transport: str = "UDP", *, extra: str = "", branch: str = "z9hG4bKa") -> bytes:
-    return (
-        f"{method} sip:sipha.test SIP/2.0\r\nVia: SIP/2.0/{transport} 192.0.2.1;rport;branch={branch}\r\n"
-        f"Max-Forwards: 70\r\nFrom: <sip:a@sipha.test>;tag=1\r\nTo: <sip:sipha.test>\r\nCall-ID: a\r\n"
-        f"CSeq: 1 {method}\r\n{extra}Content-Length: 0\r\n\r\n"
-    ).encode()
-
-
-@implementer(ITransactionUser)
-class User:
-    """A transaction user that answers requests with 200 and remembers what happened."""
-
-    def __init__(self, layer: TransactionLayer) -> None:
-        self.layer = layer
-        self.events: list[tuple[Event, float]] = []
-        self.act: Callable[[Event, float], None] = self.answer
-
-    def event_received(self, event: Event, now: float) -> None:
-        self.events.append((event, now))
-        self.act(event, now)
-
-    def answer(self, event: Event, now: float) -> None:
-        if isinstance(event, RequestReceived):
-            self.layer.reply(response_to(event.request, 200, to_tag="t"), event.flow)
-
-
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    """What is logged at level warn."""
-    found: list[str] = []
-
-    @implementer(ILogObserver)
-    def observe(event: LogEvent) -> None:
-        if event.get("log_level") is LogLevel.warn:
-            found.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observe)
-    yield found
-    globalLogPublisher.removeObserver(observe)
-
-
-class Node:
-    """An endpoint whose reactor stands still, and a phone."""
-
-    def __init__(self, *listeners: Listener) -> None:
-        self.reactor = MemoryReactorClock()
-        self.layer = TransactionLayer()
-        self.user = User(self.layer)
-        self.intercepted: bytes | tuple[bytes, ...] = ()
-        self.cut_short: bytes | tuple[bytes, ...] = ()
-        self.lease_until = inf
-        self.clock = 0
-        """Counts how often it was read."""
-        self.overload = Overload()
-        self.before: list[tuple[int, list[bytes]]] = []
-        """Each time that messages were about to be sent: how many events there had been, and what had come before."""
-        self.endpoint = Endpoint(
-            self.reactor,
-            self.layer,
-            listeners or [Listener("UDP", HOST, 0)],
-            lease_until=lambda: self.lease_until,
-            clock=self._read_clock,
-            before_sending=lambda: self.before.append((len(self.user.events), self.answers())),
-            tag=lambda _: "keyed",
-            intercept=lambda data, _: data.startswith(self.intercepted),
-            overload=self.overload,
-        )
-        shortcut: Shortcut = lambda data, _flow, _now: data.startswith(self.cut_short)  # noqa: E731  it is typed so
-        assert self.endpoint.start(self.user, shortcut).result is True
-        self.phone = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.phone.bind((HOST, 0))
-        self.phone.settimeout(5)
-
-    def _read_clock(self) -> float:
-        self.clock += 1
-        return self.clock
-
-    @property
-    def flow(self) -> Flow:
-        flow = self.endpoint.flow("UDP", self.phone.getsockname())
-        assert flow is not None
-        return flow
-
-    def receive(self, *datagrams: bytes) -> None:
-        for data in datagrams:
-            self.phone.sendto(data, self.flow.local)
-        [udp] = self.reactor.readers
-        udp.doRead()
-
-    def receive_late(self, *datagrams: bytes) -> list[bytes]:
-        """Let datagrams come that have waited for T1, after REGISTERs that are served all the same; return answers."""
-        early = [(request("REGISTER", branch=f"z9hG4bKe{number}"), self.flow) for number in range(ADMITTED - 1)]
-        self.endpoint._datagrams_received(early, T1, 0.0)
-        self.answers()
-        self.user.events.clear()
-        self.before.clear()
-        self.endpoint._datagrams_received([(data, self.flow) for data in datagrams], T1, 0.0)
-        return [answer for _, answers in self.before for answer in answers] + self.answers()
-
-    def answers(self) -> list[bytes]:
-        answers = []
-        self.phone.setblocking(False)
-        while True:
-            try:
-                answers.append(self.phone.recv(65535))
-            except BlockingIOError:
-                return answers
-
-    def accept(self) -> tuple[Connection, Wire]:
-        connection = self.reactor.adoptedPorts[0][2].buildProtocol(IPv4Address("TCP", "192.0.2.1", 40000))
-        wire = Wire()
-        wire.protocol = connection
-        connection.makeConnection(wire)
-        return connection, wire
-
-
-@pytest.fixture
-def node() -> Iterator[Node]:
-    made = Node()
-    yield made
-    made.endpoint.stop()
-    made.phone.close()
-
-
-@pytest.fixture
-def stream_node() -> Iterator[Node]:
-    made = Node(Listener("UDP", HOST, 0), Listener("TCP", HOST, 0))
-    yield made
-    made.endpoint.stop()
-    made.phone.close()
-
-
-def statuses(answers: list[bytes]) -> list[int]:
-    return [int(answer.split()[1]) for answer in answers]
+from sipha.transport.listeners import Listeners
+from sipha.transport.sockets import Listener
+from tests.transport.node import HOST, Node, User, request, statuses
 
 
 def test_user_provides_the_interface(node: Node) -> None:
@@ -239,6 +94,15 @@ def test_datagram_that_is_taken_before_it_is_parsed_goes_no_further(node: Node) 
     node.receive(b"\0\1other", request())
     assert statuses(node.answers()) == [200]
     assert not node.endpoint.counters["malformed"]
+
+
+def test_datagram_may_begin_with_empty_lines(node: Node) -> None:
+    node.intercepted = b"SIP/2.0 200 "
+    node.cut_short = b"REGISTER "
+    node.receive(b"\r\nSIP/2.0 200 OK\r\n\r\n", b"\r\n\r\n" + request("REGISTER"), b"\r\n" + request(), b"\r\n" * 8)
+    assert len(node.user.events) == 1
+    assert (node.layer.counters.requests_received, node.endpoint.counters["malformed"]) == (2, 1)
+    assert not node.endpoint.counters["mistake"]
 
 
 def test_what_can_be_a_request_is_not_offered_to_who_takes_responses(node: Node) -> None:
@@ -401,60 +265,6 @@ def test_sip_error_of_the_user_becomes_the_response(node: Node) -> None:
     assert b"Retry-After: 7\r\n" in answer
 
 
-def test_start_gives_up_at_another_error() -> None:
-    endpoint = Endpoint(
-        MemoryReactorClock(), TransactionLayer(), [Listener("UDP", HOST, 0), Listener("TCP", "192.0.2.1", 5060)]
-    )
-    failures: list[object] = []
-    endpoint.start(User(TransactionLayer())).addErrback(failures.append)
-    assert len(failures) == 1
-    assert endpoint.addresses == ()
-
-
-def test_start_waits_until_all_addresses_are_free() -> None:
-    reactor = MemoryReactorClock()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        other.bind((HOST, 0))
-        listeners = [Listener("UDP", HOST, 0), Listener("UDP", *other.getsockname())]
-        endpoint = Endpoint(reactor, TransactionLayer(), listeners)
-        started = endpoint.start(User(TransactionLayer()))
-        reactor.advance(RETRY_IN_USE)
-        assert not started.called
-        assert endpoint.addresses == ()
-    reactor.advance(RETRY_IN_USE)
-    assert started.called
-    assert len(endpoint.addresses) == 2
-    endpoint.stop()
-
-
-def test_log_says_that_an_address_stays_in_use_but_not_that_it_is_for_a_moment(warnings: list[str]) -> None:
-    reactor = MemoryReactorClock()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        other.bind((HOST, 0))
-        endpoint = Endpoint(reactor, TransactionLayer(), [Listener("UDP", *other.getsockname())])
-        endpoint.start(User(TransactionLayer()))
-        reactor.pump([RETRY_IN_USE] * (ATTEMPTS_IN_USE - 2))
-        assert warnings == []
-        reactor.pump([RETRY_IN_USE] * ATTEMPTS_IN_USE)
-        assert len(warnings) == 1
-        assert "is still in use; trying again" in warnings[0]
-    endpoint.stop()
-
-
-def test_stop_ends_the_wait_for_an_address() -> None:
-    reactor = MemoryReactorClock()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        other.bind((HOST, 0))
-        endpoint = Endpoint(reactor, TransactionLayer(), [Listener("UDP", *other.getsockname())])
-        results: list[bool] = []
-        endpoint.start(User(TransactionLayer())).addCallback(results.append)
-        endpoint.stop()
-    reactor.advance(1)
-    assert results == [False]
-    assert endpoint.addresses == ()
-    assert reactor.getDelayedCalls() == []
-
-
 def test_endpoint_starts_again_after_a_stop(node: Node) -> None:
     node.endpoint.stop()
     node.endpoint.start(node.user)
@@ -523,19 +333,6 @@ def test_lost_framing_is_answered_and_then_closed(stream_node: Node) -> None:
     assert not wire.connected
 
 
-def test_endpoint_knows_its_addresses(stream_node: Node) -> None:
-    udp, tcp = stream_node.endpoint.addresses
-    assert stream_node.endpoint.is_local(HOST, udp.port, "UDP")
-    assert not stream_node.endpoint.is_local(HOST, udp.port, "TLS")
-    assert stream_node.endpoint.is_local(HOST, tcp.port)
-    assert not stream_node.endpoint.is_local("127.0.0.2", tcp.port)
-    assert stream_node.endpoint.flow("TLS", ("192.0.2.1", 5061)) is None
-    assert stream_node.endpoint.flow("UDP", ("2001:db8::1", 5060)) is None
-    flow = stream_node.endpoint.flow("TCP", ("192.0.2.1", 5060))
-    assert flow == Flow("TCP", (HOST, tcp.port), ("192.0.2.1", 5060))
-    assert stream_node.endpoint.sent_by(flow) == f"{HOST}:{tcp.port}"
-
-
 def test_endpoint_sends_nothing_once_it_may_not() -> None:
     node = Node()
     node.lease_until = 0.0
@@ -572,104 +369,6 @@ def test_what_is_due_before_sending_is_done_when_the_events_are_over() -> None:
     assert len(node.answers()) == 1
     node.endpoint.stop()
     node.phone.close()
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken, socket.socket() as stream:
-        taken.bind((HOST, 0))
-        stream.bind((HOST, taken.getsockname()[1]))
-        return int(taken.getsockname()[1])
-
-
-def test_listeners_are_opened_before_others_are_retired(node: Node) -> None:
-    (before,) = node.endpoint.addresses
-    after = Listener("UDP", HOST, free_port())
-    node.endpoint.listen([after])
-    assert list(node.endpoint.addresses) == [before, after]
-    node.endpoint.retire([after])
-    assert list(node.endpoint.addresses) == [after]
-    assert node.flow.local == (HOST, after.port)
-
-
-def test_listener_that_was_retired_over_udp_is_read_and_answered_from_for_a_while(node: Node) -> None:
-    (before,) = node.endpoint.addresses
-    after = Listener("UDP", HOST, free_port())
-    node.endpoint.listen([after])
-    node.endpoint.retire([after])
-    [old] = [reader for reader in node.reactor.readers if reader.address == (HOST, before.port)]
-    node.phone.sendto(request(), (HOST, before.port))
-    old.doRead()
-    assert statuses(node.answers()) == [200]
-    node.reactor.advance(300)
-    assert old not in node.reactor.readers
-    assert node.endpoint.is_local(HOST, before.port, "UDP"), "phones still have it in their Routes"
-    node.endpoint.listen([before])
-    assert node.endpoint.addresses == (after, before)
-
-
-def test_listener_that_was_retired_can_be_listened_at_again(node: Node) -> None:
-    (before,) = node.endpoint.addresses
-    after = Listener("UDP", HOST, free_port())
-    node.endpoint.listen([after])
-    node.endpoint.retire([after])
-    node.endpoint.listen([before])
-    node.endpoint.retire([before])
-    node.reactor.advance(299)
-    assert node.endpoint.addresses == (before,)
-    assert {reader.address[1] for reader in node.reactor.readers} == {before.port, after.port}
-    node.reactor.advance(2)
-    assert [reader.address[1] for reader in node.reactor.readers] == [before.port]
-    assert not node.reactor.getDelayedCalls()
-
-
-def test_listener_that_was_retired_stays_ours_if_it_cant_be_listened_at_again(node: Node) -> None:
-    (before,) = node.endpoint.addresses
-    after = Listener("UDP", HOST, free_port())
-    node.endpoint.listen([after])
-    node.endpoint.retire([after])
-    node.reactor.advance(301)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        other.bind((HOST, before.port))
-        with pytest.raises(OSError, match="in use"):
-            node.endpoint.listen([before])
-    assert node.endpoint.is_local(HOST, before.port, "UDP")
-    node.endpoint.listen([before])
-    node.endpoint.retire([before])
-    assert node.endpoint.addresses == (before,)
-
-
-def test_listeners_are_opened_all_or_none(node: Node) -> None:
-    before = node.endpoint.addresses
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        other.bind((HOST, 0))
-        taken = Listener("UDP", HOST, other.getsockname()[1])
-        with pytest.raises(OSError, match="in use"):
-            node.endpoint.listen([*before, Listener("UDP", HOST, free_port()), taken])
-    assert node.endpoint.addresses == before
-
-
-def test_connections_outlive_their_listener_and_keep_to_new_limits(stream_node: Node) -> None:
-    udp, tcp = stream_node.endpoint.addresses
-    connection, wire = stream_node.accept()
-    connection.dataReceived(request(transport="TCP"))
-    stream_node.endpoint.retire([udp])
-    stream_node.endpoint.limit(4 << 20, StreamLimits(idle=60.0))
-    assert stream_node.endpoint.addresses == (udp,)
-    connection.dataReceived(request(transport="TCP", branch="z9hG4bKb"))
-    assert wire.value().count(b"SIP/2.0 200") == 2
-    assert stream_node.endpoint.is_local(HOST, tcp.port, "TCP")
-    stream_node.reactor.pump([1.0] * 62)
-    assert wire.aborted
-
-
-def test_ipv6_addresses_are_compared_by_value() -> None:
-    node = Node(Listener("UDP", "::1", 0))
-    [own] = node.endpoint.addresses
-    assert node.endpoint.is_local("[0:0::1]", own.port, "UDP")
-    flow = node.endpoint.flow("UDP", ("::1", 5060))
-    assert flow is not None
-    assert node.endpoint.sent_by(flow) == f"[::1]:{own.port}"
-    node.endpoint.stop()
 
 
 def _headers(branch: str) -> list[tuple[str, str]]:
@@ -724,10 +423,11 @@ class LoopbackTests(TestCase):
     async def setUp(self) -> None:  # type: ignore[override]
         self.layer = TransactionLayer()
         self.user = User(self.layer)
-        self.endpoint = Endpoint(reactor, self.layer, [Listener("UDP", self.host, 0), Listener("TCP", self.host, 0)])
+        listeners = Listeners(reactor, [Listener("UDP", self.host, 0), Listener("TCP", self.host, 0)])
+        self.endpoint = Endpoint(reactor, self.layer, listeners)
         assert await self.endpoint.start(self.user)
         self.addCleanup(self.endpoint.stop)
-        self.port = self.endpoint.addresses[1].port
+        self.port = listeners.addresses[1].port
 
     async def connect(self) -> TcpClient:
         client = TcpClient()
@@ -771,7 +471,7 @@ class LoopbackTests(TestCase):
 
     async def test_request_is_sent_over_a_new_connection_and_its_response_comes_back_on_it(self) -> None:
         other_layer = TransactionLayer()
-        other = Endpoint(reactor, other_layer, [Listener("TCP", self.host, 0)])
+        other = Endpoint(reactor, other_layer, Listeners(reactor, [Listener("TCP", self.host, 0)]))
         other_user = User(other_layer)
         ended: Deferred[Event] = Deferred()
         other_user.act = lambda event, now: None if ended.called else ended.callback(event)

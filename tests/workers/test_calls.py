@@ -70,6 +70,14 @@ class TestWay:
         assert invite.via.param("w") == house.mark(house.divide(alice.address))
         assert read_mark(house.passed[-1]) == invite.via.param("w")
 
+    def test_response_that_begins_with_an_empty_line_is_its_workers(
+        self, house: WorkerHouse, alice: Phone, bob: Phone, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        receive = house.receive
+        monkeypatch.setattr(house, "receive", lambda data, flow: receive(b"\r\n" + data, flow))
+        ring(alice, bob)
+        assert [data.split(b"\r\n")[0] for data in house.passed] == [b"SIP/2.0 180 Ringing"]
+
     def test_nonce_count_that_was_used_with_one_worker_is_used_with_all(
         self, house: WorkerHouse, alice: Phone, bob: Phone
     ) -> None:

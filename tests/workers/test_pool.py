@@ -363,6 +363,22 @@ def test_workers_are_silent_once_the_lease_has_ended(rig: Rig) -> None:
         assert status(line.answer()) == 401
 
 
+def test_register_that_is_handed_over_without_a_lease_is_carried_out_once_it_comes_again(rig: Rig) -> None:
+    rig.ready()
+    phone, line = rig.phone(), rig.lines[0]
+    assert register(rig, line, phone) == 200
+    rig.pool._renewing.stop()  # so that no worker hears of it before
+    rig.core.until = 0.0
+    line.send(phone.message(phone.contact()))
+    rig.world.until(lambda: of_any_waits(rig))
+    rig.world.turn(2 * RENEWAL)
+    assert not list(line.answers())
+    assert not of_any_waits(rig)
+    rig.core.until = 1e12
+    rig.pool._renewing.start(RENEWAL)
+    assert status(line.ask(phone.last)) == 200
+
+
 def test_worker_reads_nothing_before_it_has_a_lease(rig: Rig) -> None:
     rig.core.until = 0.0
     for shift in rig.pool._shifts():
