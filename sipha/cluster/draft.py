@@ -68,6 +68,14 @@ class Draft:
         self._content(name, 0)
         self._changed[name] = None
 
+    def record(self, name: str, data: bytes, done: Callable[[OSError | None], None]) -> None:
+        """Write at the end of a file, and tell."""
+        self.append(name, data)
+        done(None)
+
+    def settle(self) -> None:
+        """Nothing is ever under way here."""
+
     def run(self, job: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
         """Do a job, and tell what it returned or raised."""
         try:

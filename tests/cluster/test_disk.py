@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import select
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,15 +14,29 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from sipha.cluster.disk import FileDisk
+from sipha.cluster.recorder import Recorder
 from tests.cluster_sim.disk import VirtualDisk
+from tests.kernels import kernel
 
 
 class Reactor:
-    """Its turn comes when `turn` is called."""
+    """Its turn comes when `turn` is called, or `read` for those who wait for something to read."""
 
     def __init__(self) -> None:
         self.calls: list[Callable[[], None]] = []
         self.called = threading.Semaphore(0)
+        self.readers: list[Any] = []
+
+    def addReader(self, reader: Any) -> None:
+        self.readers.append(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        self.readers.remove(reader)
+
+    def read(self, within: float = 10) -> None:
+        ready, _, _ = select.select(self.readers, [], [], within)
+        for reader in ready:
+            reader.doRead()
 
     def callFromThread(self, function: Callable[..., Any], *args: Any) -> None:
         self.calls.append(lambda: function(*args))
@@ -38,10 +53,10 @@ def reactor() -> Reactor:
     return Reactor()
 
 
-@pytest.fixture
-def disk(tmp_path: Path, reactor: Reactor) -> Iterator[FileDisk]:
+@pytest.fixture(params=[Recorder, kernel("sipha.cluster._recorder").Recorder], ids=["Python", "C"])
+def disk(tmp_path: Path, reactor: Reactor, request: pytest.FixtureRequest) -> Iterator[FileDisk]:
     threads = threading.active_count()
-    disk = FileDisk(tmp_path, reactor)
+    disk = FileDisk(tmp_path, reactor, request.param)
     yield disk
     disk.close()
     assert threading.active_count() == threads
@@ -174,10 +189,61 @@ def test_closed_disk_tells_nothing_and_leaves_no_thread(tmp_path: Path, reactor:
     reactor.turn()
 
 
+def test_record_is_at_the_end_of_its_file_when_the_reactor_is_told(
+    disk: FileDisk, reactor: Reactor, tmp_path: Path
+) -> None:
+    disk.append("log", b"1")
+    told: list[OSError | None] = []
+    for record in (b"2", b"3"):
+        disk.record("log", record, told.append)
+        reactor.read()
+    assert told == [None, None]
+    assert (tmp_path / "log").read_bytes() == b"123"
+    assert dict(disk.syncs.cumulative())["+Inf"] == 2
+
+
+def test_settled_record_is_told_once_and_at_once(disk: FileDisk, reactor: Reactor) -> None:
+    told: list[OSError | None] = []
+    disk.settle()
+    disk.record("log", b"1", told.append)
+    disk.settle()
+    assert told == [None]
+    disk.settle()
+    reactor.read(0)
+    assert told == [None]
+
+
+def test_failed_record_is_told_why_and_is_no_sync(disk: FileDisk, reactor: Reactor, tmp_path: Path) -> None:
+    (tmp_path / "log").symlink_to("/dev/full")
+    told: list[OSError | None] = []
+    disk.record("log", b"1", told.append)
+    reactor.read()
+    assert str(told[0]) == "[Errno 28] No space left on device"
+    assert dict(disk.syncs.cumulative())["+Inf"] == 0
+
+
+def test_record_that_can_not_be_begun_raises_why(disk: FileDisk, tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    with pytest.raises(IsADirectoryError):
+        disk.record("log", b"1", lambda _: pytest.fail("it was told"))
+    disk.settle()
+
+
+def test_closed_disk_has_written_the_record_and_tells_nothing(tmp_path: Path, reactor: Reactor) -> None:
+    before, threads = open_files(), threading.active_count()
+    disk = FileDisk(tmp_path, reactor)
+    disk.record("log", bytes(1 << 20), lambda _: pytest.fail("it was told"))
+    disk.close()
+    assert (tmp_path / "log").stat().st_size == 1 << 20
+    assert not reactor.readers
+    assert (open_files(), threading.active_count()) == (before, threads)
+
+
 def test_disk_starts_no_thread_before_it_has_a_job(tmp_path: Path, reactor: Reactor) -> None:
     """A daemon forks after it has opened its files; threads don't survive that."""
     before = threading.active_count()
     disk = FileDisk(tmp_path, reactor)
     disk.replace("a", b"x")
+    disk.settle()
     assert threading.active_count() == before
     disk.close()

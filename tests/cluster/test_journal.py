@@ -751,6 +751,44 @@ FIRST_FORMAT = (
 )
 
 
+# Records beside the reactor
+
+
+def test_what_is_synced_now_follows_the_record_under_way(disk: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three groups: one under way, one that follows it when it is told, one that is collected before."""
+    monkeypatch.setattr("sipha.cluster.journal._GROUP", 1)
+    journal = filled(disk, 2)
+    disk.wait()
+    for index in range(3, 9):
+        journal.add(b"\0%d" % index, index, 1)
+        if index == 3:
+            journal.flush()
+    journal.sync_now()
+    assert journal.durable == 8
+    before = entries(journal)
+    disk.restart(power_lost=True)
+    assert entries(opened(disk)) == before
+
+
+def test_record_that_can_not_be_begun_ends_the_journal(disk: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = filled(disk, 2)
+    disk.wait()
+    failed: list[OSError] = []
+    journal.on_failed = failed.append
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(disk, "record", refuse)
+    for index in (3, 4):
+        journal.add(b"\0", index, 1)
+        journal.flush()
+    assert "can't start new thread" in str(failed.pop())
+    assert not failed
+    assert journal.durable == 2
+    journal.close()
+
+
 # Real files
 
 

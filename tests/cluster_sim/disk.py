@@ -109,6 +109,7 @@ class VirtualDisk:
         self._state: Literal["open", "closed", "crashed"] = "closed"
         self._crash_at: int | None = None
         self._jobs: dict[str, deque[_Job]] = {}
+        self._tell_recorded: Callable[[object], None] | None = None
 
     # What happens to a disk
 
@@ -118,6 +119,7 @@ class VirtualDisk:
         self._reactor = reactor
         self._state = "open"
         self._jobs = {"journal": deque(), "bulk": deque()}
+        self._tell_recorded = None
         for name in [name for name in self._files if name.endswith(".new")]:
             self.remove(name)
 
@@ -220,6 +222,34 @@ class VirtualDisk:
     def remove(self, name: str) -> None:
         self._file(name)
         self._step("remove", lambda: self._change_names({name: None}))
+
+    def record(self, name: str, data: bytes, done: Callable[[OSError | None], None]) -> None:
+        ended: list[OSError | None] = []
+
+        def do() -> None:
+            if ended:
+                return
+            try:
+                self.append(name, data)
+                self.sync(name)
+            except OSError as error:
+                ended.append(error)
+            else:
+                ended.append(None)
+
+        def tell(_: object) -> None:
+            if self._tell_recorded is tell:
+                self._tell_recorded = None
+                do()
+                done(ended[0])
+
+        assert self._tell_recorded is None, "another record is under way"
+        self._tell_recorded = tell
+        self._enqueue("journal", do, tell)
+
+    def settle(self) -> None:
+        if self._tell_recorded is not None:
+            self._tell_recorded(None)
 
     def run(self, job: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
         self._enqueue("journal", job, done)
