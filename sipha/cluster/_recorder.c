@@ -1,4 +1,4 @@
-/* Bytes written at the end of a file and synced by a thread that never waits for the interpreter's lock: what
+/* Bytes written to a file and synced by a thread that never waits for the interpreter's lock: what
  * `sipha.cluster.recorder` does by a thread of the interpreter, which is the reference.
  */
 
@@ -24,6 +24,7 @@ typedef struct {
     sem_t given, ended; /* between them what follows is the thread's, else the caller's */
     bool last; /* there will be no more */
     int file;
+    off_t offset;
     const char *bytes;
     size_t size;
     int error; /* errno of what failed, or 0 */
@@ -38,13 +39,14 @@ static double now(void)
 }
 
 /* Write all and sync; errno of what failed, or 0. No signal comes to this thread, and nothing is tried again. */
-static int record(int file, const char *bytes, size_t size, double *seconds)
+static int record(int file, off_t offset, const char *bytes, size_t size, double *seconds)
 {
     *seconds = 0;
     while (size > 0) {
-        ssize_t written = write(file, bytes, size);
+        ssize_t written = pwrite(file, bytes, size, offset);
         if (written < 0)
             return errno;
+        offset += written;
         bytes += written;
         size -= (size_t)written;
     }
@@ -63,7 +65,7 @@ static void *work(void *argument)
             continue;
         if (self->last)
             return NULL;
-        self->error = record(self->file, self->bytes, self->size, &self->seconds);
+        self->error = record(self->file, self->offset, self->bytes, self->size, &self->seconds);
         eventfd_write(self->bell, 1); /* first: nobody must hear it ring for the next record */
         sem_post(&self->ended);
     }
@@ -90,7 +92,8 @@ static PyObject *begin(PyObject *object, PyObject *args)
     Recorder *self = (Recorder *)object;
     PyObject *data;
     int file;
-    if (!PyArg_ParseTuple(args, "iS", &file, &data))
+    long long offset;
+    if (!PyArg_ParseTuple(args, "iLS", &file, &offset, &data))
         return NULL;
     if (self->data != NULL || self->bell < 0) {
         PyErr_SetString(PyExc_RuntimeError, "another record is under way, or the recorder is closed");
@@ -100,6 +103,7 @@ static PyObject *begin(PyObject *object, PyObject *args)
         return NULL;
     self->data = Py_NewRef(data);
     self->file = file;
+    self->offset = (off_t)offset;
     self->bytes = PyBytes_AS_STRING(data);
     self->size = (size_t)PyBytes_GET_SIZE(data);
     sem_post(&self->given);
@@ -187,7 +191,7 @@ static void dealloc(PyObject *object)
 }
 
 static PyMethodDef RECORDER_METHODS[] = {
-    {"begin", begin, METH_VARARGS, "Write bytes to a file and sync it; no other record may be under way."},
+    {"begin", begin, METH_VARARGS, "Write bytes at an offset of a file and sync it; no other record may be under way."},
     {"take", take, METH_NOARGS, "Wait until the record has ended: errno or 0, and the seconds that the sync took."},
     {"fileno", fileno_, METH_NOARGS, "What can be read when the record has ended."},
     {"close", close_, METH_NOARGS, "End, after the record under way."},
@@ -221,7 +225,7 @@ static PyModuleDef_Slot SLOTS[] = {{Py_mod_exec, fill}, {0, NULL}};
 static struct PyModuleDef MODULE = {
     PyModuleDef_HEAD_INIT,
     .m_name = "sipha.cluster._recorder",
-    .m_doc = "Bytes written at the end of a file and synced by a thread that never waits for the interpreter's lock.",
+    .m_doc = "Bytes written to a file and synced by a thread that never waits for the interpreter's lock.",
     .m_size = 0,
     .m_slots = SLOTS,
 };

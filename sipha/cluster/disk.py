@@ -21,6 +21,9 @@ from sipha.histogram import Histogram
 
 T = TypeVar("T")
 
+ROOM = 256 << 10
+"""Bytes by which a file grows for the records to come."""
+
 _NEW = ".new"
 _MODE = 0o600
 _OPEN_FILES = 8
@@ -45,6 +48,9 @@ class Disk(Protocol):
     def append(self, name: str, data: bytes) -> None:
         """Write at the end of a file, which is made if there is none."""
 
+    def write(self, name: str, offset: int, data: bytes) -> None:
+        """Write at an offset of a file, up to its end or beyond."""
+
     def rewrite(self, name: str, offset: int) -> None:
         """Write again what a file has from `offset` on: after a failed `sync` the kernel takes it for written."""
 
@@ -66,10 +72,11 @@ class Disk(Protocol):
     def remove(self, name: str) -> None:
         """Remove a file; durable after `sync_names`."""
 
-    def record(self, name: str, data: bytes, done: Callable[[OSError | None], None]) -> None:
-        """Write at the end of a file and sync, beside the reactor, and tell there that it has ended, or why it failed.
+    def record(self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None]) -> None:
+        """Write to a file and sync, beside the reactor, and tell there that it has ended, or why it failed.
 
-        The record and the jobs of the journal before it must have ended. Raises OSError if it can't be begun.
+        If the file grows, then by more than that, all zeros: where the next has room, it is synced in less time. The
+        record and the jobs of the journal before it must have ended. Raises OSError if it can't be begun.
         """
 
     def settle(self) -> None:
@@ -123,17 +130,21 @@ class FileDisk:
 
     def append(self, name: str, data: bytes) -> None:
         """Write at the end of a file, which is made if there is none."""
-        write(self._file(name, os.O_CREAT).fd, data)
+        file = self._file(name, os.O_CREAT).fd
+        write(file, os.fstat(file).st_size, data)
+
+    def write(self, name: str, offset: int, data: bytes) -> None:
+        """Write at an offset of a file, up to its end or beyond."""
+        write(self._file(name).fd, offset, data)
 
     def rewrite(self, name: str, offset: int) -> None:
         """Write again what a file has from `offset` on: after a failed `sync` the kernel takes it for written."""
         file = self._open(name, os.O_RDWR)
-        os.lseek(file.fd, offset, os.SEEK_SET)
-        write(file.fd, self.read(name, offset))
+        write(file.fd, offset, self.read(name, offset))
 
     def truncate(self, name: str, size: int) -> None:
         """Forget what lies behind the first `size` bytes of a file."""
-        os.ftruncate(self._file(name).fd, size)
+        self._file(name).truncate(size)
 
     def sync(self, name: str) -> None:
         """Make durable what is in a file (fdatasync)."""
@@ -148,7 +159,7 @@ class FileDisk:
     def replace(self, name: str, data: bytes) -> None:
         """Let a file have this content, durably; after a crash it has the old one or the new one."""
         file = self._open(name + _NEW, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        write(file.fd, data)
+        write(file.fd, 0, data)
         os.fsync(file.fd)
         self.rename(name + _NEW, name)
 
@@ -164,9 +175,10 @@ class FileDisk:
         os.unlink(name, dir_fd=self._directory)
         self._files.pop(name, None)
 
-    def record(self, name: str, data: bytes, done: Callable[[OSError | None], None]) -> None:
-        """Write at the end of a file and sync, on the recorder's thread."""
-        self._records.begin(self._file(name, os.O_CREAT), data, done)
+    def record(self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None]) -> None:
+        """Write to a file and sync, on the recorder's thread."""
+        file = self._file(name)
+        self._records.begin(file, offset, file.with_room(offset, data), done)
 
     def settle(self) -> None:
         """Wait for the record that is under way, if there is one; it is told before this returns."""
@@ -195,7 +207,7 @@ class FileDisk:
         """The file to write to. Only one thread at a time may write to a file."""
         file = self._files.get(name)
         if file is None:
-            file = self._files[name] = self._open(name, flags | os.O_RDWR | os.O_APPEND)
+            file = self._files[name] = self._open(name, flags | os.O_RDWR)
             for oldest in list(self._files)[:-_OPEN_FILES]:
                 self._files.pop(oldest, None)
         return file
@@ -207,10 +219,26 @@ class FileDisk:
 class _File:
     """An open file; it is closed when no thread uses it any more."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("_size", "fd")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._size = 0  # no more than it has
+
+    def with_room(self, offset: int, data: bytes) -> bytes:
+        """The data and, if it goes beyond the end of the file, zeros in which the next has room."""
+        end = offset + len(data)
+        if end > self._size:
+            self._size = os.fstat(self.fd).st_size
+        if end > self._size:
+            self._size = end + ROOM
+            data += bytes(ROOM)
+        return data
+
+    def truncate(self, size: int) -> None:
+        """Forget what lies behind the first `size` bytes."""
+        self._size = 0
+        os.ftruncate(self.fd, size)
 
     def __del__(self) -> None:
         with suppress(OSError):  # what must be durable was synced
@@ -228,12 +256,12 @@ class _Records:
         self._recorder: IRecorder | None = None
         self._under_way: tuple[_File, Callable[[OSError | None], None]] | None = None
 
-    def begin(self, file: _File, data: bytes, done: Callable[[OSError | None], None]) -> None:
+    def begin(self, file: _File, offset: int, data: bytes, done: Callable[[OSError | None], None]) -> None:
         """Have a record written; raises OSError."""
         if self._recorder is None:
             self._recorder = self._make()
             self._reactor.addReader(self)
-        self._recorder.begin(file.fd, data)
+        self._recorder.begin(file.fd, offset, data)
         self._under_way = file, done
 
     def settle(self) -> None:

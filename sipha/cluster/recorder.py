@@ -1,4 +1,4 @@
-"""Writes to the end of the log's file and syncs it on a thread beside the reactor's, one record after the other."""
+"""Writes to the log's file and syncs it on a thread beside the reactor's, one record after the other."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Protocol
 class IRecorder(Protocol):
     """Its thread begins with the first record, for a daemon forks before that."""
 
-    def begin(self, file: int, data: bytes, /) -> None:
-        """Write bytes to a file and sync it (fdatasync); the record before must have been taken."""
+    def begin(self, file: int, offset: int, data: bytes, /) -> None:
+        """Write bytes at an offset and sync the file (fdatasync); the record before must have been taken."""
 
     def take(self) -> tuple[int, float]:
         """Wait until the record has ended: 0 or the errno of what failed, and the seconds that the sync took."""
@@ -32,18 +32,18 @@ class Recorder:
     def __init__(self) -> None:
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._busy = False
-        self._given: SimpleQueue[tuple[int, bytes] | None] = SimpleQueue()
+        self._given: SimpleQueue[tuple[int, int, bytes] | None] = SimpleQueue()
         self._ended: SimpleQueue[tuple[int, float]] = SimpleQueue()
         self._thread = Thread(target=self._work, name="recorder", daemon=True)
 
-    def begin(self, file: int, data: bytes) -> None:
+    def begin(self, file: int, offset: int, data: bytes) -> None:
         """See IRecorder."""
         if self._busy or self._bell < 0:
             raise RuntimeError("a record is under way, or the recorder is closed")
         if not self._thread.ident:
             self._thread.start()
         self._busy = True
-        self._given.put((file, data))
+        self._given.put((file, offset, data))
 
     def take(self) -> tuple[int, float]:
         """See IRecorder."""
@@ -73,9 +73,9 @@ class Recorder:
             os.eventfd_write(self._bell, 1)  # first: nobody must hear it ring for the next record
             self._ended.put(ended)
 
-    def _record(self, file: int, data: bytes) -> tuple[int, float]:
+    def _record(self, file: int, offset: int, data: bytes) -> tuple[int, float]:
         try:
-            write(file, data)
+            write(file, offset, data)
             began = time.monotonic()
             self.sync(file)
             return 0, time.monotonic() - began
@@ -87,11 +87,11 @@ class Recorder:
         os.fdatasync(file)
 
 
-def write(file: int, data: bytes) -> None:
-    """Write all; raises OSError."""
-    written = os.write(file, data)
+def write(file: int, offset: int, data: bytes) -> None:
+    """Write all at an offset; raises OSError."""
+    written = os.pwrite(file, data, offset)
     while written < len(data):
-        written += os.write(file, memoryview(data)[written:])
+        written += os.pwrite(file, memoryview(data)[written:], offset + written)
 
 
 def recorder() -> IRecorder:

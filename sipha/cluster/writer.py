@@ -25,7 +25,7 @@ class _Operation:
     job: Callable[[], None]
     last: int
     done: Done | None
-    record: tuple[str, bytes] | None
+    record: tuple[str, int, bytes] | None
     ended: bool = False
     error: OSError | None = None
 
@@ -61,18 +61,18 @@ class Writer:
 
     # Operations; once one is done, entries up to `last` are durable
 
-    def write(self, name: str, header: bytes | None, records: bytes, last: int) -> None:
-        """Write records at the end of a file, which is new if there is a header."""
+    def write(self, name: str, header: bytes | None, offset: int, records: bytes, last: int) -> None:
+        """Write records behind those that a file has, which is new if there is a header."""
 
         def job() -> None:
             if header is not None:
                 # A file that has a name has a whole header; the kernel may put it off if it may put off all.
                 (self._disk.replace if self._sync else self._disk.append)(name, header)
-            self._disk.append(name, records)
+            self._disk.write(name, offset, records)
             if self._sync:
                 self._disk.sync(name)
 
-        self._put(job, last, record=(name, records) if self._sync and header is None else None)
+        self._put(job, last, record=(name, offset, records) if self._sync and header is None else None)
 
     def cut(self, removed: Sequence[str], name: str, size: int, last: int) -> None:
         """Remove files, in this order, then cut another."""
@@ -115,7 +115,7 @@ class Writer:
             operation.last = min(operation.last, last)
 
     def _put(
-        self, job: Callable[[], None], last: int, done: Done | None = None, record: tuple[str, bytes] | None = None
+        self, job: Callable[[], None], last: int, done: Done | None = None, record: tuple[str, int, bytes] | None = None
     ) -> None:
         if self.error is None:
             operation = _Operation(job, last, done, record)

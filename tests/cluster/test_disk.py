@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from sipha.cluster.disk import FileDisk
+from sipha.cluster.disk import ROOM, FileDisk
 from sipha.cluster.recorder import Recorder
 from tests.cluster_sim.disk import VirtualDisk
 from tests.kernels import kernel
@@ -70,6 +70,7 @@ NAMES = st.sampled_from("abc")
 OPERATIONS = st.lists(
     st.one_of(
         st.tuples(st.just("append"), NAMES, st.binary(max_size=9)),
+        st.tuples(st.just("write"), NAMES, st.integers(0, 19), st.binary(min_size=1, max_size=9)),
         st.tuples(st.just("replace"), NAMES, st.binary(max_size=9)),
         st.tuples(st.just("rewrite"), NAMES, st.integers(0, 9)),
         st.tuples(st.just("truncate"), NAMES, st.integers(0, 9)),
@@ -189,23 +190,37 @@ def test_closed_disk_tells_nothing_and_leaves_no_thread(tmp_path: Path, reactor:
     reactor.turn()
 
 
-def test_record_is_at_the_end_of_its_file_when_the_reactor_is_told(
-    disk: FileDisk, reactor: Reactor, tmp_path: Path
-) -> None:
+def test_records_have_been_written_when_the_reactor_is_told(disk: FileDisk, reactor: Reactor, tmp_path: Path) -> None:
     disk.append("log", b"1")
     told: list[OSError | None] = []
-    for record in (b"2", b"3"):
-        disk.record("log", record, told.append)
+    for offset, record in ((1, b"2"), (2, b"34"), (3, b"5")):
+        disk.record("log", offset, record, told.append)
         reactor.read()
-    assert told == [None, None]
-    assert (tmp_path / "log").read_bytes() == b"123"
-    assert dict(disk.syncs.cumulative())["+Inf"] == 2
+    assert told == [None, None, None]
+    assert (tmp_path / "log").read_bytes().rstrip(b"\0") == b"1235"
+    assert dict(disk.syncs.cumulative())["+Inf"] == 3
+
+
+def test_file_grows_once_for_many_records(disk: FileDisk, tmp_path: Path) -> None:
+    disk.append("log", b"1")
+    sizes, offset, record = [], 1, b"2" * 100_000
+    for _ in range(8):
+        disk.record("log", offset, record, lambda _: None)
+        disk.settle()
+        offset += len(record)
+        sizes.append((tmp_path / "log").stat().st_size)
+    assert sizes == sorted([1 + 100_000 + ROOM, 1 + 400_000 + ROOM, 1 + 700_000 + ROOM] * 3)[:8]
+    disk.truncate("log", 5)
+    disk.record("log", 5, b"3", lambda _: None)
+    disk.settle()
+    assert (tmp_path / "log").read_bytes() == b"122223" + bytes(ROOM)
 
 
 def test_settled_record_is_told_once_and_at_once(disk: FileDisk, reactor: Reactor) -> None:
     told: list[OSError | None] = []
+    disk.append("log", b"")
     disk.settle()
-    disk.record("log", b"1", told.append)
+    disk.record("log", 0, b"1", told.append)
     disk.settle()
     assert told == [None]
     disk.settle()
@@ -216,7 +231,7 @@ def test_settled_record_is_told_once_and_at_once(disk: FileDisk, reactor: Reacto
 def test_failed_record_is_told_why_and_is_no_sync(disk: FileDisk, reactor: Reactor, tmp_path: Path) -> None:
     (tmp_path / "log").symlink_to("/dev/full")
     told: list[OSError | None] = []
-    disk.record("log", b"1", told.append)
+    disk.record("log", 0, b"1", told.append)
     reactor.read()
     assert str(told[0]) == "[Errno 28] No space left on device"
     assert dict(disk.syncs.cumulative())["+Inf"] == 0
@@ -225,16 +240,17 @@ def test_failed_record_is_told_why_and_is_no_sync(disk: FileDisk, reactor: React
 def test_record_that_can_not_be_begun_raises_why(disk: FileDisk, tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     with pytest.raises(IsADirectoryError):
-        disk.record("log", b"1", lambda _: pytest.fail("it was told"))
+        disk.record("log", 0, b"1", lambda _: pytest.fail("it was told"))
     disk.settle()
 
 
 def test_closed_disk_has_written_the_record_and_tells_nothing(tmp_path: Path, reactor: Reactor) -> None:
     before, threads = open_files(), threading.active_count()
     disk = FileDisk(tmp_path, reactor)
-    disk.record("log", bytes(1 << 20), lambda _: pytest.fail("it was told"))
+    disk.append("log", b"")
+    disk.record("log", 0, bytes(1 << 20), lambda _: pytest.fail("it was told"))
     disk.close()
-    assert (tmp_path / "log").stat().st_size == 1 << 20
+    assert (tmp_path / "log").stat().st_size == (1 << 20) + ROOM
     assert not reactor.readers
     assert (open_files(), threading.active_count()) == (before, threads)
 

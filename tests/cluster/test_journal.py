@@ -19,7 +19,7 @@ from sipha.cluster.disk import Damaged, FileDisk
 from sipha.cluster.journal import Journal
 from sipha.cluster.segment import HEADER, OVERHEAD
 from sipha.cluster.wire import Entry
-from tests.cluster_sim.disk import Primitive, VirtualDisk
+from tests.cluster_sim.disk import ROOM, Primitive, VirtualDisk
 
 
 class Watched(VirtualDisk):
@@ -765,6 +765,37 @@ def test_what_is_synced_now_follows_the_record_under_way(disk: Watched, monkeypa
             journal.flush()
     journal.sync_now()
     assert journal.durable == 8
+    before = entries(journal)
+    disk.restart(power_lost=True)
+    assert entries(opened(disk)) == before
+
+
+@pytest.mark.parametrize("power_lost", [False, True])
+def test_room_behind_the_last_record_is_no_damage(disk: Watched, warnings: list[str], *, power_lost: bool) -> None:
+    journal = filled(disk, 9)
+    add(journal, command=b"\0that ends with zeros" + bytes(99))
+    journal.flush()
+    disk.wait()
+    assert journal.durable == 10
+    before = entries(journal)
+    assert disk.image()["log-00000000000000000001"].endswith(bytes(ROOM))
+    disk.restart(power_lost=power_lost)
+    assert entries(opened(disk)) == before
+    assert not warnings
+    assert disk.size("log-00000000000000000001") == journal.size
+
+
+def test_full_file_has_no_room_for_more_when_there_is_a_next(disk: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that knows of no room takes it for something torn, as is only what was written last."""
+    monkeypatch.setattr("sipha.cluster.journal.SEGMENT", 500)
+    journal = filled(disk, 2)
+    for _ in range(30):
+        add(journal)
+        journal.flush()
+        disk.wait()
+        *full, last = [disk.size(name) for name in disk.names() if name.startswith("log-")]
+        assert sum(full) < journal.size <= sum(full) + last
+    assert len(full) >= 3
     before = entries(journal)
     disk.restart(power_lost=True)
     assert entries(opened(disk)) == before

@@ -30,7 +30,7 @@ def recorder(request: pytest.FixtureRequest) -> Iterator[IRecorder]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[int]:
-    file = os.open(tmp_path / "log", os.O_CREAT | os.O_RDWR | os.O_APPEND)
+    file = os.open(tmp_path / "log", os.O_CREAT | os.O_RDWR)
     yield file
     os.close(file)
 
@@ -44,10 +44,10 @@ def running() -> int:
     return sum(1 for _ in Path("/proc/self/task").iterdir())
 
 
-def test_records_follow_each_other(recorder: IRecorder, file: int) -> None:
+def test_records_are_where_they_belong(recorder: IRecorder, file: int) -> None:
     records = [b"", b"1", bytes(1 << 20), b"2" * 999]
-    for record in records:
-        recorder.begin(file, record)
+    for number, record in enumerate(records):
+        recorder.begin(file, sum(map(len, records[:number])), record)
         assert ended(recorder)
         error, seconds = recorder.take()
         assert error == 0
@@ -57,8 +57,8 @@ def test_records_follow_each_other(recorder: IRecorder, file: int) -> None:
 
 
 def test_taking_a_record_waits_until_it_has_ended(recorder: IRecorder, file: int) -> None:
-    for _ in range(100):
-        recorder.begin(file, b"1")
+    for offset in range(100):
+        recorder.begin(file, offset, b"1")
         assert recorder.take()[0] == 0
         assert not ended(recorder, 0)
     assert os.pread(file, 101, 0) == b"1" * 100
@@ -71,9 +71,9 @@ def test_taking_a_record_waits_until_it_has_ended(recorder: IRecorder, file: int
 def test_errno_of_what_fails_is_told(recorder: IRecorder, file: int, path: str, data: bytes, error: int) -> None:
     other = os.open(path, os.O_RDWR) if path else -1
     for _ in range(2):
-        recorder.begin(file, data)
+        recorder.begin(file, 0, data)
         assert recorder.take()[0] == 0
-        recorder.begin(other, data)
+        recorder.begin(other, 0, data)
         assert recorder.take() == (error, 0.0)
     if path:
         os.close(other)
@@ -83,8 +83,10 @@ def test_what_was_cut_short_is_written_on_from_there(recorder: IRecorder, file: 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
     try:
-        recorder.begin(file, bytes(1 << 19) + b"1" * (1 << 20))
+        recorder.begin(file, 1 << 19, b"1" * (1 << 20))
         assert recorder.take() == (EFBIG, 0.0)
+        recorder.begin(file, -1, b"1")
+        assert recorder.take() == (EINVAL, 0.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert os.pread(file, 1 << 21, 0) == bytes(1 << 19) + b"1" * (1 << 19)
@@ -93,21 +95,21 @@ def test_what_was_cut_short_is_written_on_from_there(recorder: IRecorder, file: 
 def test_one_record_is_under_way_at_most(recorder: IRecorder, file: int) -> None:
     with pytest.raises(RuntimeError):
         recorder.take()
-    recorder.begin(file, b"1")
+    recorder.begin(file, 0, b"1")
     with pytest.raises(RuntimeError):
-        recorder.begin(file, b"2")
+        recorder.begin(file, 1, b"2")
     recorder.take()
     with pytest.raises(RuntimeError):
         recorder.take()
 
 
 def test_closed_recorder_has_written_its_record_and_takes_no_other(recorder: IRecorder, file: int) -> None:
-    recorder.begin(file, bytes(1 << 20))
+    recorder.begin(file, 0, bytes(1 << 20))
     recorder.close()
     assert os.fstat(file).st_size == 1 << 20
     assert recorder.fileno() == -1
     with pytest.raises(RuntimeError):
-        recorder.begin(file, b"2")
+        recorder.begin(file, 1, b"2")
     with pytest.raises(RuntimeError):
         recorder.take()
     recorder.close()
@@ -118,11 +120,11 @@ def test_recorder_in_c_holds_what_it_writes_and_nothing_else(file: int) -> None:
     references = sys.getrefcount(data)
     recorder = RecorderInC()
     for _ in range(10):
-        recorder.begin(file, data)
+        recorder.begin(file, 0, data)
         assert sys.getrefcount(data) == references + 1
         recorder.take()
         assert sys.getrefcount(data) == references
-    recorder.begin(file, data)
+    recorder.begin(file, 0, data)
     threads, descriptor = running(), recorder.fileno()
     del recorder
     gc.collect()
@@ -132,7 +134,9 @@ def test_recorder_in_c_holds_what_it_writes_and_nothing_else(file: int) -> None:
         os.fstat(descriptor)
 
 
-@pytest.mark.parametrize("arguments", [(), ("1", b"1"), (1, "1"), (1 << 40, b"1"), (1, b"1", 1)])
+@pytest.mark.parametrize(
+    "arguments", [(), (1, b"1"), ("1", 0, b"1"), (1, 0, "1"), (1 << 40, 0, b"1"), (1, 1 << 70, b"1")]
+)
 def test_recorder_in_c_refuses_what_it_is_not_made_for(arguments: tuple[Any, ...]) -> None:
     recorder = RecorderInC()
     with pytest.raises((TypeError, OverflowError)):

@@ -14,6 +14,9 @@ T = TypeVar("T")
 SECTOR = 512
 """Bytes that the medium writes all or none of."""
 
+ROOM = 1500
+"""Bytes of zeros behind a record with which a file grows."""
+
 _Job = tuple[Callable[[], Any], Callable[[Any], None]]
 Primitive = Literal["read", "write", "truncate", "sync", "rename", "remove", "sync of names"]
 
@@ -185,7 +188,11 @@ class VirtualDisk:
         return bytes(self._file(name).content[offset : None if size is None else offset + size])
 
     def append(self, name: str, data: bytes) -> None:
-        self._write(name, data)
+        self._write(name, None, data)
+
+    def write(self, name: str, offset: int, data: bytes) -> None:
+        self._file(name)
+        self._write(name, offset, data)
 
     def rewrite(self, name: str, offset: int) -> None:
         file = self._file(name)
@@ -210,7 +217,7 @@ class VirtualDisk:
         new = f"{name}.new"
         if new in self._files:
             self.remove(new)
-        self._write(new, data)
+        self._write(new, None, data)
         self.sync(new)
         self.rename(new, name)
 
@@ -223,14 +230,15 @@ class VirtualDisk:
         self._file(name)
         self._step("remove", lambda: self._change_names({name: None}))
 
-    def record(self, name: str, data: bytes, done: Callable[[OSError | None], None]) -> None:
+    def record(self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None]) -> None:
         ended: list[OSError | None] = []
 
         def do() -> None:
             if ended:
                 return
             try:
-                self.append(name, data)
+                beyond = offset + len(data) > self.size(name)
+                self.write(name, offset, data + bytes(ROOM * beyond))
                 self.sync(name)
             except OSError as error:
                 ended.append(error)
@@ -287,18 +295,21 @@ class VirtualDisk:
         self.kill()
         raise Crashed(when)
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, name: str, offset: int | None, data: bytes) -> None:
+        """Write at an offset, or at the end."""
         self._check("read")
         if name not in self._files:
             self._change_names({name: _File()})
         file = self._files[name]
+        begin = len(file.content) if offset is None else offset
         room = len(data)
         if self.capacity is not None:
-            room = max(self.capacity - sum(len(each.content) for each in self._files.values()), 0)
+            free = max(self.capacity - sum(len(each.content) for each in self._files.values()), 0)
+            room = max(len(file.content) - begin, 0) + free
         written = data[:room]
         if self.steps + 1 == self._crash_at:
             written = written[: self._random.randrange(len(written) + 1)]
-        self._step("write", lambda: file.change(len(file.content), written))
+        self._step("write", lambda: file.change(begin, written))
         if room < len(data):
             raise OSError(ENOSPC, "the disk is full")
 

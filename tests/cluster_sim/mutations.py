@@ -257,7 +257,7 @@ MUTATIONS = [
         "what is written is synced before it counts as durable",
         "cluster.writer:Writer.write",
         "if self._sync:\n            self._disk.sync(name)\n\n"
-        "    self._put(job, last, record=(name, records) if self._sync and header is None else None)",
+        "    self._put(job, last, record=(name, offset, records) if self._sync and header is None else None)",
         "\n    self._put(job, last)",
     ),
     Mutation(
