@@ -30,6 +30,7 @@ from bench.log_figures import STAMP, Groups, Latency, Stalls, record, spread  # 
 from sipha.cluster.disk import FileDisk  # noqa: E402
 from sipha.cluster.peers import Peers  # noqa: E402
 from sipha.cluster.raft import Timing  # noqa: E402
+from sipha.cluster.recorder import Recorder  # noqa: E402
 from sipha.cluster.replica import Replica  # noqa: E402
 from sipha.cluster.tls import Credentials  # noqa: E402
 from sipha.errors import Unavailable  # noqa: E402
@@ -61,11 +62,24 @@ class Setup(msgspec.Struct):
     keys: int = 100_000
 
 
+class SlowRecorder(Recorder):
+    """Takes longer by some seconds for each sync."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def sync(self, file: int) -> None:
+        """See Recorder."""
+        time.sleep(self._seconds)
+        super().sync(file)
+
+
 class SlowDisk(FileDisk):
     """A disk whose syncs take longer by some seconds."""
 
     def __init__(self, directory: str, seconds: float) -> None:
-        super().__init__(directory, reactor)
+        super().__init__(directory, reactor, partial(SlowRecorder, seconds))
         self._seconds = seconds
 
     def sync(self, name: str) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from twisted.internet.epollreactor import EPollReactor
 
+from bench.load import BenchError
 from sipha import config
 from sipha.cluster import founding
 from sipha.service.life import Life
@@ -32,6 +33,9 @@ PHONES = 900
 ROUNDS = 100
 BATCH = 90
 """As many datagrams of this size are read in one turn when a leader has all it can do."""
+
+PATIENCE = 10.0
+"""Seconds within which a batch is answered."""
 
 CONFIG = """
 [node]
@@ -85,8 +89,10 @@ class Lone:
         for first in range(0, PHONES, BATCH):
             for number in range(first, first + BATCH):
                 self.phones.send(register(number, cseq, self.nonce))
-            spent, answered = 0.0, 0
+            spent, answered, deadline = 0.0, 0, time.monotonic() + PATIENCE
             while answered < BATCH:
+                if time.monotonic() > deadline:
+                    raise BenchError(f"{BATCH - answered} of {BATCH} REGISTERs were lost")
                 begin = time.thread_time()
                 self.reactor.iterate(0)
                 spent += time.thread_time() - begin

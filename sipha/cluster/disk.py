@@ -11,10 +11,18 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol, TypeVar
 
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from sipha.cluster.recorder import IRecorder, recorder, write
 from sipha.errors import SiphaError
 from sipha.histogram import Histogram
 
 T = TypeVar("T")
+
+ROOM = 256 << 10
+"""Bytes by which a file grows for the records to come."""
 
 _NEW = ".new"
 _MODE = 0o600
@@ -26,7 +34,7 @@ class Damaged(SiphaError):
 
 
 class Disk(Protocol):
-    """The files of a data directory. All calls but the last three block, and raise OSError."""
+    """The files of a data directory. Calls block and raise OSError, but for those that tell `done`, and the last."""
 
     def names(self) -> list[str]:
         """The names of all files."""
@@ -39,6 +47,9 @@ class Disk(Protocol):
 
     def append(self, name: str, data: bytes) -> None:
         """Write at the end of a file, which is made if there is none."""
+
+    def write(self, name: str, offset: int, data: bytes) -> None:
+        """Write at an offset of a file, up to its end or beyond."""
 
     def rewrite(self, name: str, offset: int) -> None:
         """Write again what a file has from `offset` on: after a failed `sync` the kernel takes it for written."""
@@ -61,6 +72,16 @@ class Disk(Protocol):
     def remove(self, name: str) -> None:
         """Remove a file; durable after `sync_names`."""
 
+    def record(self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None]) -> None:
+        """Write to a file and sync, beside the reactor, and tell there that it has ended, or why it failed.
+
+        If the file grows, then by more than that, all zeros: where the next has room, it is synced in less time. The
+        record and the jobs of the journal before it must have ended. Raises OSError if it can't be begun.
+        """
+
+    def settle(self) -> None:
+        """Wait for the record that is under way, if there is one; it is told before this returns."""
+
     def run(self, job: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
         """Do a job of the journal, after those before it, and tell in the reactor what it returned or raised."""
 
@@ -74,13 +95,14 @@ class Disk(Protocol):
 class FileDisk:
     """A directory, of which no other process uses the files; `done` is called through the reactor's `callFromThread`.
 
-    `syncs` are the seconds that each fdatasync took. Raises OSError.
+    `syncs` are the seconds that each fdatasync took; `make` makes who writes records. Raises OSError.
     """
 
-    def __init__(self, directory: Path | str, reactor: Any) -> None:
+    def __init__(self, directory: Path | str, reactor: Any, make: Callable[[], IRecorder] = recorder) -> None:
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._files: dict[str, _File] = {}  # those that were written to last
         self.syncs = Histogram()
+        self._records = _Records(reactor, make, self.syncs)
         self._journal = _Worker("journal", reactor)
         self._bulk = _Worker("bulk", reactor)
         for name in self._listed():
@@ -108,17 +130,21 @@ class FileDisk:
 
     def append(self, name: str, data: bytes) -> None:
         """Write at the end of a file, which is made if there is none."""
-        _write(self._file(name, os.O_CREAT).fd, data)
+        file = self._file(name, os.O_CREAT).fd
+        write(file, os.fstat(file).st_size, data)
+
+    def write(self, name: str, offset: int, data: bytes) -> None:
+        """Write at an offset of a file, up to its end or beyond."""
+        write(self._file(name).fd, offset, data)
 
     def rewrite(self, name: str, offset: int) -> None:
         """Write again what a file has from `offset` on: after a failed `sync` the kernel takes it for written."""
         file = self._open(name, os.O_RDWR)
-        os.lseek(file.fd, offset, os.SEEK_SET)
-        _write(file.fd, self.read(name, offset))
+        write(file.fd, offset, self.read(name, offset))
 
     def truncate(self, name: str, size: int) -> None:
         """Forget what lies behind the first `size` bytes of a file."""
-        os.ftruncate(self._file(name).fd, size)
+        self._file(name).truncate(size)
 
     def sync(self, name: str) -> None:
         """Make durable what is in a file (fdatasync)."""
@@ -133,7 +159,7 @@ class FileDisk:
     def replace(self, name: str, data: bytes) -> None:
         """Let a file have this content, durably; after a crash it has the old one or the new one."""
         file = self._open(name + _NEW, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        _write(file.fd, data)
+        write(file.fd, 0, data)
         os.fsync(file.fd)
         self.rename(name + _NEW, name)
 
@@ -149,6 +175,15 @@ class FileDisk:
         os.unlink(name, dir_fd=self._directory)
         self._files.pop(name, None)
 
+    def record(self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None]) -> None:
+        """Write to a file and sync, on the recorder's thread."""
+        file = self._file(name)
+        self._records.begin(file, offset, file.with_room(offset, data), done)
+
+    def settle(self) -> None:
+        """Wait for the record that is under way, if there is one; it is told before this returns."""
+        self._records.settle()
+
     def run(self, job: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
         """Do a job on the journal's thread, after those before it."""
         self._journal.run(job, done)
@@ -159,6 +194,7 @@ class FileDisk:
 
     def close(self) -> None:
         """Wait for the job that is being done and drop the others; `done` isn't called any more."""
+        self._records.close()
         self._journal.close()
         self._bulk.close()
         self._files.clear()
@@ -171,7 +207,7 @@ class FileDisk:
         """The file to write to. Only one thread at a time may write to a file."""
         file = self._files.get(name)
         if file is None:
-            file = self._files[name] = self._open(name, flags | os.O_RDWR | os.O_APPEND)
+            file = self._files[name] = self._open(name, flags | os.O_RDWR)
             for oldest in list(self._files)[:-_OPEN_FILES]:
                 self._files.pop(oldest, None)
         return file
@@ -183,20 +219,83 @@ class FileDisk:
 class _File:
     """An open file; it is closed when no thread uses it any more."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("_size", "fd")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._size = 0  # no more than it has
+
+    def with_room(self, offset: int, data: bytes) -> bytes:
+        """The data and, if it goes beyond the end of the file, zeros in which the next has room."""
+        end = offset + len(data)
+        if end > self._size:
+            self._size = os.fstat(self.fd).st_size
+        if end > self._size:
+            self._size = end + ROOM
+            data += bytes(ROOM)
+        return data
+
+    def truncate(self, size: int) -> None:
+        """Forget what lies behind the first `size` bytes."""
+        self._size = 0
+        os.ftruncate(self.fd, size)
 
     def __del__(self) -> None:
         with suppress(OSError):  # what must be durable was synced
             os.close(self.fd)
 
 
-def _write(fd: int, data: bytes) -> None:
-    written = os.write(fd, data)
-    while written < len(data):
-        written += os.write(fd, memoryview(data)[written:])
+@implementer(IReadDescriptor)
+class _Records:
+    """The recorder, made with the first record, and what becomes of the one that it has."""
+
+    def __init__(self, reactor: Any, make: Callable[[], IRecorder], syncs: Histogram) -> None:
+        self._reactor = reactor
+        self._make = make
+        self._syncs = syncs
+        self._recorder: IRecorder | None = None
+        self._under_way: tuple[_File, Callable[[OSError | None], None]] | None = None
+
+    def begin(self, file: _File, offset: int, data: bytes, done: Callable[[OSError | None], None]) -> None:
+        """Have a record written; raises OSError."""
+        if self._recorder is None:
+            self._recorder = self._make()
+            self._reactor.addReader(self)
+        self._recorder.begin(file.fd, offset, data)
+        self._under_way = file, done
+
+    def settle(self) -> None:
+        """Wait for the record, and tell."""
+        if self._recorder is None or self._under_way is None:
+            return
+        error, seconds = self._recorder.take()
+        (_, done), self._under_way = self._under_way, None
+        if not error:
+            self._syncs.observe(seconds)
+        done(OSError(error, os.strerror(error)) if error else None)
+
+    def close(self) -> None:
+        """Wait for the record; it isn't told."""
+        self._under_way = None
+        if self._recorder is not None:
+            self._reactor.removeReader(self)
+            self._recorder.close()
+            self._recorder = None
+
+    def doRead(self) -> None:
+        """See IReadDescriptor."""
+        self.settle()
+
+    def fileno(self) -> int:
+        """See IReadDescriptor."""
+        return -1 if self._recorder is None else self._recorder.fileno()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """See IReadDescriptor."""
+
+    def logPrefix(self) -> str:
+        """See ILoggingContext."""
+        return "disk"
 
 
 class _Worker:

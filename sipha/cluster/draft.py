@@ -40,6 +40,11 @@ class Draft:
         """Write at the end of a file, which is made if there is none."""
         self._changed[name] = (self._content(name) if name in self.names() else b"") + data
 
+    def write(self, name: str, offset: int, data: bytes) -> None:
+        """Write at an offset of a file, up to its end or beyond."""
+        content = self._content(name)
+        self._changed[name] = content[:offset].ljust(offset, b"\0") + data + content[offset + len(data) :]
+
     def rewrite(self, name: str, offset: int) -> None:
         """Nothing is durable here."""
 
@@ -67,6 +72,14 @@ class Draft:
         """Remove a file."""
         self._content(name, 0)
         self._changed[name] = None
+
+    def record(self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None]) -> None:
+        """Write to a file, and tell."""
+        self.write(name, offset, data)
+        done(None)
+
+    def settle(self) -> None:
+        """Nothing is ever under way here."""
 
     def run(self, job: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
         """Do a job, and tell what it returned or raised."""

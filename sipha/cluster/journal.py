@@ -322,8 +322,11 @@ class Journal:
         entries = self._window.take(first, segment.last, _GROUP)
         self._issued = entries[-1][1]
         header = segment.header() if first == segment.first else None
+        if header is not None:  # only the last file has room behind its records
+            full = self._segment(first - 1)
+            self._writer.cut((), full.name, full.size, full.last)
         records = segment.records(entries, self._term(first - 1), self.durable)
-        self._writer.write(segment.name, header, records, self._issued)
+        self._writer.write(segment.name, header, segment.offset(first), records, self._issued)
 
     def _settled(self, risen: bool) -> None:
         if self._window.size > WINDOW + WINDOW // 4:
@@ -418,7 +421,7 @@ class Journal:
     def _cut_tail(self, rest: list[Segment]) -> None:
         """Cut off what was being written when the power went; raises Damaged if it was durable before."""
         segment = self._segments[-1]
-        if rest or segment.size < self._disk.size(segment.name):
+        if rest or segment.is_torn(self._disk):
             index = segment.last + 1
             if any(each.vouches(self._disk, index) for each in [segment, *rest]):
                 raise Damaged(f"entry {index} in {segment.name} is damaged")

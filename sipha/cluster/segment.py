@@ -2,6 +2,7 @@
 
     header: magic, format, index of the first entry, salt, CRC
     record: magic, CRC, length, index, term, term of the entry before, durable, command
+    room: zeros, behind the last record of the last file
 
 An entry's index and term name all that is before it (Raft §5.3), so no log is put together from what is left of two.
 `durable` is the last index that was on disk when the record was written: a later record thereby vouches for those
@@ -150,6 +151,10 @@ class Segment:
             self._terms.extend([own_term for _, _, own_term in entries])
             yield entries
             before = entries[-1][2]
+
+    def is_torn(self, disk: Disk) -> bool:
+        """Return True if something else than room for records lies behind `size`."""
+        return bool(disk.read(self.name, self.size).lstrip(b"\0"))
 
     def vouches(self, disk: Disk, index: int) -> bool:
         """Return True if a record behind `size` says that the entry at `index` was durable."""

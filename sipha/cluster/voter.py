@@ -366,6 +366,8 @@ class Voter:
         raft, sent, now = self.raft, message.sent / _MICROSECONDS, self._clock()
         if message.term > raft.term:
             raft.step_down(message.term)
+        elif 0 < message.sent < self._greeted.get(peer, 0):
+            self.counters["stale replies"] += 1  # what it had then it may have lost; 0 answers a snapshot
         elif message.term == raft.term and raft.leads and sent <= now:
             if not 0 < message.next_index <= raft.last_index + 1:
                 raise ProtocolError("not our log")

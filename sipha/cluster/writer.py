@@ -1,4 +1,4 @@
-"""Does on the disk what the journal says, in that order: on the disk's own thread, or at once.
+"""Does on the disk what the journal says, in that order: on threads of the disk's own, or at once.
 
 A failed operation is never tried again and none follows it, since nobody knows what the disk holds then.
 """
@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from errno import EIO
+from functools import partial
 from threading import Lock
 
 from sipha.cluster.disk import Disk
@@ -19,9 +20,12 @@ Done = Callable[[OSError | None], None]
 
 @dataclass(slots=True, eq=False)
 class _Operation:
+    """`record` is what the disk's `record` takes, of what is no more than that."""
+
     job: Callable[[], None]
     last: int
     done: Done | None
+    record: tuple[str, int, bytes] | None
     ended: bool = False
     error: OSError | None = None
 
@@ -39,13 +43,14 @@ class Writer:
         self.durable = 0
         self.error: OSError | None = None
         self.running = False
-        """True while the disk's thread works."""
+        """True while a thread of the disk's works."""
         self._disk = disk
         self._settled = settled
         self._failed = failed
         self._sync = sync
         self._waiting: deque[_Operation] = deque()
         self._unsettled: deque[_Operation] = deque()  # waiting, under way, or ended and not yet told
+        self._recording = False
         self._working = Lock()
         self._broken = False
 
@@ -56,18 +61,18 @@ class Writer:
 
     # Operations; once one is done, entries up to `last` are durable
 
-    def write(self, name: str, header: bytes | None, records: bytes, last: int) -> None:
-        """Write records at the end of a file, which is new if there is a header."""
+    def write(self, name: str, header: bytes | None, offset: int, records: bytes, last: int) -> None:
+        """Write records behind those that a file has, which is new if there is a header."""
 
         def job() -> None:
             if header is not None:
                 # A file that has a name has a whole header; the kernel may put it off if it may put off all.
                 (self._disk.replace if self._sync else self._disk.append)(name, header)
-            self._disk.append(name, records)
+            self._disk.write(name, offset, records)
             if self._sync:
                 self._disk.sync(name)
 
-        self._put(job, last)
+        self._put(job, last, record=(name, offset, records) if self._sync and header is None else None)
 
     def cut(self, removed: Sequence[str], name: str, size: int, last: int) -> None:
         """Remove files, in this order, then cut another."""
@@ -109,22 +114,35 @@ class Writer:
         for operation in self._unsettled:
             operation.last = min(operation.last, last)
 
-    def _put(self, job: Callable[[], None], last: int, done: Done | None = None) -> None:
+    def _put(
+        self, job: Callable[[], None], last: int, done: Done | None = None, record: tuple[str, int, bytes] | None = None
+    ) -> None:
         if self.error is None:
-            operation = _Operation(job, last, done)
+            operation = _Operation(job, last, done, record)
             self._unsettled.append(operation)
             self._waiting.append(operation)
 
     # Driving
 
     def start(self) -> None:
-        """Do on the disk's thread what waits."""
-        if self._waiting and not self.running:
-            self.running = True
+        """Do beside the reactor what waits: a record, if that comes first, or all."""
+        if not self._waiting or self.running:
+            return
+        self.running = True
+        record = self._waiting[0].record
+        if record is None:
             self._disk.run(self._work, self._worked)
+            return
+        operation, self._recording = self._waiting.popleft(), True
+        try:
+            self._disk.record(*record, partial(self._recorded, operation))
+        except Exception as error:  # noqa: BLE001  as below
+            self._recorded(operation, error)
 
     def finish(self) -> None:
         """Do here what waits, after what is under way; blocks."""
+        while self._recording:  # one may follow the other
+            self._disk.settle()
         self._work()
         self._settle()
 
@@ -135,9 +153,20 @@ class Writer:
                 try:
                     operation.job()
                 except Exception as error:  # noqa: BLE001  whatever it is, the journal must hear of it
-                    operation.error = error if isinstance(error, OSError) else OSError(EIO, repr(error))
-                    self._broken = True
-                operation.ended = True
+                    self._end(operation, error)
+                else:
+                    self._end(operation, None)
+
+    def _end(self, operation: _Operation, error: Exception | None) -> None:
+        if error is not None:
+            operation.error = error if isinstance(error, OSError) else OSError(EIO, repr(error))
+            self._broken = True
+        operation.ended = True
+
+    def _recorded(self, operation: _Operation, error: Exception | None) -> None:
+        self._recording = False
+        self._end(operation, error)
+        self._worked(None)
 
     def _worked(self, _: object) -> None:
         self.running = False

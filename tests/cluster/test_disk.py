@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import select
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,16 +13,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from sipha.cluster.disk import FileDisk
+from sipha.cluster.disk import ROOM, FileDisk
+from sipha.cluster.recorder import Recorder
 from tests.cluster_sim.disk import VirtualDisk
+from tests.kernels import kernel
 
 
 class Reactor:
-    """Its turn comes when `turn` is called."""
+    """Its turn comes when `turn` is called, or `read` for those who wait for something to read."""
 
     def __init__(self) -> None:
         self.calls: list[Callable[[], None]] = []
         self.called = threading.Semaphore(0)
+        self.readers: list[Any] = []
+
+    def addReader(self, reader: Any) -> None:
+        self.readers.append(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        self.readers.remove(reader)
+
+    def read(self, within: float = 10) -> None:
+        ready, _, _ = select.select(self.readers, [], [], within)
+        for reader in ready:
+            reader.doRead()
 
     def callFromThread(self, function: Callable[..., Any], *args: Any) -> None:
         self.calls.append(lambda: function(*args))
@@ -38,10 +53,10 @@ def reactor() -> Reactor:
     return Reactor()
 
 
-@pytest.fixture
-def disk(tmp_path: Path, reactor: Reactor) -> Iterator[FileDisk]:
+@pytest.fixture(params=[Recorder, kernel("sipha.cluster._recorder").Recorder], ids=["Python", "C"])
+def disk(tmp_path: Path, reactor: Reactor, request: pytest.FixtureRequest) -> Iterator[FileDisk]:
     threads = threading.active_count()
-    disk = FileDisk(tmp_path, reactor)
+    disk = FileDisk(tmp_path, reactor, request.param)
     yield disk
     disk.close()
     assert threading.active_count() == threads
@@ -55,6 +70,7 @@ NAMES = st.sampled_from("abc")
 OPERATIONS = st.lists(
     st.one_of(
         st.tuples(st.just("append"), NAMES, st.binary(max_size=9)),
+        st.tuples(st.just("write"), NAMES, st.integers(0, 19), st.binary(min_size=1, max_size=9)),
         st.tuples(st.just("replace"), NAMES, st.binary(max_size=9)),
         st.tuples(st.just("rewrite"), NAMES, st.integers(0, 9)),
         st.tuples(st.just("truncate"), NAMES, st.integers(0, 9)),
@@ -174,10 +190,76 @@ def test_closed_disk_tells_nothing_and_leaves_no_thread(tmp_path: Path, reactor:
     reactor.turn()
 
 
+def test_records_have_been_written_when_the_reactor_is_told(disk: FileDisk, reactor: Reactor, tmp_path: Path) -> None:
+    disk.append("log", b"1")
+    told: list[OSError | None] = []
+    for offset, record in ((1, b"2"), (2, b"34"), (3, b"5")):
+        disk.record("log", offset, record, told.append)
+        reactor.read()
+    assert told == [None, None, None]
+    assert (tmp_path / "log").read_bytes().rstrip(b"\0") == b"1235"
+    assert dict(disk.syncs.cumulative())["+Inf"] == 3
+
+
+def test_file_grows_once_for_many_records(disk: FileDisk, tmp_path: Path) -> None:
+    disk.append("log", b"1")
+    sizes, offset, record = [], 1, b"2" * 100_000
+    for _ in range(8):
+        disk.record("log", offset, record, lambda _: None)
+        disk.settle()
+        offset += len(record)
+        sizes.append((tmp_path / "log").stat().st_size)
+    assert sizes == sorted([1 + 100_000 + ROOM, 1 + 400_000 + ROOM, 1 + 700_000 + ROOM] * 3)[:8]
+    disk.truncate("log", 5)
+    disk.record("log", 5, b"3", lambda _: None)
+    disk.settle()
+    assert (tmp_path / "log").read_bytes() == b"122223" + bytes(ROOM)
+
+
+def test_settled_record_is_told_once_and_at_once(disk: FileDisk, reactor: Reactor) -> None:
+    told: list[OSError | None] = []
+    disk.append("log", b"")
+    disk.settle()
+    disk.record("log", 0, b"1", told.append)
+    disk.settle()
+    assert told == [None]
+    disk.settle()
+    reactor.read(0)
+    assert told == [None]
+
+
+def test_failed_record_is_told_why_and_is_no_sync(disk: FileDisk, reactor: Reactor, tmp_path: Path) -> None:
+    (tmp_path / "log").symlink_to("/dev/full")
+    told: list[OSError | None] = []
+    disk.record("log", 0, b"1", told.append)
+    reactor.read()
+    assert str(told[0]) == "[Errno 28] No space left on device"
+    assert dict(disk.syncs.cumulative())["+Inf"] == 0
+
+
+def test_record_that_can_not_be_begun_raises_why(disk: FileDisk, tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    with pytest.raises(IsADirectoryError):
+        disk.record("log", 0, b"1", lambda _: pytest.fail("it was told"))
+    disk.settle()
+
+
+def test_closed_disk_has_written_the_record_and_tells_nothing(tmp_path: Path, reactor: Reactor) -> None:
+    before, threads = open_files(), threading.active_count()
+    disk = FileDisk(tmp_path, reactor)
+    disk.append("log", b"")
+    disk.record("log", 0, bytes(1 << 20), lambda _: pytest.fail("it was told"))
+    disk.close()
+    assert (tmp_path / "log").stat().st_size == (1 << 20) + ROOM
+    assert not reactor.readers
+    assert (open_files(), threading.active_count()) == (before, threads)
+
+
 def test_disk_starts_no_thread_before_it_has_a_job(tmp_path: Path, reactor: Reactor) -> None:
     """A daemon forks after it has opened its files; threads don't survive that."""
     before = threading.active_count()
     disk = FileDisk(tmp_path, reactor)
     disk.replace("a", b"x")
+    disk.settle()
     assert threading.active_count() == before
     disk.close()

@@ -19,7 +19,7 @@ from sipha.cluster.disk import Damaged, FileDisk
 from sipha.cluster.journal import Journal
 from sipha.cluster.segment import HEADER, OVERHEAD
 from sipha.cluster.wire import Entry
-from tests.cluster_sim.disk import Primitive, VirtualDisk
+from tests.cluster_sim.disk import ROOM, Primitive, VirtualDisk
 
 
 class Watched(VirtualDisk):
@@ -749,6 +749,75 @@ FIRST_FORMAT = (
     "0001000000000000000200000000000000046d656d62657273f59ec1fbb37ff229060000000400000000000000020000"
     "000000000001000000000000000200000000000000006261746368"
 )
+
+
+# Records beside the reactor
+
+
+def test_what_is_synced_now_follows_the_record_under_way(disk: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three groups: one under way, one that follows it when it is told, one that is collected before."""
+    monkeypatch.setattr("sipha.cluster.journal._GROUP", 1)
+    journal = filled(disk, 2)
+    disk.wait()
+    for index in range(3, 9):
+        journal.add(b"\0%d" % index, index, 1)
+        if index == 3:
+            journal.flush()
+    journal.sync_now()
+    assert journal.durable == 8
+    before = entries(journal)
+    disk.restart(power_lost=True)
+    assert entries(opened(disk)) == before
+
+
+@pytest.mark.parametrize("power_lost", [False, True])
+def test_room_behind_the_last_record_is_no_damage(disk: Watched, warnings: list[str], *, power_lost: bool) -> None:
+    journal = filled(disk, 9)
+    add(journal, command=b"\0that ends with zeros" + bytes(99))
+    journal.flush()
+    disk.wait()
+    assert journal.durable == 10
+    before = entries(journal)
+    assert disk.image()["log-00000000000000000001"].endswith(bytes(ROOM))
+    disk.restart(power_lost=power_lost)
+    assert entries(opened(disk)) == before
+    assert not warnings
+    assert disk.size("log-00000000000000000001") == journal.size
+
+
+def test_full_file_has_no_room_for_more_when_there_is_a_next(disk: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that knows of no room takes it for something torn, as is only what was written last."""
+    monkeypatch.setattr("sipha.cluster.journal.SEGMENT", 500)
+    journal = filled(disk, 2)
+    for _ in range(30):
+        add(journal)
+        journal.flush()
+        disk.wait()
+        *full, last = [disk.size(name) for name in disk.names() if name.startswith("log-")]
+        assert sum(full) < journal.size <= sum(full) + last
+    assert len(full) >= 3
+    before = entries(journal)
+    disk.restart(power_lost=True)
+    assert entries(opened(disk)) == before
+
+
+def test_record_that_can_not_be_begun_ends_the_journal(disk: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = filled(disk, 2)
+    disk.wait()
+    failed: list[OSError] = []
+    journal.on_failed = failed.append
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(disk, "record", refuse)
+    for index in (3, 4):
+        journal.add(b"\0", index, 1)
+        journal.flush()
+    assert "can't start new thread" in str(failed.pop())
+    assert not failed
+    assert journal.durable == 2
+    journal.close()
 
 
 # Real files

@@ -437,3 +437,25 @@ def test_promise_that_was_given_in_forgetfulness_counts_no_more_when_that_is_ove
     ballot.deliver("a", "b")
     ballot.deliver("b", "a")
     assert leader.lease.valid(ballot.now)
+
+
+@pytest.mark.parametrize("begins_anew", [False, True])
+def test_acknowledgement_of_an_earlier_connection_counts_no_more(ballot: Ballot, *, begins_anew: bool) -> None:
+    """The peer may have lost meanwhile what it says it has."""
+    leader = ballot.elect("a")
+    ballot.append("a", b"one")
+    leader.tick()
+    ballot.deliver("a", "b")
+    ballot.voters["b"].tick()
+    ballot.journals["b"].sync_now()
+    early = ballot.under_way("b", "a", AppendReply)[-1]
+    ballot.queues.clear()
+    ballot.now += 0.01
+    if begins_anew:
+        leader.greeted("b", forgetful=False)
+    leader.receive("b", early)
+    assert leader.raft.match("b") == (0 if begins_anew else leader.raft.last_index)
+    ballot.heartbeat("a")
+    ballot.deliver("a", "b")
+    ballot.deliver("b", "a")
+    assert leader.raft.match("b") == leader.raft.last_index, "it says so again"

@@ -14,6 +14,9 @@ T = TypeVar("T")
 SECTOR = 512
 """Bytes that the medium writes all or none of."""
 
+ROOM = 1500
+"""Bytes of zeros behind a record with which a file grows."""
+
 _Job = tuple[Callable[[], Any], Callable[[Any], None]]
 Primitive = Literal["read", "write", "truncate", "sync", "rename", "remove", "sync of names"]
 
@@ -109,6 +112,7 @@ class VirtualDisk:
         self._state: Literal["open", "closed", "crashed"] = "closed"
         self._crash_at: int | None = None
         self._jobs: dict[str, deque[_Job]] = {}
+        self._tell_recorded: Callable[[object], None] | None = None
 
     # What happens to a disk
 
@@ -118,6 +122,7 @@ class VirtualDisk:
         self._reactor = reactor
         self._state = "open"
         self._jobs = {"journal": deque(), "bulk": deque()}
+        self._tell_recorded = None
         for name in [name for name in self._files if name.endswith(".new")]:
             self.remove(name)
 
@@ -183,7 +188,11 @@ class VirtualDisk:
         return bytes(self._file(name).content[offset : None if size is None else offset + size])
 
     def append(self, name: str, data: bytes) -> None:
-        self._write(name, data)
+        self._write(name, None, data)
+
+    def write(self, name: str, offset: int, data: bytes) -> None:
+        self._file(name)
+        self._write(name, offset, data)
 
     def rewrite(self, name: str, offset: int) -> None:
         file = self._file(name)
@@ -208,7 +217,7 @@ class VirtualDisk:
         new = f"{name}.new"
         if new in self._files:
             self.remove(new)
-        self._write(new, data)
+        self._write(new, None, data)
         self.sync(new)
         self.rename(new, name)
 
@@ -220,6 +229,35 @@ class VirtualDisk:
     def remove(self, name: str) -> None:
         self._file(name)
         self._step("remove", lambda: self._change_names({name: None}))
+
+    def record(self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None]) -> None:
+        ended: list[OSError | None] = []
+
+        def do() -> None:
+            if ended:
+                return
+            try:
+                beyond = offset + len(data) > self.size(name)
+                self.write(name, offset, data + bytes(ROOM * beyond))
+                self.sync(name)
+            except OSError as error:
+                ended.append(error)
+            else:
+                ended.append(None)
+
+        def tell(_: object) -> None:
+            if self._tell_recorded is tell:
+                self._tell_recorded = None
+                do()
+                done(ended[0])
+
+        assert self._tell_recorded is None, "another record is under way"
+        self._tell_recorded = tell
+        self._enqueue("journal", do, tell)
+
+    def settle(self) -> None:
+        if self._tell_recorded is not None:
+            self._tell_recorded(None)
 
     def run(self, job: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
         self._enqueue("journal", job, done)
@@ -257,18 +295,21 @@ class VirtualDisk:
         self.kill()
         raise Crashed(when)
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, name: str, offset: int | None, data: bytes) -> None:
+        """Write at an offset, or at the end."""
         self._check("read")
         if name not in self._files:
             self._change_names({name: _File()})
         file = self._files[name]
+        begin = len(file.content) if offset is None else offset
         room = len(data)
         if self.capacity is not None:
-            room = max(self.capacity - sum(len(each.content) for each in self._files.values()), 0)
+            free = max(self.capacity - sum(len(each.content) for each in self._files.values()), 0)
+            room = max(len(file.content) - begin, 0) + free
         written = data[:room]
         if self.steps + 1 == self._crash_at:
             written = written[: self._random.randrange(len(written) + 1)]
-        self._step("write", lambda: file.change(len(file.content), written))
+        self._step("write", lambda: file.change(begin, written))
         if room < len(data):
             raise OSError(ENOSPC, "the disk is full")
 

@@ -256,8 +256,9 @@ MUTATIONS = [
     Mutation(
         "what is written is synced before it counts as durable",
         "cluster.writer:Writer.write",
-        "if self._sync:\n            self._disk.sync(name)",
-        "",
+        "if self._sync:\n            self._disk.sync(name)\n\n"
+        "    self._put(job, last, record=(name, offset, records) if self._sync and header is None else None)",
+        "\n    self._put(job, last)",
     ),
     Mutation(
         "what is cut off counts as durable no more",
@@ -273,7 +274,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a failed write is not followed by another",
-        "cluster.writer:Writer._work",
+        "cluster.writer:Writer._end",
         "self._broken = True",
         "operation.error = None",
     ),

@@ -362,10 +362,10 @@ class Node:
         for name in logs:
             position = image[name].find(segment._RECORD)
             while 0 <= position <= sizes[name] - segment.OVERHEAD:
-                _, _, length, index, *_, durable = segment._record.unpack_from(image[name], position)
+                magic, _, length, index, *_, durable = segment._record.unpack_from(image[name], position)
                 position += segment.OVERHEAD + length
-                if position > sizes[name]:
-                    break  # cut short, as on a full disk: it vouches for nothing
+                if magic != segment._RECORD or position > sizes[name]:
+                    break  # room, or cut short, as on a full disk: it vouches for nothing
                 ends[name].append((index, position))
                 vouched = max(vouched, durable)
         return sizes | {name: max((end for index, end in ends[name] if index <= vouched), default=0) for name in logs}
