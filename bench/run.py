@@ -64,7 +64,7 @@ class Bench:
             FIRST: lambda load: load.register(users=fresh, count=plan.fresh, reuse=False),
             MOST: lambda load: load.register(users=users, seconds=seconds),
             STEADY: lambda load: load.register(users=users, seconds=seconds, rate=1000),
-            HIGH: lambda load: load.register(users=users, seconds=seconds, rate=0.8 * maximum[load.server.name]),
+            HIGH: lambda load: self._high(load, maximum[load.server.name]),
             CALL: lambda load: load.call(users=plan.callers, seconds=seconds),
             CALLS: lambda load: load.call(users=plan.callers, seconds=seconds, rate=100),
         }
@@ -81,6 +81,11 @@ class Bench:
                     maximum[server] = sample.rate
                 self.result.add(server, name, sample)
                 _progress(f"round {number + 1}, {name}: {server} {sample.rate:,.0f}/s, {sample.cost:.1f} µs")
+
+    def _high(self, load: Load, maximum: float) -> Sample:
+        """80 % of what the server can serve at this moment, and could when its maximum was measured."""
+        now = load.register(users=self._users, seconds=self.plan.seconds).rate
+        return load.register(users=self._users, seconds=self.plan.seconds, rate=0.8 * min(now, maximum))
 
 
 def overload(directory: Path, plan: Plan, result: Result, prefix: str) -> None:
