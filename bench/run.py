@@ -16,11 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench import command, pings, table
-from bench.cluster import COMPILED, LEADER_CORE, OTHER_CORE, VARIANTS, Cluster
+from bench import command, parts, table
+from bench.cluster import COMPILED, LEADER_CORE, OTHER_CORE, REPLICATED, VARIANTS, Cluster
 from bench.load import BenchError, Load, Sample, Server
-from bench.log_runs import Bench as LogBench
-from bench.log_runs import Plan as LogPlan
 from bench.noise import measure_noise
 from bench.peers import PEERS
 from bench.result import CALL, CALLS, FIRST, HIGH, MOST, OVERLOAD, QUICK, STEADY, STORM, Plan, Result, describe_machine
@@ -98,7 +96,7 @@ def overload(directory: Path, plan: Plan, result: Result, prefix: str) -> None:
         most = load.register(users=users, seconds=plan.seconds)
         twice = load.register(users=users, seconds=plan.seconds, rate=2 * most.rate)
         result.add(cluster.name, OVERLOAD, twice)
-        result.alone[table.SERVED] = [twice.rate / most.rate]
+        result.parts[cluster.name] = {table.SERVED: [twice.rate / most.rate]}
         cluster.restart()
         # As phones do after a power cut: RFC 3261's retransmissions, and another try once Retry-After has passed.
         options = ("-x", "-p", "-T", "32000")
@@ -109,14 +107,10 @@ def overload(directory: Path, plan: Plan, result: Result, prefix: str) -> None:
 
 
 def measure_parts(directory: Path, plan: Plan, result: Result) -> None:
-    """Find what a large table and pings cost sipha."""
-    log = LogBench(directory, LogPlan(1, plan.seconds, bindings=plan.bindings), _progress, realtime=False)
-    loaded, *others = (figures.rounds for figures in log.snapshots())
-    result.alone[table.MEMORY] = [resident / plan.bindings for resident in loaded["resident"]]
-    result.alone[table.START] = loaded["total"]
-    result.alone[table.STALL] = [max(own for figures in others for own in figures.get("own", []))]
-    _progress("pings")
-    result.alone[table.PINGS] = [pings.measure(plan.phones, plan.seconds).share]
+    """Find what a large table and pings cost sipha, as the interpreter runs it, and compiled."""
+    for variant in (REPLICATED, COMPILED):
+        _progress(f"{variant.name}: a large table, and pings")
+        result.parts.setdefault(variant.name, {}).update(parts.measure(variant, directory, plan))
 
 
 @contextmanager
