@@ -141,7 +141,7 @@ class Load:
         trees = server.trees()
         before = {name: tree.cpu() for name, tree in trees.items()}
         with precedence(pid for tree in trees.values() for pid in tree.pids()):
-            output = _output(command)
+            output = run_ahead(command)
         spent = {name: tree.cpu() - before[name] for name, tree in trees.items()}
         server.trees()
         report = read_report(output)
@@ -172,17 +172,19 @@ class Load:
             time.sleep(0.2)  # replicas may apply what they have a little later
 
 
-def _output(command: list[str]) -> str:
-    """What a generator prints, which has a session of its own."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as generator:
+def run_ahead(command: list[str], **environment: str) -> str:
+    """Run a command in a session of its own that has precedence, and return what it prints."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | environment, start_new_session=True
+    ) as process:
         try:
-            with precedence([generator.pid]):
-                output, _ = generator.communicate(timeout=600)
+            with precedence([process.pid]):
+                output, _ = process.communicate(timeout=600)
         except BaseException:
-            generator.kill()
+            process.kill()
             raise
-    if generator.returncode:
-        raise subprocess.CalledProcessError(generator.returncode, command)
+    if process.returncode:
+        raise BenchError(f"{' '.join(command[:4])} ends with status {process.returncode}")
     return output
 
 

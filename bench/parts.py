@@ -7,7 +7,6 @@ round, in JSON, by their names in the table of goals.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import msgspec
 
 from bench import pings, table
 from bench.cluster import BUILT, Variant
-from bench.load import HERE, BenchError
+from bench.load import HERE, run_ahead
 from bench.log_runs import Bench, Plan
 from bench.result import Plan as Whole
 
@@ -23,12 +22,9 @@ from bench.result import Plan as Whole
 def measure(variant: Variant, directory: Path, plan: Whole) -> dict[str, list[float]]:
     """Measure a variant's sources; raises BenchError."""
     trees = [BUILT, HERE.parent] if variant.compiled else [HERE.parent]
-    path = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(map(str, trees))}
     command = [sys.executable, "-m", "bench.parts", str(directory), msgspec.json.encode(plan).decode()]
-    measured = subprocess.run(command, env=os.environ | path, stdout=subprocess.PIPE, check=False)
-    if measured.returncode:
-        raise BenchError(f"the parts of {variant.name} can't be measured")
-    return msgspec.json.decode(measured.stdout, type=dict[str, list[float]])
+    printed = run_ahead(command, PYTHONSAFEPATH="1", PYTHONPATH=os.pathsep.join(map(str, trees)))
+    return msgspec.json.decode(printed, type=dict[str, list[float]])
 
 
 def main() -> None:
