@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.tree import Tree, precedence
+from bench.tree import AHEAD, Tree, precedence
 
 BUSY = "import time\nwhile time.process_time() < 0.3: pass"
 
@@ -50,8 +50,8 @@ def test_precedence_is_that_of_the_session_and_ends() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as process:
         group = Path(f"/proc/{process.pid}/autogroup")
         with precedence([process.pid]):
-            assert group.read_text().endswith(" nice -20\n")
-            assert not AUTOGROUP.read_text().endswith(" nice -20\n")
+            assert group.read_text().endswith(f" nice {AHEAD}\n")
+            assert not AUTOGROUP.read_text().endswith(f" nice {AHEAD}\n")
         assert group.read_text().endswith(" nice 0\n")
         process.communicate(b"\n")
 
