@@ -13,8 +13,8 @@ from pathlib import Path
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
-AHEAD = -16
-"""The nice value of a session with precedence: 35 times the weight of another, in which a node just keeps its lease."""
+AHEAD = -10
+"""The nice value of a session with precedence: nine times the weight of another, in which a node must keep its lease."""
 
 
 class Tree:
