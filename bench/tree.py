@@ -14,7 +14,7 @@ _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 AHEAD = -10
-"""The nice value of a session with precedence: nine times the weight of another, in which a node must keep its lease."""
+"""The nice value of a session with precedence: nine times the weight of others, whose nodes must keep their leases."""
 
 
 class Tree:
