@@ -51,12 +51,12 @@ ALONE = Variant(
     "sipha, one node in memory", "none: one kernel has it, nothing is synced", size=1, durability="os", tls=False
 )
 UNSYNCED = Variant('sipha, durability = "os"', "applied in one order, and in two kernels of three", durability="os")
-_MADE = ("env", f"PYTHONPATH={Path(__file__).parents[1] / 'build' / 'compiled'}")
+BUILT = Path(__file__).parents[1] / "build" / "compiled"
+"""Where `make compiled` puts sipha, as the Debian package has it."""
 COMPILED, COMPILED_ALONE = (
-    replace(variant, name=name, launcher=_MADE, compiled=True)
+    replace(variant, name=name, launcher=("env", f"PYTHONPATH={BUILT}"), compiled=True)
     for variant, name in ((REPLICATED, "sipha, compiled"), (ALONE, "sipha, compiled, one node in memory"))
 )
-"""As `make compiled` makes it, and the Debian package has it."""
 VARIANTS = (REPLICATED, COMPILED, ALONE, COMPILED_ALONE)
 """What `make bench` measures beside the peers; another build or configuration is one more."""
 

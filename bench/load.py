@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bench.tree import Tree
+from bench.tree import Tree, precedence
 
 HERE = Path(__file__).parent
 LOAD_CORE = 1
@@ -140,7 +140,8 @@ class Load:
         command = pinned(LOAD_CORE, [str(self._generators / generator), *common, *options])
         trees = server.trees()
         before = {name: tree.cpu() for name, tree in trees.items()}
-        output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
+        with precedence(pid for tree in trees.values() for pid in tree.pids()):
+            output = run_ahead(command)
         spent = {name: tree.cpu() - before[name] for name, tree in trees.items()}
         server.trees()
         report = read_report(output)
@@ -169,6 +170,22 @@ class Load:
             if time.monotonic() > deadline:
                 raise BenchError(f"{self.server.name}: acknowledged, but not there: {missing}")
             time.sleep(0.2)  # replicas may apply what they have a little later
+
+
+def run_ahead(command: list[str], **environment: str) -> str:
+    """Run a command in a session of its own that has precedence, and return what it prints."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | environment, start_new_session=True
+    ) as process:
+        try:
+            with precedence([process.pid]):
+                output, _ = process.communicate(timeout=600)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise BenchError(f"{' '.join(command[:4])} ends with status {process.returncode}")
+    return output
 
 
 def build() -> Path:

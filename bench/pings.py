@@ -20,6 +20,7 @@ from twisted.internet.testing import MemoryReactorClock
 from zope.interface import classImplements, implementer
 
 from sipha.errors import Unavailable
+from sipha.garbage import GarbageCollection
 from sipha.nat.interfaces import IPingTransport
 from sipha.nat.keepalive import Keepalive, KeepaliveSettings
 from sipha.nat.schedule import SLOT
@@ -94,6 +95,7 @@ class Leader:
             records = tuple(self._register(number) for number in range(start, min(start + BATCH, bindings)))
             batch = Batch(SCHEMA, int(self.cluster_time() * 1000), Policy(), records)
             self.machine.apply(self.machine.index + 1, encode(batch))
+        GarbageCollection(self.reactor).startService()  # at the pace of a node
 
     def propose(self, record: Record, done: Callable[[Outcome | Unavailable], None]) -> None:
         """See ILog; no phone is lost."""

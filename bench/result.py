@@ -46,8 +46,8 @@ class Result:
     """The figures of each round, in their order.
 
     `servers` has each server's guarantee, in the order of the table; `samples` go by server and load; `idle` is each
-    server's part of a core while nothing comes. `alone` are figures of sipha's parts, by their names in the table of
-    goals; `noise` are the host's, by theirs, in seconds, and `shares` the parts of a core that a busy process got.
+    server's part of a core while nothing comes. `parts` has figures of a server's parts, by their names in the table
+    of goals; `noise` are the host's, by theirs, in seconds, and `shares` the parts of a core that a busy process got.
     """
 
     machine: str
@@ -55,7 +55,7 @@ class Result:
     servers: dict[str, str] = field(default_factory=dict)
     idle: dict[str, float] = field(default_factory=dict)
     samples: dict[str, dict[str, list[Sample]]] = field(default_factory=dict)
-    alone: dict[str, list[float]] = field(default_factory=dict)
+    parts: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     noise: dict[str, list[float]] = field(default_factory=dict)
     shares: list[float] = field(default_factory=list)
 

@@ -16,11 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench import command, pings, table
-from bench.cluster import COMPILED, LEADER_CORE, OTHER_CORE, VARIANTS, Cluster
+from bench import command, parts, table
+from bench.cluster import COMPILED, LEADER_CORE, OTHER_CORE, REPLICATED, VARIANTS, Cluster
 from bench.load import BenchError, Load, Sample, Server
-from bench.log_runs import Bench as LogBench
-from bench.log_runs import Plan as LogPlan
 from bench.noise import measure_noise
 from bench.peers import PEERS
 from bench.result import CALL, CALLS, FIRST, HIGH, MOST, OVERLOAD, QUICK, STEADY, STORM, Plan, Result, describe_machine
@@ -64,7 +62,7 @@ class Bench:
             FIRST: lambda load: load.register(users=fresh, count=plan.fresh, reuse=False),
             MOST: lambda load: load.register(users=users, seconds=seconds),
             STEADY: lambda load: load.register(users=users, seconds=seconds, rate=1000),
-            HIGH: lambda load: load.register(users=users, seconds=seconds, rate=0.8 * maximum[load.server.name]),
+            HIGH: lambda load: self._high(load, maximum[load.server.name]),
             CALL: lambda load: load.call(users=plan.callers, seconds=seconds),
             CALLS: lambda load: load.call(users=plan.callers, seconds=seconds, rate=100),
         }
@@ -82,6 +80,11 @@ class Bench:
                 self.result.add(server, name, sample)
                 _progress(f"round {number + 1}, {name}: {server} {sample.rate:,.0f}/s, {sample.cost:.1f} µs")
 
+    def _high(self, load: Load, maximum: float) -> Sample:
+        """80 % of what the server can serve at this moment, and could when its maximum was measured."""
+        now = load.register(users=self._users, seconds=self.plan.seconds).rate
+        return load.register(users=self._users, seconds=self.plan.seconds, rate=0.8 * min(now, maximum))
+
 
 def overload(directory: Path, plan: Plan, result: Result, prefix: str) -> None:
     """Offer sipha, compiled, twice what it can serve, then kill all its nodes and have all phones register at once."""
@@ -93,7 +96,7 @@ def overload(directory: Path, plan: Plan, result: Result, prefix: str) -> None:
         most = load.register(users=users, seconds=plan.seconds)
         twice = load.register(users=users, seconds=plan.seconds, rate=2 * most.rate)
         result.add(cluster.name, OVERLOAD, twice)
-        result.alone[table.SERVED] = [twice.rate / most.rate]
+        result.parts[cluster.name] = {table.SERVED: [twice.rate / most.rate]}
         cluster.restart()
         # As phones do after a power cut: RFC 3261's retransmissions, and another try once Retry-After has passed.
         options = ("-x", "-p", "-T", "32000")
@@ -104,14 +107,10 @@ def overload(directory: Path, plan: Plan, result: Result, prefix: str) -> None:
 
 
 def measure_parts(directory: Path, plan: Plan, result: Result) -> None:
-    """Find what a large table and pings cost sipha."""
-    log = LogBench(directory, LogPlan(1, plan.seconds, bindings=plan.bindings), _progress, realtime=False)
-    loaded, *others = (figures.rounds for figures in log.snapshots())
-    result.alone[table.MEMORY] = [resident / plan.bindings for resident in loaded["resident"]]
-    result.alone[table.START] = loaded["total"]
-    result.alone[table.STALL] = [max(own for figures in others for own in figures.get("own", []))]
-    _progress("pings")
-    result.alone[table.PINGS] = [pings.measure(plan.phones, plan.seconds).share]
+    """Find what a large table and pings cost sipha, as the interpreter runs it, and compiled."""
+    for variant in (REPLICATED, COMPILED):
+        _progress(f"{variant.name}: a large table, and pings")
+        result.parts.setdefault(variant.name, {}).update(parts.measure(variant, directory, plan))
 
 
 @contextmanager

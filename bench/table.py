@@ -129,6 +129,10 @@ def _goals(result: Result) -> Iterator[tuple[str, ...]]:
     def both(load: str, number: Number, form: str, unit: str) -> list[str]:
         return [_spread(result.of(variant.name, load), number, form, unit) for variant in _THREE]
 
+    def parts(name: str, form: str, scale: float, unit: str) -> list[str]:
+        figures = [result.parts.get(variant.name, {}).get(name) for variant in _THREE]
+        return [over(each).text(form, scale) + unit if each else "" for each in figures]
+
     yield "REGISTER refresh, three nodes, mTLS, fsync, nonce reused", "30,000/s", *both(MOST, _rate, ",.0f", "/s")
     nearest = result.of(NEAREST, MOST)
     ratios = (_ratio(result.of(variant.name, MOST), nearest, _rate) for variant in _THREE)
@@ -144,21 +148,16 @@ def _goals(result: Result) -> Iterator[tuple[str, ...]]:
     yield "what its core would serve by that", "", *both(MOST, lambda sample: 1e6 / leader(sample), ",.0f", "/s")
     yield "a follower's", "4 µs", *both(MOST, follower, ".1f", " µs")
     bindings, large = f"{result.plan.bindings:,} bindings", result.plan.bindings == Plan.bindings
-    yield f"{MEMORY}, {bindings}", "1,000 B" if large else "", _alone(result, MEMORY, ",.0f", 1, " B"), ""
-    yield f"{START} with {bindings}", "8 s" if large else "", _alone(result, START, ".2f", 1, " s"), ""
-    yield f"{STALL}, {bindings}", "20 ms", _alone(result, STALL, ".1f", 1e3, " ms"), ""
-    yield PINGS, "6 % of a core", _alone(result, PINGS, ".1%", 1, " of a core"), ""
-    yield SERVED, "80%", "", _alone(result, SERVED, ".0%", 1, "")
+    yield f"{MEMORY}, {bindings}", "1,000 B" if large else "", *parts(MEMORY, ",.0f", 1, " B")
+    yield f"{START} with {bindings}", "8 s" if large else "", *parts(START, ".2f", 1, " s")
+    yield f"{STALL}, {bindings}", "20 ms", *parts(STALL, ".1f", 1e3, " ms")
+    yield PINGS, "6 % of a core", *parts(PINGS, ".1%", 1, " of a core")
+    yield SERVED, "80%", *parts(SERVED, ".0%", 1, "")
     overload, storms = result.of(COMPILED.name, OVERLOAD), result.of(COMPILED.name, STORM)
     yield "99th percentile of what is served then", "1,000 ms", "", _spread(overload, _p99, ",.0f", " ms")
     for storm in storms:
         through = f"through after {storm.ok / storm.rate:.1f} s, {storm.failed} lost"
         yield f"{result.plan.phones:,} phones at once", "15 s" if result.plan.phones == Plan.phones else "", "", through
-
-
-def _alone(result: Result, name: str, form: str, scale: float, unit: str) -> str:
-    values = result.alone.get(name, [])
-    return over(values).text(form, scale) + unit if values else ""
 
 
 def _spread(samples: Sequence[Sample], number: Number, form: str, unit: str = "") -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from zope.interface import Attribute, Interface
 
 from sipha.sip.flow import Address, Flow
@@ -21,5 +23,5 @@ class IPingTransport(Interface):
     def is_local(host: str, port: int, transport: str) -> bool:
         """True if we listen there; the host is an IP literal without brackets."""
 
-    def offer(data: bytes, flow: Flow) -> bool:
-        """Send once, outside of a transaction; False if it didn't leave this node, which condemns no flow."""
+    def offer_all(messages: Sequence[tuple[bytes, Flow]]) -> Sequence[bool]:
+        """Send each once, outside of a transaction; False for what didn't leave this node, which condemns no flow."""

@@ -12,9 +12,9 @@ from twisted.logger import Logger
 from sipha.errors import Unavailable
 from sipha.nat.answers import Answers, Awaited
 from sipha.nat.interfaces import IPingTransport
-from sipha.nat.ping import ANSWER, BRANCH, DOUBLE_CRLF, USUAL, ZEROS, destination, listener, options, path_of
+from sipha.nat.ping import ANSWER, BRANCH, Pings, path_of
 from sipha.nat.schedule import SLOT, Schedule
-from sipha.sip.flow import Address, Flow
+from sipha.sip.flow import Flow
 from sipha.sip.message import Response
 from sipha.sip.token import Tokens
 from sipha.state.binding import BEHIND_NAT, PINGED, Binding
@@ -130,8 +130,7 @@ class Keepalive(Service):
         self._answered_at = 0  # the slot of the last ping that was answered in time, or from which on one was awaited
         self._forgets_at = 0  # the slot
         self._dropped = 0  # datagrams that had come, as of the last turn
-        self._locals: dict[str, Address | None] = {}
-        self._vias: dict[tuple[str, Address], str] = {}  # ours, without its branch, by transport and local address
+        self._pings = Pings(self._settings.sender)
         self._wanted = _SCOPES[self._settings.scope]
 
     # What others see
@@ -271,57 +270,41 @@ class Keepalive(Service):
     def _ping(self, aors: Sequence[str], slot: int, now: int, transport: IPingTransport, tokens: Tokens) -> None:
         """Ping the bindings of some AORs that have this slot."""
         schedule, wanted, bindings_of = self._schedule, self._wanted, self._machine.location.bindings
+        ping, asks = self._pings.ping, self._settings.method == "OPTIONS"
         remainder, sent = slot % schedule.slots, now // SLOT
+        messages: list[tuple[bytes, Flow]] = []
+        waiting: list[tuple[str, Awaited] | None] = []
         for aor in aors:
             found = False
             for binding in bindings_of(aor, 0):
                 if (not wanted or binding.cflags & wanted) and schedule.remainder(aor, binding.contact_id) == remainder:
                     found = True  # if it ran out, too: an entry under way may refresh it yet, and nobody tells of that
-                    if binding.expires_at > now:
-                        self._ping_one(aor, binding, remainder, sent, transport, tokens)
+                    if binding.expires_at <= now:
+                        continue
+                    path = path_of(binding, transport) if binding.path else ()
+                    token = tokens.ping(binding.contact_id, sent) if asks else ""
+                    message = ping(binding, path, token, transport)
+                    if message is not None:
+                        messages.append(message)
+                        # The schedule's own text has its hash already, for when the answer comes.
+                        awaited = (sent, remainder, aor, binding.contact_id, binding.version, bool(path))
+                        waiting.append((token, Awaited(*awaited)) if asks else None)
             if not found:
                 schedule.discard(aor, slot)
+        self._send(messages, waiting, transport)
 
-    def _ping_one(  # noqa: PLR0917  one caller
-        self, aor: str, binding: Binding, remainder: int, sent: int, transport: IPingTransport, tokens: Tokens
+    def _send(
+        self,
+        messages: Sequence[tuple[bytes, Flow]],
+        waiting: Sequence[tuple[str, Awaited] | None],
+        transport: IPingTransport,
     ) -> None:
-        path = path_of(binding, transport) if binding.path else ()
-        flow = self._flow(binding, path, transport)
-        if flow is None or (flow.reliable and not flow.connection and not path):
-            return  # nobody can open a connection to a phone behind NAT
-        if self._settings.method == "OPTIONS":
-            token = tokens.ping(binding.contact_id, sent)
-            via = self._vias.get((flow.transport, flow.local))
-            if via is None:
-                via = f"SIP/2.0/{flow.transport} {transport.sent_by(flow)}"
-                self._vias[flow.transport, flow.local] = via
-            data = options(binding.request_uri, via, path, self._settings.sender, token)
-            if self._send(data, flow, transport):
-                # The schedule's own text has its hash already, for when the answer comes.
-                ping = Awaited(sent, remainder, aor, binding.contact_id, binding.version, bool(path))
-                self._answers.await_(token, ping)
-        elif not path:
-            self._send(DOUBLE_CRLF if flow.reliable else ZEROS, flow, transport)
-
-    def _flow(self, binding: Binding, path: Sequence[str], transport: IPingTransport) -> Flow | None:
-        """The way to a phone: through its edge, or back where it registered from, from the address that it knows."""
-        if not path and (usual := USUAL.match(binding.received)):
-            local = self._locals.get(binding.socket)
-            if local is not None:
-                return Flow("UDP", local, (usual[1], int(usual[2])))
-        name, remote = destination(path[0] if path else binding.received or binding.contact)
-        if remote is None:
-            return None
-        if name == "UDP" and not path:
-            local = self._locals.get(binding.socket)
-            if local is None:
-                local = self._locals[binding.socket] = listener(binding.socket, transport)
-            if local is not None:
-                return Flow(name, local, remote)
-        return transport.flow(name, remote)
-
-    def _send(self, data: bytes, flow: Flow, transport: IPingTransport) -> bool:
-        if transport.offer(data, flow):
+        """Send pings, each with the answer that it waits for."""
+        for (_, flow), awaited, left in zip(messages, waiting, transport.offer_all(messages), strict=True):
+            if not left:
+                if self._transport() is not None and not flow.reliable:  # else we lead no more, or the peer has hung up
+                    self._note_failure()
+                continue
             self.counters.sent += 1
             if self._failures and not flow.reliable:
                 self._failures = 0
@@ -329,10 +312,8 @@ class Keepalive(Service):
                     self._suspended = False
                     self._spare()
                     self.log.info("pings go out again")
-            return True
-        if self._transport() is not None and not flow.reliable:  # else we lead no more, or the peer has hung up
-            self._note_failure()
-        return False
+            if awaited is not None:
+                self._answers.await_(*awaited)
 
     def _note_failure(self) -> None:
         self.counters.unsent += 1

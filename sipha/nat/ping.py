@@ -8,7 +8,7 @@ from zlib import crc32
 
 from sipha.errors import MalformedMessage
 from sipha.nat.interfaces import IPingTransport
-from sipha.sip.flow import Address
+from sipha.sip.flow import Address, Flow
 from sipha.sip.token import MAGIC_COOKIE
 from sipha.sip.uri import SipUri, ip_literal, parse_uri
 from sipha.sip.values import parse_name_addr
@@ -32,6 +32,50 @@ USUAL = re.compile(r"sip:([0-9.]++):([0-9]{1,5});transport=udp\Z")
 """The registrar's own spelling of where a phone registered from over UDP, with host and port."""
 
 _RECEIVED = re.compile(r"sip:([0-9.]++):([0-9]{1,5});transport=([a-z]++)\Z")
+
+
+class Pings:
+    """Makes pings, of what is known of the listeners of one leadership; `sender` is the URI in From."""
+
+    def __init__(self, sender: str) -> None:
+        self._sender = sender
+        self._locals: dict[str, Address | None] = {}
+        self._vias: dict[tuple[str, Address], str] = {}  # ours, without its branch, by transport and local address
+
+    def ping(
+        self, binding: Binding, path: Sequence[str], token: str, transport: IPingTransport
+    ) -> tuple[bytes, Flow] | None:
+        """Return a ping and its way: an OPTIONS if there is a token, else what nobody answers; None without a way."""
+        flow = self._flow(binding, path, transport)
+        if flow is None or (flow.reliable and not flow.connection and not path):
+            return None  # nobody can open a connection to a phone behind NAT
+        if token:
+            return options(binding.request_uri, self._via(flow, transport), path, self._sender, token), flow
+        return None if path else (DOUBLE_CRLF if flow.reliable else ZEROS, flow)
+
+    def _via(self, flow: Flow, transport: IPingTransport) -> str:
+        name, local, _, _ = flow
+        via = self._vias.get((name, local))
+        if via is None:
+            via = self._vias[name, local] = f"SIP/2.0/{name} {transport.sent_by(flow)}"
+        return via
+
+    def _flow(self, binding: Binding, path: Sequence[str], transport: IPingTransport) -> Flow | None:
+        """The way to a phone: through its edge, or back where it registered from, from the address that it knows."""
+        if not path and (usual := USUAL.match(binding.received)):
+            local = self._locals.get(binding.socket)
+            if local is not None:
+                return Flow("UDP", local, (usual[1], int(usual[2])))
+        name, remote = destination(path[0] if path else binding.received or binding.contact)
+        if remote is None:
+            return None
+        if name == "UDP" and not path:
+            local = self._locals.get(binding.socket)
+            if local is None:
+                local = self._locals[binding.socket] = listener(binding.socket, transport)
+            if local is not None:
+                return Flow(name, local, remote)
+        return transport.flow(name, remote)
 
 
 def options(uri: str, via: str, path: Sequence[str], sender: str, token: str) -> bytes:

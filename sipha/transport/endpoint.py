@@ -183,7 +183,13 @@ class Endpoint:
 
     def offer(self, data: bytes, flow: Flow) -> bool:
         """Send once, outside of a transaction; False if it didn't leave this node, which condemns no flow."""
-        return self._user is not None and self._clock() < self._lease_until() and not self._transmit(data, flow)
+        return self.offer_all(((data, flow),))[0]
+
+    def offer_all(self, messages: Iterable[tuple[bytes, Flow]]) -> list[bool]:
+        """The same for many."""
+        # As in `_send`: the lease may run out between two of them, and won't end before that.
+        until, clock, transmit = self._lease_until() if self._user else 0.0, self._clock, self._transmit
+        return [clock() < until and not transmit(data, flow) for data, flow in messages]
 
     def catch_up(self, now: float) -> None:
         """Hand over all that has come so far: a shortcut calls it before it acts on what must not overtake that."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.load import BenchError, Load, read_report
+from bench.load import BenchError, Load, read_report, run_ahead
 from bench.tree import Tree
 
 # Of this process alone: others may run these tests beside it.
@@ -95,3 +96,10 @@ def test_load_raises_the_cseqs_from_run_to_run(registrar: Registrar) -> None:
 
 def test_report_is_read_by_name() -> None:
     assert read_report("ok=3 rate=1.5\n") == {"ok": 3.0, "rate": 1.5}
+
+
+def test_command_that_runs_ahead_gives_what_it_prints_or_how_it_ends() -> None:
+    said = "import os, sys; print(os.environ['WORD'], os.getsid(0) == os.getpid()); sys.exit(len(sys.argv) - 1)"
+    assert run_ahead([sys.executable, "-c", said], WORD="yes") == "yes True\n"
+    with pytest.raises(BenchError, match="ends with status 1"):
+        run_ahead([sys.executable, "-c", said, "fail"], WORD="yes")

@@ -4,8 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
-from bench.tree import Tree
+import pytest
+
+from bench.tree import AHEAD, Tree, precedence
 
 BUSY = "import time\nwhile time.process_time() < 0.3: pass"
 
@@ -37,3 +40,24 @@ def test_tree_of_a_process_that_has_ended_takes_nothing() -> None:
     tree = Tree(process.pid)
     tree.signal(signal.SIGKILL)
     assert (tree.cpu(), tree.resident()) == (0.0, 0)
+
+
+AUTOGROUP = Path("/proc/self/autogroup")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not AUTOGROUP.exists(), reason="takes root, and a kernel with autogroups")
+def test_precedence_is_that_of_the_session_and_ends() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as process:
+        group = Path(f"/proc/{process.pid}/autogroup")
+        with precedence([process.pid]):
+            assert group.read_text().endswith(f" nice {AHEAD}\n")
+            assert not AUTOGROUP.read_text().endswith(f" nice {AHEAD}\n")
+        assert group.read_text().endswith(" nice 0\n")
+        process.communicate(b"\n")
+
+
+def test_precedence_of_a_process_that_has_ended_changes_nothing() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    with precedence([process.pid]):
+        pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -138,7 +138,10 @@ class Node:
     def is_local(self, host: str, port: int, transport: str) -> bool:
         return transport in {"UDP", "TCP"} and (host, port) in {VIP, ("198.51.100.10", 5060)}
 
-    def offer(self, data: bytes, flow: Flow) -> bool:
+    def offer_all(self, messages: Sequence[tuple[bytes, Flow]]) -> Sequence[bool]:
+        return [self._offer(data, flow) for data, flow in messages]
+
+    def _offer(self, data: bytes, flow: Flow) -> bool:
         if self.failing(flow):
             return False
         self.sent.append((self.site.clock.seconds(), data, flow))

@@ -229,6 +229,20 @@ def test_what_is_offered_and_fails_condemns_no_flow(node: Node) -> None:
     assert not node.endpoint.counters["flow-failed"]
 
 
+def test_what_is_offered_together_is_withheld_from_the_end_of_the_lease_on() -> None:
+    node = Node()
+    node.lease_until = node.clock + 2
+    assert node.endpoint.offer_all([(b"in time", node.flow), (b"too late", node.flow)]) == [True, False]
+    assert node.answers() == [b"in time"]
+    node.lease_until = inf
+    ours = node.flow
+    gone = ours._replace(local=("192.0.2.1", 5060))
+    assert node.endpoint.offer_all([(b"from nowhere", gone), (b"from here", ours)]) == [False, True]
+    node.endpoint.stop()
+    assert node.endpoint.offer_all([(b"stopped", ours)]) == [False]
+    node.phone.close()
+
+
 def test_what_is_offered_goes_by_a_connection_if_there_is_one(stream_node: Node) -> None:
     connection, wire = stream_node.accept()
     assert stream_node.endpoint.offer(b"ping", connection.flow)
