@@ -178,7 +178,10 @@ class Location:
             if self.bound is not None:
                 self.bound(aor, (only,))
             if self._changes is not None:
-                self._changes.put(current[0] if current else None, only)
+                if current:
+                    self._changes.put(current[0], only)
+                else:
+                    self._changes.made_first(aor, outcome.data)
             return outcome
         return self._register(request, row, stored, current)
 
