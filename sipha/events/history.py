@@ -52,21 +52,20 @@ CREATE TABLE IF NOT EXISTS entries (
     place INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, time INTEGER NOT NULL, hashes BLOB NOT NULL,
     changes BLOB, gap BLOB
 );
-CREATE TABLE IF NOT EXISTS by_aor (hash INTEGER, place INTEGER, PRIMARY KEY (hash, place)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS aors (hash INTEGER, place INTEGER, PRIMARY KEY (hash, place)) WITHOUT ROWID;
 """
 
 _PAGE = (
-    "SELECT place, changes, gap FROM by_aor JOIN entries USING (place) WHERE hash = ? AND place <= ? "
-    "ORDER BY place DESC"
+    "SELECT place, changes, gap FROM aors JOIN entries USING (place) WHERE hash = ? AND place <= ? ORDER BY place DESC"
 )
 _OLDEST = "SELECT place, epoch, time, hashes FROM entries ORDER BY place"
-_DELETE_HASH = "DELETE FROM by_aor WHERE hash = ? AND place = ?"
+_DELETE_HASH = "DELETE FROM aors WHERE hash = ? AND place = ?"
 
 _HASH = "I"
 """The type of a hash in an array."""
 
 _HASHES = 100
-_INSERT_HASH = "INSERT INTO by_aor VALUES (?, ?)"
+_INSERT_HASH = "INSERT INTO aors VALUES (?, ?)"
 _INSERT_HASHES = _INSERT_HASH + ", (?, ?)" * (_HASHES - 1)
 """So many in one statement: the interpreter's lock is let go, and asked for again, with each."""
 
@@ -211,7 +210,7 @@ class History:
                 hashes, time, changes, gap = {_GAP}, int(each.time * 1000), None, encode(each)
             else:
                 hashes, time, changes, gap = set(map(_hash, filter(None, each.aors))), each.time, each.data, None
-                count += len(each.aors)
+                count += each.events
             rows.append((place, self._epoch, time, array(_HASH, hashes).tobytes(), changes, gap))
             found += [(number, place) for number in hashes]
         self._database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", rows)
@@ -246,7 +245,8 @@ class History:
         for place, epoch, time, hashes in self._database.execute(_OLDEST):
             if len(gone) >= _CHUNK or not (too_much or epoch < ended or (epoch == self._epoch and time < oldest)):
                 break
-            last, gone = place, [*gone, *((number, place) for number in array(_HASH, hashes))]
+            last = place
+            gone += [(number, place) for number in array(_HASH, hashes)]
         if last:
             self._database.executemany(_DELETE_HASH, gone)
             self._database.execute("DELETE FROM entries WHERE place <= ?", (last,))

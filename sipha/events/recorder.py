@@ -80,9 +80,9 @@ class Recorder:
 
     def keep(self, told: Told) -> None:
         """Take what an entry has changed, if that concerns an AOR."""
-        if not any(told.aors):
+        events, size = told.events, len(told.data)
+        if not events:
             return
-        events, size = len(told.aors), len(told.data)
         if self._events + events > MOST or self._bytes + size > MOST_BYTES:
             self.counters["history_dropped"] += events
             self._lost = (self._given if self._lost is None else self._lost[0]), told.entry
@@ -174,7 +174,7 @@ class Recorder:
         self._rests_until = self._reactor.seconds() + RETRY
         self._waiting[:0] = told
         entries = [each for each in self._waiting if isinstance(each, Told)]
-        self._events = sum([len(entry.aors) for entry in entries])
+        self._events = sum([entry.events for entry in entries])
         self._bytes = sum([len(entry.data) for entry in entries])
         return self._close()
 

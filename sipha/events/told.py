@@ -31,6 +31,11 @@ class Told(NamedTuple):
     aors: tuple[str, ...]
     data: bytes
 
+    @property
+    def events(self) -> int:
+        """How many concern an AOR."""
+        return sum(map(bool, self.aors))
+
 
 def told(moment: Moment, changes: Sequence[Change]) -> Told:
     """Pack the changes of an entry, of which none is a plain refresh."""

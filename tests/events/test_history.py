@@ -201,8 +201,6 @@ def test_each_aor_has_its_events_and_nothing_is_left_of_what_goes(entries: list[
             assert known(history, aor) == expected[::-1]
         history.write([], len(entries), 2000)
         rows = sqlite3.connect(Path(directory) / "history")
-        assert [rows.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("entries", "by_aor")] == [
-            (0,)
-        ] * 2
+        assert [rows.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("entries", "aors")] == [(0,)] * 2
         rows.close()
         history.close()
