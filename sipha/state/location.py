@@ -213,13 +213,7 @@ class Location:
             return
         rows = self._rows
         replaced: list[tuple[str, Row]] | None = [] if rows.is_frozen else None
-        high, low = refresh_plain(
-            rows.shards,
-            records,
-            outcomes,
-            replaced,
-            *self._figures,
-        )
+        high, low = refresh_plain(rows.shards, records, outcomes, replaced, *self._figures)
         self._high += high
         self._low += low
         if replaced:
@@ -230,28 +224,22 @@ class Location:
         if first_plain is None:
             return
         made: list[Made] = []
-        number, rows, buckets = len(outcomes), self._rows, self._buckets
-        high, low = first_plain(
-            rows.shards,
-            self._tombstones.shards,
-            records,
-            outcomes,
-            made,
-            self._moment.contact_ids,
-            *self._figures,
-        )
+        before, rows, buckets = len(outcomes), self._rows, self._buckets
+        buried, contact_ids = self._tombstones.shards, self._moment.contact_ids
+        high, low = first_plain(rows.shards, buried, records, outcomes, made, contact_ids, *self._figures)
         self._high += high
         self._low += low
         self.count += len(made)
-        for request, contact_id, row in made:
-            aor, outcome = request.aor, outcomes[number]
-            number += 1
-            rows.added(aor)
-            buckets.add(aor, lead(row)[3])
-            if self.bound is not None:
-                self.bound(aor, contact_id, request.cflags)
-            if self._changes is not None and isinstance(outcome, Registered):
-                self._changes.made_first(aor, outcome.data)
+        for request, _, row in made:
+            rows.added(request.aor)
+            buckets.add(request.aor, lead(row)[3])
+        if self.bound is not None:
+            for request, contact_id, _ in made:
+                self.bound(request.aor, contact_id, request.cflags)
+        if self._changes is not None:
+            for (request, _, _), outcome in zip(made, outcomes[before:], strict=True):
+                if isinstance(outcome, Registered):
+                    self._changes.made_first(request.aor, outcome.data)
 
     def _refresh(self, record: Refresh) -> Registered | Outdated:
         """Apply one."""
