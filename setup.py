@@ -34,7 +34,8 @@ def extensions() -> list[Extension]:
 def kernels() -> list[Extension]:
     """The modules that are written in C; each does what a function of the module that imports it does, too."""
     names = CONFIGURATION["compiled"]["kernels"].split()
-    return [Extension(name, [name.replace(".", "/") + ".c"], depends=["sipha/kernel.h"]) for name in names]
+    headers = [str(path) for path in Path("sipha").rglob("*.h")]
+    return [Extension(name, [name.replace(".", "/") + ".c"], depends=headers) for name in names]
 
 
 setup(

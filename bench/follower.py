@@ -1,28 +1,31 @@
 """What a REGISTER costs a follower of the log, by CPU time: one in this process, which hears a leader over TLS.
 
-    .venv/bin/python -m bench.follower [--rounds 40] [--phones 20000] [--group 16]
+    .venv/bin/python -m bench.follower [--first] [--rounds 40] [--phones 20000] [--group 16]
 
-Who leads is here too, as far as the follower can tell: it sends refreshes, so many to an entry, and the next entry when
-the follower has the last one on its disk; that it is committed is told with the next. What is counted is the
-follower's: the reactor's thread, from the bytes of the kernel to the answer, and the thread that writes the log. It
-prints the least of the rounds, since whatever else the machine does only adds to it. To compare two trees, run them in
-turns, with PYTHONSAFEPATH=1 PYTHONPATH=TREE:.
+Who leads is here too, as far as the follower can tell: it sends refreshes, or with `--first` the REGISTERs of phones
+that are new, so many to an entry, and the next entry when the follower has the last one on its disk; that it is
+committed is told with the next. What is counted is the follower's: the reactor's thread, from the bytes of the kernel
+to the answer, the thread that writes the log, and the one that writes the history. It prints the least of the rounds,
+since whatever else the machine does only adds to it; of the history, which gathers what it writes, all of it. To
+compare two trees, run them in turns, with PYTHONSAFEPATH=1 PYTHONPATH=TREE:.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Collection
-from math import inf
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.epollreactor import EPollReactor
 from zope.interface import implementer
 
 from bench.log_nodes import Cluster
+from sipha import config
 from sipha.cluster.disk import FileDisk
 from sipha.cluster.guards import REGULAR
 from sipha.cluster.peers import INetworkUser, Peers
@@ -30,7 +33,9 @@ from sipha.cluster.raft import Timing, clock
 from sipha.cluster.replica import Replica
 from sipha.cluster.tls import Credentials
 from sipha.cluster.wire import PROTOCOL, AppendEntries, AppendReply, Entry, Hello, LastWord, RaftMessage
-from sipha.events.feed import Feed, Source
+from sipha.config.texts import AbsolutePath, DomainName, NodeName
+from sipha.events.recorder import Recorder
+from sipha.service.events import EventService
 from sipha.state.entries import SCHEMA, Batch, Contact, Policy, Register, encode
 from sipha.state.machine import Machine
 
@@ -68,34 +73,88 @@ def network(cluster: Cluster, node: str, others: Collection[str], reactor: Any) 
     return Peers(reactor, node, cluster.addresses[node], addresses, "sipha", credentials)
 
 
-class Refreshes:
-    """Phones that register, and refresh in turns; `commit` has a replica take an entry, and says how long that took.
+def refreshes(phones: int) -> Iterator[Register]:
+    """Phones that are there register again, in turns."""
+    for cseq in count(2):
+        yield from (record(phone, cseq) for phone in range(phones))
 
-    That and what is returned are seconds of CPU time.
+
+def firsts(phones: int) -> Iterator[Register]:
+    """Phones that aren't there register, in no order."""
+    for number in count(1):
+        yield record(phones + number * 48_271 % 99_999_989, 1)
+
+
+def events(reactor: Any, directory: Path, replica: Replica) -> EventService:
+    """What happens on a node, told and kept as in a whole one, with a history in a directory of its own."""
+    node = config.Node(NodeName(replica.node), AbsolutePath(str(directory / "events")))
+    node.data_dir.path.mkdir()
+    service = EventService(reactor, config.Config(node, (config.Domain(DomainName("sipha.test")),)), replica, tuple)
+    service.startService()
+    return service
+
+
+class Spent(NamedTuple):
+    """Seconds of CPU time for each REGISTER: of the reactor's thread, and of those that write log and history."""
+
+    reactor: float
+    disk: float
+    history: float
+
+
+class Rounds:
+    """Phones that are registered, and what registers then.
+
+    `commit` has a replica take an entry, and says how many seconds of CPU time its reactor took; `turn` has it do what
+    is due; `recorder` writes its history.
     """
 
-    def __init__(self, phones: int, commit: Callable[[tuple[Register, ...]], float]) -> None:
-        self._phones = phones
+    def __init__(
+        self,
+        phones: int,
+        registers: Iterator[Register],
+        commit: Callable[[tuple[Register, ...]], float],
+        turn: Callable[[float], object],
+        recorder: Recorder,
+    ) -> None:
+        self._registers = registers
         self._commit = commit
-        self._next = 0
+        self._turn = turn
+        self._recorder = recorder
         for first in range(0, phones, 100):
             commit(tuple(record(phone, 1) for phone in range(first, first + 100)))
+        (self._history,) = _clocks("PoolThread-history-0")
+        self._write()
 
-    def round(self, group: int) -> tuple[float, float]:
-        """What the reactor's thread takes, and the disk's, for each refresh, with so many to an entry."""
-        batches = []
-        for _ in range(ENTRIES):
-            numbers = range(self._next, self._next + group)
-            self._next += group
-            batches.append(tuple(record(each % self._phones, 2 + each // self._phones) for each in numbers))
-        begin = _beside()
+    def least(self, rounds: int, group: int) -> Spent:
+        """What REGISTERs take, with so many to an entry."""
+        begin = time.clock_gettime(self._history)
+        found = [self._round(group) for _ in range(rounds)]
+        self._write()
+        history = (time.clock_gettime(self._history) - begin) / rounds / ENTRIES / group
+        return Spent(min(reactor for reactor, _ in found), min(disk for _, disk in found), history)
+
+    def _round(self, group: int) -> tuple[float, float]:
+        batches = [tuple(islice(self._registers, group)) for _ in range(ENTRIES)]
+        begin = self._disk()
         spent = sum(map(self._commit, batches))
-        return spent / ENTRIES / group, (_beside() - begin) / ENTRIES / group
+        return spent / ENTRIES / group, (self._disk() - begin) / ENTRIES / group
+
+    def _disk(self) -> float:
+        """Seconds of CPU time of what writes the log: all that runs beside this thread, but for the history's."""
+        return time.process_time() - time.thread_time() - time.clock_gettime(self._history)
+
+    def _write(self) -> None:
+        """Have the history written."""
+        written: list[object] = []
+        self._recorder.read("", "", 1).addBoth(written.append)
+        while not written:
+            self._turn(0.001)
 
 
-def _beside() -> float:
-    """Seconds of CPU time of the threads beside this one: only the disk's does anything."""
-    return time.process_time() - time.thread_time()
+def _clocks(thread: str) -> Iterator[int]:
+    """The CPU clock of each thread of this name."""
+    return (time.pthread_getcpuclockid(each.ident or 0) for each in threading.enumerate() if each.name == thread)
 
 
 @implementer(INetworkUser)
@@ -163,9 +222,9 @@ class Leader:
 
 
 class Bench:
-    """A leader, and a follower that has a binding of each of so many phones."""
+    """A leader, and a follower that has a binding of each of so many phones, before what registers then."""
 
-    def __init__(self, directory: Path, phones: int) -> None:
+    def __init__(self, directory: Path, phones: int, registers: Iterator[Register]) -> None:
         cluster = Cluster(directory, realtime=False)
         cluster.certify()
         cluster.found()
@@ -175,14 +234,13 @@ class Bench:
         peers = network(cluster, FOLLOWER, cluster.addresses.keys() - {FOLLOWER}, self.reactor)
         seeds = {name: address for name, address in cluster.addresses.items() if name != FOLLOWER}
         self.replica = Replica(self.reactor, FOLLOWER, disk, peers, seeds, Policy(), timing=_PATIENT, boot_id="bench")
-        replica = self.replica
-        source = Source(FOLLOWER, lambda: replica.machine.index, replica.cluster_time, time.time, replica.leader_of)
-        replica.machine.observer = Feed(self.reactor, source)
-        replica.start()
+        self.events = events(self.reactor, directory, self.replica)
+        self.replica.start()
         while not self.leader.connections:
             self.leader.reactor.iterate(0.005)
             self.reactor.iterate(0.005)
-        self.round = Refreshes(phones, self._commit).round
+        assert self.events.recorder is not None
+        self.least = Rounds(phones, registers, self._commit, self._turn, self.events.recorder).least
 
     def beat(self, count: int) -> float:
         """The seconds of the reactor's thread for a heartbeat, and what is done between two."""
@@ -211,32 +269,40 @@ class Bench:
     def stop(self) -> None:
         """End both."""
         ended: list[object] = []
+        self.events.stopService().addBoth(ended.append)
         self.replica.stop().addBoth(ended.append)
         self.leader.network.stop().addBoth(ended.append)
-        while len(ended) < 2:
+        while len(ended) < 3:
             self.leader.reactor.iterate(0.005)
             self.reactor.iterate(0.005)
 
 
-def main() -> None:
-    """Read the options, measure, and print."""
-    parser = argparse.ArgumentParser(prog="bench.follower", description="Measure what a REGISTER costs a follower.")
+def options(prog: str, description: str) -> argparse.Namespace:
+    """The options of this bench, and of the leader's."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("--first", action="store_true", help="phones that are new, rather than refreshes")
     parser.add_argument("--group", type=int, action="append", help="REGISTERs to an entry; several times for several")
     parser.add_argument("--phones", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=40)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def measure(least: Callable[[int, int], Spent], rounds: int, groups: Sequence[int]) -> None:
+    """Measure with so many REGISTERs to an entry, and print."""
+    for group in groups:
+        reactor, disk, history = (seconds * 1e6 for seconds in least(rounds, group))
+        print(
+            f"{group:4} to an entry: {reactor:.1f} µs a REGISTER in the reactor, {disk:.1f} for the disk, "
+            f"{history:.1f} for the history; {reactor * group:.0f} µs an entry in the reactor"
+        )
+
+
+def main() -> None:
+    """Read the options, measure, and print."""
+    asked = options("bench.follower", "Measure what a REGISTER costs a follower.")
     with tempfile.TemporaryDirectory(prefix="sipha-bench-") as directory:
-        bench = Bench(Path(directory), options.phones)
-        for group in options.group or GROUPS:
-            reactor = disk = inf
-            for _ in range(options.rounds):
-                spent, written = bench.round(group)
-                reactor, disk = min(reactor, spent), min(disk, written)
-            each = reactor * group * 1e6
-            print(
-                f"{group:4} to an entry: {reactor * 1e6:.1f} µs a REGISTER in the reactor, {disk * 1e6:.1f} for the "
-                f"disk; {each:.0f} µs an entry in the reactor"
-            )
+        bench = Bench(Path(directory), asked.phones, (firsts if asked.first else refreshes)(asked.phones))
+        measure(bench.least, asked.rounds, asked.group or GROUPS)
         print(f"a heartbeat: {bench.beat(10) * 1e6:.0f} µs")
         bench.stop()
 

@@ -1,28 +1,28 @@
 """What an entry of the log costs its leader, by CPU time: one in this process, which two followers hear over TLS.
 
-    .venv/bin/python -m bench.leader [--rounds 40] [--phones 20000] [--group 16]
+    .venv/bin/python -m bench.leader [--first] [--rounds 40] [--phones 20000] [--group 16]
 
-The followers are here too, as far as the leader can tell: they have on disk whatever they are sent. Refreshes are
-proposed, so many to an entry, and the next ones when all of the last have their outcome and the leader's own disk has
-the entry. What is counted is the leader's: the reactor's thread, from `propose` to the outcomes, with what the kernel
-does for it, and the thread that writes the log. It prints the least of the rounds, since whatever else the machine does
-only adds to it. To compare two trees, run them in turns, with
+The followers are here too, as far as the leader can tell: they have on disk whatever they are sent. Refreshes, or with
+`--first` the REGISTERs of phones that are new, are proposed, so many to an entry, and the next ones when all of the
+last have their outcome and the leader's own disk has the entry. What is counted is the leader's: the reactor's thread,
+from `propose` to the outcomes, with what the kernel does for it, the thread that writes the log, and the one that
+writes the history. It prints the least of the rounds, since whatever else the machine does only adds to it; of the
+history, which gathers what it writes, all of it. To compare two trees, run them in turns, with
 PYTHONSAFEPATH=1 PYTHONPATH=TREE:.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
-from math import inf
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.epollreactor import EPollReactor
 from zope.interface import implementer
 
-from bench.follower import Refreshes, network
+from bench.follower import GROUPS, Rounds, events, firsts, measure, network, options, refreshes
 from bench.load import BenchError
 from bench.log_nodes import Cluster
 from sipha.cluster.disk import FileDisk
@@ -46,7 +46,6 @@ from sipha.state.entries import SCHEMA, Policy, Register
 from sipha.state.outcomes import Registered
 
 LEADER, FOLLOWERS = "c", ("a", "b")
-GROUPS = (1, 4, 16, 64, 160)
 LEASE_ACK = 25_000
 """Microseconds between two acknowledgements of the lease, as a follower gives them."""
 
@@ -101,9 +100,9 @@ class Follower:
 
 
 class Bench:
-    """Two followers, and a leader that has a binding of each of so many phones."""
+    """Two followers, and a leader that has a binding of each of so many phones, before what registers then."""
 
-    def __init__(self, directory: Path, phones: int) -> None:
+    def __init__(self, directory: Path, phones: int, registers: Iterator[Register]) -> None:
         cluster = Cluster(directory, realtime=False)
         cluster.certify()
         cluster.found()
@@ -114,13 +113,15 @@ class Bench:
         seeds = {name: address for name, address in cluster.addresses.items() if name != LEADER}
         timing = Timing(election_min=4.0, election_max=8.0)
         self.replica = Replica(self.reactor, LEADER, disk, peers, seeds, Policy(), timing=timing, boot_id="bench")
+        self.events = events(self.reactor, directory, self.replica)
         self.replica.start()
         began = time.monotonic()
         while not self.replica.leading():
             self._turn(0.005)
             if time.monotonic() - began > PATIENCE:
                 raise BenchError("nobody leads")
-        self.round = Refreshes(phones, self._commit).round
+        assert self.events.recorder is not None
+        self.least = Rounds(phones, registers, self._commit, self._turn, self.events.recorder).least
 
     def _commit(self, registers: tuple[Register, ...]) -> float:
         """Have the leader commit an entry; the seconds of its reactor's thread."""
@@ -151,31 +152,20 @@ class Bench:
     def stop(self) -> None:
         """End all three."""
         ended: list[object] = []
+        self.events.stopService().addBoth(ended.append)
         self.replica.stop().addBoth(ended.append)
         for follower in self.followers:
             follower.network.stop().addBoth(ended.append)
-        while len(ended) < 1 + len(self.followers):
+        while len(ended) < 2 + len(self.followers):
             self._turn(0.005)
 
 
 def main() -> None:
     """Read the options, measure, and print."""
-    parser = argparse.ArgumentParser(prog="bench.leader", description="Measure what an entry costs the leader.")
-    parser.add_argument("--group", type=int, action="append", help="REGISTERs to an entry; several times for several")
-    parser.add_argument("--phones", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=40)
-    options = parser.parse_args()
+    asked = options("bench.leader", "Measure what an entry costs the leader.")
     with tempfile.TemporaryDirectory(prefix="sipha-bench-") as directory:
-        bench = Bench(Path(directory), options.phones)
-        for group in options.group or GROUPS:
-            reactor = disk = inf
-            for _ in range(options.rounds):
-                spent, written = bench.round(group)
-                reactor, disk = min(reactor, spent), min(disk, written)
-            print(
-                f"{group:4} to an entry: {reactor * 1e6:.1f} µs a REGISTER in the reactor, {disk * 1e6:.1f} for the "
-                f"disk; {reactor * group * 1e6:.0f} µs an entry in the reactor"
-            )
+        bench = Bench(Path(directory), asked.phones, (firsts if asked.first else refreshes)(asked.phones))
+        measure(bench.least, asked.rounds, asked.group or GROUPS)
         bench.stop()
 
 

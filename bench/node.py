@@ -1,9 +1,10 @@
 """What a REGISTER costs a node, by the CPU time of its reactor's thread: a cluster of one in this process.
 
-    .venv/bin/python -m bench.node [--rounds 20]
+    .venv/bin/python -m bench.node [--first] [--rounds 20]
 
-It prints the least of the rounds, since whatever else the machine does only adds to it. The kernel's part is included;
-there are no followers, and the disk isn't waited for. To compare two trees, run them in turns, with
+With `--first` phones are new in each round: what is measured is their challenge, and then the REGISTER that makes their
+binding. It prints the least of the rounds, since whatever else the machine does only adds to it. The kernel's part is
+included; there are no followers, and the disk isn't waited for. To compare two trees, run them in turns, with
 PYTHONSAFEPATH=1 PYTHONPATH=TREE:.
 """
 
@@ -55,9 +56,9 @@ name = "sipha.test"
 
 
 class Lone:
-    """A node that leads itself, and phones that know its nonce."""
+    """A node that leads itself, and has accounts for so many phones, which know a nonce of its."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, phones: int = PHONES) -> None:
         self.reactor: Any = EPollReactor()
         path = directory / "sipha.toml"
         path.write_text(CONFIG.format(directory=directory))
@@ -68,11 +69,13 @@ class Lone:
         self.node.startService()
         self._until(lambda: self.node.sip.transport)
         done: list[object] = []
-        for number in range(PHONES):
+        for number in range(phones):
             hashes = {"MD5": ha1("MD5", user(number), DOMAIN, PASSWORD)}
             record = PutAccount(user(number), DOMAIN, user(number), DOMAIN, hashes)
             self.node.replication.replica.propose(record, done.append)
-        self._until(lambda: len(done) == PHONES)
+            while number + 1 - len(done) >= PHONES:
+                self.reactor.iterate(0.005)
+        self._until(lambda: len(done) == phones)
         self.phones = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.phones.bind(("127.0.8.200", 5999))
         self.phones.setblocking(False)
@@ -82,22 +85,36 @@ class Lone:
         while not challenge:
             self.reactor.iterate(0.005)
             challenge = b"".join(self._answers())
-        self.nonce = challenge.partition(b'nonce="')[2].partition(b'"')[0].decode()
+        self.nonce = _nonce(challenge)
 
     def round(self, cseq: int) -> Iterator[float]:
-        """Register all phones once, and yield for each batch the seconds that it took."""
+        """Register the first phones once, and yield for each batch the seconds that it took."""
         for first in range(0, PHONES, BATCH):
-            for number in range(first, first + BATCH):
-                self.phones.send(register(number, cseq, self.nonce))
-            spent, answered, deadline = 0.0, 0, time.monotonic() + PATIENCE
-            while answered < BATCH:
-                if time.monotonic() > deadline:
-                    raise BenchError(f"{BATCH - answered} of {BATCH} REGISTERs were lost")
-                begin = time.thread_time()
-                self.reactor.iterate(0)
-                spent += time.thread_time() - begin
-                answered += sum(answer.startswith(b"SIP/2.0 200 ") for answer in self._answers())
-            yield spent
+            phones = range(first, first + BATCH)
+            yield self._exchange([register(number, cseq, self.nonce) for number in phones], 200)[0]
+
+    def firsts(self, number: int) -> Iterator[tuple[float, float]]:
+        """Register phones that are new in each round, and yield for each batch what challenge and binding took."""
+        for first in range(number * PHONES, (number + 1) * PHONES, BATCH):
+            phones = range(first, first + BATCH)
+            challenged, answers = self._exchange([register(number, 1, "") for number in phones], 401)
+            nonces = {_username(answer): _nonce(answer) for answer in answers}
+            bound, _ = self._exchange([register(number, 2, nonces[user(number)]) for number in phones], 200)
+            yield challenged, bound
+
+    def _exchange(self, requests: list[bytes], status: int) -> tuple[float, list[bytes]]:
+        """The seconds in which a batch got answers of this status, and those; raises BenchError if some don't come."""
+        for request in requests:
+            self.phones.send(request)
+        spent, answers, deadline = 0.0, list[bytes](), time.monotonic() + PATIENCE
+        while len(answers) < len(requests):
+            if time.monotonic() > deadline:
+                raise BenchError(f"{len(requests) - len(answers)} of {len(requests)} REGISTERs were lost")
+            begin = time.thread_time()
+            self.reactor.iterate(0)
+            spent += time.thread_time() - begin
+            answers += [answer for answer in self._answers() if answer.startswith(b"SIP/2.0 %d " % status)]
+        return spent, answers
 
     def stop(self) -> None:
         """End the node."""
@@ -150,6 +167,14 @@ def user(number: int) -> str:
     return f"u{number:08}"
 
 
+def _nonce(challenge: bytes) -> str:
+    return challenge.partition(b'nonce="')[2].partition(b'"')[0].decode()
+
+
+def _username(response: bytes) -> str:
+    return response.partition(b"From: <sip:")[2].partition(b"@")[0].decode()
+
+
 def _kernel() -> float:
     """The seconds that the kernel takes to receive a batch and to send as many answers, by this interpreter."""
     request, answer = register(0, 1, "0" * 50), bytes(400)
@@ -178,16 +203,22 @@ def _kernel() -> float:
 def main() -> None:
     """Read the options, measure, and print."""
     parser = argparse.ArgumentParser(prog="bench.node", description="Measure what a REGISTER costs a node.")
+    parser.add_argument("--first", action="store_true", help="phones that are new, with their challenge")
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sipha-bench-") as directory:
-        lone = Lone(Path(directory))
+        lone = Lone(Path(directory), (options.rounds + 2 if options.first else 1) * PHONES)
         for cseq in (1, 2):  # bindings are made, caches are filled
             list(lone.round(cseq))
-        least = min(seconds for cseq in range(3, 3 + options.rounds) for seconds in lone.round(cseq))
+        if options.first:
+            found = [spent for number in range(2, 2 + options.rounds) for spent in lone.firsts(number)]
+            challenged, bound = (min(seconds) / BATCH * 1e6 for seconds in zip(*found, strict=True))
+            print(f"a challenge: {challenged:.1f} µs; the binding: {bound:.1f} µs")
+        else:
+            least = min(seconds for cseq in range(3, 3 + options.rounds) for seconds in lone.round(cseq))
+            print(f"a REGISTER: {least / BATCH * 1e6:.1f} µs")
         lone.stop()
-    each, kernel = least / BATCH * 1e6, _kernel() / BATCH * 1e6
-    print(f"a REGISTER: {each:.1f} µs; a bare recvfrom and sendto of its size: {kernel:.1f} µs")
+    print(f"a bare recvfrom and sendto of its size: {_kernel() / BATCH * 1e6:.1f} µs")
 
 
 if __name__ == "__main__":

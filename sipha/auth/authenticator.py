@@ -142,7 +142,7 @@ class Authenticator:
         nonce = self.tokens.nonce(term, now, self._serial)
         name = _CHALLENGES[header]
         return Challenge(
-            tuple((name, challenge(domain.realm, nonce, algorithm, stale=stale)) for algorithm in domain.algorithms),
+            tuple([(name, challenge(domain.realm, nonce, algorithm, stale=stale)) for algorithm in domain.algorithms]),
             stale,
         )
 

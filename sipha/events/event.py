@@ -269,20 +269,24 @@ def stamp(moment: Moment, event_id: str) -> Fields:
     return event_id, moment.entry, moment.time / 1000, at.removesuffix("+00:00") + "Z", moment.node
 
 
-def events_of(moment: Moment, made: Sequence[Change]) -> Iterator[tuple[Position, Event]]:
-    """The events of an entry, and where each stands.
+def event_of(moment: Moment, number: int, change: Change) -> AnyEvent:
+    """The event of a change, which is of this number among those of its entry that are no plain refreshes."""
+    return _event(change, stamp(moment, f"{moment.entry}.{number}"))
 
-    A plain refresh isn't numbered: it has the id of what it follows, so that who resumes there misses nothing that is
-    kept.
+
+def refreshes_of(moment: Moment, made: Sequence[Change]) -> Iterator[tuple[Position, BindingRefreshed]]:
+    """The events of the plain refreshes in an entry, and before which of the others each stands.
+
+    They aren't numbered: each has the id of what it follows, so that who resumes there misses nothing that is kept.
     """
-    _, *rest = stamp(moment, "")
-    number, before = 0, own_position(moment.entry - 1).id
+    number = 0
     for change in made:
-        refreshed = isinstance(change, changes.Refreshed)
-        event_id = before if refreshed else f"{moment.entry}.{number}"
-        yield Position(moment.entry, number), _event(change, (event_id, *rest))
-        if not refreshed:
-            number, before = number + 1, event_id
+        if isinstance(change, changes.Refreshed):
+            before = own_position(moment.entry - 1) if number == 0 else Position(moment.entry, number - 1)
+            fields = *stamp(moment, before.id), *_of_binding(change.binding)
+            yield Position(moment.entry, number), BindingRefreshed(*fields)
+        else:
+            number += 1
 
 
 def gap(moment: Moment, event_id: str, after: int, why: str) -> Gap:
@@ -291,22 +295,22 @@ def gap(moment: Moment, event_id: str, after: int, why: str) -> Gap:
     return Gap(event_id, index, time, at, node, after, why)
 
 
-def _event(change: Change, fields: Fields) -> Event:
-    kind: Callable[..., Event]
+def _event(change: Change, fields: Fields) -> AnyEvent:
+    kind: Callable[..., AnyEvent]
     rest: Fields
     match change:
         case changes.Refreshed(binding):
             kind, rest = BindingRefreshed, _of_binding(binding)
-        case changes.Added(binding):
-            kind, rest = BindingAdded, _of_binding(binding)
+        case changes.Added():
+            kind, rest = BindingAdded, _of_binding(change.binding)
         case changes.Changed(before, binding):
             kind, rest = BindingChanged, (*_of_binding(binding), _origin_of(before))
         case changes.Removed(binding, reason, by):
             kind, rest = BindingRemoved, (*_of_binding(binding), reason, None if by is None else _origin(by))
         case changes.AccountPut(identity, created):
-            kind, rest = AccountCreated if created else AccountChanged, (identity, f"sip:{identity}")
+            kind, rest = AccountCreated if created else AccountChanged, (identity, change.aor)
         case changes.AccountDeleted(identity):
-            kind, rest = AccountDeleted, (identity, f"sip:{identity}")
+            kind, rest = AccountDeleted, (identity, change.aor)
         case changes.KeyAdded():
             kind, rest = KeyAdded, ()
         case changes.SettingPut(name, value):

@@ -21,16 +21,16 @@ from sipha.events.event import (
     AlarmRaised,
     Event,
     Gap,
-    LeaderElected,
     Moment,
     Position,
-    events_of,
     gap,
     own_position,
+    refreshes_of,
     stamp,
 )
-from sipha.events.ring import Item, Ring, item
-from sipha.state.changes import Change
+from sipha.events.ring import Item, Ring, item, run_of, run_of_one
+from sipha.events.told import Told, told
+from sipha.state.changes import Change, Refreshed, TermBegun
 from sipha.state.interfaces import IObserver
 
 KEPT = 10_000
@@ -74,8 +74,8 @@ class Source(NamedTuple):
 class Archive(Protocol):
     """Who keeps what the log has changed; never raises."""
 
-    def keep(self, index: int, time: int, items: Sequence[Item]) -> None:
-        """Take what the entry at an index has changed at a cluster time in ms."""
+    def keep(self, told: Told) -> None:
+        """Take what an entry has changed, which is more than refreshes."""
 
     def skipped(self, gap: Gap) -> None:
         """Take note that this node doesn't know what some entries have changed."""
@@ -98,7 +98,7 @@ class Feed:
         self._leader: str | None = None  # who leads the term of the entry that was applied last
         self._kept = Ring(KEPT, KEPT_BYTES)
         self._refreshed = Ring(REFRESHES, KEPT_BYTES)
-        self._number = 0
+        self._turn = self._count = 0
         self._overruns = 0
         self._readers: dict[Reader, Callable[[], None]] = {}
         self._waking: IDelayedCall | None = None
@@ -119,14 +119,22 @@ class Feed:
 
     def _applied(self, index: int, time: int, changes: Sequence[Change]) -> None:
         moment = self._moment(index, time, self._leader or self.source.leader_of(index))
-        kept: list[Item] = []
-        for position, event in events_of(moment, changes):
-            if isinstance(event, LeaderElected):
-                self._leader = event.node
-            if (told := self._add(position, event)).kind != REFRESHED:
-                kept.append(told)
-        if kept and self.archive is not None:
-            self.archive.keep(index, time, kept)
+        for change in changes:
+            if isinstance(change, TermBegun):
+                self._leader = change.node
+        self._turn += 1
+        if self.refreshes:
+            for position, event in refreshes_of(moment, changes):
+                self._refreshed.append(run_of_one(item(self._turn, position, event)))
+                self._count += 1
+            changes = [change for change in changes if not isinstance(change, Refreshed)]
+        if changes:
+            made = told(moment, changes)
+            self._whole_after = self._kept.append(run_of(self._turn, made)) or self._whole_after
+            self._count += len(changes)
+            if self.archive is not None:
+                self.archive.keep(made)
+        self._call()
 
     def adopted(self, index: int) -> None:
         """See IObserver."""
@@ -176,23 +184,24 @@ class Feed:
         ago = max(self.source.time() - time / 1000, 0.0)  # after a restart, entries of long ago may be applied
         return Moment(index, time, self.source.wall() - ago, node)
 
-    def _add(self, position: Position, event: Event) -> Item:
-        told = item(self._number, position, event)
-        self._number += 1
-        if told.kind == REFRESHED:
-            self._refreshed.append(told)
-        else:
-            self._whole_after = self._kept.append(told) or self._whole_after
+    def _add(self, position: Position, event: Event) -> None:
+        """Tell of an event that isn't of an entry."""
+        self._turn += 1
+        self._count += 1
+        self._whole_after = self._kept.append(run_of_one(item(self._turn, position, event))) or self._whole_after
+        self._call()
+
+    def _call(self) -> None:
+        """Let those know who follow, in a later turn."""
         if self._readers and self._waking is None:
             self._waking = self._reactor.callLater(0, self._wake)
-        return told
 
     # Who follows
 
     @property
     def counters(self) -> dict[str, int]:
         """How many events were told, and how many readers were too slow for them, by name."""
-        return {"events_told": self._number, "events_overruns": self._overruns}
+        return {"events_told": self._count, "events_overruns": self._overruns}
 
     @property
     def followers(self) -> int:
@@ -286,11 +295,13 @@ class Reader:
     def _next(self) -> Item | None:
         """The next event of the rings, in the order in which they came."""
         candidates = [
-            (ring[place].number, which) for which, (ring, place) in enumerate(self._places) if place < ring.next
+            (ring[place].turn, ring[place].position, -which)  # a refresh before what it stands before
+            for which, (ring, place) in enumerate(self._places)
+            if place < ring.next
         ]
         if not candidates:
             return None
-        _, which = min(candidates)
+        which = -min(candidates)[2]
         ring, place = self._places[which]
         self._places[which] = ring, place + 1
         return ring[place]

@@ -2,6 +2,10 @@
 
 All of a node's log is in one order, so that an entry that is applied again after a restart is known by its index. The
 log of a new cluster begins anew, and so each cluster that the node was in has an epoch.
+
+An entry is written as one row, packed as it is, and found by a hash of each AOR that it concerns. When all phones come
+back at once, this is what the disk has to take beside the log: a row and an index of each event would be three times
+as many bytes.
 """
 
 from __future__ import annotations
@@ -9,50 +13,69 @@ from __future__ import annotations
 import heapq
 import os
 import sqlite3
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import chain, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 import msgspec
 
 from sipha.errors import SiphaError
-from sipha.events.event import AnyEvent, Gap, decode
+from sipha.events.event import AnyEvent, Gap, decode, encode
+from sipha.events.told import Told, events_in
 
 DAMAGED = ".damaged"
 """What is appended to the name of a database that can't be read."""
 
 _CHUNK = 1000
-"""Events that are deleted at a time."""
+"""Events that are deleted at a time, or a few more."""
 
 _CHUNKS = 20
 """How many times that in one go."""
 
-_SCHEMA = """
+_FORMAT = 2
+"""What is written in the database for its form: one in another form is begun anew."""
+
+_SCHEMA = f"""
+PRAGMA user_version = {_FORMAT};
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
+PRAGMA wal_autocheckpoint = 4000;
 CREATE TABLE IF NOT EXISTS epochs (
     epoch INTEGER PRIMARY KEY, cluster TEXT NOT NULL, began INTEGER NOT NULL, reached INTEGER NOT NULL
 );
-CREATE TABLE IF NOT EXISTS events (
-    epoch INTEGER, entry INTEGER, number INTEGER, time INTEGER NOT NULL, aor TEXT NOT NULL, event BLOB NOT NULL,
-    PRIMARY KEY (epoch, entry, number)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_aor ON events (aor, epoch, entry, number);
+CREATE TABLE IF NOT EXISTS entries (
+    place INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, time INTEGER NOT NULL, hashes BLOB NOT NULL,
+    changes BLOB, gap BLOB
+);
+CREATE TABLE IF NOT EXISTS aors (hash INTEGER, place INTEGER, PRIMARY KEY (hash, place)) WITHOUT ROWID;
 """
 
 _PAGE = (
-    "SELECT epoch, entry, number, event FROM events WHERE aor = ? AND (epoch, entry, number) < (?, ?, ?) "
-    "ORDER BY epoch DESC, entry DESC, number DESC LIMIT ?"
+    "SELECT place, changes, gap FROM aors JOIN entries USING (place) WHERE hash = ? AND place <= ? ORDER BY place DESC"
 )
-_DELETE = (
-    "DELETE FROM events WHERE (epoch, entry, number) IN (SELECT epoch, entry, number FROM "
-    "(SELECT * FROM events ORDER BY epoch, entry, number LIMIT ?) WHERE epoch < ? OR time < ?)"
-)
-_END = (1 << 62, 0, 0)
+_OLDEST = "SELECT place, epoch, time, hashes FROM entries ORDER BY place"
+_DELETE_HASH = "DELETE FROM aors WHERE hash = ? AND place = ?"
 
-Cursor = tuple[int, int, int]
-"""Epoch, index and number of an event."""
+_HASH = "I"
+"""The type of a hash in an array."""
+
+_HASHES = 100
+_INSERT_HASH = "INSERT INTO aors VALUES (?, ?)"
+_INSERT_HASHES = _INSERT_HASH + ", (?, ?)" * (_HASHES - 1)
+"""So many in one statement: the interpreter's lock is let go, and asked for again, with each."""
+
+_GAP = 0
+"""The hash of what concerns every AOR."""
+
+_END = (1 << 62, 0)
+
+Cursor = tuple[int, int]
+"""The place of an entry, in the order in which they were written, and an event's number in there."""
 
 
 class HistoryError(SiphaError):
@@ -64,16 +87,6 @@ class HistoryOff(HistoryError):
 
     def __init__(self) -> None:
         super().__init__("this node keeps no history; write history.keep in its configuration")
-
-
-class Row(NamedTuple):
-    """An event to be written: index and number, cluster time in ms, the AOR (none for a gap), and JSON."""
-
-    entry: int
-    number: int
-    time: int
-    aor: str
-    event: bytes
 
 
 class Page(NamedTuple):
@@ -117,36 +130,33 @@ class History:
             raise HistoryError(str(error)) from error
         return self.reached
 
-    def write(self, rows: Sequence[Row], reached: int, time: int) -> int:
-        """Write the events, of entries that weren't written before, and delete what is too old.
+    def write(self, told: Sequence[Told | Gap], reached: int, time: int) -> int:
+        """Write what entries have changed that weren't written before, and delete what is too old.
 
-        All that the log has changed up to the index `reached` was written then. Returns how many were written.
+        All that the log has changed up to the index `reached` was written then. Returns how many events were written.
         """
         try:
             with self._database:
-                new = [(self._epoch, *row) for row in rows if row.entry > self.reached]
-                self._database.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?)", new)
+                written = self._insert(sorted([each for each in told if _index(each) > self.reached], key=_index))
                 if reached > self.reached:
                     self._database.execute("UPDATE epochs SET reached = ? WHERE epoch = ?", (reached, self._epoch))
                 self._prune(time)
         except sqlite3.Error as error:
             raise HistoryError(str(error)) from error
         self.reached = max(self.reached, reached)
-        return len(new)
+        return written
 
     def page(self, aor: str, cursor: str = "", limit: int = 1000) -> Page:
         """The events of an AOR before a cursor, with the gaps between them; raises ValueError for what is no cursor."""
         before = _read_cursor(cursor)
         try:
-            found = [self._database.execute(_PAGE, (of, *before, limit)).fetchall() for of in (aor, "")]
-            oldest = self._database.execute("SELECT event FROM events ORDER BY epoch, entry, number LIMIT 1").fetchone()
+            found = list(islice(self._before(aor, before), limit))
+            oldest = self._database.execute("SELECT changes, gap FROM entries ORDER BY place LIMIT 1").fetchone()
         except sqlite3.Error as error:
             raise HistoryError(str(error)) from error
-        rows = list(heapq.merge(*found, reverse=True))[:limit]
-        events = tuple(event for row in rows if (event := _read(row[3])) is not None)
-        first = None if oldest is None else _read(oldest[0])
-        last = ".".join(map(str, rows[-1][:3])) if len(rows) == limit else None
-        return Page(events, last, None if first is None else first.at)
+        last = ".".join(map(str, found[-1][0])) if len(found) == limit else None
+        begins = None if oldest is None else next((event.at for _, event in _events(*oldest)), None)
+        return Page(tuple(event for _, event in found), last, begins)
 
     def close(self) -> None:
         """Close the database."""
@@ -155,8 +165,9 @@ class History:
 
     def _open(self, *, suspect: bool) -> None:
         try:
-            self._connect()
-            whole = not suspect or self._database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+            whole = self._connect() and (
+                not suspect or self._database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+            )
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError:
@@ -173,10 +184,16 @@ class History:
         if latest is not None:
             self._epoch, self._cluster, self._began, self.reached = latest
 
-    def _connect(self) -> None:
+    def _connect(self) -> bool:
+        """Open the database; False if it is in another form."""
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._database = sqlite3.connect(self._path, check_same_thread=False)
+        (form,) = self._database.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if tables and form != _FORMAT:
+            return False
         self._database.executescript(_SCHEMA)
+        return True
 
     def _enter(self, cluster: str, time: int) -> None:
         if cluster == self._cluster:
@@ -184,24 +201,56 @@ class History:
         self._epoch, self._cluster, self._began, self.reached = self._epoch + 1, cluster, time, 0
         self._database.execute("INSERT INTO epochs VALUES (?, ?, ?, 0)", (self._epoch, cluster, time))
 
+    def _insert(self, told: Sequence[Told | Gap]) -> int:
+        """Write what is new; returns how many events that is."""
+        (last,) = self._database.execute("SELECT ifnull(max(place), 0) FROM entries").fetchone()
+        rows, found, count = [], list[tuple[int, int]](), 0
+        for place, each in enumerate(told, last + 1):
+            if isinstance(each, Gap):
+                hashes, time, changes, gap = {_GAP}, int(each.time * 1000), None, encode(each)
+            else:
+                hashes, time, changes, gap = set(map(_hash, filter(None, each.aors))), each.time, each.data, None
+                count += each.events
+            rows.append((place, self._epoch, time, array(_HASH, hashes).tobytes(), changes, gap))
+            found += [(number, place) for number in hashes]
+        self._database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", rows)
+        found.sort()  # in the order of the table, so that neighbours are written together
+        whole = len(found) // _HASHES * _HASHES
+        for first in range(0, whole, _HASHES):
+            self._database.execute(_INSERT_HASHES, list(chain.from_iterable(found[first : first + _HASHES])))
+        self._database.executemany(_INSERT_HASH, found[whole:])
+        return count
+
+    def _before(self, aor: str, before: Cursor) -> Iterator[tuple[Cursor, AnyEvent]]:
+        """The events of an AOR and the gaps, from the latest before a cursor on, each with its own."""
+        found = [self._database.execute(_PAGE, (hash_, before[0])) for hash_ in (_hash(aor), _GAP)]
+        for place, changes, gap in heapq.merge(*found, key=itemgetter(0), reverse=True):
+            for number, event in reversed(list(_events(changes, gap, aor))):
+                if (place, number) < before:
+                    yield (place, number), event
+
     def _prune(self, time: int) -> None:
         """Delete what is too old, or too much; what is left over comes the next time."""
         oldest = time - self._keep
         # The time of another cluster can't be compared: all of it is older than this one.
         ended = self._epoch if self._began <= oldest else 0
         for _ in range(_CHUNKS):
-            if self._used() > self._max_bytes:
-                deleted = self._database.execute(_DELETE, (_CHUNK, self._epoch + 1, 0)).rowcount
-            else:
-                deleted = self._delete_older(ended, oldest)
-            if deleted < _CHUNK:
+            too_much = self._used() > self._max_bytes
+            if self._delete(ended, oldest, too_much=too_much) < _CHUNK:
                 return
 
-    def _delete_older(self, ended: int, oldest: int) -> int:
-        first = self._database.execute("SELECT epoch, time FROM events ORDER BY epoch, entry, number").fetchone()
-        if first is None or (first[0] >= ended and (first[0] < self._epoch or first[1] >= oldest)):
-            return 0
-        return self._database.execute(_DELETE, (_CHUNK, ended, oldest if first[0] == self._epoch else 0)).rowcount
+    def _delete(self, ended: int, oldest: int, *, too_much: bool) -> int:
+        """Delete the first entries, if they are too much or too old; returns of how many events they are."""
+        last, gone = 0, list[tuple[int, int]]()
+        for place, epoch, time, hashes in self._database.execute(_OLDEST):
+            if len(gone) >= _CHUNK or not (too_much or epoch < ended or (epoch == self._epoch and time < oldest)):
+                break
+            last = place
+            gone += [(number, place) for number in array(_HASH, hashes)]
+        if last:
+            self._database.executemany(_DELETE_HASH, gone)
+            self._database.execute("DELETE FROM entries WHERE place <= ?", (last,))
+        return len(gone)
 
     def _used(self) -> int:
         """The bytes of the database that are in use."""
@@ -212,26 +261,33 @@ class History:
         return int((pages - free) * size)
 
 
-def gap_row(gap: Gap, event: bytes) -> Row:
-    """A gap, as it is written: it is every AOR's."""
-    return Row(gap.index, 0, int(gap.time * 1000), "", event)
+def _index(told: Told | Gap) -> int:
+    return told.index if isinstance(told, Gap) else told.entry
 
 
-def _read(event: bytes) -> AnyEvent | None:
-    """Read an event; None for one of a later release that this one doesn't know."""
+def _hash(aor: str) -> int:
+    """What an AOR's events are found by, among those of a few others; the events say whose they are."""
+    return (crc32(aor.encode("utf-8", "surrogateescape")) >> 1) + 1
+
+
+def _events(changes: bytes | None, gap: bytes | None, aor: str | None = None) -> Iterator[tuple[int, AnyEvent]]:
+    """The events in a row, by their numbers; none in one of a later release that this one doesn't know."""
     try:
-        return decode(event)
+        if gap is not None:
+            yield 0, decode(gap)
+        elif changes is not None:
+            yield from events_in(changes, aor)
     except msgspec.ValidationError:
-        return None
+        return
 
 
 def _read_cursor(text: str) -> Cursor:
     if not text:
         return _END
     try:
-        epoch, entry, number = map(int, text.split("."))
+        place, number = map(int, text.split("."))
     except ValueError:
         raise ValueError(f"{text[:40]!r} is not a cursor") from None
-    if not all(0 <= part < 1 << 63 for part in (epoch, entry, number)):
+    if not (0 <= place < 1 << 63 and 0 <= number < 1 << 63):
         raise ValueError(f"{text[:40]!r} is not a cursor")
-    return epoch, entry, number
+    return place, number

@@ -11,9 +11,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from sipha.events.event import Gap, encode
-from sipha.events.history import History, HistoryError, Page, Row, gap_row
-from sipha.events.ring import Item
+from sipha.events.event import Gap
+from sipha.events.history import History, HistoryError, Page
+from sipha.events.told import Told
 
 FLUSH = 0.25
 """Seconds for which events are gathered before they are written."""
@@ -68,8 +68,8 @@ class Recorder:
         self._trouble = ""
         self._suspect = False
         self._rests_until = -math.inf
-        self._rows: list[Row] = []
-        self._bytes = 0
+        self._waiting: list[Told | Gap] = []
+        self._events = self._bytes = 0  # of what waits
         self._lost: tuple[int, int] | None = None  # what was dropped since the last gap: after and until which index
         self._marked = -math.inf
         self._lock = DeferredLock()
@@ -78,22 +78,24 @@ class Recorder:
 
     # What happens
 
-    def keep(self, index: int, time: int, items: Sequence[Item]) -> None:
-        """Take what the entry at an index has changed at a cluster time in ms, as far as it concerns an AOR."""
-        rows = [Row(index, item.position.number, time, item.aor, item.data) for item in items if item.aor]
-        size = sum([len(row.event) for row in rows])
-        if len(self._rows) + len(rows) > MOST or self._bytes + size > MOST_BYTES:
-            self.counters["history_dropped"] += len(rows)
-            self._lost = (self._given if self._lost is None else self._lost[0]), index
-        elif rows:
+    def keep(self, told: Told) -> None:
+        """Take what an entry has changed, if that concerns an AOR."""
+        events, size = told.events, len(told.data)
+        if not events:
+            return
+        if self._events + events > MOST or self._bytes + size > MOST_BYTES:
+            self.counters["history_dropped"] += events
+            self._lost = (self._given if self._lost is None else self._lost[0]), told.entry
+        else:
             self._own_up()
-            self._rows += rows
+            self._waiting.append(told)
+            self._events += events
             self._bytes += size
-            self._given = index
+            self._given = told.entry
 
     def skipped(self, gap: Gap) -> None:
         """Take note that this node doesn't know what some entries have changed."""
-        self._rows.append(gap_row(gap, encode(gap)))
+        self._waiting.append(gap)
 
     def alarms(self) -> Iterator[str]:
         """What an operator must know."""
@@ -140,19 +142,20 @@ class Recorder:
         if self._reactor.seconds() < self._rests_until or not place.cluster:
             return succeed(None)
         if self._history is not None:
-            return self._write_rows()
+            return self._write_waiting()
         opened = self._run(_enter, self._open, place, self._suspect)
-        return opened.addCallbacks(self._opened, self._failed).addCallback(lambda _: self._write_rows())
+        return opened.addCallbacks(self._opened, self._failed).addCallback(lambda _: self._write_waiting())
 
-    def _write_rows(self) -> Deferred[Any]:
+    def _write_waiting(self) -> Deferred[Any]:
         self._own_up()
         now, place = self._reactor.seconds(), self._place()
-        if self._history is None or (not self._rows and now < self._marked + MARK):
+        if self._history is None or (not self._waiting and now < self._marked + MARK):
             return succeed(None)
-        rows, self._rows, self._bytes = self._rows, [], 0
+        told, self._waiting = self._waiting, []
+        self._events = self._bytes = 0
         self._marked = now
-        written = self._run(_write, self._history, place, rows)
-        return written.addCallbacks(self._counted, lambda failure: self._failed(failure, rows))
+        written = self._run(_write, self._history, place, told)
+        return written.addCallbacks(self._counted, lambda failure: self._failed(failure, told))
 
     def _opened(self, history: History) -> None:
         self._history, self._suspect = history, False
@@ -164,13 +167,15 @@ class Recorder:
         self.counters["history_written"] += count
         self._trouble = ""
 
-    def _failed(self, failure: Failure, rows: Sequence[Row] = ()) -> Deferred[Any]:
+    def _failed(self, failure: Failure, told: Sequence[Told | Gap] = ()) -> Deferred[Any]:
         """Keep what wasn't written, as far as there is room, until the history is opened anew."""
         self._log.error("the history of AORs can't be written: {reason}", reason=failure.value)
         self._trouble, self._suspect = str(failure.value), True
         self._rests_until = self._reactor.seconds() + RETRY
-        self._rows[:0] = rows
-        self._bytes = sum([len(row.event) for row in self._rows])
+        self._waiting[:0] = told
+        entries = [each for each in self._waiting if isinstance(each, Told)]
+        self._events = sum([entry.events for entry in entries])
+        self._bytes = sum([len(entry.data) for entry in entries])
         return self._close()
 
     def _own_up(self) -> None:
@@ -191,6 +196,6 @@ def _enter(open_: Callable[[bool], History], place: Place, suspect: bool) -> His
     return history
 
 
-def _write(history: History, place: Place, rows: Sequence[Row]) -> int:
+def _write(history: History, place: Place, told: Sequence[Told | Gap]) -> int:
     history.enter(place.cluster, place.time)
-    return history.write(rows, place.reached, place.time)
+    return history.write(told, place.reached, place.time)

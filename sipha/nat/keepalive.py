@@ -252,18 +252,17 @@ class Keepalive(Service):
             last = ""
             while aors := location.aors(last, PER_STEP):
                 for aor in aors:
-                    self._bound(aor, location.bindings(aor, 0))
+                    for binding in location.bindings(aor, 0):
+                        self._bound(aor, binding.contact_id, binding.cflags)
                 last = aors[-1]
                 yield
 
         self._indexing = look()
 
-    def _bound(self, aor: str, bindings: Sequence[Binding]) -> None:
-        """Take note of what an AOR is bound to."""
-        wanted = self._wanted
-        for binding in bindings:
-            if not wanted or binding.cflags & wanted:
-                self._schedule.add(aor, binding.contact_id)
+    def _bound(self, aor: str, contact_id: int, cflags: int) -> None:
+        """Take note of a binding of an AOR."""
+        if not self._wanted or cflags & self._wanted:
+            self._schedule.add(aor, contact_id)
 
     # Pinging
 

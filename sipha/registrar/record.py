@@ -167,12 +167,14 @@ def prepare_plain(
         return None
     if len(plain.contact) + len(plain.instance) > MAX_CONTACT:
         return None
-    contact = Contact(plain.contact, plain.expires, None, plain.instance)
+    seconds = plain.expires
+    _check_interval(seconds, settings)
+    jitter = _jitter(plain.call_id, plain.cseq, seconds, settings)
     record = Register(
         aor=aor,
         call_id=plain.call_id,
         cseq=plain.cseq,
-        contacts=_admitted((contact,), plain.call_id, plain.cseq, settings),
+        contacts=(Contact(plain.contact, seconds, None, plain.instance, 0, "", jitter),),
         received=_received(flow),
         socket=_socket(flow.transport, flow.local),
         user_agent=plain.user_agent[:_MAX_TEXT],
@@ -295,20 +297,20 @@ def _admitted(
     asked_for: Sequence[Contact], call_id: str, cseq: int, settings: RegistrarSettings
 ) -> tuple[Contact, ...]:
     """The contacts as they go into the record, of the REGISTER with this Call-ID and CSeq; 423 for too short a time."""
-    policy = settings.policy
     contacts = []
     for contact in asked_for:
-        asked = contact.expires
-        # "If and only if the requested expiration interval is greater than zero AND smaller than one hour AND less
-        # than a registrar-configured minimum, the registrar MAY reject the registration with a response of 423".
-        if asked and asked < policy.min_expires and asked < _ONE_HOUR and settings.min_expires_policy == "reject":
-            raise SipError("Interval too brief", status=423, headers=(("Min-Expires", str(policy.min_expires)),))
-        contacts.append(
-            msgspec.structs.replace(contact, jitter=_jitter(call_id, cseq, asked, settings))
-            if settings.expires_jitter and asked != 0
-            else contact
-        )
+        _check_interval(contact.expires, settings)
+        jitter = _jitter(call_id, cseq, contact.expires, settings)
+        contacts.append(msgspec.structs.replace(contact, jitter=jitter) if jitter else contact)
     return tuple(contacts)
+
+
+def _check_interval(asked: int | None, settings: RegistrarSettings) -> None:
+    # "If and only if the requested expiration interval is greater than zero AND smaller than one hour AND less
+    # than a registrar-configured minimum, the registrar MAY reject the registration with a response of 423".
+    least = settings.policy.min_expires
+    if asked and asked < least and asked < _ONE_HOUR and settings.min_expires_policy == "reject":
+        raise SipError("Interval too brief", status=423, headers=(("Min-Expires", str(least)),))
 
 
 def _contacts(request: Request, settings: RegistrarSettings) -> list[Contact]:
@@ -379,6 +381,8 @@ def _is_outbound(request: Request, contacts: tuple[Contact, ...], path: tuple[st
 
 def _jitter(call_id: str, cseq: int, asked: int | None, settings: RegistrarSettings) -> int:
     """What to take off an expiry: different from phone to phone, and from one refresh to the next."""
+    if not settings.expires_jitter or asked == 0:
+        return 0
     policy = settings.policy
     granted = max(policy.default_expires if asked is None else asked, policy.min_expires)
     if policy.max_expires:

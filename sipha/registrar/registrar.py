@@ -13,9 +13,9 @@ from sipha.auth.authenticator import Authenticator, Challenge
 from sipha.auth.domain import Domain, Domains
 from sipha.errors import QueueFull, SipError, Unavailable
 from sipha.registrar import response
+from sipha.registrar.interfaces import IRegistry, Key, Verdict
 from sipha.registrar.plain import read
 from sipha.registrar.record import Prepared, RegistrarSettings, is_edge, prepare, prepare_plain
-from sipha.registrar.registry import IRegistry, Key, Verdict
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
 from sipha.sip.origin import Origin, origin_of

@@ -5,78 +5,27 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from twisted.logger import Logger
-from zope.interface import Attribute, Interface, implementer
+from zope.interface import classImplements
 
 from sipha.auth.authenticator import Authenticator
 from sipha.auth.claim import Claim
 from sipha.errors import QueueFull, SipError, Unavailable
 from sipha.histogram import Histogram
 from sipha.registrar import response
+from sipha.registrar.interfaces import Answer, Counters, IRegistry, Key, Verdict
 from sipha.registrar.record import RegistrarSettings, full, is_repeat
-from sipha.sip.flow import Address
 from sipha.state.binding import Binding
 from sipha.state.entries import Register
 from sipha.state.interfaces import IBatchLog, ILocation
 from sipha.state.outcomes import Outcome, Registered, Rejected
 
-Key = tuple[str, Address]
-"""What each copy of a REGISTER has, and no other: the To tag of its response, and where it came from."""
-
-Verdict = str | SipError | None
-"""What a REGISTER has come to: the Contact lines of its 200, why it is refused, or None if its nonce count was used
-before."""
-
-Answer = Callable[[list[tuple[Any, Verdict]]], None]
-"""What answers REGISTERs whose verdicts come together: by what it knows each, and its verdict."""
-
 _Pending = tuple[Key, str, float, Answer, Any]
 """A REGISTER that waits for the log: its key and AOR, when it came, who answers it, and by what that knows it."""
 
 
-@dataclass(slots=True)
-class Counters:
-    """What the registrar has done since it was made."""
-
-    requests: int = 0
-    absorbed: int = 0
-    challenged: int = 0
-    repeated: int = 0
-    queried: int = 0
-    proposed: int = 0
-    registered: int = 0
-    refused: int = 0
-    unavailable: int = 0
-
-
-class IRegistry(Interface):
-    """Where a registrar has REGISTERs carried out."""
-
-    counters: Counters = Attribute("What was done.")
-
-    def awaits(key: Key) -> bool:
-        """Return True if a REGISTER with this key waits for its verdict."""
-
-    def carry_out(  # noqa: PLR0917  who, what, and when
-        key: Key,
-        aor: str,
-        record: Register | None,
-        claim: Claim,
-        now: float,
-        received: float,
-        answer: Answer,
-        waiting: Any,
-    ) -> None:
-        """Carry out a REGISTER and tell `answer` once, perhaps before this returns; one without a record only asks.
-
-        `now` is the cluster time in seconds, `received` when it came, `waiting` is what `answer` is to know it by.
-        """
-
-
-@implementer(IRegistry)
 class Registry:
     """Carries out REGISTERs by the log and the table.
 
@@ -195,3 +144,6 @@ class Registry:
         """The Contact lines for the bindings as they are now."""
         bindings: Sequence[Binding] = self._location.bindings(aor)
         return response.contacts(bindings, int(self._log.cluster_time() * 1000))
+
+
+classImplements(Registry, IRegistry)  # a class under a decorator isn't compiled

@@ -5,128 +5,13 @@
  * anything else nothing is said, and the reference is asked. No byte is read before it is seen that it is there.
  */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "row.h"
 
-#include <structmember.h>
-
-#include <stdbool.h>
-#include <stdint.h>
-#include <string.h>
-
-/* -- BLAKE2b (RFC 7693) with a digest of 128 bits and no key ---------------------------------------------------------- */
-
-#define BLOCK 128
-#define DIGEST 16
-#define ROUNDS 12
-
-static const uint64_t INITIAL[8] = {
-    0x6a09e667f3bcc908, 0xbb67ae8584caa73b, 0x3c6ef372fe94f82b, 0xa54ff53a5f1d36f1,
-    0x510e527fade682d1, 0x9b05688c2b3e6c1f, 0x1f83d9abfb41bd6b, 0x5be0cd19137e2179,
-};
-
-static const uint8_t SIGMA[ROUNDS][16] = {
-    {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, {14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3},
-    {11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4}, {7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8},
-    {9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13}, {2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9},
-    {12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11}, {13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10},
-    {6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5}, {10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0},
-    {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, {14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3},
-};
-
-static inline uint64_t little(const uint8_t *at)
-{
-    uint64_t value = 0;
-    for (int i = 7; i >= 0; i--)
-        value = value << 8 | at[i];
-    return value;
-}
-
-static inline uint64_t right(uint64_t word, int bits) { return word >> bits | word << (64 - bits); }
-
-#define MIX(a, b, c, d, x, y)                                                                                          \
-    do {                                                                                                               \
-        a += b + (x);                                                                                                  \
-        d = right(d ^ a, 32);                                                                                          \
-        c += d;                                                                                                        \
-        b = right(b ^ c, 24);                                                                                          \
-        a += b + (y);                                                                                                  \
-        d = right(d ^ a, 16);                                                                                          \
-        c += d;                                                                                                        \
-        b = right(b ^ c, 63);                                                                                          \
-    } while (0)
-
-static void compress(uint64_t h[8], const uint8_t block[BLOCK], uint64_t hashed, bool last)
-{
-    uint64_t m[16], v[16];
-    for (int i = 0; i < 16; i++)
-        m[i] = little(block + 8 * i);
-    for (int i = 0; i < 8; i++) {
-        v[i] = h[i];
-        v[i + 8] = INITIAL[i];
-    }
-    v[12] ^= hashed;
-    if (last)
-        v[14] = ~v[14];
-#pragma GCC unroll 12
-    for (int round = 0; round < ROUNDS; round++) {
-        const uint8_t *s = SIGMA[round];
-        MIX(v[0], v[4], v[8], v[12], m[s[0]], m[s[1]]);
-        MIX(v[1], v[5], v[9], v[13], m[s[2]], m[s[3]]);
-        MIX(v[2], v[6], v[10], v[14], m[s[4]], m[s[5]]);
-        MIX(v[3], v[7], v[11], v[15], m[s[6]], m[s[7]]);
-        MIX(v[0], v[5], v[10], v[15], m[s[8]], m[s[9]]);
-        MIX(v[1], v[6], v[11], v[12], m[s[10]], m[s[11]]);
-        MIX(v[2], v[7], v[8], v[13], m[s[12]], m[s[13]]);
-        MIX(v[3], v[4], v[9], v[14], m[s[14]], m[s[15]]);
-    }
-    for (int i = 0; i < 8; i++)
-        h[i] ^= v[i] ^ v[i + 8];
-}
-
-static void digest(const uint8_t *data, size_t size, uint8_t out[DIGEST])
-{
-    uint64_t h[8];
-    memcpy(h, INITIAL, sizeof h);
-    h[0] ^= 0x01010000 ^ DIGEST;
-    uint64_t hashed = 0;
-    while (size - hashed > BLOCK) {
-        hashed += BLOCK;
-        compress(h, data + hashed - BLOCK, hashed, false);
-    }
-    uint8_t block[BLOCK] = {0};
-    if (size > hashed)
-        memcpy(block, data + hashed, size - hashed);
-    compress(h, block, size, true);
-    for (int i = 0; i < DIGEST; i++)
-        out[i] = (uint8_t)(h[i / 8] >> 8 * (i % 8));
-}
-
-/* -- MessagePack, in the one way in which it is written ----------------------------------------------------------------- */
+/* -- MessagePack, as far as it is written in one way ------------------------------------------------------------------- */
 
 typedef struct {
     const uint8_t *at, *end;
 } Rest;
-
-typedef struct {
-    const uint8_t *at;
-    size_t size;
-} Text;
-
-static inline uint64_t big(const uint8_t *at, size_t width)
-{
-    uint64_t value = 0;
-    for (size_t i = 0; i < width; i++)
-        value = value << 8 | at[i];
-    return value;
-}
-
-static inline uint8_t *put_big(uint8_t *at, uint64_t value, size_t width)
-{
-    for (size_t i = 0; i < width; i++)
-        at[i] = (uint8_t)(value >> 8 * (width - 1 - i));
-    return at + width;
-}
 
 /* A number of so many bytes, if it is above what fewer would take. */
 static inline bool read_wide(Rest *rest, size_t width, uint64_t above, uint64_t *value)
@@ -155,31 +40,6 @@ static bool read_number(Rest *rest, uint64_t *value)
     default:
         *value = kind;
         return kind < 0x80;
-    }
-}
-
-static size_t width_of(uint64_t number)
-{
-    return number < 0x80 ? 1 : number <= 0xff ? 2 : number <= 0xffff ? 3 : number <= 0xffffffff ? 5 : 9;
-}
-
-static uint8_t *put_number(uint8_t *at, uint64_t number)
-{
-    switch (width_of(number)) {
-    case 1:
-        return put_big(at, number, 1);
-    case 2:
-        *at = 0xcc;
-        return put_big(at + 1, number, 1);
-    case 3:
-        *at = 0xcd;
-        return put_big(at + 1, number, 2);
-    case 5:
-        *at = 0xce;
-        return put_big(at + 1, number, 4);
-    default:
-        *at = 0xcf;
-        return put_big(at + 1, number, 8);
     }
 }
 
@@ -228,14 +88,6 @@ static bool read_count(Rest *rest, uint64_t *count)
 }
 
 /* -- rows --------------------------------------------------------------------------------------------------------------- */
-
-/* As in row.py: the digest, the first expiry, the bucket, and then the bindings. */
-#define LEAD 32
-#define EARLIEST 16
-#define BUCKET 24
-#define LATEST (UINT64_C(1) << 62)
-
-#define FIELDS 22
 
 /* The fields of binding.py, each with where it begins if it is to be written anew, or what follows it is. */
 typedef struct {
@@ -334,13 +186,6 @@ static uint8_t *put(uint8_t *at, const uint8_t *from, const uint8_t *end)
     return at + (end - from);
 }
 
-static void put_lead(uint8_t *row, size_t size, uint64_t earliest, uint64_t bucket)
-{
-    digest(row + LEAD, size, row);
-    put_big(row + EARLIEST, earliest, 8);
-    put_big(row + BUCKET, bucket, 8);
-}
-
 /* A row with this binding, refreshed; NULL with an error set. */
 static PyObject *rewritten(const uint8_t *data, const Binding *b, const uint64_t bucket, uint64_t version,
                            uint64_t expires_at, uint64_t cseq, uint64_t last_modified)
@@ -370,8 +215,6 @@ static PyObject *rewritten(const uint8_t *data, const Binding *b, const uint64_t
     _(flags) _(cflags) _(attr) _(kv_store)
 #define CONTACT(_) _(uri) _(expires) _(q) _(instance) _(reg_id) _(params) _(jitter)
 
-#define MEMBER(name) Py_ssize_t name;
-
 typedef struct {
     PyObject *type;
     REFRESH(MEMBER)
@@ -393,30 +236,6 @@ typedef struct {
     ContactClass contact;
     PyObject *registered, *raw;
 } State;
-
-/* What an object of such a class has there, borrowed; NULL if that was never set. */
-static inline PyObject *at(PyObject *object, Py_ssize_t offset)
-{
-    return *(PyObject **)((char *)object + offset);
-}
-
-static bool is_number(PyObject *object, uint64_t *value)
-{
-    if (object == NULL || !PyLong_CheckExact(object))
-        return false;
-    *value = PyLong_AsUnsignedLongLong(object);
-    if (*value == (uint64_t)-1 && PyErr_Occurred()) {
-        PyErr_Clear(); /* below 0, or more than 64 bits */
-        return false;
-    }
-    return true;
-}
-
-static bool is_optional_number(PyObject *object, bool *has, uint64_t *value)
-{
-    *has = object != Py_None;
-    return !*has || is_number(object, value);
-}
 
 static bool is_equal(PyObject *object, uint64_t value)
 {
@@ -451,21 +270,6 @@ static bool is_path(PyObject *object, const Binding *binding)
 
 /* -- refresh */
 
-typedef struct {
-    uint64_t version, time, default_expires, min_expires, max_expires;
-} Moment;
-
-/* As `registration.granted`. */
-static uint64_t granted(uint64_t seconds, uint64_t jitter, const Moment *moment)
-{
-    uint64_t least = moment->min_expires ? moment->min_expires : 1;
-    if (moment->max_expires && seconds > moment->max_expires)
-        seconds = moment->max_expires;
-    return seconds > jitter && seconds - jitter > least ? seconds - jitter : least;
-}
-
-#define LARGEST UINT64_C(0xffffffff)
-
 /* What a record makes of a row: NULL without an error if the reference is to be asked. */
 static PyObject *refreshed(const RefreshClass *class, PyObject *record, PyObject *row, const Moment *moment)
 {
@@ -484,27 +288,6 @@ static PyObject *refreshed(const RefreshClass *class, PyObject *record, PyObject
         return NULL;
     return rewritten(lead + LEAD, &b, bucket, moment->version, expires_at, cseq, moment->time);
 }
-
-/* The outcome that tells of a row. */
-static PyObject *outcome(State *state, PyObject *row, PyObject *time)
-{
-    PyObject *data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(row) + LEAD, PyBytes_GET_SIZE(row) - LEAD);
-    if (data == NULL)
-        return NULL;
-    PyObject *raw = PyObject_CallOneArg(state->raw, data);
-    Py_DECREF(data);
-    if (raw == NULL)
-        return NULL;
-    PyObject *arguments[] = {raw, time};
-    PyObject *made = PyObject_Vectorcall(state->registered, arguments, 2, NULL);
-    Py_DECREF(raw);
-    return made;
-}
-
-/* The sum of digests, modulo 2^128. */
-typedef struct {
-    uint64_t high, low;
-} Sum;
 
 static void exchange(Sum *sum, PyObject *row, PyObject *new)
 {
@@ -540,7 +323,7 @@ static int refresh_one(State *state, PyObject *shards, PyObject *record, PyObjec
     new = refreshed(&state->refresh, record, row, moment);
     if (new == NULL)
         goto end;
-    made = outcome(state, new, time);
+    made = outcome(state->registered, state->raw, new, time);
     if (made == NULL)
         goto end;
     if (replaced != Py_None) {
@@ -680,31 +463,6 @@ static PyObject *load(PyObject *Py_UNUSED(module), PyObject *data)
 }
 
 /* -- the module ----------------------------------------------------------------------------------------------------------- */
-
-static PyObject *taken(const char *module, const char *name)
-{
-    PyObject *imported = PyImport_ImportModule(module);
-    if (imported == NULL)
-        return NULL;
-    PyObject *found = PyObject_GetAttrString(imported, name);
-    Py_DECREF(imported);
-    return found;
-}
-
-/* Where the objects of a class have an attribute; -1 with an error set if that is none of its slots. */
-static Py_ssize_t place(PyObject *class, const char *name)
-{
-    PyObject *member = PyObject_GetAttrString(class, name);
-    if (member == NULL)
-        return -1;
-    Py_ssize_t offset = -1;
-    if (Py_IS_TYPE(member, &PyMemberDescr_Type) && ((PyMemberDescrObject *)member)->d_member->type == T_OBJECT_EX)
-        offset = ((PyMemberDescrObject *)member)->d_member->offset;
-    else
-        PyErr_Format(PyExc_ImportError, "%s of %R is no slot", name, class);
-    Py_DECREF(member);
-    return offset;
-}
 
 static int execute(PyObject *module)
 {

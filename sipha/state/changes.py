@@ -1,17 +1,18 @@
 """What the records of an entry change, for who observes the machine: the same on every node, in the same order.
 
-Of a REGISTER, what is removed comes before what is made. A refresh that changes nothing but the expiry is plain, and is
-left out unless the observer wants it.
+Each says which AOR it concerns, if any, and can be written in msgpack, as an array with a tag. Of a REGISTER, what is
+removed comes before what is made. A refresh that changes nothing but the expiry is plain, and is left out unless the
+observer wants it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
-from sipha.state.binding import Binding
+from sipha.state.binding import Binding, decode
 from sipha.state.entries import Member, Register
 
 Reason = Literal["unregistered", "replaced", "evicted", "expired", "ping-timeout", "admin"]
@@ -19,70 +20,101 @@ Reason = Literal["unregistered", "replaced", "evicted", "expired", "ping-timeout
 it left its pings unanswered, or an operator has removed it."""
 
 
-class Added(msgspec.Struct, frozen=True, gc=False):
-    """A binding was made."""
+class Added(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="added"):
+    """A binding was made: the only one in `data`, as in a row, where all phones that come back have their first."""
 
-    binding: Binding
+    aor: str
+    data: msgspec.Raw
+
+    @property
+    def binding(self) -> Binding:
+        """The binding."""
+        return decode(self.data)[0]
+
+    def __repr__(self) -> str:
+        """What it tells, rather than where its bytes are."""
+        return f"Added({self.binding!r})"
 
 
-class Changed(msgspec.Struct, frozen=True, gc=False):
+class Changed(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="changed"):
     """A binding was refreshed from elsewhere, by another contact URI or Call-ID, or by another user agent."""
 
     before: Binding
     binding: Binding
 
+    @property
+    def aor(self) -> str:
+        """The AOR."""
+        return self.binding.aor
 
-class Refreshed(msgspec.Struct, frozen=True, gc=False):
+
+class _OfBinding(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    binding: Binding
+
+    @property
+    def aor(self) -> str:
+        """The AOR."""
+        return self.binding.aor
+
+
+class Refreshed(_OfBinding, frozen=True, gc=False, array_like=True, tag="refreshed"):
     """A binding was refreshed, plainly."""
 
-    binding: Binding
 
-
-class Removed(msgspec.Struct, frozen=True, gc=False):
+class Removed(_OfBinding, frozen=True, gc=False, array_like=True, tag="removed"):
     """A binding is gone; `by` is the REGISTER that has removed it, None if it was none."""
 
-    binding: Binding
     reason: Reason
     by: Register | None = None
 
 
-class AccountPut(msgspec.Struct, frozen=True, gc=False):
+class _OfAccount(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    identity: str
+
+    @property
+    def aor(self) -> str:
+        """The AOR that the account may register."""
+        return f"sip:{self.identity}"
+
+
+class AccountPut(_OfAccount, frozen=True, gc=False, array_like=True, tag="account-put"):
     """An account was `created`, or got another password."""
 
-    identity: str
     created: bool
 
 
-class AccountDeleted(msgspec.Struct, frozen=True, gc=False):
+class AccountDeleted(_OfAccount, frozen=True, gc=False, array_like=True, tag="account-deleted"):
     """An account was deleted."""
 
-    identity: str
+
+class _OfNobody(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    aor: ClassVar[str] = ""
 
 
-class KeyAdded(msgspec.Struct, frozen=True, gc=False):
+class KeyAdded(_OfNobody, frozen=True, gc=False, array_like=True, tag="key-added"):
     """A shared key was added; which, nobody is told."""
 
 
-class SettingPut(msgspec.Struct, frozen=True, gc=False):
+class SettingPut(_OfNobody, frozen=True, gc=False, array_like=True, tag="setting-put"):
     """A setting has another value, empty if it was removed."""
 
     name: str
     value: str
 
 
-class MembersPut(msgspec.Struct, frozen=True, gc=False):
+class MembersPut(_OfNobody, frozen=True, gc=False, array_like=True, tag="members-put"):
     """The members of the cluster are others."""
 
     members: tuple[Member, ...]
 
 
-class SchemaRaised(msgspec.Struct, frozen=True, gc=False):
+class SchemaRaised(_OfNobody, frozen=True, gc=False, array_like=True, tag="schema-raised"):
     """A later schema is active."""
 
     schema: int
 
 
-class TermBegun(msgspec.Struct, frozen=True, gc=False):
+class TermBegun(_OfNobody, frozen=True, gc=False, array_like=True, tag="term-begun"):
     """A node leads in this term: the entries that follow, until another term begins, are of its making."""
 
     term: int
@@ -104,6 +136,14 @@ Change = (
 )
 
 
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def added(binding: Binding) -> Added:
+    """The change that tells of a binding that was made."""
+    return Added(binding.aor, msgspec.Raw(_encode((binding,))))
+
+
 class Changes:
     """Those of the entry that is being applied, so far; plain refreshes only if they are wanted."""
 
@@ -114,10 +154,14 @@ class Changes:
         self.refreshes = refreshes
         """True if plain refreshes are wanted."""
 
+    def made_first(self, aor: str, data: msgspec.Raw) -> None:
+        """The first binding of an AOR was made; `data` is as in Added."""
+        self.made.append(Added(aor, data))
+
     def put(self, before: Binding | None, binding: Binding) -> None:
         """A binding was made, or was refreshed."""
         if before is None:
-            self.made.append(Added(binding))
+            self.made.append(added(binding))
         elif (
             before.received != binding.received
             or before.flow != binding.flow

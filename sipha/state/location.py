@@ -25,9 +25,11 @@ from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Outcome, Out
 from sipha.state.registration import Moment
 from sipha.state.row import (
     LATEST,
+    Made,
     Row,
     bindings_of,
     digested,
+    first_plain,
     lead,
     load,
     moved,
@@ -71,13 +73,14 @@ class Location:
         self._buckets = ExpiryBuckets()
         self._tombstones = Tombstones()
         self._moment = Moment(0, 0, Policy(), 1, count())
+        self._figures = 0, 0, 0, 0, 0  # of the moment and its policy, as the kernels take them
         self._changes: Changes | None = None
         self._high = self._low = 0  # the sums of the halves of the rows' digests
         self.count = 0
         """How many bindings there are, with those that ran out and are not yet removed."""
-        self.bound: Callable[[str, Sequence[Binding]], object] | None = None
-        """Told the AOR and its bindings whenever an entry has made one, or has changed more of one than how long it
-        lasts: each node's own business."""
+        self.bound: Callable[[str, int, int], object] | None = None
+        """Told the AOR of a binding, its id and its cflags, whenever an entry has made one of that AOR, or has changed
+        more of one than how long it lasts: each node's own business."""
 
     def __len__(self) -> int:
         """How many AORs have bindings."""
@@ -154,6 +157,7 @@ class Location:
         """
         # An id names the entry that made the binding and its place there, so that it is the same on every node.
         self._moment = Moment(index, time, policy, schema, count(index << 20))
+        self._figures = index, time, policy.default_expires, policy.min_expires, policy.max_expires
         self._changes = changes
         self._tombstones.prune(time)
 
@@ -176,44 +180,66 @@ class Location:
             self._store(aor, row, new)
             self.count += 1 - len(stored)
             if self.bound is not None:
-                self.bound(aor, (only,))
+                self.bound(aor, only.contact_id, only.cflags)
             if self._changes is not None:
-                self._changes.put(current[0] if current else None, only)
+                if current:
+                    self._changes.put(current[0], only)
+                else:
+                    self._changes.made_first(aor, outcome.data)
             return outcome
         return self._register(request, row, stored, current)
 
-    def refresh(self, records: Sequence[Record | None], outcomes: list[Outcome]) -> None:
-        """Apply those from the one that has no outcome yet to the first that isn't a Refresh, and add their outcomes.
+    def apply_plain(self, records: Sequence[Record | None], outcomes: list[Outcome]) -> None:
+        """Apply those from the one that has no outcome yet to the first that asks for more, and add their outcomes.
 
         What it raises is about the first that has none then. A Refresh is applied as the REGISTER of which it was made,
         if the AOR still has what that was compared with.
         """
-        moment, policy, rows = self._moment, self._moment.policy, self._rows
-        plainly = refresh_plain if self._changes is None or not self._changes.refreshes else None
         while True:
-            if plainly is not None:
-                replaced: list[tuple[str, Row]] | None = [] if rows.is_frozen else None
-                high, low = plainly(
-                    rows.shards,
-                    records,
-                    outcomes,
-                    replaced,
-                    moment.version,
-                    moment.time,
-                    policy.default_expires,
-                    policy.min_expires,
-                    policy.max_expires,
-                )
-                self._high += high
-                self._low += low
-                if replaced:
-                    rows.replaced(replaced)
+            before = len(outcomes)
+            self._refresh_plain(records, outcomes)
+            self._register_first(records, outcomes)
             if len(outcomes) == len(records):
                 return
-            record = records[len(outcomes)]
-            if not isinstance(record, Refresh):
-                return
-            outcomes.append(self._refresh(record))
+            if len(outcomes) == before:
+                record = records[before]
+                if not isinstance(record, Refresh):
+                    return
+                outcomes.append(self._refresh(record))
+
+    def _refresh_plain(self, records: Sequence[Record | None], outcomes: list[Outcome]) -> None:
+        """Have the kernel apply those that come next and are plain refreshes."""
+        if refresh_plain is None or (self._changes is not None and self._changes.refreshes):
+            return
+        rows = self._rows
+        replaced: list[tuple[str, Row]] | None = [] if rows.is_frozen else None
+        high, low = refresh_plain(rows.shards, records, outcomes, replaced, *self._figures)
+        self._high += high
+        self._low += low
+        if replaced:
+            rows.replaced(replaced)
+
+    def _register_first(self, records: Sequence[Record | None], outcomes: list[Outcome]) -> None:
+        """Have the kernel apply those that come next and are plainly the first REGISTERs of their AORs."""
+        if first_plain is None:
+            return
+        made: list[Made] = []
+        before, rows, buckets = len(outcomes), self._rows, self._buckets
+        buried, contact_ids = self._tombstones.shards, self._moment.contact_ids
+        high, low = first_plain(rows.shards, buried, records, outcomes, made, contact_ids, *self._figures)
+        self._high += high
+        self._low += low
+        self.count += len(made)
+        for request, _, row in made:
+            rows.added(request.aor)
+            buckets.add(request.aor, lead(row)[3])
+        if self.bound is not None:
+            for request, contact_id, _ in made:
+                self.bound(request.aor, contact_id, request.cflags)
+        if self._changes is not None:
+            for (request, _, _), outcome in zip(made, outcomes[before:], strict=True):
+                if isinstance(outcome, Registered):
+                    self._changes.made_first(request.aor, outcome.data)
 
     def _refresh(self, record: Refresh) -> Registered | Outdated:
         """Apply one."""
@@ -262,8 +288,7 @@ class Location:
                 self._bury(stored, after)
             self._store(aor, row, new)
             self.count += len(after) - len(stored)
-            if self.bound is not None:
-                self.bound(aor, after)
+            self._tell_bound(after)
             if self._changes is not None:
                 self._changes.removed(stored, current, "expired")
                 self._changes.registered(request, current, after, made.dropped)
@@ -283,8 +308,7 @@ class Location:
         self._bury(stored, after)
         self._store(request.aor, row, row_of(after, _bucket(row)))
         self.count += len(after) - len(stored)
-        if self.bound is not None:
-            self.bound(request.aor, after)
+        self._tell_bound(after)
         if self._changes is not None:
             self._changes.registered(request, current, after, {})
         return Done(1)
@@ -396,6 +420,11 @@ class Location:
         self._bury(stored, after)
         self._store(aor, row, new)
         self.count += len(after) - len(stored)
+
+    def _tell_bound(self, bindings: Iterable[Binding]) -> None:
+        if self.bound is not None:
+            for binding in bindings:
+                self.bound(binding.aor, binding.contact_id, binding.cflags)
 
     def _bury(self, before: Sequence[Binding], after: Sequence[Binding]) -> None:
         """Leave a tombstone for each binding that is gone, or is another Call-ID's now."""

@@ -152,7 +152,7 @@ class Machine(Tables):
         while len(outcomes) < len(records):
             try:
                 if schema >= REFRESH_SCHEMA:
-                    self.location.refresh(records, outcomes)
+                    self.location.apply_plain(records, outcomes)
                 if len(outcomes) < len(records):
                     outcomes.append(self._change(records[len(outcomes)], schema))
             except (MemoryError, DamagedMemory):  # this node's own trouble

@@ -8,7 +8,7 @@ binding's parts, less of the caches when it is looked at, and the garbage collec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from struct import Struct
@@ -24,6 +24,8 @@ Row = bytes
 
 _Rows = tuple[dict[str, Row], ...]
 _Replaced = list[tuple[str, Row]] | None
+Made = tuple[Register, int, Row]
+"""A REGISTER that has made a binding, whose id this is, and its row."""
 
 refresh_plain: (
     Callable[[_Rows, Sequence[Record | None], list[Outcome], _Replaced, int, int, int, int, int], tuple[int, int]]
@@ -35,19 +37,44 @@ What changes are the shards of the rows, the outcomes, and the list of those tha
 Version, time, and three figures of the policy are the moment's. What is returned are both halves of what the sum of the
 digests has grown by, modulo 2^128.
 """
+first_plain: (
+    Callable[
+        [
+            _Rows,
+            tuple[dict[tuple[str, str], int], ...] | None,
+            Sequence[Record | None],
+            list[Outcome],
+            list[Made],
+            Iterator[int],
+            int,
+            int,
+            int,
+            int,
+            int,
+        ],
+        tuple[int, int],
+    ]
+    | None
+) = None
+"""Apply records from the one that has no outcome yet to the first that isn't plainly the first REGISTER of its AOR.
+
+What changes are the shards of the rows, the outcomes, and the list of what was made. No record is such that has one of
+the tombstones, if there are any. What follows is as for `refresh_plain`, after the iterator that gives the ids.
+"""
 shorten_plain: Callable[[Row, Register], Refresh | None] | None = None
 """The record that a REGISTER is shortened to, if the row is plain."""
 load_plain: Callable[[bytes], tuple[Row, str] | None] | None = None
 """The row that a snapshot holds, and its AOR, if it is plain."""
 
 try:  # in C, if it was built; what is in Python, here and in `registration`, does the same
+    from sipha.state._first import first as _first
     from sipha.state._row import load as _load
     from sipha.state._row import refresh as _refresh
     from sipha.state._row import shortened as _shortened
 except ImportError:
     pass
 else:
-    refresh_plain, shorten_plain, load_plain = _refresh, _shortened, _load
+    refresh_plain, first_plain, shorten_plain, load_plain = _refresh, _first, _shortened, _load
 
 LEAD = 32
 """Bytes before the bindings."""

@@ -70,7 +70,9 @@ class Table(Generic[K, V]):
     def __init__(self) -> None:
         self._values: Shards[K, V] = Shards()
         self.shards = self._values.shards
-        """The values, for who replaces many: while the table `is_frozen`, what was there is told to `replaced`."""
+        """The values, for who replaces many: while the table `is_frozen`, what was there is told to `replaced`.
+
+        Who adds many tells `added`."""
         self._order: OrderedKeys[K] = OrderedKeys()
         self._frozen: tuple[FrozenTable[K, V], ...] = ()
         self._count = 0
@@ -101,6 +103,10 @@ class Table(Generic[K, V]):
     def add(self, key: K, value: V) -> None:
         """Add a key that is not there yet."""
         self._values.put(key, value)
+        self.added(key)
+
+    def added(self, key: K) -> None:
+        """Take note of a key whose value has been added."""
         self._order.add(key)
         self._count += 1
 

@@ -48,6 +48,11 @@ class Tombstones:
         """The tombstones in the order in which they end."""
         return iter(self._tombstones)
 
+    @property
+    def shards(self) -> tuple[dict[tuple[str, str], int], ...] | None:
+        """What has one key for each AOR and Call-ID of which a removal is remembered; None if there are none."""
+        return self._numbers.shards if len(self._tombstones) else None
+
     def cseq(self, aor: str, call_id: str) -> int:
         """The highest CSeq of a Call-ID that was removed from an AOR; -1 if none is remembered."""
         tombstone = self._get(aor, call_id)

@@ -18,7 +18,7 @@ from sipha.journal import Level
 from sipha.nat.detection import Test
 from sipha.proxy.shadow import Key
 from sipha.proxy.target import Target
-from sipha.registrar.registry import Verdict
+from sipha.registrar.interfaces import Verdict
 from sipha.sip.flow import Address
 from sipha.sip.overload import Priority, Tally
 from sipha.state.entries import Policy, PutAccount, Register

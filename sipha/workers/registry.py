@@ -9,7 +9,7 @@ from typing import Any
 from zope.interface import implementer
 
 from sipha.auth.claim import Claim
-from sipha.registrar.registry import Answer, Counters, IRegistry, Key, Verdict
+from sipha.registrar.interfaces import Answer, Counters, IRegistry, Key, Verdict
 from sipha.state.entries import Register
 
 Handed = tuple[str, str, int, Register, Claim]

@@ -15,7 +15,8 @@ from sipha.auth.claim import Claim
 from sipha.errors import SipError
 from sipha.proxy.shadow import Key
 from sipha.proxy.target import TargetSet, Wanted
-from sipha.registrar.registry import Registry, Verdict
+from sipha.registrar.interfaces import Verdict
+from sipha.registrar.registry import Registry
 from sipha.sip.flow import Address, Flow
 from sipha.transport.udp import UdpSocket
 from sipha.workers.link import Link

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from twisted.internet.task import Clock
 
-from sipha.events.event import AnyEvent, Gap, decode
+from sipha.events.event import AnyEvent, Gap, decode, kind_of
 from sipha.events.feed import Feed, Reader, Source
-from sipha.events.ring import Item
+from sipha.events.told import Told, events_in
 from sipha.state.entries import SCHEMA, Barrier, Batch, Contact, Policy, Record, Register, encode
 from sipha.state.machine import Machine
 
@@ -23,8 +21,8 @@ class Archive:
         self.kept: list[tuple[int, int, list[str]]] = []
         self.gaps: list[Gap] = []
 
-    def keep(self, index: int, time: int, items: Sequence[Item]) -> None:
-        self.kept.append((index, time, [item.kind for item in items]))
+    def keep(self, told: Told) -> None:
+        self.kept.append((told.entry, told.time, [kind_of(event) for _, event in events_in(told.data)]))
 
     def skipped(self, gap: Gap) -> None:
         self.gaps.append(gap)

@@ -23,12 +23,13 @@ from sipha.events.event import (
     SettingChanged,
     decode,
     encode,
-    events_of,
+    event_of,
     kind_of,
     own_position,
+    refreshes_of,
 )
 from sipha.state.binding import BEHIND_NAT, Binding
-from sipha.state.changes import Added, Change, Changed, MembersPut, Refreshed, Removed, SettingPut, TermBegun
+from sipha.state.changes import Change, Changed, MembersPut, Refreshed, Removed, SettingPut, TermBegun, added
 from sipha.state.entries import Contact, Member, Register
 
 MOMENT = Moment(7, 61_500, 1_764_380_000.25, "n2")
@@ -45,11 +46,11 @@ def binding(**fields: object) -> Binding:
 
 
 def told(*made: Change) -> list[Event]:
-    return [event for _, event in events_of(MOMENT, made)]
+    return [event_of(MOMENT, number, change) for number, change in enumerate(made)]
 
 
 def test_event_says_all_that_is_known_of_a_binding() -> None:
-    assert told(Added(binding())) == [
+    assert told(added(binding())) == [
         BindingAdded(
             id="7.0",
             index=7,
@@ -87,9 +88,10 @@ def test_event_of_a_change_and_of_a_removal_says_who_was_there_before_and_who_di
 
 
 def test_refresh_takes_no_number() -> None:
-    events = told(Refreshed(binding()), Added(binding()), Refreshed(binding()), Added(binding()))
-    assert [event.id for event in events] == ["6", "7.0", "7.0", "7.1"]
-    assert [isinstance(event, BindingRefreshed) for event in events] == [True, False, True, False]
+    made = Refreshed(binding()), added(binding()), Refreshed(binding()), added(binding())
+    refreshed = list(refreshes_of(MOMENT, made))
+    assert [(position, event.id) for position, event in refreshed] == [((7, 0), "6"), ((7, 1), "7.0")]
+    assert all(isinstance(event, BindingRefreshed) for _, event in refreshed)
 
 
 def test_term_is_of_who_begins_it() -> None:
@@ -99,17 +101,17 @@ def test_term_is_of_who_begins_it() -> None:
 
 
 def test_what_a_phone_writes_is_cut() -> None:
-    added, setting = told(Added(binding(user_agent="x" * 60_000, contact="sip:" + "é" * 5000)), SettingPut("a", "b"))
-    assert isinstance(added, BindingAdded)
-    assert len(added.user_agent) == len(added.contact) == MAX_TEXT
-    assert added.user_agent.endswith("x…")
+    made, setting = told(added(binding(user_agent="x" * 60_000, contact="sip:" + "é" * 5000)), SettingPut("a", "b"))
+    assert isinstance(made, BindingAdded)
+    assert len(made.user_agent) == len(made.contact) == MAX_TEXT
+    assert made.user_agent.endswith("x…")
     assert isinstance(setting, SettingChanged)
     assert (setting.name, setting.value) == ("a", "b")
 
 
 def test_event_is_read_back_from_json() -> None:
     for event in told(
-        Added(binding()), Changed(binding(), binding()), MembersPut((Member("a", "h:1", "voter"),)), TermBegun(1, "a")
+        added(binding()), Changed(binding(), binding()), MembersPut((Member("a", "h:1", "voter"),)), TermBegun(1, "a")
     ):
         assert decode(encode(event)) == event
         assert f'"kind":"{kind_of(event)}"' in encode(event).decode()

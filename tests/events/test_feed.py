@@ -14,7 +14,7 @@ from sipha.events.event import (
     VipGained,
 )
 from sipha.events.feed import READERS, Overrun, TooMany
-from sipha.state.changes import Change
+from sipha.events.told import Told
 from sipha.state.entries import PutSetting
 from tests.events.site import ALICE, BOB, Site, ids, read
 from tests.state.snapshots import copied, loaded, taken
@@ -249,10 +249,10 @@ def test_there_is_an_end_to_who_may_follow() -> None:
 def test_mistake_in_telling_is_not_the_logs(monkeypatch: pytest.MonkeyPatch) -> None:
     site = Site()
 
-    def fail(_: object, __: object) -> list[Change]:
+    def fail(_: object, __: object) -> Told:
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(feed_module, "events_of", fail)
+    monkeypatch.setattr(feed_module, "told", fail)
     site.register(ALICE)
     assert site.machine.index == 1
     monkeypatch.undo()

@@ -24,6 +24,7 @@ from sipha.state.changes import (
     SchemaRaised,
     SettingPut,
     TermBegun,
+    added,
 )
 from sipha.state.entries import (
     SCHEMA,
@@ -108,7 +109,7 @@ def removals(changes: Sequence[Change]) -> list[tuple[str, str]]:
 
 def test_observer_hears_when_and_at_which_entry(log: Log) -> None:
     log.apply(log.register(HOME))
-    assert log.witness.told == [(1, 1_000_000, [Added(log.bindings[0])])]
+    assert log.witness.told == [(1, 1_000_000, [added(log.bindings[0])])]
 
 
 def test_refresh_is_told_only_if_wanted(log: Log) -> None:
@@ -258,9 +259,10 @@ def test_who_follows_the_changes_has_the_table(history: list[tuple[Register | st
         record: Record = Expire(log.machine.location.expired(log.now, 100).bindings) if isinstance(what, str) else what
         for change in log.apply(record):
             match change:
-                case Added(binding):
-                    assert binding.contact_id not in table
-                    table[binding.contact_id] = binding
+                case Added():
+                    assert change.binding.contact_id not in table
+                    assert (change, change.aor) == (added(change.binding), change.binding.aor)
+                    table[change.binding.contact_id] = change.binding
                 case Changed(before, binding):
                     assert table[binding.contact_id] == before
                     table[binding.contact_id] = binding

@@ -687,14 +687,15 @@ def test_import_binding_is_one_contact_with_an_expiry(log: Log, contacts: tuple[
 
 
 def test_location_tells_of_each_binding_that_is_made_or_refreshed(log: Log) -> None:
-    told: list[tuple[str, list[str]]] = []
-    log.location.bound = lambda aor, bindings: told.append((aor, [binding.contact for binding in bindings]))
-    log.register(HOME, cseq=1)
+    told: list[tuple[str, int, int]] = []
+    log.location.bound = lambda *binding: told.append(binding)
+    log.apply(Register(AOR, "one", 1, (Contact(HOME),), cflags=1))
     log.register(HOME, cseq=2)
     log.register(DESK, cseq=3)
     log.register(DESK, cseq=3)  # a repeat
     log.register(cseq=4)  # a query
-    assert told == [(AOR, [HOME]), (AOR, [HOME]), (AOR, [HOME, DESK])]
+    home, desk = (binding.contact_id for binding in log.bindings)
+    assert told == [(AOR, home, 1), (AOR, home, 0), (AOR, home, 0), (AOR, desk, 0)]
 
 
 def test_expired_reports_again_what_was_not_removed(log: Log) -> None:

@@ -29,7 +29,7 @@ from tests.state.snapshots import taken
 from tests.state.test_changes import Witness
 from tests.state.test_model import AORS, phones, policies
 
-KERNEL = kernel("sipha.state._row")
+KERNEL, FIRST = kernel("sipha.state._row"), kernel("sipha.state._first")
 
 WIDTHS = [0, 0x7F, 0x80, 0xFF, 0x100, 0xFFFF, 0x10000, 0xFFFFFFFF, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
 
@@ -43,6 +43,7 @@ def written_in(language: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         used = KERNEL if language == "C" else None
         patch.setattr(location_module, "refresh_plain", used and used.refresh)
+        patch.setattr(location_module, "first_plain", FIRST.first if used else None)
         patch.setattr(location_module, "shorten_plain", used and used.shortened)
         patch.setattr(row_module, "load_plain", used and used.load)
         yield
@@ -168,7 +169,7 @@ def test_kernel_refreshes_as_the_reference(  # noqa: PLR0917  what a record and 
             location = located(data_of(stored), now, policy, version)
             frozen = location.freeze()
             outcomes: list[Outcome] = []
-            location.refresh((record, None), outcomes)
+            location.apply_plain((record, None), outcomes)
             found.append((outcomes, state_of(location), list(frozen)))
     assert found[0] == found[1]
 
@@ -325,7 +326,7 @@ def test_kernel_takes_of_a_damaged_row_what_the_reference_takes(
         location._rows.replace(record.aor, whole, row)
         with written_in("Python"):
             again: list[Outcome] = []
-            location.refresh((record,), again)
+            location.apply_plain((record,), again)
         assert (again, location._rows.get(record.aor)) == (outcomes, shards[0][record.aor])
     request = request_of(stored[0], stored[0].cseq + 1, 60, 0)
     if KERNEL.shortened(row, request) is not None:

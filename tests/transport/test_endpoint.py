@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import socket
 
 import pytest
@@ -234,7 +235,7 @@ def test_what_is_offered_together_is_withheld_from_the_end_of_the_lease_on() -> 
     node.lease_until = node.clock + 2
     assert node.endpoint.offer_all([(b"in time", node.flow), (b"too late", node.flow)]) == [True, False]
     assert node.answers() == [b"in time"]
-    node.lease_until = inf
+    node.lease_until = math.inf
     ours = node.flow
     gone = ours._replace(local=("192.0.2.1", 5060))
     assert node.endpoint.offer_all([(b"from nowhere", gone), (b"from here", ours)]) == [False, True]

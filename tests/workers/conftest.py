@@ -12,7 +12,7 @@ from typing import Any, get_args
 from twisted.internet.task import Clock
 
 from sipha.nat.detection import Test
-from sipha.registrar.registry import Verdict
+from sipha.registrar.interfaces import Verdict
 from sipha.sip.flow import Address, Flow
 from sipha.sip.message import Response
 from sipha.sip.timers import Timers

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sipha.auth.claim import Claim
 from sipha.errors import NoQuorum, QueueFull, SipError
-from sipha.registrar.registry import Verdict
+from sipha.registrar.interfaces import Verdict
 from sipha.state.entries import Contact, Register
 from sipha.workers.messages import (
     MAX_FRAME,
