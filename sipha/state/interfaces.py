@@ -48,6 +48,16 @@ class ILocation(Interface):
         """The unexpired bindings of an AOR in the order they were made."""
 
 
+class IBindingsObserver(Interface):
+    """Who keeps what was looked up on this node; never raises."""
+
+    def changed(aor: str) -> None:
+        """The bindings of an AOR are about to be others, or to say more than that one lives longer."""
+
+    def replaced() -> None:
+        """The table is now that of a snapshot."""
+
+
 class ICredentials(Interface):
     """The accounts, for who authenticates."""
 
