@@ -63,7 +63,7 @@ class IRegistry(Interface):
         key: Key,
         aor: str,
         record: Register | None,
-        claim: Claim,
+        claim: Claim | None,
         now: float,
         received: float,
         answer: Answer,
@@ -71,7 +71,8 @@ class IRegistry(Interface):
     ) -> None:
         """Carry out a REGISTER and tell `answer` once, perhaps before this returns; one without a record only asks.
 
-        `now` is the cluster time in seconds, `received` when it came, `waiting` is what `answer` is to know it by.
+        The claim is None if its count was used up. `now` is the cluster time in seconds, `received` when it came,
+        `waiting` is what `answer` is to know it by.
         """
 
 
@@ -120,19 +121,19 @@ class Registry:
         key: Key,
         aor: str,
         record: Register | None,
-        claim: Claim,
+        claim: Claim | None,
         now: float,
         received: float,
         answer: Answer,
         waiting: Any,
     ) -> None:
         """See IRegistry."""
-        fresh = self._authenticator.use_up(claim, now)
+        fresh = claim is None or self._authenticator.use_up(claim, now)
         # A copy of what was answered already brings its nonce count again, or has none: that is matched before the
         # count is held against it (pitfalls-sip 7).
         if (
             record is not None
-            and not (fresh and claim.count is not None)
+            and not (fresh and (claim is None or claim.count is not None))
             and is_repeat(record, self._location.bindings(aor))
         ):
             self.counters.repeated += 1
