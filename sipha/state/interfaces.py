@@ -52,7 +52,10 @@ class IBindingsObserver(Interface):
     """Who keeps what was looked up on this node; never raises."""
 
     def changed(aor: str) -> None:
-        """The bindings of an AOR are about to be others, or to say more than that one lives longer."""
+        """The bindings of an AOR are about to be others."""
+
+    def refreshed(aor: str, expires_at: int, packed: bytes) -> None:
+        """The only binding of an AOR expires at another time now, in ms of cluster time, and says nothing else."""
 
     def replaced() -> None:
         """The table is now that of a snapshot."""

@@ -84,7 +84,7 @@ class Location:
         """Told the AOR and its bindings whenever an entry has made one, or has changed more of one than how long it
         lasts: each node's own business."""
         self.observer: IBindingsObserver | None = None
-        """Told of each change but plain refreshes, before anybody can have heard of it: each node's own business."""
+        """Told of each change, before anybody can have heard of it: each node's own business."""
 
     def __len__(self) -> int:
         """How many AORs have bindings."""
@@ -204,18 +204,23 @@ class Location:
         plainly = refresh_plain if self._changes is None or not self._changes.refreshes else None
         while True:
             if plainly is not None:
+                first = len(outcomes)
                 replaced: list[tuple[str, Row]] | None = [] if rows.is_frozen else None
-                high, low = plainly(
-                    rows.shards,
-                    records,
-                    outcomes,
-                    replaced,
-                    moment.version,
-                    moment.time,
-                    policy.default_expires,
-                    policy.min_expires,
-                    policy.max_expires,
-                )
+                try:
+                    high, low = plainly(
+                        rows.shards,
+                        records,
+                        outcomes,
+                        replaced,
+                        moment.version,
+                        moment.time,
+                        policy.default_expires,
+                        policy.min_expires,
+                        policy.max_expires,
+                    )
+                finally:
+                    if self.observer is not None:
+                        self._tell_refreshed(self.observer, records[first : len(outcomes)])
                 self._high += high
                 self._low += low
                 if replaced:
@@ -245,10 +250,19 @@ class Location:
         new = row_of_one(binding, bucket)
         outcome = outcome_of(new, moment.time)
         self._replace(aor, row, new)
+        if self.observer is not None:
+            self.observer.refreshed(aor, binding.expires_at, new[LEAD:])
         # Whoever is told what is bound has been told of this binding: its id and its flags are as they were.
         if self._changes is not None:
             self._changes.refreshed(binding)
         return outcome
+
+    def _tell_refreshed(self, observer: IBindingsObserver, records: Sequence[Record | None]) -> None:
+        """Tell of plain refreshes that were applied, if they weren't outdated."""
+        for record in records:
+            row = self._rows.get(record.aor) if isinstance(record, Refresh) else None
+            if row is not None and isinstance(record, Refresh):
+                observer.refreshed(record.aor, lead(row)[2], row[LEAD:])
 
     def _register(
         self, request: Register, row: Row | None, stored: Sequence[Binding], current: Sequence[Binding]

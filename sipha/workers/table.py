@@ -9,6 +9,7 @@ being written meanwhile it doesn't find.
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Callable, Sequence
 from mmap import ACCESS_READ, PAGESIZE, mmap
 from struct import Struct
@@ -17,7 +18,7 @@ from zlib import crc32
 from zope.interface import implementer
 
 from sipha.errors import SiphaError
-from sipha.state.binding import Binding
+from sipha.state.binding import Binding, decode
 from sipha.state.interfaces import IBindingsObserver, ILocation
 from sipha.state.location import unpacked
 
@@ -30,6 +31,7 @@ SLOTS = 1 << 16
 _SIZE = PAGESIZE + SLOTS * SLOT
 _lead = Struct("=II")
 _EMPTY = bytes(4)
+_ENDLESS = 1 << 62
 
 
 class Unknown(SiphaError):
@@ -38,13 +40,17 @@ class Unknown(SiphaError):
 
 @implementer(IBindingsObserver)
 class Table:
-    """The daemon's side: it writes, and forgets each AOR whose bindings change. `file` is for the workers."""
+    """The daemon's side: it writes, and forgets each AOR whose bindings change.
+
+    `file` is for the workers.
+    """
 
     def __init__(self) -> None:
         self.file = os.memfd_create("sipha-lookups")
         os.ftruncate(self.file, _SIZE)
         self._memory = mmap(self.file, _SIZE)
-        self._filled = bytearray(SLOTS)  # so that no page is touched for an AOR that nobody has called
+        # Until when each is good, 0 if it is empty: no page is touched for an AOR that nobody has called.
+        self._until = array("q", [0]) * SLOTS
 
     def close(self) -> None:
         """Let go of the memory; who still reads it finds it as it is."""
@@ -66,23 +72,33 @@ class Table:
             self._memory[at : at + len(_EMPTY)] = _EMPTY
             self._memory[at + _lead.size : at + _lead.size + len(body)] = body
             self._memory[at : at + _lead.size] = _lead.pack(crc32(body), len(body))
-            self._filled[number] = True
+            self._until[number] = min([binding.expires_at for binding in decode(packed)], default=_ENDLESS)
 
     def changed(self, aor: str) -> None:
         """See IBindingsObserver."""
         number = _number(_key(aor))
-        if self._filled[number]:
+        if self._until[number]:
             self._forget(number)
+
+    def refreshed(self, aor: str, expires_at: int, packed: bytes) -> None:
+        """See IBindingsObserver: readers have to hear of it only if a binding lives less long than they think."""
+        key = _key(aor)
+        number = _number(key)
+        if expires_at < self._until[number]:
+            begin = _place(number) + _lead.size
+            if self._memory[begin : begin + len(key)] == key:
+                self._forget(number)
+                self.put(aor, packed)
 
     def replaced(self) -> None:
         """See IBindingsObserver."""
-        for number in [number for number, filled in enumerate(self._filled) if filled]:
+        for number in [number for number, until in enumerate(self._until) if until]:
             self._forget(number)
 
     def _forget(self, number: int) -> None:
         at = _place(number)
         self._memory[at : at + len(_EMPTY)] = _EMPTY
-        self._filled[number] = False
+        self._until[number] = 0
 
 
 @implementer(ILocation)

@@ -102,6 +102,21 @@ def test_binding_that_has_run_out_is_asked_for_since_it_may_have_been_refreshed(
     assert rig.finds(ALICE) == ["sip:a@192.0.2.1"]
 
 
+@pytest.mark.parametrize("in_c", [False, True])
+@pytest.mark.interpreted
+def test_refresh_that_makes_a_binding_live_less_long_is_heard_of(rig: Rig, *, in_c: bool) -> None:
+    rig.apply(bound(expires=600))
+    rig.ask(ALICE)
+    binding = rig.machine.location.bindings(ALICE, rig.time)[0]
+    refresh = kernel("sipha.state._row").refresh if in_c else None
+    with patch.object(location, "refresh_plain", refresh):
+        rig.apply(Refresh(ALICE, binding.version, 2, 60, 0))
+    assert rig.finds(ALICE) == ["sip:a@192.0.2.1"]
+    rig.time += 61_000
+    assert rig.machine.location.lookup(ALICE, rig.time) == ()
+    assert rig.finds(ALICE) is None
+
+
 def test_who_knows_other_accounts_is_told_nothing(rig: Rig) -> None:
     rig.ask(ALICE)
     rig.table.begin_version(1)
@@ -124,6 +139,8 @@ def test_two_users_with_the_same_slot_are_kept_apart(rig: Rig) -> None:
     assert (rig.finds("sip:0@x"), rig.finds(other)) == (["sip:a@192.0.2.1"], None)
     rig.ask(other)
     assert (rig.finds("sip:0@x"), rig.finds(other)) == (None, ["sip:other@192.0.2.2"])
+    rig.table.refreshed("sip:0@x", 1, b"")  # this isn't about who has the slot
+    assert rig.finds(other) == ["sip:other@192.0.2.2"]
 
 
 def test_snapshot_in_the_place_of_the_table_clears_it_and_is_followed(rig: Rig) -> None:
@@ -192,6 +209,7 @@ def reports(machine: Machine, time: int) -> list[Record]:
             st.lists(registers | refreshes | wildcards | removals | imports, min_size=1, max_size=3),
             st.sampled_from([0, 0, 1, 30, 70]),
             st.booleans(),
+            st.booleans(),
         ),
         max_size=15,
     ),
@@ -199,17 +217,18 @@ def reports(machine: Machine, time: int) -> list[Record]:
     in_c=st.booleans(),
 )
 def test_what_is_found_is_what_the_daemon_would_say_whatever_the_log_does(
-    entries: list[tuple[list[Record], int, bool]], policy: Policy, in_c: bool
+    entries: list[tuple[list[Record], int, bool, bool]], policy: Policy, in_c: bool
 ) -> None:
     rig = Rig()
     row = kernel("sipha.state._row")
     with patch.object(location, "refresh_plain", row.refresh if in_c else None):
-        for records, seconds, reported in entries:
+        for records, seconds, reported, asked in entries:
             shortened = [rig.machine.location.shortened(r) if isinstance(r, Register) else r for r in records]
             rig.apply(*(reports(rig.machine, rig.time) if reported else ()), *shortened, seconds=seconds, policy=policy)
             for aor in AORS:
                 found = rig.finds(aor)
                 said = [binding.contact for binding in rig.machine.location.lookup(aor, rig.time)]
                 assert found in (None, said)
-                rig.ask(aor)
+                if asked:
+                    rig.ask(aor)
     rig.end()
