@@ -131,7 +131,7 @@ def test_registrar_hands_plain_registers_to_the_registry(benchmark: BenchmarkFix
     datagrams = [site.datagram(number) for number in range(BATCH)]
 
     def make() -> tuple[tuple[Registrar, DistantRegistry], dict[str, object]]:
-        registry = DistantRegistry()
+        registry = DistantRegistry(site.authenticator)
         registrar = Registrar(
             registry,
             site.credentials,

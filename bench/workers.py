@@ -41,7 +41,7 @@ LINES = 60
 
 
 class Site:
-    """A node that leads itself, with so many workers, and phones that know its nonce."""
+    """A node that leads itself, with so many workers, and phones that know a nonce of who reads what they say."""
 
     def __init__(self, directory: Path, workers: int) -> None:
         self.reactor: Any = EPollReactor()
@@ -65,7 +65,7 @@ class Site:
             self.node.replication.replica.propose(record, done.append)
         self._until(lambda: len(done) == PHONES)
         self.lines = [self._line() for _ in range(LINES)]
-        self.nonce, self.nonce_of_calls = self._nonce(), self._nonce()
+        self.nonces, self.nonces_of_calls = (list(map(self._nonce, self.lines)) for _ in range(2))
 
     def round(self, cseq: int) -> list[float]:
         """Register all phones once; the seconds of CPU time that it took the daemon, and each worker.
@@ -73,9 +73,9 @@ class Site:
         Without end if one wasn't served: on a busy machine datagrams may have waited too long.
         """
         for number in range(PHONES):
-            line = self.lines[number % LINES]
+            line, nonce = self.lines[number % LINES], self.nonces[number % LINES]
             contact = b"@127.0.8.200:%d;transport=udp>" % line.getsockname()[1]
-            line.send(register(number, cseq, self.nonce).replace(b"@127.0.8.200:5999;transport=udp>", contact))
+            line.send(register(number, cseq, nonce).replace(b"@127.0.8.200:5999;transport=udp>", contact))
         served = 0
 
         def act(_: socket.socket, data: bytes) -> bool:
@@ -88,7 +88,7 @@ class Site:
     def calls(self, first: int) -> list[float]:
         """Make calls, of these numbers on; what they took, as for REGISTERs."""
         for number in range(first, first + CALLS):
-            self.lines[number % LINES].send(invite(number, self.nonce_of_calls))
+            self.lines[number % LINES].send(invite(number, self.nonces_of_calls[number % LINES]))
         ended = 0
 
         def act(line: socket.socket, data: bytes) -> bool:
@@ -145,8 +145,8 @@ class Site:
         while not condition():
             self.reactor.iterate(0.005)
 
-    def _nonce(self) -> str:
-        self.lines[0].send(register(0, 1, ""))
+    def _nonce(self, line: socket.socket) -> str:
+        line.send(register(0, 1, ""))
         challenge: list[bytes] = []
         while not challenge:
             self.reactor.iterate(0.005)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
 from sipha.auth.claim import Claim
 from sipha.auth.domain import Domain, Domains
-from sipha.auth.window import NonceWindow
+from sipha.auth.window import Counts, NonceWindow
 from sipha.errors import MalformedMessage, Unavailable
 from sipha.sip.digest import QOP, Credentials, base, challenge, parse_credentials, proves
 from sipha.sip.message import Request
-from sipha.sip.token import Tokens
+from sipha.sip.token import SERIALS, Tokens
 from sipha.sip.uri import SipUri, parse_uri
 from sipha.state.accounts import Account
 from sipha.state.interfaces import ICredentials
@@ -20,6 +20,10 @@ from sipha.state.interfaces import ICredentials
 _MOST_CREDENTIALS = 16
 
 _CHALLENGES = {"Authorization": "WWW-Authenticate", "Proxy-Authorization": "Proxy-Authenticate"}
+
+
+Ceded = tuple[str, str, int, Counts]
+"""A nonce and a user whose counts are another window's now, when the nonce was made, and what was seen of them."""
 
 
 class Challenge(NamedTuple):
@@ -46,7 +50,7 @@ class Authenticator:
     """Challenges and verifies; keeps nothing but the window of nonce counts, which a new leader does without.
 
     `tokens` returns the tokens under the log's current keys, or None while it holds no key. `window` is that of its
-    term's nonces, a new one if there is none yet. Nonces are numbered from `serial` on.
+    term's nonces, a new one if there is none yet; its maker is who makes nonces here.
     """
 
     def __init__(
@@ -56,13 +60,13 @@ class Authenticator:
         domains: Domains,
         *,
         window: NonceWindow | None = None,
-        serial: int = 0,
     ) -> None:
         self._credentials = credentials
         self._tokens = tokens
         self._domains = domains
-        self._window = NonceWindow() if window is None else window
-        self._serial = serial
+        self._window = window = NonceWindow(maker=0) if window is None else window
+        self._first = (window.maker or 0) * SERIALS
+        self._made = 0
 
     def let_nonces_live(self, seconds: float) -> None:
         """Let nonces be good for this long, those that were made already, too."""
@@ -136,10 +140,39 @@ class Authenticator:
             claim.nonce, claim.username, claim.count, claim.issued_at, now
         )
 
+    def decides(self, claim: Claim) -> bool:
+        """Return True if it is `use_up` of this process that says whether a claim is good."""
+        return claim.count is None or self._window.holds(claim.nonce, claim.username, claim.issued_at)
+
+    def cede(self, request: Request, now: float, term: int) -> list[Ceded]:
+        """Use up nothing any more of what proves who sends a request, since it is somebody else who will act on it.
+
+        What is returned is for him to `take`. Raises SipError.
+        """
+        ceded: list[Ceded] = []
+        for header in _CHALLENGES:
+            for domain in self._domains.all:
+                credentials = credentials_for(request, header, domain.realm)
+                if credentials is None or (made := self.tokens.read_nonce(credentials.nonce)) is None:
+                    continue
+                nonce, username, issued_at = credentials.nonce, credentials.username, made[1]
+                if not self._window.holds(nonce, username, issued_at):
+                    continue
+                # Nobody fills a window but with what is proved.
+                outcome = self.verify_credentials(credentials, domain, now, term, method=request.method, header=header)
+                if isinstance(outcome, Verified) and (counts := self._window.cede(nonce, username, issued_at, now)):
+                    ceded.append((nonce, username, issued_at, counts))
+        return ceded
+
+    def take(self, ceded: Iterable[Ceded], now: float) -> None:
+        """Use up from now on what somebody else has ceded."""
+        for nonce, username, issued_at, counts in ceded:
+            self._window.take(nonce, username, issued_at, counts, now)
+
     def challenge(self, header: str, domain: Domain, now: float, term: int, *, stale: bool) -> Challenge:
         """Make a challenge with a fresh nonce, to be answered in `header`."""
-        self._serial += 1
-        nonce = self.tokens.nonce(term, now, self._serial)
+        self._made += 1
+        nonce = self.tokens.nonce(term, now, self._first + self._made % SERIALS)
         name = _CHALLENGES[header]
         return Challenge(
             tuple([(name, challenge(domain.realm, nonce, algorithm, stale=stale)) for algorithm in domain.algorithms]),

@@ -87,14 +87,19 @@ def target_groups(bindings: Sequence[Binding], method: str) -> list[list[Target]
     SipError 405 if the contacts say which methods they allow, and none allows this one.
     """
     if len(bindings) == 1 and not bindings[0].methods:
-        return [[_target(bindings[0])]]
+        return [[target_of(bindings[0])]]
     allowing = [binding for binding in bindings if _allows(binding, method)]
     if bindings and not allowing:
         allowed = dict.fromkeys(name for binding in bindings for name in _methods(binding))
         raise SipError(f"no contact allows {method}", status=405, headers=(("Allow", ", ".join(allowed)),))
     allowing.sort(key=lambda binding: -binding.preference)
     groups = groupby(allowing, key=lambda binding: binding.preference)
-    return [[_target(binding) for binding in group] for _, group in groups]
+    return [[target_of(binding) for binding in group] for _, group in groups]
+
+
+def target_of(binding: Binding) -> Target:
+    """The target that a binding is."""
+    return Target(binding.request_uri, binding.path, binding.received, behind_nat=binding.behind_nat)
 
 
 def plain_target(targets: TargetSet | None) -> Target | None:
@@ -153,10 +158,6 @@ def flow_of_binding(target: Target, *, secure: bool, transport: ITransport) -> F
         return direct
     # Nobody can open a connection to a phone behind NAT.
     return None if received.reliable else received
-
-
-def _target(binding: Binding) -> Target:
-    return Target(binding.request_uri, binding.path, binding.received, behind_nat=binding.behind_nat)
 
 
 def _methods(binding: Binding) -> list[str]:

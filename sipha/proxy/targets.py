@@ -34,7 +34,7 @@ class Targets:
         done: Callable[[TargetSet | None, float], None],
     ) -> None:
         """See ITargets."""
+        targets: TargetSet | None = target_set(wanted, self._location, self._credentials)
         if verified is not None and not self._authenticator.use_up(verified.claim, self._log.cluster_time()):
-            done(None, now)
-        else:
-            done(target_set(wanted, self._location, self._credentials), now)
+            targets = None
+        done(targets, now)

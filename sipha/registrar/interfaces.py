@@ -51,7 +51,7 @@ class IRegistry(Interface):
         key: Key,
         aor: str,
         record: Register | None,
-        claim: Claim,
+        claim: Claim | None,
         now: float,
         received: float,
         answer: Answer,
@@ -59,5 +59,6 @@ class IRegistry(Interface):
     ) -> None:
         """Carry out a REGISTER and tell `answer` once, perhaps before this returns; one without a record only asks.
 
-        `now` is the cluster time in seconds, `received` when it came, `waiting` is what `answer` is to know it by.
+        The claim is None if its count was used up. `now` is the cluster time in seconds, `received` when it came,
+        `waiting` is what `answer` is to know it by.
         """

@@ -72,19 +72,19 @@ class Registry:
         key: Key,
         aor: str,
         record: Register | None,
-        claim: Claim,
+        claim: Claim | None,
         now: float,
         received: float,
         answer: Answer,
         waiting: Any,
     ) -> None:
         """See IRegistry."""
-        fresh = self._authenticator.use_up(claim, now)
+        fresh = claim is None or self._authenticator.use_up(claim, now)
         # A copy of what was answered already brings its nonce count again, or has none: that is matched before the
         # count is held against it (pitfalls-sip 7).
         if (
             record is not None
-            and not (fresh and claim.count is not None)
+            and not (fresh and (claim is None or claim.count is not None))
             and is_repeat(record, self._location.bindings(aor))
         ):
             self.counters.repeated += 1

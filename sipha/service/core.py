@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import astuple
 
 from sipha import config
-from sipha.auth.authenticator import Authenticator
+from sipha.auth.authenticator import Authenticator, Ceded
 from sipha.auth.claim import Claim
 from sipha.cluster.replica import Replica
 from sipha.errors import MalformedMessage, SipError
 from sipha.proxy.proxy import Proxy
 from sipha.proxy.shadow import Key, Shadows, key_of
-from sipha.proxy.target import Target, TargetSet, Wanted, target_set
+from sipha.proxy.target import Target, TargetSet, Wanted, target_of, target_set
 from sipha.registrar.registrar import Registrar
 from sipha.registrar.registry import Registry
 from sipha.service.settings import make_domains, make_proxy_settings, make_registrar_settings
@@ -127,6 +127,16 @@ class Core:
         if claim is not None and not self._authenticator.use_up(claim, replica.cluster_time()):
             return None
         return targets
+
+    def packed(self, aor: str) -> bytes | None:
+        """The bindings of an AOR (`Location.packed`), if they are all reached over UDP."""
+        if all(_is_over_udp(target_of(binding)) for binding in self._replica.lookup(aor)):
+            return self._replica.machine.location.packed(aor)
+        return None
+
+    def ceded(self, ceded: list[Ceded]) -> None:
+        """Use up from now on the counts of nonces that a worker has made."""
+        self._authenticator.take(ceded, self._replica.cluster_time())
 
     def shadowed(self, records: list[bytes], mark: str) -> None:
         """Let the other nodes know of calls that the worker of this mark holds."""

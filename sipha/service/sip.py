@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
+from itertools import count
 from typing import Any
 
 from twisted.application.service import Service
@@ -115,7 +116,8 @@ class SipService(Service):
         self._domains = domains
         self.askers: list[Callable[[Response, Flow], bool]] = []
         self.taps: list[Tap] = []
-        self.nonces = NonceWindow()
+        self.nonces = NonceWindow(maker=0)
+        self._lives = count(1)  # of workers, in this process
         self._keys = keys
         self._answers = answers
         self._listeners: Listeners | None = None
@@ -275,7 +277,7 @@ class SipService(Service):
             self._share_shadows,
         )
         if settings.sip.workers > 1:
-            self._pool = Pool(self._reactor, core, replica.machine.accounts, lambda: listeners.udp)
+            self._pool = Pool(self._reactor, core, replica.machine, lambda: listeners.udp, self._lives)
         endpoint.start(user, user.datagram_received).addCallbacks(self._opened, self._not_opened)
 
     def stopService(self) -> Deferred[None] | None:

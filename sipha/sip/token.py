@@ -22,9 +22,15 @@ MAGIC_COOKIE = "z9hG4bK"
 BRANCH_STEP = 256
 """Seconds to which the time in a branch is rounded down: another node gives a copy of a request the same branch."""
 
+SERIALS = 1 << 20
+"""Nonces that one maker may make in a second, so that no two of them are the same."""
+
+MAKERS = 1 << 12
+"""How many there may be who make nonces in one term."""
+
 _MAC_SIZE = 12
 _TRANSPORTS = ("UDP", "TCP", "TLS", "WS", "WSS")
-_NONCE_HEAD = 26  # hexadecimal digits: key id, term, time, serial
+_NONCE_HEAD = 26  # hexadecimal digits: key id, term, time, serial, of which the maker is the first three
 _PING_HEAD = 26  # hexadecimal digits: key id, contact id, slot
 _BRANCH = Struct("!BIBB")
 _SIDE = Struct("!4sBH")
@@ -100,7 +106,10 @@ class Tokens:
         self._current = self._keys[self._current_id]
 
     def nonce(self, term: int, now: float, serial: int) -> str:
-        """Make a nonce (RFC 7616 §3.3) in a term at a cluster time; `serial` tells those of one second apart."""
+        """Make a nonce (RFC 7616 §3.3) in a term at a cluster time; `serial` tells those of one second apart.
+
+        Those of the maker with number n are numbered from n * SERIALS on.
+        """
         # Hexadecimal, unlike the others: a nonce is read for each REGISTER, and is never too long.
         head = f"{self._current.name}{term & 0xFFFFFFFF:08x}{int(now) & 0xFFFFFFFF:08x}{serial & 0xFFFFFFFF:08x}"
         return head + self._current.nonce(head)
@@ -213,6 +222,11 @@ class Tokens:
         caller, rest = _read_side(body[1:])
         callee, _ = _read_side(rest)
         return RouteToken(caller, callee)
+
+
+def maker_of(nonce: str) -> int:
+    """Who has made a nonce of ours."""
+    return int(nonce[18:21], 16)
 
 
 def _tag(keys: _Subkeys, fields: str) -> str:

@@ -48,6 +48,19 @@ class ILocation(Interface):
         """The unexpired bindings of an AOR in the order they were made."""
 
 
+class IBindingsObserver(Interface):
+    """Who keeps what was looked up on this node; never raises."""
+
+    def changed(aor: str) -> None:
+        """The bindings of an AOR are about to be others."""
+
+    def refreshed(aor: str, expires_at: int, packed: bytes) -> None:
+        """The only binding of an AOR expires at another time now, in ms of cluster time, and says nothing else."""
+
+    def replaced() -> None:
+        """The table is now that of a snapshot."""
+
+
 class ICredentials(Interface):
     """The accounts, for who authenticates."""
 

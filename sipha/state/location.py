@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sipha.state import registration
 from sipha.state.binding import Binding, decode
@@ -25,6 +25,7 @@ from sipha.state.outcomes import Conflict, Done, Invalid, NotFound, Outcome, Out
 from sipha.state.registration import Moment
 from sipha.state.row import (
     LATEST,
+    LEAD,
     Made,
     Row,
     bindings_of,
@@ -43,7 +44,10 @@ from sipha.state.row import (
 from sipha.state.table import DamagedMemory, FrozenTable, Table
 from sipha.state.tombstones import LIFETIME, Tombstone, Tombstones
 
-__all__ = ["Binding", "Location", "listed"]
+if TYPE_CHECKING:
+    from sipha.state.interfaces import IBindingsObserver
+
+__all__ = ["Binding", "Location", "listed", "unpacked"]
 
 _RETRY = 5
 """Seconds after which bindings that ran out are reported again, if they are still there."""
@@ -52,6 +56,7 @@ _EXAMINED = 2_000
 """How many due AORs `expired` examines, of which most were refreshed meanwhile: some 3 ms."""
 
 _OUTDATED = Outdated()
+_NOTHING = b"\x90"  # in msgpack
 
 
 class Expired(NamedTuple):
@@ -81,6 +86,8 @@ class Location:
         self.bound: Callable[[str, int, int], object] | None = None
         """Told the AOR of a binding, its id and its cflags, whenever an entry has made one of that AOR, or has changed
         more of one than how long it lasts: each node's own business."""
+        self.observer: IBindingsObserver | None = None
+        """Told of each change, before anybody can have heard of it: each node's own business."""
 
     def __len__(self) -> int:
         """How many AORs have bindings."""
@@ -105,6 +112,11 @@ class Location:
         """The unexpired bindings of an AOR, by falling q, then the most recently refreshed first."""
         bindings = self.bindings(aor, now)
         return bindings if len(bindings) < 2 else sorted(bindings, key=_rank, reverse=True)
+
+    def packed(self, aor: str) -> bytes:
+        """The bindings of an AOR in msgpack, for `unpacked`."""
+        row = self._rows.get(aor)
+        return _NOTHING if row is None else row[LEAD:]
 
     def aors(self, after: str = "", limit: int = 100) -> list[str]:
         """The first `limit` AORs in the table, in order, that come after `after`: the last one is the next cursor."""
@@ -212,8 +224,13 @@ class Location:
         if refresh_plain is None or (self._changes is not None and self._changes.refreshes):
             return
         rows = self._rows
+        first = len(outcomes)
         replaced: list[tuple[str, Row]] | None = [] if rows.is_frozen else None
-        high, low = refresh_plain(rows.shards, records, outcomes, replaced, *self._figures)
+        try:
+            high, low = refresh_plain(rows.shards, records, outcomes, replaced, *self._figures)
+        finally:
+            if self.observer is not None:
+                self._tell_refreshed(self.observer, records[first : len(outcomes)])
         self._high += high
         self._low += low
         if replaced:
@@ -226,7 +243,12 @@ class Location:
         made: list[Made] = []
         before, rows, buckets = len(outcomes), self._rows, self._buckets
         buried, contact_ids = self._tombstones.shards, self._moment.contact_ids
-        high, low = first_plain(rows.shards, buried, records, outcomes, made, contact_ids, *self._figures)
+        try:
+            high, low = first_plain(rows.shards, buried, records, outcomes, made, contact_ids, *self._figures)
+        finally:
+            if self.observer is not None:
+                for request, _, _ in made:
+                    self.observer.changed(request.aor)
         self._high += high
         self._low += low
         self.count += len(made)
@@ -258,11 +280,20 @@ class Location:
             return _OUTDATED
         new = row_of_one(binding, bucket)
         outcome = outcome_of(new, moment.time)
-        self._store(aor, row, new)
+        self._replace(aor, row, new)
+        if self.observer is not None:
+            self.observer.refreshed(aor, binding.expires_at, new[LEAD:])
         # Whoever is told what is bound has been told of this binding: its id and its flags are as they were.
         if self._changes is not None:
             self._changes.refreshed(binding)
         return outcome
+
+    def _tell_refreshed(self, observer: IBindingsObserver, records: Sequence[Record | None]) -> None:
+        """Tell of plain refreshes that were applied, if they weren't outdated."""
+        for record in records:
+            row = self._rows.get(record.aor) if isinstance(record, Refresh) else None
+            if row is not None and isinstance(record, Refresh):
+                observer.refreshed(record.aor, lead(row)[2], row[LEAD:])
 
     def _register(
         self, request: Register, row: Row | None, stored: Sequence[Binding], current: Sequence[Binding]
@@ -436,7 +467,9 @@ class Location:
                 self._tombstones.add(binding.aor, binding.call_id, binding.cseq, time)
 
     def _store(self, aor: str, row: Row | None, new: Row | None) -> None:
-        """Put the row of an AOR in the place of the one that it has; None is no row."""
+        """Put the row of an AOR in the place of the one that it has, and say so; None is no row."""
+        if self.observer is not None:
+            self.observer.changed(aor)
         if row is None:
             if new is not None:
                 high, low, _, bucket = lead(new)
@@ -445,13 +478,17 @@ class Location:
                 self._high += high
                 self._low += low
             return
-        old_high, old_low, _, old_bucket = lead(row)
         if new is None:
+            high, low, _, bucket = lead(row)
             self._rows.remove(aor, row)
-            self._buckets.remove(aor, old_bucket)
-            self._high -= old_high
-            self._low -= old_low
+            self._buckets.remove(aor, bucket)
+            self._high -= high
+            self._low -= low
             return
+        self._replace(aor, row, new)
+
+    def _replace(self, aor: str, row: Row, new: Row) -> None:
+        old_high, old_low, _, old_bucket = lead(row)
         high, low, _, bucket = lead(new)
         if bucket != old_bucket:
             self._buckets.remove(aor, old_bucket)
@@ -459,6 +496,15 @@ class Location:
         self._rows.replace(aor, row, new)
         self._high += high - old_high
         self._low += low - old_low
+
+
+def unpacked(data: bytes, now: int) -> Sequence[Binding] | None:
+    """What `lookup` says, by what `packed` gave before; None if a binding has run out that may have been refreshed."""
+    bindings = decode(data)
+    for binding in bindings:
+        if binding.expires_at <= now:
+            return None
+    return bindings if len(bindings) < 2 else sorted(bindings, key=_rank, reverse=True)
 
 
 def listed(frozen: FrozenTable[str, Row], now: int) -> Iterator[Sequence[Binding]]:

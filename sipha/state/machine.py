@@ -124,6 +124,9 @@ class Machine(Tables):
         old = Tables()
         old.take(self)
         self.take(loaded.tables)
+        self.location.observer = bindings_observer = old.location.observer
+        if bindings_observer is not None:
+            bindings_observer.replaced()
         self._applying = False
         if self.observer is not None:
             self.observer.adopted(self.index)

@@ -1,4 +1,4 @@
-"""The requests that a worker proxies: their transactions, and what it asks the daemon about them.
+"""The requests that a worker proxies: their transactions, and what it asks the daemon about them, if it must.
 
 It forwards what is for users of ours, and what is within dialogs, over UDP. All else goes to the daemon as it came, and
 so does what belongs to a call that the daemon holds. Of its own calls the daemon is told the shadows
@@ -28,6 +28,7 @@ from sipha.proxy.shadow import Key as Caller
 from sipha.proxy.shadow import Shadows, key_of
 from sipha.proxy.takeover import longest_setup
 from sipha.proxy.target import TargetSet, Wanted
+from sipha.proxy.targets import Targets
 from sipha.proxy.uas import refusal_tag
 from sipha.sip.events import Event, RequestReceived
 from sipha.sip.flow import Address, Flow
@@ -44,6 +45,7 @@ from sipha.transport.sockets import Listener, Sockets
 from sipha.transport.udp import UdpSocket
 from sipha.workers.mark import param, read_mark
 from sipha.workers.messages import Elsewhere, Start
+from sipha.workers.table import Unknown
 
 Question = tuple[int, str, str, str, str, Claim | None]
 """See `sipha.workers.messages.Questions`."""
@@ -56,10 +58,14 @@ _MOST_LATER = 4
 
 @dataclass(slots=True)
 class _Waiting:
-    """A request whose targets the daemon is asked for: as it came, and what has come for it since."""
+    """A request whose targets the daemon is asked for: as it came, and what has come for it since.
+
+    `claim` is what has yet to be used up here.
+    """
 
     data: bytes
     flow: Flow
+    claim: Claim | None
     done: Callable[[TargetSet | None, float], None]
     later: list[tuple[bytes, Request]] = field(default_factory=list)
 
@@ -103,8 +109,9 @@ class _Daemon:
 class Calls:
     """Proxies what comes by `datagram_received`, and sends until the lease ends, by `clock`.
 
-    `share` has the daemon told at once of shadows. What is to be passed on is returned, or given to `pass_on` if that
-    turns out later. `questions` are those to be asked.
+    `lookups` raises Unknown where the daemon has to be asked; `questions` are those to be asked. `share` has the daemon
+    told at once of shadows. What is to be passed on is returned, or given to `pass_on` if that turns out later; but a
+    response with another's mark is offered to `hand_on` first.
     """
 
     log = Logger()
@@ -117,16 +124,21 @@ class Calls:
         authenticator: Authenticator,
         tokens: Callable[[], Tokens | None],
         domains: Domains,
+        lookups: ILocation,
         *,
         lease_until: Callable[[], float],
         clock: Callable[[], float],
         cluster_time: Callable[[], float],
         share: Callable[[list[bytes]], None],
         pass_on: Callable[[bytes, Flow], None],
+        hand_on: Callable[[str, bytes, Flow], bool],
     ) -> None:
         self.questions: list[Question] = []
         self._share_records = share
         self._pass_on = pass_on
+        self._hand_on = hand_on
+        self._authenticator = authenticator
+        self._cluster_time = cluster_time
         self._mark = start.mark
         timers = Timers(*start.timers)
         self._layer = TransactionLayer(timers)
@@ -144,6 +156,7 @@ class Calls:
         )
         self._own = [Listener(*listener) for listener in start.own]
         daemon = _Daemon(cluster_time)
+        self._targets = Targets(daemon, lookups, credentials, authenticator)
         self._proxy = Proxy(
             self._layer,
             log=daemon,
@@ -183,8 +196,8 @@ class Calls:
 
     def datagram_received(self, data: bytes, flow: Flow, now: float) -> bool:
         """Act on a datagram, but for what is to be sent: that is for `turn`; False if it is for the daemon."""
-        if data.startswith(b"SIP/2.0 ") and read_mark(data) != self._mark:
-            return False
+        if data.startswith(b"SIP/2.0 ") and (mark := read_mark(data)) != self._mark:
+            return not self._handed and self._hand_on(mark, data, flow)
         self._data, self._passed = data, False
         try:
             if self._plain_received(data, flow, now):
@@ -218,11 +231,11 @@ class Calls:
             self._hold(caller, now)
             raise
 
-    def datagram_handed(self, data: bytes, flow: Flow, now: float) -> None:
-        """Act on what the daemon says is ours."""
+    def datagram_handed(self, data: bytes, flow: Flow, now: float) -> bool:
+        """Act on what somebody says is ours; False if it is for the daemon."""
         self._handed = True
         try:
-            self.datagram_received(data, flow, now)
+            return self.datagram_received(data, flow, now)
         finally:
             self._handed = False
 
@@ -305,27 +318,40 @@ class Calls:
         flow: Flow,
         wanted: Wanted,
         verified: Verified | None,
-        now: float,  # noqa: ARG002  the answer comes later
+        now: float,
         done: Callable[[TargetSet | None, float], None],
     ) -> None:
-        """See ITargets; Elsewhere for what isn't for a user of ours or follows a Route, or while too many wait."""
+        """See ITargets; Elsewhere for what isn't for a user of ours or follows a Route, or while too many wait.
+
+        Counts of our own nonces are used up here, when the targets are known; the daemon knows those of all others.
+        """
         aor, uri, method, routed = wanted
         identity, claim = ("", None) if verified is None else (verified.account.identity, verified.claim)
-        if aor is None or routed or len(self._waiting) >= MOST_WAITING:
+        if aor is None or routed:
+            raise Elsewhere(uri)
+        ours = claim is None or self._authenticator.decides(claim)
+        if ours:
+            with suppress(Unknown):
+                self._targets.find(request, flow, wanted, verified, now, done)
+                return
+        if len(self._waiting) >= MOST_WAITING:
             raise Elsewhere(uri)
         if not f"{aor}{uri}{method}{identity}{claim.username if claim else ''}".isascii():
             raise Elsewhere(uri)  # not every byte is a text
         key = server_key(request, method)
         self._asking += 1
         self._asked[self._asking] = key
-        self._waiting[key] = _Waiting(self._data, flow, done)
-        self.questions.append((self._asking, aor, uri, method, identity, claim))
+        self._waiting[key] = _Waiting(self._data, flow, claim if ours else None, done)
+        self.questions.append((self._asking, aor, uri, method, identity, None if ours else claim))
 
     def found(self, tag: int, targets: TargetSet | None, now: float) -> tuple[bytes, Flow] | None:
         """Go on with a request, since its targets are known, or that its nonce count was used; return how it came."""
         waiting = self._end_waiting(tag)
         if waiting is None:
             return None
+        claim = waiting.claim
+        if targets is not None and claim is not None and not self._authenticator.use_up(claim, self._cluster_time()):
+            targets = None
         with suppress(SipError):  # no key: the phone asks again
             waiting.done(targets, now)
         for _, request in reversed(waiting.later):

@@ -6,6 +6,7 @@ it came. So do all REGISTERs while somebody looks on at the messages: what is do
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -15,7 +16,10 @@ from typing import Any
 from twisted.logger import Logger
 
 from sipha.auth.authenticator import Authenticator
+from sipha.auth.authenticator import Ceded as CededNonce
 from sipha.auth.domain import Domains
+from sipha.auth.window import NonceWindow
+from sipha.errors import SipError
 from sipha.nat import stun
 from sipha.nat.detection import make_detection, make_force_rport
 from sipha.proxy.admission import Peers, ProxySettings
@@ -23,15 +27,20 @@ from sipha.proxy.target import TargetSet
 from sipha.registrar.record import RegistrarSettings
 from sipha.registrar.registrar import Registrar
 from sipha.sip.flow import Flow
+from sipha.sip.message import Request
 from sipha.sip.overload import PATIENCE, Overload, Tally, Verdict, mark_of, refusal
+from sipha.sip.parser import parse
 from sipha.sip.token import Tokens
 from sipha.state.interfaces import ICredentials
 from sipha.transport.connection import PING, PONG
 from sipha.transport.endpoint import LONGEST_KEEPALIVE, is_keepalive, message_of
 from sipha.transport.udp import UdpSocket
 from sipha.workers.calls import Calls
+from sipha.workers.mailbox import Letter, Post
+from sipha.workers.mark import seat_of
 from sipha.workers.messages import (
     Answers,
+    Ceded,
     Datagrams,
     Failed,
     Questions,
@@ -45,13 +54,14 @@ from sipha.workers.messages import (
     refused,
 )
 from sipha.workers.registry import DistantRegistry
+from sipha.workers.table import View
 
 
 class Front:
     """Serves phones by its `start` until the lease ends; `clock` is CLOCK_BOOTTIME, `say` tells the daemon.
 
-    `flush` sends at once what was said. `version` is that of the accounts in `credentials`. Somebody who is `watching`
-    sees all messages.
+    `flush` sends at once what was said. `lookups` is the file of a `sipha.workers.table`; `post` goes to other workers.
+    `version` is that of the accounts in `credentials`. Somebody who is `watching` sees all messages.
     """
 
     log = Logger()
@@ -65,8 +75,9 @@ class Front:
         say: Callable[[Word], None],
         flush: Callable[[], None],
         clock: Callable[[], float],
+        lookups: int,
+        post: Post,
     ) -> None:
-        self.registry = DistantRegistry()
         self.counters: Counter[str] = Counter()
         self.version = 0
         self.watching = False
@@ -75,6 +86,10 @@ class Front:
         self._say = say
         self._flush = flush
         self._clock = clock
+        self._term = start.term
+        self._post = post
+        # What is in a nonce that was made here.
+        self._made_here = re.compile(rb"%08x[0-9a-f]{8}%03x" % (start.term & 0xFFFFFFFF, start.maker))
         self._indexes = {address: index for index, address in enumerate(start.listeners)}
         self._overload = Overload()
         self._turned_away = 0
@@ -82,13 +97,15 @@ class Front:
         self._shed = {priority: Tally() for priority in PATIENCE}
         self._behind = 0
         self._domains = Domains(start.settings.domains, start.settings.addresses)
-        self._authenticator = Authenticator(credentials, tokens, self._domains, serial=start.serial)
+        window = NonceWindow(maker=start.maker, since=start.since)
+        self._authenticator = Authenticator(credentials, tokens, self._domains, window=window)
+        self.registry = DistantRegistry(self._authenticator)
         self._registrar = Registrar(
             self.registry,
             credentials,
             self._authenticator,
             self._domains,
-            cluster_time=lambda: self._clock() + self._ahead,
+            cluster_time=self._cluster_time,
             term=lambda: start.term,
             send=self._send,
             overload=self._overload,
@@ -101,11 +118,13 @@ class Front:
             self._authenticator,
             tokens,
             self._domains,
+            View(lookups, lambda: self.version, self._cluster_time),
             lease_until=lambda: self._until,
             clock=clock,
-            cluster_time=lambda: self._clock() + self._ahead,
+            cluster_time=self._cluster_time,
             share=self._share,
-            pass_on=lambda data, flow: self._say(Datagrams([(data, self._indexes[flow.local], *flow.remote)])),
+            pass_on=lambda data, flow: self._pass_on([(data, flow)]),
+            hand_on=lambda mark, data, flow: not self.watching and post.put(seat_of(mark), data, flow),
         )
         self.adopt(start.settings)
 
@@ -171,25 +190,37 @@ class Front:
                 if verdict is Verdict.REFUSED and not self._turns_away(data, flow, now):
                     late.append((data, self._indexes[flow.local], *flow.remote))
             elif not self._is_taken(data, flow, now):
-                passed.append((data, self._indexes[flow.local], *flow.remote))
+                passed.append((data, flow))
         handed = self.registry.take()
         if handed:
             self._say(Registers(self.version, now, handed))
+        passed += self._post.send()
         if passed:
-            self._say(Datagrams(passed))
+            self._pass_on(passed)
         if late:
             self._say(Datagrams(late, late=True))
         self._turn(now)
+
+    def letter_received(self, letter: Letter) -> None:
+        """Act on what another worker takes for ours."""
+        now = self._clock()
+        if now < self._until:
+            known = [(data, flow) for data, flow in letter if flow.local in self._indexes]  # others are yet to come
+            passed = [
+                (data, flow)
+                for data, flow in known
+                if not self._see(data, flow, taken=self._is_handed(data, flow, now))
+            ]
+            if passed:  # it was for who had this seat before
+                self._pass_on(passed)
+            self._turn(now)
 
     def datagrams_handed(self, datagrams: list[tuple[bytes, int, str, int]]) -> None:
         """Act on what belongs to calls of ours, and was read elsewhere."""
         now = self._clock()
         if now < self._until:
             for data, index, host, port in datagrams:
-                try:
-                    self.calls.datagram_handed(data, self._flow(index, host, port), now)
-                except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
-                    self.log.failure("a mistake of ours in reading a datagram")
+                self._is_handed(data, self._flow(index, host, port), now)
             self._turn(now)
 
     def answered(self, answers: Answers) -> None:
@@ -267,6 +298,34 @@ class Front:
         except Exception:  # noqa: BLE001 - the daemon may know what to do with it
             self.log.failure("a mistake of ours in reading a datagram")
             return False
+
+    def _is_handed(self, data: bytes, flow: Flow, now: float) -> bool:
+        try:
+            return self.calls.datagram_handed(data, flow, now)
+        except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
+            self.log.failure("a mistake of ours in reading a datagram")
+            return True
+
+    def _pass_on(self, passed: Letter) -> None:
+        """Let the daemon act on datagrams, and use up what their credentials do."""
+        ceded = [each for data, _ in passed if self._made_here.search(data) for each in self._cede(data)]
+        if ceded:
+            self._say(Ceded(ceded))
+        self._say(Datagrams([(data, self._indexes[flow.local], *flow.remote) for data, flow in passed]))
+
+    def _cede(self, data: bytes) -> list[CededNonce]:
+        try:
+            message = parse(data)
+            if isinstance(message, Request):
+                return self._authenticator.cede(message, self._cluster_time(), self._term)
+        except SipError:
+            pass  # nobody accepts it
+        except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
+            self.log.failure("a mistake of ours in reading credentials")
+        return []
+
+    def _cluster_time(self) -> float:
+        return self._clock() + self._ahead
 
     def _turns_away(self, data: bytes, flow: Flow, now: float) -> bool:
         """Answer a REGISTER that is refused for overload, if that can be done at a glance; or see what goes on here."""

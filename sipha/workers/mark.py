@@ -1,4 +1,4 @@
-"""The mark that a worker's Vias bear, by which whoever reads a response knows whose it is."""
+"""The mark that a worker's Vias bear, by which whoever reads a response knows whose it is, and at which seat."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ import re
 
 _TOP_VIA = re.compile(rb"\r\n(?:via|v)[ \t]*:((?:[^\r\n,]|\r\n[ \t])*)", re.IGNORECASE)
 _PARAM = ";w="
+_DIGITS = 3
 
 
-def make_mark(term: int, number: int) -> str:
-    """The mark of one life of a worker, the one of this number in its term."""
-    return f"{term:x}-{number}"
+def make_mark(term: int, number: int, seat: int) -> str:
+    """The mark of one life of a worker, the one of this number in its term, at a seat."""
+    return f"{term:x}-{number}-{seat}"
+
+
+def seat_of(mark: str) -> int:
+    """The seat that a mark names; -1 if it is none."""
+    seat = mark.rpartition("-")[2]
+    return int(seat) if seat.isascii() and seat.isdecimal() and len(seat) <= _DIGITS else -1
 
 
 def param(mark: str) -> str:

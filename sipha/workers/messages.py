@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from sipha.auth.authenticator import Ceded as CededNonce
 from sipha.auth.claim import Claim
 from sipha.auth.domain import Domain
 from sipha.errors import QueueFull, SipError, SiphaError, Unavailable
@@ -56,14 +57,16 @@ class Settings(msgspec.Struct, frozen=True, array_like=True, tag="settings"):
 class Start(msgspec.Struct, frozen=True, array_like=True, tag="start"):
     """The first message: where the sockets that the worker was given listen, in order.
 
-    It makes nonces of `term`, from `serial` on, which no other worker does, and its Vias bear `mark`. `own` are the
-    transports and addresses that mean us; `timers` are those of transactions (`sipha.sip.timers.Timers`).
+    It makes nonces of `term` as the `maker` of that number, as no other has done `since` a second of cluster time, and
+    its Vias bear `mark`. `own` are the transports and addresses that mean us; `timers` are those of transactions
+    (`sipha.sip.timers.Timers`).
     """
 
     listeners: tuple[Address, ...]
     own: tuple[tuple[str, str, int], ...]
     term: int
-    serial: int
+    maker: int
+    since: int
     mark: str
     timers: tuple[float, float, float, float, float]
     settings: Settings
@@ -149,11 +152,17 @@ class Questions(msgspec.Struct, frozen=True, array_like=True, tag="questions"):
     """Requests that may be forwarded, as far as accounts of this `version` tell.
 
     Each is a tag, the AOR, Request-URI and method; the identity of the account that has proved who sends it, which may
-    be empty, and what its credentials use up.
+    be empty, and what its credentials use up, if the worker doesn't do that.
     """
 
     version: int
     questions: list[tuple[int, str, str, str, str, Claim | None]]
+
+
+class Ceded(msgspec.Struct, frozen=True, array_like=True, tag="ceded"):
+    """Nonces of the worker whose counts are the daemon's to use up from now on (`sipha.auth.window`)."""
+
+    ceded: list[CededNonce]
 
 
 class Shadowed(msgspec.Struct, frozen=True, array_like=True, tag="shadowed"):
@@ -174,12 +183,13 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, tag="seen"):
 class Registers(msgspec.Struct, frozen=True, array_like=True, tag="registers"):
     """REGISTERs whose senders are known by accounts of this `version`, received at a time of CLOCK_BOOTTIME.
 
-    Each is the tag of its response, host and port that it came from, its record, and what its credentials use up.
+    Each is the tag of its response, host and port that it came from, its record, and what its credentials use up, if
+    the worker hasn't done that.
     """
 
     version: int
     received: float
-    registers: list[tuple[str, str, int, Register, Claim]]
+    registers: list[tuple[str, str, int, Register, Claim | None]]
 
 
 class Datagrams(msgspec.Struct, frozen=True, array_like=True, tag="datagrams"):
@@ -226,7 +236,7 @@ class Said(msgspec.Struct, frozen=True, array_like=True, tag="said"):
 Order = Start | Settings | Keys | Accounts | Complete | Read | Lease | Verdicts | Answers | Datagrams | Failed
 """What the daemon says."""
 
-Word = Ready | Registers | Questions | Datagrams | Shadowed | Seen | Failed | Report | Said
+Word = Ready | Registers | Questions | Ceded | Datagrams | Shadowed | Seen | Failed | Report | Said
 """What a worker says."""
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -1,13 +1,14 @@
 """The daemon's workers: started, kept up to date, and started again when they end.
 
-Each has one share of each UDP address, which the daemon reads itself while the worker doesn't: before it knows all
-accounts, and when it has ended. So nothing depends on a worker. The shares stay the same, so that the kernel gives all
-that comes from one phone to the same one.
+Each has one share of each UDP address, and a mailbox, which the daemon reads itself while the worker doesn't: before it
+knows all accounts, and when it has ended. So nothing depends on a worker. The shares stay the same, so that the kernel
+gives all that comes from one phone to the same one.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -21,12 +22,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sipha.sip.flow import Flow
-from sipha.state.accounts import Accounts as Table
+from sipha.state.machine import Machine
 from sipha.transport.udp import UdpSocket
+from sipha.workers.mailbox import Mailbox
 from sipha.workers.mark import read_mark
 from sipha.workers.messages import Order
 from sipha.workers.roster import Roster
-from sipha.workers.shift import ICore, Process, Shift
+from sipha.workers.shift import ICore, Process, Seat, Shift
+from sipha.workers.table import Table
 
 RENEWAL = 0.04
 """Seconds between two words to each worker on the end of the lease."""
@@ -62,20 +65,20 @@ class _Ended(ProcessProtocol):
             self.log.warn("worker {number} has ended {how}", number=self._number, how=how)  # noqa: G010  Twisted's
 
 
-def spawn_process(reactor: Any, number: int, files: Sequence[int]) -> Process:
-    """Start the worker of a number, which gets these files; raises OSError."""
+def spawn_process(reactor: Any, number: int, seats: int, files: Sequence[int]) -> Process:
+    """Start the worker of a number, one of so many, which gets these files; raises OSError."""
     environment = {name: value for name, value in os.environ.items() if name not in _SYSTEMD}
-    command = (sys.executable, "-m", "sipha.workers", str(len(files) - 1))
+    command = (sys.executable, "-m", "sipha.workers", str(seats), str(len(files)))
     given = {0: 0, 1: 1, 2: 2} | dict(enumerate(files, 3))
     process: Process = reactor.spawnProcess(_Ended(number), command[0], command, environment, childFDs=given)
     return process
 
 
-class _Seat:
-    """The place of a worker, who may be absent."""
+class _Place:
+    """What becomes of a seat's worker, who may be absent."""
 
-    def __init__(self, index: int) -> None:
-        self.index = index
+    def __init__(self, seat: Seat) -> None:
+        self.seat = seat
         self.shift: Shift | None = None
         self.began = 0.0
         self.ends = 0  # one after the other, each soon after it began
@@ -85,28 +88,33 @@ class _Seat:
 class Pool:
     """As many workers as each address of `udp` has shares; they work for `core`.
 
-    `spawn` starts the one of a number, from 1 on. `counters` has what they hand over, and how often one was started
-    again.
+    `machine` has what they are told and what is looked up for them. `lives` numbers the lives of all that this process
+    has. `spawn` starts the one of a number, from 1 on, of so many. `counters` has what they hand over, and how often
+    one was started again.
     """
 
     log = Logger()
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  one caller
         self,
         reactor: Any,
         core: ICore,
-        table: Table,
+        machine: Machine,
         udp: Callable[[], Sequence[UdpSocket]],
-        spawn: Callable[[int, Sequence[int]], Process] | None = None,
+        lives: Iterator[int],
+        spawn: Callable[[int, int, Sequence[int]], Process] | None = None,
     ) -> None:
         self.counters = {"registers": 0, "questions": 0, "datagrams": 0, "restarts": 0}
         self._reactor = reactor
         self._core = core
+        self._machine = machine
         self._udp = udp
+        self._lives = lives
         self._spawn = spawn or partial(spawn_process, reactor)
-        self._roster = Roster(reactor, table, self.send)
-        self._seats: list[_Seat] = []
-        self._begun = 0
+        self._table = Table()
+        self._roster = Roster(reactor, machine.accounts, self.send, self._table.begin_version)
+        self._places: list[_Place] = []
+        self._ends: list[socket.socket] = []
         self._stopped: Deferred[None] | None = None
         self._renewing = LoopingCall(self._renew)
         self._renewing.clock = reactor
@@ -114,7 +122,7 @@ class Pool:
     @property
     def size(self) -> int:
         """How many workers there are to be."""
-        return len(self._seats)
+        return len(self._places)
 
     @property
     def reading(self) -> int:
@@ -124,20 +132,20 @@ class Pool:
     def start(self) -> None:
         """Start the workers."""
         self._roster.start()
-        self._seats = [_Seat(index) for index in range(len(self._udp()[0].shares))]
-        for seat in self._seats:
-            self._begin(seat)
+        self._machine.location.observer = self._table
+        self._places = list(map(_Place, self._furnish(len(self._udp()[0].shares))))
+        for place in self._places:
+            self._begin(place)
         self._renewing.start(RENEWAL, now=False)
 
     def stop(self) -> Deferred[None]:
         """Let the workers answer what is carried out, and end; fires when none of them can say anything any more."""
         self._stopped = Deferred()
-        self._roster.stop()
         if self._renewing.running:
             self._renewing.stop()
-        for seat in self._seats:
-            if seat.resting is not None and seat.resting.active():
-                seat.resting.cancel()
+        for place in self._places:
+            if place.resting is not None and place.resting.active():
+                place.resting.cancel()
         for shift in self._shifts():
             shift.finish()
             self._reactor.callLater(PARTING, shift.kill)
@@ -175,55 +183,74 @@ class Pool:
 
     def alarms(self) -> Iterator[str]:
         """What an operator must know."""
-        for seat in self._seats:
-            if seat.ends >= OFTEN:
-                yield f"worker {seat.index + 1} ends again and again; the daemon does its work: look into the log"
+        for place in self._places:
+            if place.ends >= OFTEN:
+                yield f"worker {place.seat.index + 1} ends again and again; the daemon does its work: look into the log"
 
     def _shifts(self) -> list[Shift]:
-        return [seat.shift for seat in self._seats if seat.shift is not None]
+        return [place.shift for place in self._places if place.shift is not None]
 
-    def _begin(self, seat: _Seat) -> None:
-        self._begun += 1
-        seat.began = self._reactor.seconds()
+    def _furnish(self, size: int) -> Iterator[Seat]:
+        """Make the seats, whose mailboxes are read here at first."""
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(size)]
+        self._ends = [writing for _, writing in pairs]
+        writing = [end.fileno() for end in self._ends]
+        for index, (reading, _) in enumerate(pairs):
+            mailbox = Mailbox(self._reactor, reading, partial(self._core.datagrams_received, late=False))
+            mailbox.read()
+            yield Seat(index, mailbox, (self._table.file, reading.fileno(), *writing))
+
+    def _begin(self, place: _Place) -> None:
+        seat = place.seat
+        place.began = self._reactor.seconds()
         sockets = [udp.shares[seat.index] for udp in self._udp()]
         try:
-            seat.shift = Shift(
+            place.shift = Shift(
                 self._reactor,
                 self._core,
                 self._roster,
+                self._table,
+                seat,
                 sockets,
-                self._begun,
-                partial(self._spawn, seat.index + 1),
-                partial(self._ended, seat),
+                next(self._lives),
+                partial(self._spawn, seat.index + 1, self.size),
+                partial(self._ended, place),
                 self.counters,
             )
         except Exception as error:  # noqa: BLE001  whatever it is, phones are served without it
             self.log.failure("worker {number} can't be started", number=seat.index + 1)
-            self._ended(seat, str(error))
+            self._ended(place, str(error))
 
-    def _ended(self, seat: _Seat, why: str) -> None:
-        shift, seat.shift = seat.shift, None
+    def _ended(self, place: _Place, why: str) -> None:
+        shift, place.shift = place.shift, None
         if self._stopped is not None:
             self._look_stopped()
             return
         if shift is not None and shift.finishing:
-            seat.resting = self._reactor.callLater(0, self._begin, seat)
+            place.resting = self._reactor.callLater(0, self._begin, place)
             return
-        lived = self._reactor.seconds() - seat.began
-        seat.ends = 1 if lived >= STEADY else seat.ends + 1
-        rest = min(REST * 2 ** (seat.ends - 1), LONGEST_REST)
+        lived = self._reactor.seconds() - place.began
+        place.ends = 1 if lived >= STEADY else place.ends + 1
+        rest = min(REST * 2 ** (place.ends - 1), LONGEST_REST)
         self.counters["restarts"] += 1
         self.log.warn(  # noqa: G010  Twisted's
             "worker {number} is gone{why}; the daemon reads what it read, and starts it again in {rest:g} s",
-            number=seat.index + 1,
+            number=place.seat.index + 1,
             why=why and f" ({why})",
             rest=rest,
         )
-        seat.resting = self._reactor.callLater(rest, self._begin, seat)
+        place.resting = self._reactor.callLater(rest, self._begin, place)
 
     def _look_stopped(self) -> None:
         stopped = self._stopped
         if stopped is not None and not stopped.called and not self._shifts():
+            self._roster.stop()
+            self._machine.location.observer = None
+            self._table.close()
+            for place in self._places:
+                place.seat.mailbox.close()
+            for end in self._ends:
+                end.close()
             stopped.callback(None)
 
     def _renew(self) -> None:

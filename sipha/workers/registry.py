@@ -8,19 +8,25 @@ from typing import Any
 
 from zope.interface import implementer
 
+from sipha.auth.authenticator import Authenticator
 from sipha.auth.claim import Claim
 from sipha.registrar.interfaces import Answer, Counters, IRegistry, Key, Verdict
 from sipha.state.entries import Register
 
-Handed = tuple[str, str, int, Register, Claim]
-"""A REGISTER as it is handed over: the tag of its response, host and port, its record, and what is used up."""
+Handed = tuple[str, str, int, Register, Claim | None]
+"""A REGISTER as it is handed over: the tag of its response, host and port, its record, and what has yet to be used
+up."""
 
 
 @implementer(IRegistry)
 class DistantRegistry:
-    """Gathers what is to be carried out until somebody takes it and hands it over."""
+    """Gathers what is to be carried out until somebody takes it and hands it over.
 
-    def __init__(self) -> None:
+    What `authenticator` can't use up is left to the daemon: it knows a copy of what was answered, and other windows.
+    """
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
         self.counters = Counters()
         self._waiting: dict[str, tuple[Answer, Any]] = {}
         self._handed: list[Handed] = []
@@ -34,8 +40,8 @@ class DistantRegistry:
         key: Key,
         aor: str,  # noqa: ARG002  the record's
         record: Register | None,
-        claim: Claim,
-        now: float,  # noqa: ARG002  the daemon has its own
+        claim: Claim | None,
+        now: float,
         received: float,  # noqa: ARG002  the same for all that are taken together
         answer: Answer,
         waiting: Any,
@@ -44,6 +50,8 @@ class DistantRegistry:
         if record is not None:
             tag, (host, port) = key
             self._waiting[tag] = answer, waiting
+            if claim is not None and claim.count is not None and self._authenticator.use_up(claim, now):
+                claim = None
             self._handed.append((tag, host, port, record, claim))
 
     def take(self) -> list[Handed]:

@@ -17,14 +17,17 @@ PAGE = 200
 class Roster:
     """Follows a table of accounts, and has `tell` tell all workers of what changes in it, in the turn after that.
 
-    Each change makes a new `version`.
+    Each change makes a new `version`, which `begin` hears of at once.
     """
 
-    def __init__(self, reactor: Any, table: Table, tell: Callable[[Accounts], None]) -> None:
+    def __init__(
+        self, reactor: Any, table: Table, tell: Callable[[Accounts], None], begin: Callable[[int], None]
+    ) -> None:
         self.version = 0
         self._reactor = reactor
         self._table = table
         self._tell = tell
+        self._begin = begin
         self._changed: dict[str, int] = {}  # the version that has brought it, until all workers have that
         self._untold: dict[str, None] = {}
         self._told = 0  # the version without those
@@ -57,6 +60,7 @@ class Roster:
 
     def _note(self, identity: str) -> None:
         self.version += 1
+        self._begin(self.version)
         self._changed[identity] = self.version
         if not self._untold:
             self._reactor.callLater(0, self._tell_changes)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger, LogLevel
 
+from sipha.auth.authenticator import Ceded as CededNonce
 from sipha.auth.claim import Claim
 from sipha.errors import SipError
 from sipha.proxy.shadow import Key
@@ -18,11 +20,14 @@ from sipha.proxy.target import TargetSet, Wanted
 from sipha.registrar.interfaces import Verdict
 from sipha.registrar.registry import Registry
 from sipha.sip.flow import Address, Flow
+from sipha.sip.token import MAKERS
 from sipha.transport.udp import UdpSocket
 from sipha.workers.link import Link
+from sipha.workers.mailbox import Mailbox
 from sipha.workers.mark import make_mark
 from sipha.workers.messages import (
     Answers,
+    Ceded,
     Complete,
     Datagrams,
     Elsewhere,
@@ -47,15 +52,13 @@ from sipha.workers.messages import (
     refusal_of,
 )
 from sipha.workers.roster import Roster
+from sipha.workers.table import Table
 
 PATIENCE = 50
 """How many words on the lease a worker may leave unanswered, one after the other: then it is killed."""
 
 PAUSE = 0.001
 """Seconds between two turns in which a worker is told accounts."""
-
-SERIALS = 1 << 20
-"""Nonces that a worker may make in a second, so that no other makes the same."""
 
 AHEAD = 1 << 18
 """Bytes that may wait for it meanwhile."""
@@ -69,7 +72,7 @@ class Process(Protocol):
 
 
 Spawn = Callable[[Sequence[int]], Process]
-"""Starts a worker that gets these files: the link, and its sockets."""
+"""Starts a worker that gets these files: the link, those of its seat, and its sockets."""
 
 
 class ICore(Protocol):
@@ -114,6 +117,12 @@ class ICore(Protocol):
         Raises Elsewhere if a worker can't reach them, and uses up nothing then.
         """
 
+    def packed(self, aor: str) -> bytes | None:
+        """The bindings of an AOR (`Location.packed`), if a worker can reach them all."""
+
+    def ceded(self, ceded: list[CededNonce]) -> None:
+        """Use up from now on the counts of nonces that a worker has made."""
+
     def shadowed(self, records: list[bytes], mark: str) -> None:
         """Let the other nodes know of calls that the worker of this mark holds."""
 
@@ -133,11 +142,24 @@ class ICore(Protocol):
         """Add what a worker has counted."""
 
 
-class Shift:
-    """The life of a worker of this `number`, which reads `sockets` for a `core`.
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """The place of a worker, which stands from one life to the next.
 
-    `ended` is called once its link has: no word of it leaves the machine after that. `counters` has what was handed
-    over. Raises whatever keeps it from beginning.
+    `mailbox` is read by the daemon while nobody is there. `files` are for the worker: the shared table, its mailbox,
+    and the ends by which it writes to those of all seats.
+    """
+
+    index: int
+    mailbox: Mailbox
+    files: tuple[int, ...]
+
+
+class Shift:
+    """The life of a worker of this `number` at a `seat`, which reads `sockets` for a `core`.
+
+    What is looked up for it goes into `table`. `ended` is called once its link has: no word of it leaves the machine
+    after that. `counters` has what was handed over. Raises whatever keeps it from beginning.
     """
 
     log = Logger()
@@ -147,6 +169,8 @@ class Shift:
         reactor: Any,
         core: ICore,
         roster: Roster,
+        table: Table,
+        seat: Seat,
         sockets: Sequence[UdpSocket],
         number: int,
         spawn: Spawn,
@@ -162,12 +186,14 @@ class Shift:
         self._reactor = reactor
         self._core = core
         self._roster = roster
+        self._table = table
+        self._seat = seat
         self._sockets = sockets
         self._ended = ended
         self._counters = counters
         self._unanswered = 0
         self._keys: dict[int, bytes] = {}
-        self.mark = make_mark(core.term, number)
+        self.mark = make_mark(core.term, number, seat.index)
         self._indexes: dict[Address, int] = {udp.address: index for index, udp in enumerate(sockets)}
         self._handed: list[tuple[bytes, int, str, int]] = []
         self._handing: IDelayedCall | None = None
@@ -178,13 +204,14 @@ class Shift:
         self._link = Link(reactor, ours, self._heard, self._gone)
         try:
             with theirs:
-                self._process = spawn([theirs.fileno(), *[udp.fileno() for udp in sockets]])
+                self._process = spawn([theirs.fileno(), *seat.files, *[udp.fileno() for udp in sockets]])
             self.send(
                 Start(
                     tuple(self._indexes),
                     core.own(),
                     core.term,
-                    number * SERIALS,
+                    1 + (number - 1) % (MAKERS - 1),  # 0 is the daemon's
+                    int(core.cluster_time()),
                     self.mark,
                     core.timers(),
                     core.settings(),
@@ -245,10 +272,8 @@ class Shift:
 
     def _heard(self, body: bytes) -> None:
         word = decode_word(body)
-        if isinstance(word, Registers):
-            self._carry_out(word)
-        elif isinstance(word, Questions):
-            self._answer(word)
+        if isinstance(word, Registers | Questions | Ceded):
+            self._serve(word)
         elif isinstance(word, Shadowed):
             self._core.shadowed(word.records, self.mark)
         elif isinstance(word, Seen):
@@ -272,10 +297,19 @@ class Shift:
             self.reading = True
             for udp in self._sockets:
                 udp.rest()
+            self._seat.mailbox.rest()
             self.send(Read(self._core.held()))
             self._link.flush()
         elif isinstance(word, Said):
             self.log.emit(LogLevel.levelWithName(word.level), "{text}", text=word.text)
+
+    def _serve(self, word: Registers | Questions | Ceded) -> None:
+        if isinstance(word, Registers):
+            self._carry_out(word)
+        elif isinstance(word, Questions):
+            self._answer(word)
+        else:
+            self._core.ceded(word.ceded)
 
     def _carry_out(self, word: Registers) -> None:
         """Have REGISTERs carried out; unless phones are not to be heard any more: then none is, nor waits for that."""
@@ -317,6 +351,8 @@ class Shift:
             else:
                 answers.found.append((tag, tuple(map(tuple, found))))
                 core.served(method)
+            if (packed := core.packed(aor)) is not None:
+                self._table.put(aor, packed)
         self.send(answers)
         self._link.flush()
 
@@ -358,5 +394,6 @@ class Shift:
         self.reading = False
         for udp in self._sockets:
             udp.read()
+        self._seat.mailbox.read()
         self._core.ended(self.mark)
         self._ended(why)

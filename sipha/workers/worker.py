@@ -25,6 +25,8 @@ from sipha.transport.udp import UdpSocket
 from sipha.vip.clock import boottime
 from sipha.workers.front import Front
 from sipha.workers.link import Link
+from sipha.workers.mailbox import Letter, Mailbox, Post
+from sipha.workers.mark import seat_of
 from sipha.workers.messages import (
     Accounts,
     Answers,
@@ -46,18 +48,26 @@ from sipha.workers.messages import (
 
 @implementer(ICredentials, ILogObserver)
 class Worker:
-    """Does what the daemon orders over `link`, with these `sockets`; `ended` is called when there is nothing to do."""
+    """Does what the daemon orders over `link`, with these `sockets`; `ended` is called when there is nothing to do.
 
-    def __init__(
+    `lookups` is the file of a `sipha.workers.table`. It reads `mailbox`, and writes to those of others by `ends`.
+    """
+
+    def __init__(  # noqa: PLR0917  one caller
         self,
         reactor: Any,
         link: socket.socket,
+        lookups: int,
+        mailbox: socket.socket,
+        ends: Sequence[socket.socket],
         sockets: Sequence[socket.socket],
         ended: Callable[[], None],
         clock: Callable[[], float] = boottime,
     ) -> None:
         self._reactor = reactor
         self._clock = clock
+        self._lookups = lookups
+        self._ends = ends
         self._given = sockets
         self._sockets: list[UdpSocket] = []
         self._table = Table()
@@ -66,6 +76,7 @@ class Worker:
         self._complete = False  # all accounts are here
         self._ready = False  # and the daemon knows it
         self._reading = False  # and reads no more
+        self._mailbox = Mailbox(reactor, mailbox, self._letter_received)
         self._link = Link(reactor, link, self._ordered, lambda _: ended(), self._drained)
 
     # ICredentials
@@ -123,8 +134,17 @@ class Worker:
             front.flows_died(order.flows)
 
     def _start(self, order: Start) -> None:
+        own = seat_of(order.mark)
         front = self._front = Front(
-            self._reactor, order, self, lambda: self._tokens, self._link.send, self._link.flush, self._clock
+            self._reactor,
+            order,
+            self,
+            lambda: self._tokens,
+            self._link.send,
+            self._link.flush,
+            self._clock,
+            self._lookups,
+            Post({seat: end for seat, end in enumerate(self._ends) if seat != own}),
         )
         self._sockets = [
             UdpSocket(
@@ -158,6 +178,15 @@ class Worker:
             self._link.flush()
             self._attend(front)
 
+    def _letter_received(self, letter: Letter) -> None:
+        front = self._front
+        if front is not None:
+            if not front.leased:
+                self._link.catch_up()
+            front.letter_received(letter)
+            self._link.flush()
+            self._attend(front)
+
     def _drained(self) -> None:
         if self._front is not None:
             self._attend(self._front)
@@ -168,11 +197,12 @@ class Worker:
         if self._complete and not self._ready and attends:
             self._ready = True
             self._link.send(Ready())
-        for udp in self._sockets:
+        sources: list[UdpSocket | Mailbox] = [*self._sockets, self._mailbox]
+        for source in sources:
             if self._reading and attends:
-                udp.read()
+                source.read()
             else:
-                udp.rest()
+                source.rest()
 
     # ILogObserver
 

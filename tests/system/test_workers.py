@@ -194,6 +194,57 @@ def test_workers_proxy_calls(cluster: Sandbox, pairs: list[tuple[UserAgent, User
     wait_until(counted, "the workers to report")
 
 
+def test_phones_that_have_gone_are_not_called_by_workers_that_knew_them(
+    cluster: Sandbox, pairs: list[tuple[UserAgent, UserAgent]]
+) -> None:
+    leader = cluster.wait_for_leader()
+    asked = count_of(leader, "workers_questions")
+    for _ in range(3):
+        for caller, callee in pairs:
+            call(caller, callee).exchange("BYE")
+            callee.register(expires=0)
+            for _ in range(2):  # the second time it is known that nobody is there
+                caller.invite(callee.aor)
+                final(caller, 480)
+            assert callee.silent
+            callee.register()
+    # Once for each registration, once for each that has ended; whoever was told, all know it.
+    wait_until(lambda: count_of(leader, "workers_questions") == asked + 3 * 2 * CALLS, "the workers to have asked")
+
+
+def test_caller_whose_account_is_deleted_calls_nobody(
+    cluster: Sandbox, pairs: list[tuple[UserAgent, UserAgent]]
+) -> None:
+    leader = cluster.wait_for_leader()
+    for caller, callee in pairs:
+        call(caller, callee).exchange("BYE")
+        caller.request("INVITE", callee.aor)
+        caller.expect(407)
+        cluster.request(leader, "DELETE", f"/v1/accounts/{caller.user}@{cluster.domain}")
+        try:
+            caller.authorize()
+            caller.expect(407)
+            assert callee.silent
+        finally:
+            cluster.add_accounts({caller.user: f"{caller.user}-secret"})
+
+
+def test_calls_that_ring_go_on_when_one_worker_is_killed(
+    cluster: Sandbox, pairs: list[tuple[UserAgent, UserAgent]]
+) -> None:
+    leader = cluster.wait_for_leader()
+    invites = []
+    for caller, callee in pairs:
+        caller.invite(callee.aor)
+        invites.append(callee.expect("INVITE"))
+        callee.answer(invites[-1], 180)
+        caller.expect(180)
+    os.kill(workers_of(leader)[0], signal.SIGKILL)
+    for (caller, callee), invite in zip(pairs, invites, strict=True):
+        answer(callee, invite, caller)
+        Call(caller, callee, invite, final(caller, 200)).acknowledge().exchange("BYE", by_callee=True)
+
+
 def test_calls_that_ring_go_on_when_all_workers_are_killed(
     cluster: Sandbox, pairs: list[tuple[UserAgent, UserAgent]]
 ) -> None:

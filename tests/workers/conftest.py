@@ -18,8 +18,10 @@ from sipha.sip.message import Response
 from sipha.sip.timers import Timers
 from sipha.transport.udp import UdpSocket
 from sipha.workers.front import Front
+from sipha.workers.mailbox import Post
 from sipha.workers.mark import make_mark
 from sipha.workers.messages import (
+    Ceded,
     Datagrams,
     Failed,
     Registers,
@@ -34,7 +36,11 @@ from sipha.workers.messages import (
     pack,
     unpack,
 )
+from sipha.workers.table import Table
 from tests.registrar.conftest import FLOW, Site
+
+TABLE = Table()
+"""Shared by all tests: a file each would be too many."""
 
 LISTENERS: tuple[Address, ...] = (FLOW.local, ("2001:db8::10", 5060))
 
@@ -99,13 +105,26 @@ class WorkerSite(Site):
             60,
             ("112",),
         )
+        self.begin(1)
+
+    def begin(self, number: int) -> None:
+        """Have another worker in the place of the one that there is."""
         term = self.replica.term
         own = tuple(("UDP", *address) for address in LISTENERS)
-        start = Start(LISTENERS, own, term, 1 << 20, make_mark(term, 1), astuple(Timers()), self.worker_settings)
+        since, mark = int(self.replica.now), make_mark(term, number, 0)
+        start = Start(LISTENERS, own, term, number, since, mark, astuple(Timers()), self.worker_settings)
         order = decode_order(frame(start)[4:])
         assert isinstance(order, Start)
         self.front = Front(
-            Clock(), order, self.replica, lambda: self.tokens, self._hear, lambda: None, lambda: self.replica.now
+            Clock(),
+            order,
+            self.replica,
+            lambda: self.tokens,
+            self._hear,
+            lambda: None,
+            lambda: self.replica.now,
+            TABLE.file,
+            Post({}),
         )
         self.front.use([socket_at(address, self._note_sent) for address in LISTENERS])
         self.front.lease(self.replica.now + 1e9, ahead=0.0)
@@ -150,6 +169,8 @@ class WorkerSite(Site):
             self.registry.propose()
             if not self.held:
                 self.settle()
+        elif isinstance(word, Ceded):
+            self.authenticator.take(word.ceded, self.replica.now)
         elif isinstance(word, Datagrams):
             for data, index, host, port in word.datagrams:
                 super().receive(data, Flow("UDP", LISTENERS[index], (host, port)))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import astuple
+from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 from twisted.internet.task import Clock
 
 from sipha.proxy.shadow import key_of
@@ -15,9 +17,11 @@ from sipha.sip.events import Event, RequestReceived
 from sipha.sip.flow import Address, Flow
 from sipha.sip.parser import parse
 from sipha.workers.front import Front
+from sipha.workers.mailbox import Letter
 from sipha.workers.mark import make_mark, read_mark
 from sipha.workers.messages import (
     Answers,
+    Ceded,
     Datagrams,
     Order,
     Questions,
@@ -35,7 +39,7 @@ from sipha.workers.messages import (
 from sipha.workers.roster import Roster
 from sipha.workers.shift import Shift
 from tests.proxy.ladder import VIP, VIP6, House, Phone
-from tests.workers.conftest import socket_at
+from tests.workers.conftest import TABLE, socket_at
 
 WORKERS = (1, 2)
 
@@ -44,7 +48,7 @@ class WorkerHouse(House):
     """What is said goes over the wire, and is heard once whoever said it has done his turn.
 
     `workers` are those that live; `divide` says which of them reads what comes from an address. They have no key while
-    they are `locked`, and nothing is heard while all is `held_up`.
+    they are `locked`, nothing is heard while all is `held_up`, and no mailbox takes anything unless it has `room`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -54,10 +58,15 @@ class WorkerHouse(House):
         self._begun = 0
         self.said: deque[tuple[int, Word]] = deque()
         self.ordered: deque[tuple[int, Order]] = deque()
+        self.letters: deque[tuple[int, Letter]] = deque()
         self.came_back: deque[tuple[bytes, Flow]] = deque()
         self.passed: list[bytes] = []
         self.looked_at: list[tuple[bytes, Flow, bool]] = []
         self.handed: list[bytes] = []
+        self.table = TABLE
+        self.table.replaced()
+        self.room = True
+        self._told: dict[str, bytes] = {}
         self._settling = self.locked = self.held_up = False
         super().__init__(**options)
         for number in WORKERS:
@@ -72,6 +81,7 @@ class WorkerHouse(House):
         self.core._replica = cast("Any", self.state)
         self.core._authenticator = self.proxy._authenticator
         self.core._layer = self.layer
+        cast("Any", self.state).machine = SimpleNamespace(location=self)
         self.core._shadows = self.shadows
         self._silence(*self.workers)
 
@@ -95,8 +105,9 @@ class WorkerHouse(House):
         )
         own = tuple((transport, *address) for transport in ("UDP", "TCP") for address in (VIP, VIP6))
         self._begun += 1
-        mark = self.marks[number] = make_mark(self.term, self._begun)
-        start = Start((VIP, VIP6), own, self.term, self._begun << 20, mark, astuple(self.timers), settings)
+        mark = self.marks[number] = make_mark(self.term, self._begun, number)
+        since = int(self.state.now)
+        start = Start((VIP, VIP6), own, self.term, self._begun, since, mark, astuple(self.timers), settings)
         order = decode_order(frame(start)[4:])
         assert isinstance(order, Start)
         front = Front(
@@ -107,6 +118,8 @@ class WorkerHouse(House):
             lambda word: self._hear(number, front, word),
             lambda: None,
             lambda: self.now,
+            self.table.file,
+            cast("Any", _Post(self, number)),
         )
         front.use([socket_at(address, self._sent) for address in (VIP, VIP6)])
         front.lease(1e12, ahead=self.state.now - self.now)
@@ -120,6 +133,7 @@ class WorkerHouse(House):
     def receive(self, data: bytes, flow: Flow) -> None:
         if self.fuse == 0:
             return
+        self._forget()
         self._read(data, flow)
         self.settle()
 
@@ -181,9 +195,11 @@ class WorkerHouse(House):
         if self._settling or self.held_up:
             return
         self._settling = True
-        while self.said or self.ordered or self.came_back:
+        while self.said or self.ordered or self.came_back or self.letters:
             if self.said:
                 self._heard(*self.said.popleft())
+            elif self.letters:
+                self._deliver(*self.letters.popleft())
             elif self.ordered:
                 self._obey(*self.ordered.popleft())
             else:
@@ -200,6 +216,8 @@ class WorkerHouse(House):
         elif isinstance(word, Seen):
             for data, index, host, port, sent in word.messages:
                 self.looked_at.append((data, Flow("UDP", (VIP, VIP6)[index], (host, port)), sent))
+        elif isinstance(word, Ceded):
+            self.core.ceded(word.ceded)
         else:
             assert isinstance(word, Questions)
             self.ordered.append((number, self._answer(word)))
@@ -210,6 +228,7 @@ class WorkerHouse(House):
         shift._core = self.core
         shift._counters = {"questions": 0}
         shift._roster = cast("Roster", _Roster())
+        shift._table = self.table
         shift._link = cast("Any", _Link())
         shift.send = told.append  # type: ignore[method-assign, assignment]
         self.core.clock = lambda: self.now
@@ -228,6 +247,26 @@ class WorkerHouse(House):
         else:
             assert isinstance(heard, Datagrams)
             front.datagrams_handed(heard.datagrams)
+
+    def _deliver(self, seat: int, letter: Letter) -> None:
+        if seat in self.workers:
+            self.workers[seat].letter_received(letter)
+        else:
+            for data, flow in letter:
+                self._daemon_reads(data, flow)
+
+    # What the daemon has looked up
+
+    def packed(self, aor: str) -> bytes:
+        """As Location says it."""
+        self._told[aor] = msgspec.msgpack.encode(self.state.bindings(aor))
+        return self._told[aor]
+
+    def _forget(self) -> None:
+        """Tell the table of what has changed, as Location does."""
+        for aor, packed in list(self._told.items()):
+            if self.packed(aor) != packed:
+                self.table.changed(aor)
 
     # Time and death
 
@@ -277,6 +316,28 @@ class WorkerHouse(House):
         assert isinstance(read, Read)
         self.workers[number] = self.make_worker(number)
         self.workers[number].calls.leave(read.held, self.now)
+
+
+class _Post:
+    """A post whose letters are on their way like what is said, and which takes none while there is no `room`."""
+
+    def __init__(self, house: WorkerHouse, own: int) -> None:
+        self._house = house
+        self._own = own
+        self._letters: dict[int, Letter] = {}
+
+    def put(self, seat: int, data: bytes, flow: Flow) -> bool:
+        if seat == self._own or seat not in WORKERS:
+            return False
+        self._letters.setdefault(seat, []).append((data, flow))
+        return True
+
+    def send(self) -> Letter:
+        letters, self._letters = self._letters, {}
+        if not self._house.room:
+            return [each for letter in letters.values() for each in letter]
+        self._house.letters += letters.items()
+        return []
 
 
 class _Roster:

@@ -6,7 +6,7 @@ import pytest
 
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
-from sipha.workers.mark import read_mark
+from sipha.workers.mark import read_mark, seat_of
 from tests.proxy import test_takeover
 from tests.proxy.ladder import VIP, Call, Phone
 from tests.proxy.test_takeover import CALLS, seen
@@ -51,11 +51,14 @@ def transactions(house: WorkerHouse) -> list[int]:
 
 
 class TestWay:
-    def test_call_is_its_workers_and_the_daemon_sees_only_what_the_other_worker_reads(
-        self, house: WorkerHouse, alice: Phone, bob: Phone
+    @pytest.mark.parametrize("room", [True, False])
+    def test_call_is_its_workers_and_the_daemon_sees_only_what_the_other_worker_can_not_give_it(
+        self, house: WorkerHouse, alice: Phone, bob: Phone, *, room: bool
     ) -> None:
+        house.room = room
         call = house.call(alice, bob)
-        assert [data.split(b"\r\n")[0] for data in house.passed] == [b"SIP/2.0 180 Ringing", b"SIP/2.0 200 OK"]
+        passed = [] if room else [b"SIP/2.0 180 Ringing", b"SIP/2.0 200 OK"]
+        assert [data.split(b"\r\n")[0] for data in house.passed] == passed
         assert house.passed == house.handed
         call.ack()
         bob.expect("ACK")
@@ -66,9 +69,11 @@ class TestWay:
         assert house.proxy.counters.requests == 0
 
     def test_vias_of_a_worker_bear_its_mark(self, house: WorkerHouse, alice: Phone, bob: Phone) -> None:
+        house.room = False
         invite = ring(alice, bob)
-        assert invite.via.param("w") == house.mark(house.divide(alice.address))
-        assert read_mark(house.passed[-1]) == invite.via.param("w")
+        mark = house.mark(house.divide(alice.address))
+        assert invite.via.param("w") == mark == read_mark(house.passed[-1])
+        assert seat_of(mark) == house.divide(alice.address)
 
     def test_response_that_begins_with_an_empty_line_is_its_workers(
         self, house: WorkerHouse, alice: Phone, bob: Phone, monkeypatch: pytest.MonkeyPatch
@@ -88,6 +93,84 @@ class TestWay:
         stolen.headers.replace_value("Via", f"SIP/2.0/UDP {thief.via};branch=z9hG4bK-stolen")
         thief.send(stolen)
         assert "stale=true" in (thief.expect(407).headers.get("Proxy-Authenticate") or "")
+        assert bob.silent()
+
+    def test_nonce_count_that_was_used_with_a_worker_is_used_with_the_daemon(
+        self, house: WorkerHouse, alice: Phone, bob: Phone
+    ) -> None:
+        ring(alice, bob)
+        assert alice.last is not None
+        stolen = alice.last.copy()
+        stolen.headers.replace_value("Via", f"SIP/2.0/UDP {alice.via};branch=z9hG4bK-stolen")
+        house.kill(house.divide(alice.address))
+        alice.received.clear()
+        alice.send(stolen)
+        assert "stale=true" in (alice.expect(407).headers.get("Proxy-Authenticate") or "")
+        assert bob.silent()
+
+    def test_nonce_count_that_comes_twice_before_the_answer_is_good_once(
+        self, house: WorkerHouse, alice: Phone, bob: Phone
+    ) -> None:
+        alice.invite(bob.aor)
+        alice.expect(407)
+        house.held_up = True
+        twin = alice.authorize().copy()
+        twin.headers.replace_value("Via", f"SIP/2.0/UDP {alice.via};branch=z9hG4bK-twin")
+        alice.send(twin)
+        house.held_up = False
+        house.settle()
+        assert alice.kinds == [100, 407]
+        bob.expect("INVITE")
+        assert bob.silent()
+
+    def test_second_call_needs_no_question(self, house: WorkerHouse, alice: Phone, bob: Phone) -> None:
+        house.call(alice, bob)
+        house.held_up = True
+        alice.invite(bob.aor)
+        alice.expect(407)
+        alice.authorize()
+        alice.expect(100)
+        bob.expect("INVITE")
+        assert not house.said
+
+    def test_call_by_a_nonce_of_the_daemon_is_asked_about(self, house: WorkerHouse, alice: Phone, bob: Phone) -> None:
+        house.call(alice, bob)
+        number = house.divide(alice.address)
+        house.kill(number)
+        alice.invite(bob.aor)
+        alice.expect(407)  # by the daemon
+        house.start(number)
+        house.held_up = True
+        alice.authorize()
+        assert alice.silent()
+        house.held_up = False
+        house.settle()
+        alice.expect(100)
+        bob.expect("INVITE")
+
+    def test_phone_that_is_gone_is_not_called_by_whoever_knew_it(
+        self, house: WorkerHouse, alice: Phone, bob: Phone
+    ) -> None:
+        house.call(alice, bob)
+        house.state.table[bob.aor].clear()
+        for _ in range(2):  # the second time it is known that nobody is there
+            alice.invite(bob.aor)
+            alice.expect(407)
+            alice.authorize()
+            alice.expect(100)
+            alice.expect(480)
+        assert bob.silent()
+
+    def test_caller_without_an_account_is_asked_about_by_whoever_has_not_heard_of_it(
+        self, house: WorkerHouse, alice: Phone, bob: Phone
+    ) -> None:
+        house.call(alice, bob)
+        house.table.begin_version(1)
+        house.held_up = True
+        alice.invite(bob.aor)
+        alice.expect(407)
+        alice.authorize()
+        assert alice.silent()
         assert bob.silent()
 
     def test_copies_that_come_before_the_answer_are_absorbed(
@@ -185,6 +268,16 @@ class TestWay:
         house.call(alice, bob)
         assert len(house.looked_at) == len(lines)
 
+    def test_whoever_looks_on_sees_what_another_worker_hands_over(
+        self, house: WorkerHouse, alice: Phone, bob: Phone
+    ) -> None:
+        house.workers[house.divide(alice.address)].watch(watched=True)  # the other one hasn't heard of it yet
+        house.call(alice, bob)
+        came = [
+            data.split(b"\r\n")[0] for data, flow, sent in house.looked_at if not sent and flow.remote == bob.address
+        ]
+        assert came == [b"SIP/2.0 180 Ringing", b"SIP/2.0 200 OK"]
+
 
 class TestElsewhere:
     @pytest.fixture
@@ -237,6 +330,22 @@ class TestElsewhere:
         desk.expect("INVITE")
         assert transactions(house) == [0, 0]
 
+    def test_call_that_reaches_but_one_of_them_is_asked_about_each_time(self, house: WorkerHouse, alice: Phone) -> None:
+        house.phone("carol", "198.51.100.3", 5060, "TCP").register(methods="MESSAGE")
+        desk = house.phone("carol", OTHER, 5090).register()
+        for _ in range(2):
+            alice.invite(desk.aor)
+            alice.expect(407)
+            house.held_up = True
+            alice.authorize()
+            assert desk.silent()
+            house.held_up = False
+            house.settle()
+            alice.expect(100)
+            desk.answer(desk.expect("INVITE"), 486)
+            desk.expect("ACK")
+            alice.expect(486)
+
     def test_question_of_bytes_that_are_no_text_is_not_asked(self, house: WorkerHouse, alice: Phone) -> None:
         alice.request("MESSAGE", "sip:b%ffb\udcff@sipha.test")
         assert not house.errors
@@ -262,6 +371,19 @@ class TestDeath:
         bob.answer(invite, 200)
         alice.expect(200)
         assert house.proxy.takeover_counters.resumed == 0
+
+    def test_letter_to_who_is_gone_is_acted_on_by_the_daemon(
+        self, house: WorkerHouse, alice: Phone, bob: Phone
+    ) -> None:
+        invite = ring(alice, bob)
+        number = house.divide(alice.address)
+        house.held_up = True
+        bob.answer(invite, 200)
+        house.kill(number)
+        house.start(number)  # who finds the letter
+        house.held_up = False
+        house.settle()
+        assert alice.kinds[-1] == 200
 
     def test_another_worker_leaves_the_daemon_its_calls(self, house: WorkerHouse, alice: Phone, bob: Phone) -> None:
         invite = ring(alice, bob)
@@ -291,6 +413,8 @@ class TestDeath:
         house.kill(house.divide(alice.address))
         house.held_up = False
         alice.send(alice.last)
+        alice.expect(407)  # nobody knows any more which counts of that nonce were used
+        alice.authorize()
         alice.expect(100)
         bob.expect("INVITE")
 

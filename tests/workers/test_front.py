@@ -11,7 +11,7 @@ from sipha.nat.detection import Test, make_detection
 from sipha.sip.flow import Flow
 from sipha.sip.overload import ADMITTED, LATE
 from sipha.state.entries import Policy
-from sipha.workers.messages import Datagrams, Failed, Registers
+from sipha.workers.messages import Ceded, Datagrams, Failed, Registers
 from tests.registrar.conftest import FLOW, Phone, Site
 from tests.workers.conftest import WorkerSite, masked
 
@@ -127,7 +127,7 @@ def test_register_is_handed_over_with_what_its_credentials_use_up(site: WorkerSi
     assert isinstance(word, Registers)
     [(tag, host, port, record, claim)] = word.registers
     assert (host, port, record.aor, record.cseq) == (*FLOW.remote, "sip:alice@sipha.test", 2)
-    assert (claim.nonce, claim.username, claim.count) == (alice.nonce, "alice", 1)
+    assert claim is None  # it is used up already
     assert f";tag={tag}\r\n".encode() in site.sent[-1][0]
 
 
@@ -248,13 +248,50 @@ def test_other_settings_are_gone_by_at_once(site: WorkerSite, alice: Phone) -> N
 
 
 def test_nonces_of_two_workers_differ() -> None:
-    one, other = WorkerSite(), WorkerSite()
-    other.front._authenticator._serial = 2 << 20
     nonces = set()
-    for site in (one, other):
+    for number in (1, 2):
+        site = WorkerSite()
+        site.begin(number)
         phone = Phone(site)
         response = phone.send(phone.contact())
         assert response is not None
         phone.take_nonce(response)
         nonces.add(phone.nonce)
     assert len(nonces) == 2
+
+
+def test_nonce_goes_to_the_daemon_with_the_first_register_that_is_not_plain(site: WorkerSite, alice: Phone) -> None:
+    contact = alice.contact()
+    assert alice.register(contact).status == 200
+    plain = alice.message(contact)
+    for lines in (
+        ("Contact: <sip:alice@192.0.2.1:5060>, <sip:alice@192.0.2.2:5060>",),
+        (contact,),
+        ("Contact: *", "Expires: 0"),
+    ):
+        response = alice.send(*lines)
+        assert response is not None
+        assert response.status == 200
+    kinds = [type(word) for word in site.said]
+    assert kinds == [Registers, Ceded, Datagrams, Registers, Datagrams]
+    stolen = [plain.replace(b"Call-ID: ", b"Call-ID: " + thief) for thief in (b"x", b"y")]
+    statuses = [site.receive(data).status for data in stolen]  # type: ignore[union-attr]
+    assert statuses == [200, 401]  # the daemon knows what was used with the worker, and what wasn't
+
+
+def test_nothing_is_kept_of_nonces_that_prove_nothing(site: WorkerSite, alice: Phone) -> None:
+    assert alice.register(alice.contact()).status == 200
+    alice.password = "wrong"
+    alice.send("Contact: <sip:alice@192.0.2.1:5060>, <sip:alice@192.0.2.2:5060>")
+    assert [type(word) for word in site.said] == [Registers, Datagrams]
+    assert len(site.authenticator._window) == 0
+
+
+def test_register_by_a_nonce_of_another_worker_is_challenged_unless_it_is_a_repeat(
+    site: WorkerSite, alice: Phone
+) -> None:
+    assert alice.register(alice.contact()).status == 200
+    repeat = alice.last
+    site.begin(2)
+    assert site.receive(repeat).status == 200  # type: ignore[union-attr]
+    assert site.receive(alice.message(alice.contact())).status == 401  # type: ignore[union-attr]

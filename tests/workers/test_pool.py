@@ -7,28 +7,32 @@ import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
+from itertools import count
 
 import pytest
 from twisted.logger import ILogObserver, LogEvent, Logger
 from zope.interface import provider
 
+from sipha.auth.authenticator import Ceded
 from sipha.auth.claim import Claim
 from sipha.proxy.shadow import Key
 from sipha.proxy.target import TargetSet, Wanted
 from sipha.registrar.registry import Registry
 from sipha.sip.flow import Address, Flow
 from sipha.sip.timers import Timers
+from sipha.sip.token import MAKERS
 from sipha.transport.address import bound_sockets
 from sipha.transport.udp import UdpSocket
 from sipha.vip.clock import boottime
 from sipha.workers import pool as pools
 from sipha.workers import shift as shifts
+from sipha.workers.mailbox import Post
 from sipha.workers.messages import Lease, Report, Settings
 from sipha.workers.pool import OFTEN, RENEWAL, Pool
 from sipha.workers.shift import Shift
 from sipha.workers.worker import Worker
 from tests.cluster.world import World
-from tests.registrar.conftest import Phone
+from tests.registrar.conftest import Phone, Site
 from tests.workers.conftest import WorkerSite
 
 SHARES = 2
@@ -89,6 +93,12 @@ class Core:
         self.asked.append((wanted, claim))
         return self.targets
 
+    def packed(self, aor: str) -> bytes | None:
+        return self.site.replica.machine.location.packed(aor)
+
+    def ceded(self, ceded: list[Ceded]) -> None:
+        self.site.authenticator.take(ceded, self.site.replica.now)
+
     def shadowed(self, records: list[bytes], mark: str) -> None:
         self.records += [(mark, record) for record in records]
 
@@ -113,11 +123,13 @@ class Hand:
     """A worker in this process, in the place of a process of its own."""
 
     def __init__(self, world: World, files: Sequence[int]) -> None:
-        link, *sockets = [socket.socket(fileno=os.dup(number)) for number in files]
+        link, lookups, *others = map(os.dup, files)
+        mailbox, *sockets = [socket.socket(fileno=number) for number in others]
         self.ended = False
         self.signals: list[str] = []
-        self._link = link
-        self.worker = Worker(world.reactor, link, sockets, self.end)
+        self.worker = Worker(
+            world.reactor, socket.socket(fileno=link), lookups, mailbox, sockets[:SHARES], sockets[SHARES:], self.end
+        )
 
     def signalProcess(self, signal: str) -> None:
         self.signals.append(signal)
@@ -128,6 +140,7 @@ class Hand:
         if not self.ended:
             self.ended = True
             self.worker._link.close()
+            self.worker._mailbox.close()
             for udp in self.worker._sockets:
                 udp.close()
 
@@ -182,12 +195,13 @@ class Rig:
         )
         self.udp.start()
         self.pool = Pool(
-            self.world.reactor, self.core, self.site.replica.machine.accounts, lambda: [self.udp], self.spawn
+            self.world.reactor, self.core, self.site.replica.machine, lambda: [self.udp], count(1), self.spawn
         )
         self.pool.start()
         self.lines = [Line(self.world, self.udp.address) for _ in range(16)]
 
-    def spawn(self, number: int, files: Sequence[int]) -> Hand:
+    def spawn(self, number: int, seats: int, files: Sequence[int]) -> Hand:
+        assert seats == SHARES
         if self.fails:
             self.fails -= 1
             raise OSError("no more processes")
@@ -324,6 +338,86 @@ def test_worker_that_has_ended_is_missed_by_nobody(rig: Rig, monkeypatch: pytest
     assert rig.pool.counters["restarts"] == 1
     assert {id(of(rig, each)) for each in theirs} == {id(rig.hands[-1])}
     assert register(rig, line, rig.phone()) == 200
+
+
+def test_nonces_of_a_worker_that_has_ended_are_good_with_nobody(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "REST", 0.01)
+    rig.ready()
+    line, phone = rig.lines[0], rig.phone()
+    assert register(rig, line, phone) == 200
+    unused = phone.message(phone.contact())
+    of(rig, line).end()
+    rig.world.until(lambda: len(rig.hands) > SHARES)
+    rig.ready()
+    assert b"stale=true" in line.ask(unused)
+    assert b"stale=true" in line.ask(phone.last.replace(b"Call-ID: ", b"Call-ID: x"))
+
+
+def test_lives_without_end_make_nonces_of_their_own_and_never_the_daemons(rig: Rig) -> None:
+    rig.pool._lives = count(MAKERS - 1)
+    rig.pool.replace()
+    rig.world.until(lambda: len(rig.hands) == 2 * SHARES)
+    rig.ready()
+    fronts = [hand.worker._front for hand in rig.hands[SHARES:]]
+    assert {front._authenticator._window.maker for front in fronts if front} == {MAKERS - 1, 1}
+
+
+def letter_for(rig: Rig, seat: int, mark: str) -> bytes:
+    """Put a response that bears this mark into the mailbox of a seat."""
+    response = f"SIP/2.0 180 Ringing\r\nVia: SIP/2.0/UDP 127.0.0.1:5060;branch=z9hG4bK1;w={mark}\r\n\r\n".encode()
+    post = Post({seat: rig.pool._ends[seat]})
+    post.put(seat, response, Flow("UDP", rig.udp.address, rig.lines[0].getsockname()))
+    assert post.send() == []
+    return response
+
+
+def test_letters_are_read_by_the_daemon_while_nobody_is_at_the_seat(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    early = letter_for(rig, 0, "1-1-0")
+    rig.world.until(lambda: rig.core.passed)
+    rig.ready()
+    monkeypatch.setattr(pools, "REST", 60.0)
+    shift = next(shift for shift in rig.pool._shifts() if shift._seat.index == 1)
+    hand = next(hand for hand in rig.hands if hand.worker._front.calls._mark == shift.mark)  # type: ignore[union-attr]
+    hand.end()
+    rig.world.until(lambda: rig.pool.reading == SHARES - 1)
+    late = letter_for(rig, 1, shift.mark)
+    rig.world.until(lambda: len(rig.core.passed) == 2)
+    assert [data for data, _ in rig.core.passed] == [early, late]
+    assert {flow for _, flow in rig.core.passed} == {Flow("UDP", rig.udp.address, rig.lines[0].getsockname())}
+
+
+def test_letter_for_who_had_the_seat_before_is_passed_on(rig: Rig) -> None:
+    rig.ready()
+    response = letter_for(rig, 0, "1-99-0")
+    rig.world.until(lambda: rig.core.passed)
+    assert [data for data, _ in rig.core.passed] == [response]
+    assert rig.pool.counters["datagrams"] == 1
+
+
+def test_letters_wait_while_there_is_no_lease(rig: Rig) -> None:
+    rig.ready()
+    rig.core.until = 0.0
+    rig.world.turn(3 * RENEWAL)
+    letter_for(rig, 0, "1-99-0")
+    rig.world.turn(3 * RENEWAL)
+    assert not rig.core.passed
+    rig.core.until = 1e12
+    rig.world.until(lambda: rig.core.passed)
+
+
+def test_table_follows_what_is_bound_until_the_last_worker_has_ended(rig: Rig) -> None:
+    rig.ready()
+    location = rig.site.replica.machine.location
+    assert location.observer is rig.pool._table
+    rig.end_pool()
+    assert location.observer is None
+    assert register_alone(rig) == 200  # and nobody has to be told
+
+
+def register_alone(rig: Rig) -> int:
+    """Register a phone without any worker."""
+    phone = Phone(Site(rig.site.replica))
+    return phone.register(phone.contact()).status
 
 
 def test_worker_that_does_not_answer_is_killed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,8 @@ class Rig:
         self.clock = Clock()
         self.table = Table()
         self.told: list[Accounts] = []
-        self.roster = Roster(self.clock, self.table, self.told.append)
+        self.begun: list[int] = []
+        self.roster = Roster(self.clock, self.table, self.told.append, self.begun.append)
         self.roster.start()
 
     def learned(self) -> Table:
@@ -44,6 +45,7 @@ def test_changes_of_one_turn_are_told_at_its_end(rig: Rig) -> None:
     rig.table.put(record("bob"))
     rig.table.delete(DeleteAccount("alice", "sipha.test"))
     assert rig.told == []
+    assert rig.begun == [1, 2, 3]
     rig.clock.advance(0)
     assert rig.told == [Accounts(["alice@sipha.test", "bob@sipha.test"], [record("bob")], 3)]
 
