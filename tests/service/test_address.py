@@ -244,12 +244,13 @@ def test_nonce_counts_stay_used_up_when_the_addresses_come_back_in_the_same_term
     replica, sip = alone.node.replication.replica, alone.node.sip
     alone.world.until(lambda: sip.listening)
     term, now = replica.term, replica.cluster_time()
-    assert sip.nonces.accept("n", "alice", 1, int(now), now)
+    nonce = "0" * 32  # the daemon's
+    assert sip.nonces.accept(nonce, "alice", 1, int(now), now)
     alone.node.address._lost("the guard is gone")
     alone.world.until(lambda: not sip.listening)
     alone.world.until(lambda: sip.listening)
     assert replica.term == term
-    assert not sip.nonces.accept("n", "alice", 1, int(now), now)
+    assert not sip.nonces.accept(nonce, "alice", 1, int(now), now)
 
 
 def test_addresses_that_another_tool_takes_away_count_until_they_are_back(alone: Alone) -> None:

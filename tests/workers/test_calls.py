@@ -78,6 +78,7 @@ class TestWay:
     def test_response_that_begins_with_an_empty_line_is_its_workers(
         self, house: WorkerHouse, alice: Phone, bob: Phone, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        house.room = False
         receive = house.receive
         monkeypatch.setattr(house, "receive", lambda data, flow: receive(b"\r\n" + data, flow))
         ring(alice, bob)
