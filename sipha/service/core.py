@@ -115,11 +115,14 @@ class Core:
         callers = [key_of(request.via) for request in self._layer.open_invites()]
         return [caller for caller in callers if caller is not None] + self._shadows.keys()
 
-    def find(self, wanted: Wanted, claim: Claim | None) -> TargetSet | None:
+    def find(self, wanted: Wanted, claim: Claim | None, caller: Key | None) -> TargetSet | None:
         """Use up a claim and find the targets of a request; None if it had been used before.
 
-        Raises Elsewhere if they aren't all reached over UDP, and uses up nothing then.
+        Raises Elsewhere if they aren't all reached over UDP, or if it is a copy of what another worker forwards, since it
+        has come from another port; nothing is used up then.
         """
+        if caller is not None and self._shadows.holder(caller):
+            raise Elsewhere
         replica = self._replica
         targets = target_set(wanted, replica, replica)
         if not isinstance(targets, SipError) and not all(_is_over_udp(target) for group in targets for target in group):

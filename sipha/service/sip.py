@@ -258,7 +258,7 @@ class SipService(Service):
             self.askers,
             served=replica.succession.served,
             catch_up=endpoint.catch_up,
-            is_held=self._is_held,
+            is_held=self._is_held if settings.sip.workers > 1 else None,
         )
         core = Core(
             replica,

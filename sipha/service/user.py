@@ -23,7 +23,7 @@ class TransactionUser:
     A response that belongs to no transaction is offered to `askers` first: those who send requests without keeping
     anything of them. Each returns True if the response is its own. `served` hears of the first request that was, of
     those that come from elsewhere. `catch_up` has all events handed over that are due, before a message is acted on at
-    once. `is_held` is offered each request that isn't for the registrar, and takes it if its call is a worker's.
+    once. `is_held`, if there are workers, is offered each request but REGISTERs, and takes it if its call is theirs.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class TransactionUser:
         *,
         served: Callable[[str], None],
         catch_up: Callable[[float], None],
-        is_held: Callable[[Request, Flow], bool] = lambda _request, _flow: False,
+        is_held: Callable[[Request, Flow], bool] | None = None,
     ) -> None:
         self._registrar = registrar
         self._proxy = proxy
@@ -51,7 +51,7 @@ class TransactionUser:
             return
         if isinstance(event, RequestReceived) and event.request.method == "REGISTER":
             self._registrar.request_received(event.request, event.flow, now)
-        elif isinstance(event, RequestReceived) and self._is_held(event.request, event.flow):
+        elif self._is_held and isinstance(event, RequestReceived) and self._is_held(event.request, event.flow):
             return
         elif not (isinstance(event, StrayResponse) and self._is_asked_for(event)):
             self._proxy.event_received(event, now)
@@ -70,7 +70,7 @@ class TransactionUser:
         elif plain := read(data):
             self._catch_up(now)  # what came before is of the same call, perhaps
             method, taken = plain.method, self._proxy.plain_received(plain, flow, now)
-        elif invite := read_invite(data):
+        elif self._is_held is None and (invite := read_invite(data)):
             self._catch_up(now)
             method, taken = "INVITE", self._proxy.invite_received(invite, flow, now)
         else:

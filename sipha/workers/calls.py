@@ -47,7 +47,7 @@ from sipha.workers.mark import param, read_mark
 from sipha.workers.messages import Elsewhere, Start
 from sipha.workers.table import Unknown
 
-Question = tuple[int, str, str, str, str, Claim | None]
+Question = tuple[int, str, str, str, str, Claim | None, Caller | None]
 """See `sipha.workers.messages.Questions`."""
 
 MOST_WAITING = 10_000
@@ -342,7 +342,8 @@ class Calls:
         self._asking += 1
         self._asked[self._asking] = key
         self._waiting[key] = _Waiting(self._data, flow, claim if ours else None, done)
-        self.questions.append((self._asking, aor, uri, method, identity, None if ours else claim))
+        asked = None if ours else claim
+        self.questions.append((self._asking, aor, uri, method, identity, asked, key_of(request.via)))
 
     def found(self, tag: int, targets: TargetSet | None, now: float) -> tuple[bytes, Flow] | None:
         """Go on with a request, since its targets are known, or that its nonce count was used; return how it came."""

@@ -152,11 +152,11 @@ class Questions(msgspec.Struct, frozen=True, array_like=True, tag="questions"):
     """Requests that may be forwarded, as far as accounts of this `version` tell.
 
     Each is a tag, the AOR, Request-URI and method; the identity of the account that has proved who sends it, which may
-    be empty, and what its credentials use up, if the worker doesn't do that.
+    be empty; what its credentials use up, if the worker doesn't do that; and by what the call is known to its caller.
     """
 
     version: int
-    questions: list[tuple[int, str, str, str, str, Claim | None]]
+    questions: list[tuple[int, str, str, str, str, Claim | None, Key | None]]
 
 
 class Ceded(msgspec.Struct, frozen=True, array_like=True, tag="ceded"):

@@ -111,10 +111,10 @@ class ICore(Protocol):
     def served(self, method: str) -> None:
         """Take note that a request was served."""
 
-    def find(self, wanted: Wanted, claim: Claim | None) -> TargetSet | None:
+    def find(self, wanted: Wanted, claim: Claim | None, caller: Key | None) -> TargetSet | None:
         """Use up a claim and find the targets of a request; None if it had been used before.
 
-        Raises Elsewhere if a worker can't reach them, and uses up nothing then.
+        Raises Elsewhere if a worker can't reach them, or another holds the caller's call; nothing is used up then.
         """
 
     def packed(self, aor: str) -> bytes | None:
@@ -332,7 +332,7 @@ class Shift:
         core, changed_since = self._core, self._roster.changed_since
         answers = Answers(core.lease_until(), [], [], [], [])
         self._counters["questions"] += len(word.questions)
-        for tag, aor, uri, method, identity, claim in word.questions:
+        for tag, aor, uri, method, identity, claim, caller in word.questions:
             if core.clock() >= answers.until:
                 answers.elsewhere.append(tag)
                 continue
@@ -340,7 +340,7 @@ class Shift:
                 answers.challenged.append(tag)
                 continue
             try:
-                found = core.find(Wanted(aor, uri, method), claim)
+                found = core.find(Wanted(aor, uri, method), claim, caller)
             except Elsewhere:
                 answers.elsewhere.append(tag)
                 continue

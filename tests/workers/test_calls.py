@@ -84,6 +84,18 @@ class TestWay:
         ring(alice, bob)
         assert [data.split(b"\r\n")[0] for data in house.passed] == [b"SIP/2.0 180 Ringing"]
 
+    def test_copy_of_an_invite_from_another_port_is_its_workers(
+        self, house: WorkerHouse, alice: Phone, bob: Phone
+    ) -> None:
+        ring(alice, bob)
+        assert alice.last is not None
+        sent = len(house.raw)
+        for port in range(40000, 40004):  # as a NAT may have it
+            house.receive(alice.last.render(), Flow("UDP", VIP, (ONE, port)))
+        answers = {data.split(b"\r\n")[0] for data, _ in house.raw[sent:]}
+        assert answers == {b"SIP/2.0 180 Ringing"}
+        assert not bob.received
+
     def test_nonce_count_that_was_used_with_one_worker_is_used_with_all(
         self, house: WorkerHouse, alice: Phone, bob: Phone
     ) -> None:

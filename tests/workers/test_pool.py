@@ -89,7 +89,7 @@ class Core:
     def served(self, method: str) -> None:
         self.methods.append(method)
 
-    def find(self, wanted: Wanted, claim: Claim | None) -> TargetSet | None:
+    def find(self, wanted: Wanted, claim: Claim | None, caller: Key | None) -> TargetSet | None:
         self.asked.append((wanted, claim))
         return self.targets
 
