@@ -118,8 +118,8 @@ class Core:
     def find(self, wanted: Wanted, claim: Claim | None, caller: Key | None) -> TargetSet | None:
         """Use up a claim and find the targets of a request; None if it had been used before.
 
-        Raises Elsewhere if they aren't all reached over UDP, or if it is a copy, from another port, of what another worker
-        forwards; nothing is used up then.
+        Raises Elsewhere if they aren't all reached over UDP, or if it is a copy of what a worker forwards that has come
+        from another port; nothing is used up then.
         """
         if caller is not None and self._shadows.holder(caller):
             raise Elsewhere
