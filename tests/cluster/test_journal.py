@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from errno import EIO
 from pathlib import Path
 from random import Random
 
@@ -818,6 +819,36 @@ def test_record_that_can_not_be_begun_ends_the_journal(disk: Watched, monkeypatc
     assert not failed
     assert journal.durable == 2
     journal.close()
+
+
+def test_no_record_is_begun_after_a_write_that_failed(disk: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor by who is told first that what was before it has ended."""
+    journal = filled(disk, 2)
+    failed: list[OSError] = []
+    journal.on_failed = failed.append
+    write = disk.write
+
+    def refuse(name: str, offset: int, data: bytes) -> None:
+        if name == "log-00000000000000000009":
+            raise OSError(EIO, "for the test")
+        write(name, offset, data)
+
+    def go_on(error: OSError | None) -> None:
+        assert error is None
+        monkeypatch.undo()
+        disk.done.clear()
+        add(journal)
+        journal.flush()
+
+    monkeypatch.setattr(disk, "write", refuse)
+    add(journal)
+    journal.flush()
+    journal.reset(9, 1, go_on)
+    add(journal)
+    disk.wait()
+    assert "for the test" in str(failed.pop())
+    assert (journal.last_index, journal.durable) == (11, 9)
+    assert not disk.done
 
 
 # Real files
