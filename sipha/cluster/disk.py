@@ -12,6 +12,7 @@ from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.interfaces import IReadDescriptor
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -253,6 +254,7 @@ class _Records:
         self._reactor = reactor
         self._make = make
         self._syncs = syncs
+        self._log = Logger(namespace="sipha.cluster")
         self._recorder: IRecorder | None = None
         self._under_way: tuple[_File, Callable[[OSError | None], None]] | None = None
 
@@ -276,15 +278,18 @@ class _Records:
 
     def close(self) -> None:
         """Wait for the record; it isn't told."""
-        self._under_way = None
         if self._recorder is not None:
             self._reactor.removeReader(self)
             self._recorder.close()
             self._recorder = None
+        self._under_way = None  # only now may its file be closed
 
     def doRead(self) -> None:
-        """See IReadDescriptor."""
-        self.settle()
+        """See IReadDescriptor: the reactor would never ask again if this raised."""
+        try:
+            self.settle()
+        except Exception:  # noqa: BLE001  whatever it is, the next record must be heard of
+            self._log.failure("who waited for the disk failed")
 
     def fileno(self) -> int:
         """See IReadDescriptor."""

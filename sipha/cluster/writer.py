@@ -126,7 +126,7 @@ class Writer:
 
     def start(self) -> None:
         """Do beside the reactor what waits: a record, if that comes first, or all."""
-        if not self._waiting or self.running:
+        if not self._waiting or self.running or self._broken:
             return
         self.running = True
         record = self._waiting[0].record

@@ -3,6 +3,7 @@ from __future__ import annotations
 import select
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -253,6 +254,98 @@ def test_closed_disk_has_written_the_record_and_tells_nothing(tmp_path: Path, re
     assert (tmp_path / "log").stat().st_size == (1 << 20) + ROOM
     assert not reactor.readers
     assert (open_files(), threading.active_count()) == (before, threads)
+
+
+def test_record_that_is_told_to_who_fails_is_not_the_last(disk: FileDisk, reactor: Reactor) -> None:
+    """Twisted never again asks a reader that raises; the log would stand still without a word."""
+    disk.append("log", b"")
+    told: list[OSError | None] = []
+
+    def fail(_: OSError | None) -> None:
+        raise ValueError("for the test")
+
+    disk.record("log", 0, b"1", fail)
+    reactor.read()
+    disk.record("log", 1, b"2", told.append)
+    reactor.read()
+    assert told == [None]
+
+
+def test_file_is_open_until_its_record_has_ended_at_the_close(tmp_path: Path, reactor: Reactor) -> None:
+    """Another file would get its descriptor."""
+    closing, names = threading.Event(), list[str]()
+
+    class Slow(Recorder):
+        def close(self) -> None:
+            closing.set()
+            super().close()
+
+        def sync(self, file: int) -> None:
+            assert closing.wait(10)
+            with suppress(OSError):
+                names.append(Path(f"/proc/self/fd/{file}").readlink().name)
+
+    disk = FileDisk(tmp_path, reactor, Slow)
+    disk.append("log", b"")
+    disk.record("log", 0, b"1", lambda _: pytest.fail("it was told"))
+    for number in range(9):
+        disk.append(f"snapshot-{number}", b"1")
+    disk.close()
+    assert names == ["log"]
+
+
+@settings(max_examples=100)
+@given(
+    operations=st.lists(
+        st.one_of(
+            st.tuples(st.just("record"), st.integers(1, 60)),
+            st.tuples(st.just("write"), st.integers(1, 60)),
+            st.tuples(st.just("truncate"), st.integers(0, 200)),
+            st.tuples(st.sampled_from(["replace", "rename", "remove", "others"]), st.just(0)),
+        ),
+        max_size=30,
+    )
+)
+def test_records_follow_whatever_was_done_to_their_file(operations: list[tuple[str, int]]) -> None:
+    """Behind the last there is room, at most, which is zeros; `write` is what a job of the log writes."""
+    with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sipha.cluster.disk.ROOM", 100)
+        disk = FileDisk(directory, Reactor(), Recorder)
+        disk.append("log", b"")
+        content = b""
+        for number, (operation, size) in enumerate(operations, 1):
+            data = bytes([number]) * size
+            match operation:
+                case "record":
+                    told: list[OSError | None] = []
+                    disk.record("log", len(content), data, told.append)
+                    disk.settle()
+                    assert told == [None]
+                    content += data
+                    assert disk.size("log") <= len(content) + 160
+                case "write":
+                    disk.write("log", len(content), data)
+                    content += data
+                case "truncate":
+                    content = content[:size]
+                    disk.truncate("log", len(content))
+                case "replace":
+                    content = bytes([number])
+                    disk.replace("log", content)
+                case "rename":
+                    disk.rename("log", "damaged-1-log")
+                    disk.append("log", b"")
+                    content = b""
+                case "remove":
+                    disk.remove("log")
+                    disk.append("log", b"")
+                    content = b""
+                case "others":
+                    for other in range(9):
+                        disk.append(f"snapshot-{other}", b"1")
+            found = disk.read("log")
+            assert found == content.ljust(len(found), b"\0")
+        disk.close()
 
 
 def test_disk_starts_no_thread_before_it_has_a_job(tmp_path: Path, reactor: Reactor) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from errno import EIO
 from pathlib import Path
 from random import Random
 
@@ -785,6 +786,24 @@ def test_room_behind_the_last_record_is_no_damage(disk: Watched, warnings: list[
     assert disk.size("log-00000000000000000001") == journal.size
 
 
+@pytest.mark.parametrize("lost", [3, 4, 9])
+def test_durable_entry_in_whose_place_there_are_zeros_is_no_room(disk: Watched, lost: int) -> None:
+    """The medium has lost what it had: a later entry says so, or the commit index."""
+    journal = filled(disk, 2)
+    for _ in range(7):
+        add(journal)
+        journal.flush()
+        disk.wait()
+    assert journal.durable == 9
+    segment = journal._segments[0]
+    offset = segment.offset(lost)
+    disk.restart()
+    disk.write(segment.name, offset, bytes(OVERHEAD + len(journal[-1][0])))
+    disk.sync(segment.name)
+    with pytest.raises(Damaged, match=f"entry {lost} in {segment.name}" if lost < 9 else "the log ends at entry 8"):
+        opened(disk, commit=9)
+
+
 def test_full_file_has_no_room_for_more_when_there_is_a_next(disk: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """A release that knows of no room takes it for something torn, as is only what was written last."""
     monkeypatch.setattr("sipha.cluster.journal.SEGMENT", 500)
@@ -818,6 +837,36 @@ def test_record_that_can_not_be_begun_ends_the_journal(disk: Watched, monkeypatc
     assert not failed
     assert journal.durable == 2
     journal.close()
+
+
+def test_no_record_is_begun_after_a_write_that_failed(disk: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor by who is told first that what was before it has ended."""
+    journal = filled(disk, 2)
+    failed: list[OSError] = []
+    journal.on_failed = failed.append
+    write = disk.write
+
+    def refuse(name: str, offset: int, data: bytes) -> None:
+        if name == "log-00000000000000000009":
+            raise OSError(EIO, "for the test")
+        write(name, offset, data)
+
+    def go_on(error: OSError | None) -> None:
+        assert error is None
+        monkeypatch.undo()
+        disk.done.clear()
+        add(journal)
+        journal.flush()
+
+    monkeypatch.setattr(disk, "write", refuse)
+    add(journal)
+    journal.flush()
+    journal.reset(9, 1, go_on)
+    add(journal)
+    disk.wait()
+    assert "for the test" in str(failed.pop())
+    assert (journal.last_index, journal.durable) == (11, 9)
+    assert not disk.done
 
 
 # Real files

@@ -273,6 +273,12 @@ MUTATIONS = [
         "pass",
     ),
     Mutation(
+        "only the last file of the log has room behind its records",
+        "cluster.journal:Journal._collect",
+        "self._writer.cut((), full.name, full.size, full.last)",
+        "pass",
+    ),
+    Mutation(
         "a failed write is not followed by another",
         "cluster.writer:Writer._end",
         "self._broken = True",
