@@ -27,17 +27,18 @@ import msgspec
 from sipha.errors import SiphaError
 from sipha.events.event import AnyEvent, Gap, decode, encode
 from sipha.events.told import Told, events_in
+from sipha.state.entries import UNDECODABLE
 
 DAMAGED = ".damaged"
 """What is appended to the name of a database that can't be read."""
 
 _CHUNK = 1000
-"""Events that are deleted at a time, or a few more."""
+"""AORs whose events are deleted at a time, or a few more."""
 
 _CHUNKS = 20
 """How many times that in one go."""
 
-_FORMAT = 2
+_FORMAT = 3
 """What is written in the database for its form: one in another form is begun anew."""
 
 _SCHEMA = f"""
@@ -49,7 +50,7 @@ CREATE TABLE IF NOT EXISTS epochs (
     epoch INTEGER PRIMARY KEY, cluster TEXT NOT NULL, began INTEGER NOT NULL, reached INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS entries (
-    place INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, time INTEGER NOT NULL, hashes BLOB NOT NULL,
+    place INTEGER PRIMARY KEY AUTOINCREMENT, epoch INTEGER NOT NULL, time INTEGER NOT NULL, hashes BLOB NOT NULL,
     changes BLOB, gap BLOB
 );
 CREATE TABLE IF NOT EXISTS aors (hash INTEGER, place INTEGER, PRIMARY KEY (hash, place)) WITHOUT ROWID;
@@ -58,7 +59,8 @@ CREATE TABLE IF NOT EXISTS aors (hash INTEGER, place INTEGER, PRIMARY KEY (hash,
 _PAGE = (
     "SELECT place, changes, gap FROM aors JOIN entries USING (place) WHERE hash = ? AND place <= ? ORDER BY place DESC"
 )
-_OLDEST = "SELECT place, epoch, time, hashes FROM entries ORDER BY place"
+_LATEST = "SELECT ifnull(max(seq), 0) FROM sqlite_sequence"  # none is given again after all that was there has gone
+_OLDEST = "SELECT place, epoch, time, hashes, coalesce(length(changes), length(gap)) FROM entries ORDER BY place"
 _DELETE_HASH = "DELETE FROM aors WHERE hash = ? AND place = ?"
 
 _HASH = "I"
@@ -152,10 +154,10 @@ class History:
         try:
             found = list(islice(self._before(aor, before), limit))
             oldest = self._database.execute("SELECT changes, gap FROM entries ORDER BY place LIMIT 1").fetchone()
-        except sqlite3.Error as error:
+            begins = None if oldest is None else next((event.at for _, event in _events(*oldest)), None)
+        except (sqlite3.Error, *UNDECODABLE) as error:
             raise HistoryError(str(error)) from error
         last = ".".join(map(str, found[-1][0])) if len(found) == limit else None
-        begins = None if oldest is None else next((event.at for _, event in _events(*oldest)), None)
         return Page(tuple(event for _, event in found), last, begins)
 
     def close(self) -> None:
@@ -203,7 +205,7 @@ class History:
 
     def _insert(self, told: Sequence[Told | Gap]) -> int:
         """Write what is new; returns how many events that is."""
-        (last,) = self._database.execute("SELECT ifnull(max(place), 0) FROM entries").fetchone()
+        (last,) = self._database.execute(_LATEST).fetchone()
         rows, found, count = [], list[tuple[int, int]](), 0
         for place, each in enumerate(told, last + 1):
             if isinstance(each, Gap):
@@ -235,17 +237,18 @@ class History:
         # The time of another cluster can't be compared: all of it is older than this one.
         ended = self._epoch if self._began <= oldest else 0
         for _ in range(_CHUNKS):
-            too_much = self._used() > self._max_bytes
-            if self._delete(ended, oldest, too_much=too_much) < _CHUNK:
+            if self._delete(ended, oldest, self._used() - self._max_bytes) < _CHUNK:
                 return
 
-    def _delete(self, ended: int, oldest: int, *, too_much: bool) -> int:
-        """Delete the first entries, if they are too much or too old; returns of how many events they are."""
+    def _delete(self, ended: int, oldest: int, excess: int) -> int:
+        """Delete the first entries, up to so many bytes, and those that are too old; returns how many AORs they had."""
         last, gone = 0, list[tuple[int, int]]()
-        for place, epoch, time, hashes in self._database.execute(_OLDEST):
-            if len(gone) >= _CHUNK or not (too_much or epoch < ended or (epoch == self._epoch and time < oldest)):
+        for place, epoch, time, hashes, size in self._database.execute(_OLDEST):
+            too_old = epoch < ended or (epoch == self._epoch and time < oldest)
+            if len(gone) >= _CHUNK or not (too_old or excess > 0):
                 break
             last = place
+            excess -= size
             gone += [(number, place) for number in array(_HASH, hashes)]
         if last:
             self._database.executemany(_DELETE_HASH, gone)

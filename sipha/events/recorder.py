@@ -63,7 +63,7 @@ class Recorder:
         self._open = open_
         self._place = place
         self._gap = gap
-        self._began_at = self._given = place().reached
+        self._past = self._given = place().reached  # up to `_past`, what the history hasn't never comes any more
         self._history: History | None = None
         self._trouble = ""
         self._suspect = False
@@ -159,9 +159,8 @@ class Recorder:
 
     def _opened(self, history: History) -> None:
         self._history, self._suspect = history, False
-        if self._began_at > history.reached:  # the table that this process began with was a later one
-            self.skipped(self._gap(history.reached, self._began_at, "no history was written"))
-        self._began_at = 0
+        if self._past > history.reached:  # the table that this process began with was a later one, or all was damaged
+            self.skipped(self._gap(history.reached, self._past, "no history was written"))
 
     def _counted(self, count: int) -> None:
         self.counters["history_written"] += count
@@ -172,6 +171,8 @@ class Recorder:
         self._log.error("the history of AORs can't be written: {reason}", reason=failure.value)
         self._trouble, self._suspect = str(failure.value), True
         self._rests_until = self._reactor.seconds() + RETRY
+        if self._history is not None:
+            self._past = self._history.reached
         self._waiting[:0] = told
         entries = [each for each in self._waiting if isinstance(each, Told)]
         self._events = sum([entry.events for entry in entries])

@@ -108,6 +108,37 @@ def test_history_takes_no_more_room_than_it_may(tmp_path: Path) -> None:
     assert begins > "2025-11-29T01:33:20.000Z"
 
 
+def test_no_more_goes_than_must_of_entries_that_are_large(tmp_path: Path) -> None:
+    history = opened(tmp_path, most=1 << 20)
+    for entry in range(1, 101):
+        history.write([row(entry, size=40_000)], entry, 1)
+        assert len(known(history)) >= min(entry, 20)
+    assert len(known(history)) <= (1 << 20) / 40_000
+
+
+def test_page_has_nothing_that_came_after_the_one_before(tmp_path: Path) -> None:
+    history = opened(tmp_path, keep=1.0)
+    history.write([row(entry, time=0) for entry in range(1, 11)], 10, 1)
+    cursor = history.page(ALICE, "", 5).cursor
+    history.write([], 10, 5000)
+    assert known(history) == []
+    history.close()
+    history = opened(tmp_path, keep=1.0)
+    history.write([row(entry, time=5000) for entry in range(11, 21)], 20, 5000)
+    assert cursor is not None
+    assert history.page(ALICE, cursor).events == ()
+    assert len(known(history)) == 10
+
+
+@pytest.mark.parametrize("changes", [b"\xc1", b"", b"\x92\x94\x01\x01\x01\xa1\xff\x90"])
+def test_what_the_disk_has_changed_is_an_error_and_no_mistake_of_who_asks(tmp_path: Path, changes: bytes) -> None:
+    history = opened(tmp_path)
+    history.write([row(1), Told(2, 1, (ALICE,), changes)], 2, 1)
+    with pytest.raises(HistoryError):
+        history.page(ALICE)
+    assert known(history, BOB) == []
+
+
 def test_each_cluster_of_a_node_has_a_history_of_its_own(tmp_path: Path) -> None:
     history = opened(tmp_path, keep=1.0)
     history.write([row(1, time=9000), row(2, time=9000)], 7, 9000)

@@ -176,6 +176,21 @@ def test_disk_that_fails_is_an_alarm_and_nothing_is_lost_while_there_is_room(tmp
     assert node.recorder.counters["history_dropped"] == 0
 
 
+def test_history_that_is_damaged_while_the_node_runs_begins_anew_with_a_gap(tmp_path: Path) -> None:
+    node = Recording(tmp_path)
+    for _ in range(3):
+        node.site.register(ALICE, received=f"sip:192.0.2.1:{node.site.cseq}")
+        node.wait(1.0)
+    node.fault = "database disk image is malformed"
+    node.site.register(BOB)
+    node.wait(1.0)
+    (tmp_path / "history").write_bytes(b"this is no database, is it?" * 100)
+    node.fault = ""
+    node.wait(RETRY + 1)
+    assert node.read() == ["0..3"]
+    assert node.read(BOB) == ["4.0", "0..3"]
+
+
 def test_disk_that_can_not_even_be_opened_is_an_alarm_for_as_long(tmp_path: Path) -> None:
     node = Recording(tmp_path)
     node.fault = "unable to open database file"
