@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from typing import Any
 
 from sipha.cluster import guards
@@ -34,7 +33,7 @@ from sipha.cluster.wire import (
     TimeoutNow,
     VoteGranted,
 )
-from sipha.state.entries import UNDECODABLE, UnknownSchema, decode
+from sipha.state.entries import UNDECODABLE, Barrier, UnknownSchema, decode
 from sipha.state.time import ClusterTime
 
 _MICROSECONDS = 1_000_000
@@ -458,14 +457,20 @@ class Voter:
 
 
 def _last_told(journal: Journal) -> tuple[int, int]:
-    """The last entry that tells a cluster time: its term, and the time in ms; of the base that is in its snapshot.
+    """The last entry by whose time a leader may have granted anything: its term, and the time in ms.
 
-    Who has just begun a term, and was killed, has the library's no-op of that term and knows no more than before.
+    The time of the base is in its snapshot. What begins a term, the library's no-op and a barrier, grants nothing: it
+    must not count for more than an earlier leader's time that another's clock has carried on. What was granted is in
+    the log of whoever can be elected.
     """
     for index in range(journal.last_index, journal.first_index, -1):
         ((command, _, term),) = journal.entries(index, index)
-        if command[0] != guards.NO_OP:
-            with suppress(UnknownSchema, *UNDECODABLE):
-                return term, decode(command[1:]).time
+        if command[0] == guards.NO_OP:
+            continue
+        try:
+            batch = decode(command[1:])
+        except (UnknownSchema, *UNDECODABLE):
             return term, 0
+        if not all(isinstance(record, Barrier) for record in batch.records):
+            return term, batch.time
     return journal.term_at(journal.first_index) or 0, 0

@@ -16,8 +16,10 @@ from sipha.cluster.wire import (
     StaleTerm,
     VoteGranted,
 )
-from sipha.state.entries import Batch, Policy, encode
+from sipha.state.entries import Barrier, Batch, Contact, Policy, Register, encode
 from tests.cluster.ballot import Ballot, Convene, append
+
+GRANT = Register("sip:alice@example.com", "call", 1, (Contact("sip:alice@192.0.2.1", 3600),))
 
 
 def test_voters_elect_one_and_apply_in_order(ballot: Ballot) -> None:
@@ -365,12 +367,21 @@ def test_candidate_goes_on_from_the_time_of_the_latest_leader_that_a_voter_knows
 
 
 @pytest.mark.parametrize(
-    ("last", "term"), [(b"\1", 2), (b"\0" + encode(Batch(1, 70_000, Policy(), ())), 3)], ids=["no-op", "batch"]
+    ("last", "term"),
+    [
+        (b"\1", 2),
+        (b"\0" + encode(Batch(1, 70_000, Policy(), (Barrier(3, "b"),))), 2),
+        (b"\0" + encode(Batch(1, 70_000, Policy(), (Barrier(3, "b"), GRANT))), 3),
+        (b"\0" + encode(Batch(1, 70_000, Policy(), (GRANT,))), 3),
+    ],
+    ids=["no-op", "barrier", "barrier and grant", "grant"],
 )
-def test_node_knows_after_a_start_the_last_time_that_its_log_tells(ballot: Ballot, last: bytes, term: int) -> None:
-    """A node that was killed when it began to lead has the no-op of that term, and the time of an earlier leader."""
+def test_node_knows_after_a_start_the_last_time_that_something_was_granted_by(
+    ballot: Ballot, last: bytes, term: int
+) -> None:
+    """A node that was killed when it began to lead has what begins that term, and the time of an earlier leader."""
     journal = ballot.journals["b"]
-    journal.add(b"\0" + encode(Batch(1, 50_000, Policy(), ())), 2, 2)
+    journal.add(b"\0" + encode(Batch(1, 50_000, Policy(), (GRANT,))), 2, 2)
     journal.add(last, 3, 3)
     journal.setCurrentTerm(3, None)
     journal.sync_now()

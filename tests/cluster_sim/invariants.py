@@ -269,6 +269,8 @@ class Invariants:
         since = now if term is None else self._stamped.get((index, term), now)
         location = node.replica.machine.location
         registered = {record.aor for record in batch.records if isinstance(record, Register | Refresh)}
+        if registered:
+            self._times.registered(batch.time, since)
         for record in batch.records:
             if isinstance(record, Refresh):
                 self._expiry.registered(location, record.aor, since)

@@ -44,6 +44,54 @@ def test_cluster_time_goes_on_through_takeovers_of_an_idle_cluster(cluster: Clus
     assert elapsed == pytest.approx(really, rel=0.01)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_node_that_lost_power_before_it_granted_anything_goes_on_from_an_earlier_leaders_time(
+    simulate: Simulate, seed: int
+) -> None:
+    """It had only begun a term, by a barrier on its disk, and the earlier leader's clock has gone on."""
+    cluster = simulate(seed)
+    first = cluster.elect()
+    cluster.propose(first)
+    cluster.advance(0.5)
+    start, real = cluster.nodes[first].cluster_time(), cluster.events.now
+    cluster.nodes[first].crash()
+    others = [cluster.nodes[name] for name in "abc" if name != first]
+    cluster.until(lambda: any(node.raft.leads for node in others))
+    (begun,) = (node for node in others if node.raft.leads)
+    cluster.until(lambda: begun.durable() == begun.raft.last_index)
+    for node in others:
+        node.lose_power()
+    cluster.advance(20.0)
+    for node in (begun, cluster.nodes[first]):
+        node.boot()
+    elapsed, really = cluster.nodes[cluster.elect()].cluster_time() - start, cluster.events.now - real
+    assert elapsed == pytest.approx(really, abs=1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_time_is_caught_up_with_if_nobody_has_granted_by_less(simulate: Simulate, seed: int) -> None:
+    """Two that lost power elect each other, and then one of them the third, which has counted on."""
+    cluster = simulate(seed)
+    survivor = cluster.elect()
+    cluster.propose(survivor)
+    cluster.advance(0.5)
+    start, real = cluster.nodes[survivor].cluster_time(), cluster.events.now
+    cluster.nodes[survivor].crash()
+    others = [cluster.nodes[name] for name in "abc" if name != survivor]
+    for node in others:
+        node.lose_power()
+    cluster.advance(20.0)
+    for node in others:
+        node.boot()
+    leader = cluster.elect()
+    for node in others:
+        node.crash()
+    for name in (leader, survivor):
+        cluster.nodes[name].boot()
+    elapsed, really = cluster.nodes[cluster.elect()].cluster_time() - start, cluster.events.now - real
+    assert elapsed == pytest.approx(really, abs=1)
+
+
 def test_time_stands_still_only_while_all_nodes_are_down(cluster: Cluster) -> None:
     cluster.advance(100.0)
     cluster.propose(cluster.elect())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -46,10 +47,10 @@ class Times:
         self._terms: defaultdict[str, int] = defaultdict(int)  # whose time each node has heard last
         self._powerless: set[str] = set()
         """Those that have lost power, and with it the time, until a leader tells it again."""
-        self._offsets = (0.0, 0.0)  # cluster time less true time at lease holders: least, greatest
+        self._least = math.inf  # cluster time less true time in entries by which a phone registered
+        self._greatest = -math.inf  # the same at lease holders
         self._still = 0.0  # seconds for which time may have stood still
         self._led = 0.0  # when somebody was last seen to lead
-        self._led_ever = False
 
     # What candidates and their voters know
 
@@ -116,11 +117,14 @@ class Times:
         if node.frozen:
             return  # it knows the time at which it will go on
         offset = node.time_at(node.time()) / 1000 - now
-        least, greatest = self._offsets if self._led_ever else (offset, offset)
-        self._led_ever = True
         self._knows(node, node.raft.term)
-        self._offsets = min(least, offset), max(greatest, offset)
-        if offset - least > LATE + DRIFT * now:
-            raise Violation(f"the time at {node.name} is {offset - least:.3f} s ahead of what it was")
-        if greatest - offset > LATE + DRIFT * now + self._still:
-            raise Violation(f"the time at {node.name} is {greatest - offset:.3f} s behind what it was")
+        self._greatest = max(self._greatest, offset)
+        ahead, behind = offset - self._least, self._greatest - offset
+        if ahead > LATE + DRIFT * now:
+            raise Violation(f"the time at {node.name} is {ahead:.3f} s ahead of what something was granted by")
+        if behind > LATE + DRIFT * now + self._still:
+            raise Violation(f"the time at {node.name} is {behind:.3f} s behind what it was")
+
+    def registered(self, time: int, since: float) -> None:
+        """A phone has registered, by this time in ms: the binding runs out early if time comes to be ahead of that."""
+        self._least = min(self._least, time / 1000 - since)
