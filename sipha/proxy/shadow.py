@@ -17,6 +17,7 @@ from msgspec import Meta
 from sipha.proxy.context import ForkState
 from sipha.proxy.target import Target
 from sipha.sip.flow import Flow
+from sipha.sip.message import Request
 from sipha.sip.token import MAGIC_COOKIE
 from sipha.sip.values import Via
 
@@ -271,6 +272,14 @@ class Shadows:
                     return
                 self.counters.evicted += 1
             self.take(key)
+
+
+def call_of(request: Request) -> Key | None:
+    """Return what the call is known by that a request begins, cancels or acknowledges; None for any other request.
+
+    A client that gives another request the branch of its INVITE sends one that has to do with no call.
+    """
+    return key_of(request.via) if request.method in {"INVITE", "ACK", "CANCEL"} else None
 
 
 def key_of(via: Via) -> Key | None:

@@ -27,7 +27,7 @@ from sipha.nat import stun
 from sipha.nat.interfaces import IPingTransport
 from sipha.proxy.interfaces import ITransport
 from sipha.proxy.proxy import Proxy
-from sipha.proxy.shadow import Shadows, key_of
+from sipha.proxy.shadow import Shadows, call_of
 from sipha.proxy.takeover import longest_setup
 from sipha.proxy.targets import Targets
 from sipha.proxy.uas import refusal_tag
@@ -420,7 +420,7 @@ class SipService(Service):
 
     def _is_held(self, request: Request, flow: Flow) -> bool:
         """Hand a request that belongs to no transaction here to the worker that holds its call; False if none does."""
-        if self._pool is None or flow.reliable or (key := key_of(request.via)) is None:
+        if self._pool is None or flow.reliable or (key := call_of(request)) is None:
             return False
         holder = self._shadows.holder(key)
         return bool(holder) and self._pool.hand(holder, request.render(), flow)

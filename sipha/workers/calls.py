@@ -25,7 +25,7 @@ from sipha.proxy.invite import read as read_invite
 from sipha.proxy.plain import read
 from sipha.proxy.proxy import Proxy
 from sipha.proxy.shadow import Key as Caller
-from sipha.proxy.shadow import Shadows, key_of
+from sipha.proxy.shadow import Shadows, call_of, key_of
 from sipha.proxy.takeover import longest_setup
 from sipha.proxy.target import TargetSet, Wanted
 from sipha.proxy.targets import Targets
@@ -327,7 +327,8 @@ class Calls:
         """
         aor, uri, method, routed = wanted
         identity, claim = ("", None) if verified is None else (verified.account.identity, verified.claim)
-        if aor is None or routed:
+        # What was handed over is a copy of what has ended here: asked about it, the daemon would hand it over again.
+        if aor is None or routed or self._handed:
             raise Elsewhere(uri)
         ours = claim is None or self._authenticator.decides(claim)
         if ours:
@@ -343,7 +344,7 @@ class Calls:
         self._asked[self._asking] = key
         self._waiting[key] = _Waiting(self._data, flow, claim if ours else None, done)
         asked = None if ours else claim
-        self.questions.append((self._asking, aor, uri, method, identity, asked, key_of(request.via)))
+        self.questions.append((self._asking, aor, uri, method, identity, asked, call_of(request)))
 
     def found(self, tag: int, targets: TargetSet | None, now: float) -> tuple[bytes, Flow] | None:
         """Go on with a request, since its targets are known, or that its nonce count was used; return how it came."""

@@ -28,7 +28,7 @@ from sipha.workers.mailbox import Mailbox
 from sipha.workers.mark import read_mark
 from sipha.workers.messages import Order
 from sipha.workers.roster import Roster
-from sipha.workers.shift import ICore, Process, Seat, Shift
+from sipha.workers.shift import ICore, Process, Seat, Shift, maker_of_life
 from sipha.workers.table import Table
 
 RENEWAL = 0.04
@@ -113,6 +113,8 @@ class Pool:
         self._spawn = spawn or partial(spawn_process, reactor)
         self._table = Table()
         self._roster = Roster(reactor, machine.accounts, self.send, self._table.begin_version)
+        self._began = int(core.cluster_time())
+        self._since: dict[int, int] = {}  # by maker, the second of cluster time after its latest life
         self._places: list[_Place] = []
         self._ends: list[socket.socket] = []
         self._stopped: Deferred[None] | None = None
@@ -204,6 +206,8 @@ class Pool:
         seat = place.seat
         place.began = self._reactor.seconds()
         sockets = [udp.shares[seat.index] for udp in self._udp()]
+        busy = {shift.maker for shift in self._shifts()}
+        number = next(number for number in self._lives if maker_of_life(number) not in busy)
         try:
             place.shift = Shift(
                 self._reactor,
@@ -212,7 +216,8 @@ class Pool:
                 self._table,
                 seat,
                 sockets,
-                next(self._lives),
+                number,
+                self._since.get(maker_of_life(number), self._began),
                 partial(self._spawn, seat.index + 1, self.size),
                 partial(self._ended, place),
                 self.counters,
@@ -223,6 +228,8 @@ class Pool:
 
     def _ended(self, place: _Place, why: str) -> None:
         shift, place.shift = place.shift, None
+        if shift is not None:
+            self._since[shift.maker] = int(self._core.cluster_time()) + 1
         if self._stopped is not None:
             self._look_stopped()
             return

@@ -155,11 +155,17 @@ class Seat:
     files: tuple[int, ...]
 
 
+def maker_of_life(number: int) -> int:
+    """As whom the life of a number makes nonces: there are only so many, and 0 is the daemon."""
+    return 1 + (number - 1) % (MAKERS - 1)
+
+
 class Shift:
     """The life of a worker of this `number` at a `seat`, which reads `sockets` for a `core`.
 
-    What is looked up for it goes into `table`. `ended` is called once its link has: no word of it leaves the machine
-    after that. `counters` has what was handed over. Raises whatever keeps it from beginning.
+    No other has made nonces as its `maker` `since` a second of cluster time. What is looked up for it goes into
+    `table`. `ended` is called once its link has: no word of it leaves the machine after that. `counters` has what was
+    handed over. Raises whatever keeps it from beginning.
     """
 
     log = Logger()
@@ -173,6 +179,7 @@ class Shift:
         seat: Seat,
         sockets: Sequence[UdpSocket],
         number: int,
+        since: int,
         spawn: Spawn,
         ended: Callable[[str], None],
         counters: dict[str, int],
@@ -194,6 +201,7 @@ class Shift:
         self._unanswered = 0
         self._keys: dict[int, bytes] = {}
         self.mark = make_mark(core.term, number, seat.index)
+        self.maker = maker_of_life(number)
         self._indexes: dict[Address, int] = {udp.address: index for index, udp in enumerate(sockets)}
         self._handed: list[tuple[bytes, int, str, int]] = []
         self._handing: IDelayedCall | None = None
@@ -210,8 +218,8 @@ class Shift:
                     tuple(self._indexes),
                     core.own(),
                     core.term,
-                    1 + (number - 1) % (MAKERS - 1),  # 0 is the daemon's
-                    int(core.cluster_time()),
+                    self.maker,
+                    since,
                     self.mark,
                     core.timers(),
                     core.settings(),
@@ -388,6 +396,8 @@ class Shift:
         self._telling = self._reactor.callLater(PAUSE, self._tell_accounts, after)
 
     def _gone(self, why: str) -> None:
+        if why:  # it may be frozen, and have yet to find out
+            self.kill()
         for call in (self._telling, self._flushing, self._handing):
             if call is not None and call.active():
                 call.cancel()

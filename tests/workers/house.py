@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 from twisted.internet.task import Clock
 
-from sipha.proxy.shadow import key_of
+from sipha.proxy.shadow import call_of
 from sipha.registrar.record import RegistrarSettings as Defaults
 from sipha.service.core import Core
 from sipha.sip.events import Event, RequestReceived
@@ -161,7 +161,7 @@ class WorkerHouse(House):
     def act(self, event: Event) -> None:
         if isinstance(event, RequestReceived) and not event.flow.reliable:
             request, flow = event.request, event.flow
-            key = key_of(request.via)
+            key = call_of(request)
             if key is not None and self._hand(self.shadows.holder(key), request.render(), flow):
                 return
         super().act(event)

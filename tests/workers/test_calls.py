@@ -96,6 +96,37 @@ class TestWay:
         assert answers == {b"SIP/2.0 180 Ringing"}
         assert not bob.received
 
+    @pytest.mark.parametrize("transport", ["UDP", "TCP"])
+    def test_request_with_the_branch_of_a_call_that_rings_is_none_of_that_call(
+        self, house: WorkerHouse, alice: Phone, bob: Phone, transport: str
+    ) -> None:
+        carol = house.phone("carol", "198.51.100.3", 5060, transport).register()
+        ring(alice, bob)
+        assert alice.last is not None
+        branch = alice.last.via.branch or ""
+        asked = alice.request("MESSAGE", carol.aor)
+        alice.expect(407)
+        proof = f"Proxy-Authorization: {alice.credentials(asked)}"
+        alice.request("MESSAGE", carol.aor, branch=branch, headers=[proof])
+        carol.answer(carol.expect("MESSAGE"), 200)
+        alice.expect(200)
+
+    def test_copy_of_an_invite_that_its_worker_has_forgotten_is_nobodys(
+        self, house: WorkerHouse, alice: Phone, bob: Phone
+    ) -> None:
+        number = house.divide(alice.address)
+        house.kill(number)  # so that the nonce is one of the daemon's
+        ring(alice, bob)
+        house.layer._servers.clear()
+        house.start(number)
+        for shadow in house.shadows._ours.values():
+            shadow.holder = house.mark(number)
+        assert alice.last is not None
+        for port in range(40000, 40004):
+            house.receive(alice.last.render(), Flow("UDP", VIP, (ONE, port)))
+        assert alice.silent()
+        assert not bob.received
+
     def test_nonce_count_that_was_used_with_one_worker_is_used_with_all(
         self, house: WorkerHouse, alice: Phone, bob: Phone
     ) -> None:

@@ -10,6 +10,7 @@ from dataclasses import astuple
 from itertools import count
 
 import pytest
+from twisted.internet.error import ProcessExitedAlready
 from twisted.logger import ILogObserver, LogEvent, Logger
 from zope.interface import provider
 
@@ -132,6 +133,8 @@ class Hand:
         )
 
     def signalProcess(self, signal: str) -> None:
+        if self.ended:
+            raise ProcessExitedAlready
         self.signals.append(signal)
         self.end()
 
@@ -360,6 +363,37 @@ def test_lives_without_end_make_nonces_of_their_own_and_never_the_daemons(rig: R
     rig.ready()
     fronts = [hand.worker._front for hand in rig.hands[SHARES:]]
     assert {front._authenticator._window.maker for front in fronts if front} == {MAKERS - 1, 1}
+
+
+def test_worker_that_is_not_understood_is_killed_since_it_may_not_know_that_its_link_has_ended(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "REST", 0.01)
+    rig.ready()
+    hand = rig.hands[0]
+    hand.worker._link._socket.send(b"\xff" * 4)
+    rig.world.until(lambda: len(rig.hands) > SHARES)
+    assert hand.signals == ["KILL"]
+    rig.ready()
+
+
+@pytest.mark.parametrize("steady", [True, False])
+def test_worker_accepts_no_nonces_of_one_who_lives_or_has_just_ended(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, *, steady: bool
+) -> None:
+    monkeypatch.setattr(pools, "REST", 0.01)
+    rig.ready()
+    line, phone = rig.lines[0], rig.phone()
+    lost = of(rig, line)
+    other = next(each for each in rig.lines if of(rig, each) is not lost)
+    assert register(rig, other if steady else line, phone) == 200
+    front = of(rig, other if steady else line).worker._front
+    assert front
+    rig.pool._lives = count(MAKERS - 1 + (front._authenticator._window.maker or 0))
+    lost.end()
+    rig.world.until(lambda: len(rig.hands) > SHARES)
+    rig.ready()
+    assert b"stale=true" in line.ask(phone.last.replace(b"Call-ID: ", b"Call-ID: x"))
 
 
 def letter_for(rig: Rig, seat: int, mark: str) -> bytes:

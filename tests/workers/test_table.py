@@ -220,8 +220,11 @@ def test_what_is_found_is_what_the_daemon_would_say_whatever_the_log_does(
     entries: list[tuple[list[Record], int, bool, bool]], policy: Policy, in_c: bool
 ) -> None:
     rig = Rig()
-    row = kernel("sipha.state._row")
-    with patch.object(location, "refresh_plain", row.refresh if in_c else None):
+    refresh, first = kernel("sipha.state._row").refresh, kernel("sipha.state._first").first
+    with (
+        patch.object(location, "refresh_plain", refresh if in_c else None),
+        patch.object(location, "first_plain", first if in_c else None),
+    ):
         for records, seconds, reported, asked in entries:
             shortened = [rig.machine.location.shortened(r) if isinstance(r, Register) else r for r in records]
             rig.apply(*(reports(rig.machine, rig.time) if reported else ()), *shortened, seconds=seconds, policy=policy)
