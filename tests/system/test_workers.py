@@ -229,16 +229,22 @@ def test_caller_whose_account_is_deleted_calls_nobody(
             cluster.add_accounts({caller.user: f"{caller.user}-secret"})
 
 
-def test_calls_that_ring_go_on_when_one_worker_is_killed(
-    cluster: Sandbox, pairs: list[tuple[UserAgent, UserAgent]]
-) -> None:
-    leader = cluster.wait_for_leader()
+def ring(pairs: list[tuple[UserAgent, UserAgent]]) -> list[Request]:
+    """Have all callees' phones ring; the INVITEs that they got."""
     invites = []
     for caller, callee in pairs:
         caller.invite(callee.aor)
         invites.append(callee.expect("INVITE"))
         callee.answer(invites[-1], 180)
         caller.expect(180)
+    return invites
+
+
+def test_calls_that_ring_go_on_when_one_worker_is_killed(
+    cluster: Sandbox, pairs: list[tuple[UserAgent, UserAgent]]
+) -> None:
+    leader = cluster.wait_for_leader()
+    invites = ring(pairs)
     os.kill(workers_of(leader)[0], signal.SIGKILL)
     for (caller, callee), invite in zip(pairs, invites, strict=True):
         answer(callee, invite, caller)
@@ -249,12 +255,7 @@ def test_calls_that_ring_go_on_when_all_workers_are_killed(
     cluster: Sandbox, pairs: list[tuple[UserAgent, UserAgent]]
 ) -> None:
     leader = cluster.wait_for_leader()
-    invites = []
-    for caller, callee in pairs:
-        caller.invite(callee.aor)
-        invites.append(callee.expect("INVITE"))
-        callee.answer(invites[-1], 180)
-        caller.expect(180)
+    invites = ring(pairs)
     before = set(workers_of(leader))
     resumed = count_of(leader, "takeover_resumed")
     for worker in before:
@@ -271,12 +272,7 @@ def test_calls_that_ring_go_on_when_all_workers_are_killed(
 def test_calls_go_on_when_leadership_is_handed_on(cluster: Sandbox, pairs: list[tuple[UserAgent, UserAgent]]) -> None:
     first = cluster.wait_for_leader()
     other = next(node for node in cluster.nodes if node is not first)
-    invites = []
-    for caller, callee in pairs:
-        caller.invite(callee.aor)
-        invites.append(callee.expect("INVITE"))
-        callee.answer(invites[-1], 180)
-        caller.expect(180)
+    invites = ring(pairs)
     siphactl(first, "transfer", other.name)
     wait_until(lambda: quick(other)["leading"] and reading(other) == 2, "the other's workers to read")
     for (caller, callee), invite in zip(pairs, invites, strict=True):
