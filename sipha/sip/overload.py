@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
-from typing import Literal
+from typing import Literal, TypeAlias
 from zlib import crc32
 
 from sipha.sip.flow import Flow
@@ -43,8 +43,8 @@ LATE, ADMITTED = 1024, 64
 are one entry of the log: no flood keeps phones out.
 """
 
-CREDIT = 100_000
-"""How many are answered 503 without T1 between two of them: a storm. Then half as many are answered as are served.
+CREDIT, EARNED = 30_000, 0.5
+"""So many are answered 503 without T1 between two of them: a storm. Then half as many are answered as are served.
 
 An answer costs three times as much as silence, after which the phone sends its request again.
 """
@@ -60,7 +60,18 @@ _URGENT = (b"ACK ", b"BYE ", b"CANCEL ", b"INFO ", b"NOTIFY ", b"PRACK ", b"UPDA
 _CREDENTIALS = re.compile(rb"\nAuthorization[ \t]*:", re.IGNORECASE)
 _TO_TAG = re.compile(rb"\nT(?:o)?[ \t]*:[^\r\n]*;[ \t]*tag[ \t]*=", re.IGNORECASE)
 _EMERGENCY = re.compile(rb"\n(?:Priority[ \t]*:[ \t]*emergency|Resource-Priority[ \t]*:[^\r\n]*esnet)", re.IGNORECASE)
-_COPIED = re.compile(r"\n(Via|From|To|Call-ID|CSeq): ([^\r\n]*)")
+_REGISTER = b"REGISTER "
+_EMPTY_LINES = b"\r\n"
+_COPIED = re.compile(rb"\n(Via|From|To|Call-ID|CSeq): ([^\r\n]*)")
+
+Datagram: TypeAlias = tuple[bytes, Flow]
+"""What came, and the flow that it came by."""
+
+Sifted: TypeAlias = tuple[list[Datagram], list[Datagram], int, float, tuple[int, int, int], tuple[int, int, int]]
+"""What goes on, and the REGISTERs that are to be refused; how many others are served, and the credit that is left.
+
+Then how many first REGISTERs had waited too long, how many of them are refused and ignored; and of the others.
+"""
 
 
 class Verdict(Enum):
@@ -120,13 +131,40 @@ class Overload:
         self.wait = max(age, fill * T1)
         return self.wait > PATIENCE["other"]
 
+    def sift(self, datagrams: list[Datagram], now: float) -> tuple[list[Datagram], list[Datagram]]:
+        """Decide on the REGISTERs among datagrams, once something is to be refused.
+
+        Return those that are to be served, among what else came; and those that are to be answered 503.
+        """
+        self._fill_up(now)
+        first, known = self.tallies["first register"], self.tallies["register"]
+        rest, refused, served, self._credit, *more = _sift(
+            datagrams,
+            first.late % LATE if self.wait > PATIENCE["first register"] else -1,
+            known.late % LATE if self.wait > PATIENCE["register"] else -1,
+            self._credit,
+            (EARNED, CREDIT),
+            (ADMITTED, LATE),
+        )
+        self._count(now, served)
+        for tally, (late, told, ignored) in zip((first, known), more, strict=True):
+            tally.late += late
+            tally.refused += told
+            tally.ignored += ignored
+            if told or ignored:
+                self._note(now)
+        return rest, refused
+
     def judge(self, data: bytes, flow: Flow, now: float) -> Verdict:
-        """Decide on a datagram, once something is to be refused."""
+        """Decide on a datagram, once something is to be refused; on REGISTERs `sift` has decided."""
+        if data.startswith(_REGISTER):
+            return Verdict.SERVED
         priority = priority_of(data)
         if self.wait > PATIENCE[priority] and not self._is_spared(priority, data, flow, now):
             tally = self.tallies[priority]
             tally.late += 1
             if tally.late % LATE >= ADMITTED:
+                self._fill_up(now)
                 self._note(now)
                 # A final response would end a call, or mean nothing.
                 if priority == "urgent" or self._credit < 1:
@@ -135,9 +173,22 @@ class Overload:
                 self._credit -= 1
                 tally.refused += 1
                 return Verdict.REFUSED
-        self._credit = min(self._credit + 0.5, CREDIT)
-        self._count(now)
+        self._credit = min(self._credit + EARNED, CREDIT)
+        self._count(now, 1)
         return Verdict.SERVED
+
+    def refusals(self, datagrams: list[Datagram], now: float) -> list[bytes | None]:
+        """The 503s to REGISTERs, each as `refusal` says."""
+        spread = self._spread(now)
+        trusted = {place for place, (_, flow) in enumerate(datagrams) if self.trusts(flow)}
+        # A peer or an edge would give up this server for all its calls or phones (RFC 3261 §21.5.4).
+        answers = (
+            [_refusals([each], 1, 0 if place in trusted else spread)[0] for place, each in enumerate(datagrams)]
+            if trusted
+            else _refusals(datagrams, 1, spread)
+        )
+        self._expect(len(datagrams) - answers.count(None), now)
+        return answers
 
     def log_is_behind(self, now: float) -> None:
         """A REGISTER was refused, because others have waited for the log too long."""
@@ -163,9 +214,22 @@ class Overload:
 
         Those who are told come back within as long as it takes to serve them all, by the most that a second has seen.
         """
+        self._expect(1, now)
+        return least + mark % self._spread(now)
+
+    def _expect(self, count: int, now: float) -> None:
+        """Take note of so many more that come back."""
         if self._rate:
-            self._back = min(max(self._back, now) + 1 / self._rate, now + LONGEST_SPREAD)
-        return least + mark % int(min(max(self._back - now, SPREAD), LONGEST_SPREAD))
+            self._back = min(max(self._back, now) + count / self._rate, now + LONGEST_SPREAD)
+
+    def _spread(self, now: float) -> int:
+        """The seconds within which those that are told come back."""
+        return int(min(max(self._back - now, SPREAD), LONGEST_SPREAD))
+
+    def _fill_up(self, now: float) -> None:
+        """Have all credit again after some rest."""
+        if now - self._last >= T1:
+            self._credit = float(CREDIT)
 
     def _is_spared(self, priority: Priority, data: bytes, flow: Flow, now: float) -> bool:
         if priority == "urgent":
@@ -183,17 +247,15 @@ class Overload:
         self._urgent[host] += 1
         return self._urgent[host] > max(self._rate // SHARE, LEAST_SHARE)
 
-    def _count(self, now: float) -> None:
-        """Count a request that is served, to know how many are in a second."""
-        self._served += 1
+    def _count(self, now: float, served: int) -> None:
+        """Count requests that are served, to know how many are in a second."""
+        self._served += served
         if now - self._second >= 1.0:
             self._rate = max(self._rate, int(self._served / (now - self._second)))
             self._second, self._served = now, 0
 
     def _note(self, now: float) -> None:
         rest, self._last = now - self._last, now
-        if rest >= T1:
-            self._credit = float(CREDIT)
         if rest >= QUIET:
             self._second, self._served, self._rate = now, 0, 0
             self._begun(self.wait)
@@ -203,39 +265,107 @@ def priority_of(data: bytes) -> Priority:
     """The priority of a datagram, at a glance."""
     # "Implementations processing SIP messages over stream-oriented transports MUST ignore any CRLF appearing before
     # the start-line" (§7.5): the parser does so in datagrams, too.
-    data = data.lstrip(b"\r\n")
-    if data.startswith(b"REGISTER "):
+    data = data.lstrip(_EMPTY_LINES)
+    if data.startswith(_REGISTER):
         return "register" if _CREDENTIALS.search(data) else "first register"
     if data.startswith(_URGENT) or data[:4].upper() == b"SIP/" or _TO_TAG.search(data) or _EMERGENCY.search(data):
         return "urgent"
     return "invite" if data.startswith(b"INVITE ") else "other"
 
 
+def sift_by_pattern(  # noqa: PLR0917  what a kernel takes
+    datagrams: list[Datagram],
+    first: int,
+    known: int,
+    credit: float,
+    earning: tuple[float, float],
+    admission: tuple[int, int],
+) -> Sifted:
+    """Decide on REGISTERs: those that have waited too long are refused, or ignored if there is no credit.
+
+    `first` and `known` say how many have, without credentials and with them; -1 if none of that kind has. Some of so
+    many of them are admitted, as `admission` says. `earning` says how much credit is earned by what is served, and the
+    most that there may be.
+    """
+    earned, most = earning
+    admitted, of = admission
+    rest, refused, served = [], [], 0
+    tallies = {"first register": Tally(), "register": Tally()}
+    before = {"first register": first, "register": known}
+    for datagram in datagrams:
+        priority = priority_of(datagram[0])
+        if priority in {"register", "first register"}:
+            tally = tallies[priority]
+            if before[priority] >= 0:
+                tally.late += 1
+                if (before[priority] + tally.late) % of >= admitted:
+                    if credit < 1:
+                        tally.ignored += 1
+                    else:
+                        credit -= 1
+                        tally.refused += 1
+                        refused.append(datagram)
+                    continue
+            served += 1
+            credit = min(credit + earned, most)
+        rest.append(datagram)
+    first_tally, known_tally = tallies.values()
+    return rest, refused, served, credit, _counts(first_tally), _counts(known_tally)
+
+
+def _counts(tally: Tally) -> tuple[int, int, int]:
+    return tally.late, tally.refused, tally.ignored
+
+
 def mark_of(request: bytes) -> int:
-    """A number of 32 bits that each copy of a request has, and nearly no other request."""
+    """A number of 32 bits of a request's bytes, or of some that nearly no other has: each copy has the same."""
     return crc32(request)
 
 
-def refusal(request: bytes, flow: Flow, mark: int, retry_after: int | None) -> bytes | None:
-    """The 503 to a request as most phones write it, made at a glance (RFC 3261 §8.2.6); None if it isn't so written.
+def refusal(request: bytes, flow: Flow, least: int, spread: int) -> bytes | None:
+    """The 503 to a REGISTER as most phones write it, made at a glance (RFC 3261 §8.2.6); None if it isn't so written.
 
     It goes back by the flow that the request came by, as its only Via asks for (RFC 3581 §4). The To tag is its mark,
-    the same for each copy (§8.2.7), and none that we sign: nobody relies on it.
+    the same for each copy (§8.2.7), and none that we sign: nobody relies on it. Retry-After is the `least` that it can
+    be, and up to `spread` seconds more, by the mark; there is none if the spread is 0.
     """
-    head, end, _ = request.decode("utf-8", "surrogateescape").partition("\r\n\r\n")
+    head, end, _ = request.lstrip(_EMPTY_LINES).partition(b"\r\n\r\n")
     found = _COPIED.findall(head)
     fields = dict(found)
-    if not end or len(found) != len(fields) or len(fields) != 5 or "\n " in head or "\n\t" in head:
+    if not end or not head.startswith(_REGISTER) or b"\n " in head or b"\n\t" in head:
         return None
-    via, to = fields["Via"], fields["To"]
-    before, rport, after = via.partition(";rport")
-    if not rport or after[:1] not in {"", ";"} or via[:12] != "SIP/2.0/UDP " or "," in via or "received" in via.lower():
+    if len(found) != len(fields) or len(fields) != 5:
         return None
+    via, to = fields[b"Via"], fields[b"To"]
+    before, rport, after = via.partition(b";rport")
+    if not rport or after[:1] not in {b"", b";"} or not via.startswith(b"SIP/2.0/UDP ") or b"," in via:
+        return None
+    if b"received" in via.lower():
+        return None
+    mark = mark_of(fields[b"Call-ID"] + fields[b"CSeq"])
     host, port = flow.remote
-    tag = "" if "tag=" in to.lower() else f";tag={mark:08x}"
-    wait = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
+    tag = b"" if b"tag=" in to.lower() else b";tag=%08x" % mark
+    wait = b"Retry-After: %d\r\n" % (least + mark % spread) if spread else b""
     return (
-        f"SIP/2.0 503 Service Unavailable\r\nVia: {before};rport={port}{after};received={host}\r\n"
-        f"From: {fields['From']}\r\nTo: {to}{tag}\r\nCall-ID: {fields['Call-ID']}\r\nCSeq: {fields['CSeq']}\r\n"
-        f"{wait}Content-Length: 0\r\n\r\n"
-    ).encode("utf-8", "surrogateescape")
+        b"SIP/2.0 503 Service Unavailable\r\nVia: %b;rport=%d%b;received=%b\r\nFrom: %b\r\nTo: %b%b\r\n"
+        b"Call-ID: %b\r\nCSeq: %b\r\n%bContent-Length: 0\r\n\r\n"
+    ) % (
+        *(before, port, after, host.encode(), fields[b"From"], to, tag),
+        *(fields[b"Call-ID"], fields[b"CSeq"], wait),
+    )
+
+
+def refusals_by_pattern(datagrams: list[Datagram], least: int, spread: int) -> list[bytes | None]:
+    """The refusal of each."""
+    return [refusal(data, flow, least, spread) for data, flow in datagrams]
+
+
+def _decider() -> tuple[Callable[..., Sifted], Callable[[list[Datagram], int, int], list[bytes | None]]]:
+    try:
+        from sipha.sip import _overload  # noqa: PLC0415  if it has been built
+    except ImportError:
+        return sift_by_pattern, refusals_by_pattern
+    return _overload.sift, _overload.refusals
+
+
+_sift, _refusals = _decider()

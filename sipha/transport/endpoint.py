@@ -21,7 +21,7 @@ from sipha.sip.events import Event, RequestReceived
 from sipha.sip.flow import Address, Flow
 from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, Response, response_to
-from sipha.sip.overload import Overload, Verdict, mark_of, refusal
+from sipha.sip.overload import Overload, Verdict, mark_of
 from sipha.sip.parser import ParseError, parse
 from sipha.transport.connection import PING, PONG, Received
 from sipha.transport.interfaces import ITransactionUser
@@ -30,6 +30,9 @@ from sipha.transport.udp import TRANSIENT
 
 LONGEST_KEEPALIVE = 8
 """Bytes of the longest datagram that may be nothing but a keepalive."""
+
+TOGETHER = 16
+"""So many refusals are sent after one look at the clock: they promise nothing that would need a lease."""
 
 _RESPONSE = b"SIP/2.0 "
 _FIRST_LETTER = ord("A")  # of a method: STUN begins with less
@@ -47,10 +50,6 @@ class Tap(Protocol):
 
 Shortcut = Callable[[bytes, Flow, float], bool]
 """Acts on a datagram that came over a flow, at the time given; False if it has to be parsed."""
-
-
-Judge = Callable[[bytes, Flow, float], Verdict]
-"""Says what is to become of a datagram that came over a flow, at the time given."""
 
 
 class Endpoint:
@@ -131,8 +130,15 @@ class Endpoint:
 
     def datagrams_received(self, datagrams: list[tuple[bytes, Flow]], *, late: bool) -> None:
         """Act on datagrams that another process has read; `late` are those that are refused for overload."""
-        if self._user is not None:
-            self._act(datagrams, _refuse if late else None)
+        if self._user is None:
+            return
+        if late:
+            now = self._reactor.seconds()
+            self._tell_received(datagrams)
+            self._turn_away(datagrams, now)
+            self.turn(now)
+        else:
+            self._act(datagrams, overloaded=False)
 
     def flows_failed(self, flows: list[Flow]) -> None:
         """Take note of flows that another process has found dead."""
@@ -215,10 +221,14 @@ class Endpoint:
     # -- coming in --------------------------------------------------------------------------------------------------
 
     def _datagrams_received(self, datagrams: list[tuple[bytes, Flow]], age: float, fill: float) -> None:
-        self._act(datagrams, self._overload.judge if self._overload.waited(age, fill) else None)
+        self._act(datagrams, overloaded=self._overload.waited(age, fill))
 
-    def _act(self, datagrams: list[tuple[bytes, Flow]], judge: Judge | None) -> None:
-        now, intercept = self._reactor.seconds(), self._intercept
+    def _act(self, datagrams: list[tuple[bytes, Flow]], *, overloaded: bool) -> None:
+        now, intercept, judge = self._reactor.seconds(), self._intercept, self._overload.judge
+        self._tell_received(datagrams)
+        refused: list[tuple[bytes, Flow]] = []
+        if overloaded:
+            datagrams, refused = self._overload.sift(datagrams, now)
         shortcut = self._shortcut if self._clock() < self._lease_until() else _parse_all
         for came, flow in datagrams:
             data = message_of(came)
@@ -228,13 +238,11 @@ class Endpoint:
                     self.offer(PONG, flow)
                 continue
             try:
-                if self.taps:
-                    self._tell(data, flow, sent=False)
                 if (data[0] < _FIRST_LETTER or data.startswith(_RESPONSE)) and intercept(data, flow):
                     continue
-                if judge is not None and (verdict := judge(data, flow, now)) is not Verdict.SERVED:
+                if overloaded and (verdict := judge(data, flow, now)) is not Verdict.SERVED:
                     if verdict is Verdict.REFUSED:
-                        self._turn_away(data, flow, now)
+                        refused.append((data, flow))
                     continue
                 if shortcut(data, flow, now):
                     self._layer.counters.requests_received += 1
@@ -244,6 +252,8 @@ class Endpoint:
                 self._refuse(error, _request(error), flow)
             except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
                 self._note_mistake("reading a datagram")
+        if refused:
+            self._turn_away(refused, now)
         self.turn(now)
 
     def _messages_received(self, received: list[Received], flow: Flow) -> None:
@@ -297,23 +307,31 @@ class Endpoint:
             if isinstance(event, RequestReceived):
                 self._refuse(SipError("a mistake of ours"), event.request, event.flow)
 
-    def _turn_away(self, data: bytes, flow: Flow, now: float) -> None:
-        """Answer a request that is refused for overload, a REGISTER at a glance if possible."""
-        mark = mark_of(data)
-        # A peer or an edge would give up this server for all its calls or phones (RFC 3261 §21.5.4).
-        retry_after = None if self._overload.trusts(flow) else self._overload.retry_after(mark, now)
-        answer = refusal(data, flow, mark, retry_after) if data.startswith(b"REGISTER ") else None
-        if answer is not None:
-            self._layer.count("REGISTER", 503)
-            self._send(((answer, flow),))
-            return
+    def _turn_away(self, datagrams: list[tuple[bytes, Flow]], now: float) -> None:
+        """Answer requests that are refused for overload, REGISTERs at a glance if possible."""
+        answers = self._overload.refusals(datagrams, now)
+        told = [(answer, flow) for answer, (_, flow) in zip(answers, datagrams, strict=True) if answer is not None]
+        self._layer.count("REGISTER", 503, len(told))
+        self._send(told, TOGETHER)
+        for answer, (came, flow) in zip(answers, datagrams, strict=True):
+            if answer is None:
+                try:
+                    self._turn_away_parsed(message_of(came), flow, now)
+                except MalformedMessage as error:
+                    self._refuse(error, _request(error), flow)
+                except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
+                    self._note_mistake("refusing a datagram")
+
+    def _turn_away_parsed(self, data: bytes, flow: Flow, now: float) -> None:
         request = parse(data)
         if isinstance(request, Request):
             if self._layer.is_copy(request, flow):
                 # A final response would end for its phone what goes on here and further on.
                 self._layer.receive(request, flow, now)
                 return
-            headers = () if retry_after is None else (("Retry-After", str(retry_after)),)
+            retry_after = self._overload.retry_after(mark_of(data), now)
+            # As in `Overload.refusals`.
+            headers = () if self._overload.trusts(flow) else (("Retry-After", str(retry_after)),)
             self._refuse(SipError("overloaded", status=503, headers=headers), request, flow)
 
     # -- errors -----------------------------------------------------------------------------------------------------
@@ -348,17 +366,23 @@ class Endpoint:
         self._before_sending()
         return self._send(self._layer.messages_to_send()) if self._user else []
 
-    def _send(self, messages: Iterable[tuple[bytes, Flow]]) -> list[Flow]:
-        """Send messages, while we still may; return the flows that have failed."""
+    def _send(self, messages: Iterable[tuple[bytes, Flow]], together: int = 1) -> list[Flow]:
+        """Send messages, so many at once, while we still may; return the flows that have failed."""
         if self._user is None:
             return [flow for _, flow in messages]
         # The lease may run out between two of them; who could end it before that isn't heard while they are sent.
-        until, clock, transmit = self._lease_until(), self._clock, self._transmit
-        failed = []
-        for data, flow in messages:
+        until, clock, failed = self._lease_until(), self._clock, list[Flow]()
+        messages, place = list(messages), 0
+        while place < len(messages):
+            if not self.taps:
+                place = self._sockets.send_many(messages, place, until, clock, together)
+                if place == len(messages):
+                    break
+            data, flow = messages[place]
+            place += 1
             if clock() >= until:
                 self.counters["withheld"] += 1
-            elif (error := transmit(data, flow)) and error not in TRANSIENT:
+            elif (error := self._transmit(data, flow)) and error not in TRANSIENT:
                 failed.append(flow)
         return failed
 
@@ -367,6 +391,11 @@ class Endpoint:
         if self.taps:
             self._tell(data, flow, sent=True)
         return self._sockets.send(data, flow)
+
+    def _tell_received(self, datagrams: list[tuple[bytes, Flow]]) -> None:
+        if self.taps:
+            for came, flow in datagrams:
+                self._tell(message_of(came), flow, sent=False)
 
     def _tell(self, data: bytes, flow: Flow, *, sent: bool) -> None:
         """Let the taps know of a SIP message that comes or goes: not of a keepalive, nor of STUN."""
@@ -408,10 +437,6 @@ def is_keepalive(data: bytes) -> bool:
 def message_of(data: bytes) -> bytes:
     """A datagram without the empty lines that a message may begin with (RFC 3261 §7.5)."""
     return data.lstrip(_LINE_END) or data
-
-
-def _refuse(_data: bytes, _flow: Flow, _now: float) -> Verdict:
-    return Verdict.REFUSED
 
 
 def _parse_all(_data: bytes, _flow: Flow, _now: float) -> bool:

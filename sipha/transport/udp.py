@@ -153,6 +153,21 @@ class UdpSocket:
             return self._send_again(data, remote, _number(error))
         return 0
 
+    def send_many(
+        self,
+        messages: list[tuple[bytes, Flow]],
+        place: int,
+        until: float,
+        clock: Callable[[], float],
+        together: int,
+    ) -> int:
+        """Send from a place on those that go by this socket, as far as nothing is amiss, `until` then by the clock.
+
+        Return the place of the first that wasn't sent so, for whatever reason: it is for `send`. The clock is read
+        before each call of the kernel, which sends so many together. None is sent unless the module in C is there.
+        """
+        return _send_many(self._socket, self.address, messages, place, until, clock, together)
+
     def _send_again(self, data: bytes, remote: Address, error: int) -> int:
         """Send once more what the kernel has not sent because it had an ICMP error of an earlier datagram to report.
 
@@ -289,12 +304,28 @@ def drain_by_calls(
     return 0, left
 
 
-def _drainer() -> Callable[[socket.socket, Address, list[tuple[bytes, Flow]], int, int], tuple[int, int]]:
+def send_none(
+    _source: socket.socket,
+    _local: Address,
+    _messages: list[tuple[bytes, Flow]],
+    place: int,
+    _until: float,
+    _clock: Callable[[], float],
+    _together: int,
+) -> int:
+    """Leave all to `send`."""
+    return place
+
+
+def _by_the_hundred() -> tuple[
+    Callable[[socket.socket, Address, list[tuple[bytes, Flow]], int, int], tuple[int, int]],
+    Callable[[socket.socket, Address, list[tuple[bytes, Flow]], int, float, Callable[[], float], int], int],
+]:
     try:
-        from sipha.transport._drain import drainer  # noqa: PLC0415  if it has been built
+        from sipha.transport import _udp  # noqa: PLC0415  if it has been built
     except ImportError:
-        return drain_by_calls
-    return drainer(Flow)
+        return drain_by_calls, send_none
+    return _udp.drainer(Flow), _udp.send_many
 
 
-_drain = _drainer()
+_drain, _send_many = _by_the_hundred()

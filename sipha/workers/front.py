@@ -28,12 +28,12 @@ from sipha.registrar.record import RegistrarSettings
 from sipha.registrar.registrar import Registrar
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
-from sipha.sip.overload import PATIENCE, Overload, Tally, Verdict, mark_of, refusal
+from sipha.sip.overload import PATIENCE, Overload, Tally, Verdict
 from sipha.sip.parser import parse
 from sipha.sip.token import Tokens
 from sipha.state.interfaces import ICredentials
 from sipha.transport.connection import PING, PONG
-from sipha.transport.endpoint import LONGEST_KEEPALIVE, is_keepalive, message_of
+from sipha.transport.endpoint import LONGEST_KEEPALIVE, TOGETHER, is_keepalive, message_of
 from sipha.transport.udp import UdpSocket
 from sipha.workers.calls import Calls
 from sipha.workers.mailbox import Letter, Post
@@ -180,17 +180,20 @@ class Front:
             return
         overload = self._overload
         overloaded = overload.waited(age, fill)
-        passed, late = [], []
+        passed, late, registers = [], list[tuple[bytes, Flow]](), list[tuple[bytes, Flow]]()
+        if overloaded:
+            datagrams, registers = overload.sift(datagrams, now)
         for came, flow in datagrams:
             data = message_of(came)
             if (len(data) <= LONGEST_KEEPALIVE and is_keepalive(data)) or stun.is_stun(data):
                 self._keep_alive(data, flow)
                 continue
             if overloaded and (verdict := overload.judge(data, flow, now)) is not Verdict.SERVED:
-                if verdict is Verdict.REFUSED and not self._turns_away(data, flow, now):
-                    late.append((data, self._indexes[flow.local], *flow.remote))
+                if verdict is Verdict.REFUSED and not self._see(data, flow, taken=self.calls.is_ours(data, flow, now)):
+                    late.append((data, flow))
             elif not self._is_taken(data, flow, now):
                 passed.append((data, flow))
+        late += self._turn_away(registers, now)
         handed = self.registry.take()
         if handed:
             self._say(Registers(self.version, now, handed))
@@ -198,7 +201,11 @@ class Front:
         if passed:
             self._pass_on(passed)
         if late:
-            self._say(Datagrams(late, late=True))
+            self._say(
+                Datagrams(
+                    [(message_of(data), self._indexes[flow.local], *flow.remote) for data, flow in late], late=True
+                )
+            )
         self._turn(now)
 
     def letter_received(self, letter: Letter) -> None:
@@ -327,21 +334,15 @@ class Front:
     def _cluster_time(self) -> float:
         return self._clock() + self._ahead
 
-    def _turns_away(self, data: bytes, flow: Flow, now: float) -> bool:
-        """Answer a REGISTER that is refused for overload, if that can be done at a glance; or see what goes on here."""
-        if not data.startswith(b"REGISTER "):
-            return self._see(data, flow, taken=self.calls.is_ours(data, flow, now))
-        if self.watching:
-            return False
-        mark = mark_of(data)
-        # A peer or an edge would give up this server for all its calls or phones (RFC 3261 §21.5.4).
-        retry_after = None if self._overload.trusts(flow) else self._overload.retry_after(mark, now)
-        answer = refusal(data, flow, mark, retry_after)
-        if answer is None:
-            return False
-        self._turned_away += 1
-        self._send([(answer, flow)])
-        return True
+    def _turn_away(self, registers: list[tuple[bytes, Flow]], now: float) -> list[tuple[bytes, Flow]]:
+        """Answer REGISTERs that are refused for overload; return those that can't be at a glance."""
+        if self.watching or not registers:
+            return registers
+        answers = self._overload.refusals(registers, now)
+        told = [(answer, flow) for answer, (_, flow) in zip(answers, registers, strict=True) if answer is not None]
+        self._turned_away += len(told)
+        self._send(told, TOGETHER)
+        return [register for answer, register in zip(answers, registers, strict=True) if answer is None]
 
     def _flow(self, index: int, host: str, port: int) -> Flow:
         return Flow("UDP", self._sockets[index].address, (host, port))
@@ -376,9 +377,16 @@ class Front:
     def _tell(self, data: bytes, flow: Flow, *, sent: bool) -> None:
         self._say(Seen([(data, self._indexes[flow.local], *flow.remote, sent)]))
 
-    def _send(self, messages: Iterable[tuple[bytes, Flow]]) -> None:
-        """Send, while we still may; what can't be sent is what an ICMP error will tell of."""
-        for data, flow in messages:
+    def _send(self, messages: list[tuple[bytes, Flow]], together: int = 1) -> None:
+        """Send, so many at once, while we still may; what can't be sent is what an ICMP error will tell of."""
+        place = 0
+        while place < len(messages):
+            udp = self._sockets[self._indexes[messages[place][1].local]]
+            place = udp.send_many(messages, place, self._until, self._clock, together)
+            if place == len(messages):
+                break
+            data, flow = messages[place]
+            place += 1
             if self._clock() < self._until:
                 self._sockets[self._indexes[flow.local]].send(data, flow.remote)
             else:

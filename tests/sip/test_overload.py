@@ -8,6 +8,7 @@ from sipha.sip.flow import Flow
 from sipha.sip.message import Request, Response, mark_received, response_to
 from sipha.sip.overload import (
     ADMITTED,
+    EARNED,
     LATE,
     LEAST_SHARE,
     LONGEST_SPREAD,
@@ -23,9 +24,13 @@ from sipha.sip.overload import (
     mark_of,
     priority_of,
     refusal,
+    refusals_by_pattern,
+    sift_by_pattern,
 )
 from sipha.sip.parser import parse
+from tests.kernels import kernel
 
+KERNEL = kernel("sipha.sip._overload")
 SERVER = ("192.0.2.10", 5060)
 PHONE = Flow("UDP", SERVER, ("192.0.2.1", 40000))
 REGISTER = (
@@ -41,9 +46,18 @@ def request(method: str, *, uri: str = "sip:bob@sipha.test", more: str = "", to_
     return text.replace("To: <sip:alice@sipha.test>", f"To: <sip:bob@sipha.test>{to_tag}\r\nX: y{more}").encode()
 
 
+def decide(overload: Overload, data: bytes, flow: Flow = PHONE, now: float = 0.0) -> Verdict:
+    """What becomes of a datagram that comes alone."""
+    rest, refused = overload.sift([(data, flow)], now)
+    assert len(rest) + len(refused) <= 1
+    if refused:
+        return Verdict.REFUSED
+    return overload.judge(data, flow, now) if rest else Verdict.IGNORED
+
+
 def serves(overload: Overload, data: bytes, flow: Flow = PHONE) -> bool:
     """Whether one request among many of its kind is served."""
-    return [overload.judge(data, flow, 0.0) for _ in range(ADMITTED + 1)][-1] is Verdict.SERVED
+    return [decide(overload, data, flow) for _ in range(ADMITTED + 1)][-1] is Verdict.SERVED
 
 
 @pytest.mark.parametrize(
@@ -149,7 +163,7 @@ def test_share_of_a_host_is_that_of_a_second_and_of_what_is_served_in_one() -> N
     busy = Overload()
     busy.waited(0.2, 0.0)
     for number in range(8001):
-        busy.judge(KNOWN, PHONE, number / 4000)
+        decide(busy, KNOWN, PHONE, number / 4000)
     busy.waited(10.0, 0.0)
     verdicts = [busy.judge(request("BYE"), PHONE, 2.0) for _ in range(4000)]
     assert verdicts.index(Verdict.IGNORED) == pytest.approx(4000 / SHARE, abs=2 * ADMITTED)
@@ -158,7 +172,7 @@ def test_share_of_a_host_is_that_of_a_second_and_of_what_is_served_in_one() -> N
 def test_no_flood_keeps_phones_out() -> None:
     overload = Overload()
     overload.waited(10.0, 1.0)
-    verdicts = [overload.judge(KNOWN, PHONE, 0.0) for _ in range(10 * LATE)]
+    verdicts = [decide(overload, KNOWN) for _ in range(10 * LATE)]
     assert verdicts.count(Verdict.SERVED) == pytest.approx(10 * ADMITTED, abs=1)
     tally = overload.tallies["register"]
     assert (tally.late, tally.refused, tally.ignored) == (10 * LATE, verdicts.count(Verdict.REFUSED), 0)
@@ -168,16 +182,18 @@ def test_of_a_load_that_lasts_half_as_many_are_answered_as_are_served(monkeypatc
     monkeypatch.setattr("sipha.sip.overload.CREDIT", 100)
     overload = Overload()
     overload.waited(T1, 1.0)
-    verdicts = [overload.judge(REGISTER, PHONE, 0.0) for _ in range(LATE // 2)]
+    verdicts = [decide(overload, REGISTER) for _ in range(LATE // 2)]
     assert verdicts.count(Verdict.REFUSED) == 100
     assert verdicts[-1] is Verdict.IGNORED
-    for _ in range(6):
-        assert overload.judge(request("BYE"), PHONE, 0.0) is Verdict.SERVED
-    again = [overload.judge(REGISTER, PHONE, 0.0) for _ in range(10)]
+    for data in 3 * (request("BYE"), KNOWN):
+        assert decide(overload, data) is Verdict.SERVED
+    again = [decide(overload, REGISTER) for _ in range(10)]
     assert again == [*[Verdict.REFUSED] * 3, *[Verdict.IGNORED] * 7]
     assert overload.tallies["first register"].ignored == verdicts.count(Verdict.IGNORED) + 7
-    storm = [overload.judge(REGISTER, PHONE, T1) for _ in range(200)]
+    storm = [decide(overload, REGISTER, PHONE, T1) for _ in range(200)]
     assert storm.count(Verdict.REFUSED) == 100
+    asked = [decide(overload, request("OPTIONS"), PHONE, 2 * T1) for _ in range(300)]
+    assert asked.count(Verdict.REFUSED) == 100
 
 
 def test_overload_is_told_when_it_begins_and_lasts_until_nothing_is_refused_for_some_time() -> None:
@@ -187,7 +203,7 @@ def test_overload_is_told_when_it_begins_and_lasts_until_nothing_is_refused_for_
     assert not overload.lasts(0.0)
     for now in (5.0, 6.0, 15.0):
         for _ in range(LATE):
-            overload.judge(REGISTER, PHONE, now)
+            decide(overload, REGISTER, PHONE, now)
     assert begun == [0.45]
     assert overload.lasts(15.0 + QUIET - 0.1)
     assert not overload.lasts(15.0 + QUIET)
@@ -222,7 +238,7 @@ def test_phones_come_back_within_the_time_that_it_takes_to_serve_them() -> None:
     def second(begin: int, served: int) -> None:
         """Let a second pass in which so many are served."""
         for number in range(served):
-            overload.judge(KNOWN, PHONE, begin + number / served)
+            decide(overload, KNOWN, PHONE, begin + number / served)
 
     def waits(now: float, count: int) -> set[int]:
         return {overload.retry_after(mark, now) for mark in range(count)}
@@ -241,30 +257,37 @@ names = st.text(st.characters(exclude_characters='"<>\\,;', exclude_categories=[
 
 
 @given(
-    data=st.sampled_from([REGISTER, KNOWN, request("INVITE"), request("INVITE", to_tag=";tag=x")]),
+    data=st.sampled_from([REGISTER, KNOWN, b"\r\n\r\n" + KNOWN, KNOWN.replace(b"@sipha.test>", b"@sipha.test>;tag=x")]),
     params=st.sampled_from([";rport;branch=z9hG4bK1", ";branch=z9hG4bK1;rport", ";rport", ";rport;x=y;branch=1"]),
     name=names,
-    retry_after=st.one_of(st.none(), st.integers(1, 100)),
+    retry=st.sampled_from([(1, 0), (1, 1), (1, 8), (5, 120)]),
     host=st.sampled_from(["192.0.2.1", "2001:db8::1"]),
 )
 def test_refusal_at_a_glance_is_the_one_that_would_be_made_of_the_parsed_request(
-    data: bytes, params: str, name: str, retry_after: int | None, host: str
+    data: bytes, params: str, name: str, retry: tuple[int, int], host: str
 ) -> None:
     data = data.replace(b";rport;branch=z9hG4bK1", params.encode())
     data = data.replace(b"From: <", f'From: "{name}" <'.encode())
     flow = PHONE._replace(remote=(host, 40000))
-    made = refusal(data, flow, mark_of(data), retry_after)
+    made = refusal(data, flow, *retry)
     assert made is not None
-    assert made == refusal(data, flow, mark_of(data), retry_after)
-    response, parsed = parse(made), parse(data)
+    response, parsed = parse(made), parse(data.lstrip())
     assert isinstance(response, Response)
     assert isinstance(parsed, Request)
     mark_received(parsed, flow)
-    headers = () if retry_after is None else (("Retry-After", str(retry_after)),)
-    right = response_to(parsed, 503, to_tag=response.to.tag, headers=headers)
+    least, spread = retry
+    wait = response.headers.all("Retry-After")
+    assert [least <= int(value) < least + spread for value in wait] == [True][: bool(spread)]
+    right = response_to(parsed, 503, to_tag=response.to.tag, headers=[("Retry-After", value) for value in wait])
     right.render()
     assert sorted(response.headers.lines) == sorted(right.headers.lines)
     assert (response.status, response.reason) == (right.status, right.reason)
+
+
+def test_each_copy_is_refused_alike_and_another_request_of_the_phone_otherwise() -> None:
+    assert refusal(KNOWN, PHONE, 1, 100) == refusal(KNOWN, PHONE, 1, 100)
+    others = {refusal(KNOWN.replace(b"CSeq: 1", b"CSeq: %d" % cseq), PHONE, 1, 100) for cseq in range(1, 50)}
+    assert len({made.partition(b"Retry-After: ")[2] for made in others if made is not None}) > 20
 
 
 @pytest.mark.parametrize(
@@ -285,16 +308,93 @@ def test_refusal_at_a_glance_is_the_one_that_would_be_made_of_the_parsed_request
         (b"Call-ID: a", b"Call-ID: a\nTo: b"),
         (b"alice@sipha.test>;tag", b"alice@sipha.test>\r\n ;tag"),
         (b"\r\n\r\n", b"\r\n"),
+        (b"REGISTER ", b"OPTIONS "),
     ],
 )
 def test_request_that_is_written_otherwise_is_left_to_the_parser(usual: bytes, unusual: bytes) -> None:
     assert usual in REGISTER
-    assert refusal(REGISTER.replace(usual, unusual, 1), PHONE, 1, 1) is None
+    written = REGISTER.replace(usual, unusual, 1)
+    assert refusal(written, PHONE, 1, 1) is None
+    assert KERNEL.refusals([(written, PHONE)], 1, 1) == [None]
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_can_be_judged(data: bytes) -> None:
     overload = Overload()
     overload.waited(T1, 1.0)
-    overload.judge(data, PHONE, 0.0)
+    decide(overload, data)
     refusal(data, PHONE, 1, 1)
+
+
+pieces = st.sampled_from(
+    [
+        *(b"\r\n", b"\n", b"\r", b"\r\n\r\n", b" ", b"\t", b":", b",", b"\0", b"\xff", b"x", b""),
+        *(b"\nAuthorization", b"\naUTHORIZATION \t:", b"\nTo: <sip:a@b>;TAG=1", b"\nt: c", b"\nCSeq: 9", b"REGISTER "),
+        *(b";rport", b";rport=1", b"Received", b"\nVia: SIP/2.0/UDP h;rport", b"\nCall-ID: ", b"\nFrom:", b"INVITE "),
+    ]
+)
+
+
+@st.composite
+def datagrams(draw: st.DrawFn) -> list[tuple[bytes, Flow]]:
+    """REGISTERs, in which some bytes are replaced by some pieces, and whatever else comes."""
+    made = []
+    for _ in range(draw(st.integers(0, 12))):
+        data = draw(st.sampled_from([REGISTER, KNOWN, request("INVITE"), b"\r\n" + KNOWN, b""]))
+        for _ in range(draw(st.integers(0, 3))):
+            place, gone = draw(st.integers(0, len(data))), draw(st.integers(0, 12))
+            data = data[:place] + draw(pieces) + data[place + gone :]
+        remote = draw(st.sampled_from([("192.0.2.1", 40000), ("2001:db8::1", 1), ("fe80::1%2", 65535)]))
+        made.append((data, PHONE._replace(remote=remote)))
+    return made
+
+
+@given(
+    datagrams(),
+    st.tuples(st.integers(-1, 5), st.integers(-1, 5)),
+    st.floats(0, 10),
+    st.tuples(st.sampled_from([0.0, EARNED, 1.0]), st.floats(0, 12)),
+    st.tuples(st.integers(0, 5), st.integers(1, 5)),
+)
+def test_kernel_sifts_as_the_pattern_does(
+    given: list[tuple[bytes, Flow]],
+    before: tuple[int, int],
+    credit: float,
+    earning: tuple[float, float],
+    admission: tuple[int, int],
+) -> None:
+    arguments = (given, *before, credit, earning, admission)
+    assert KERNEL.sift(*arguments) == sift_by_pattern(*arguments)
+
+
+@given(datagrams(), st.integers(0, 10), st.sampled_from([0, 1, 7, 120]))
+def test_kernel_refuses_as_the_pattern_does(given: list[tuple[bytes, Flow]], least: int, spread: int) -> None:
+    assert KERNEL.refusals(given, least, spread) == refusals_by_pattern(given, least, spread)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [None, (), [None], [()], [(b"",)], [("", PHONE)], [(bytearray(REGISTER), PHONE)], [[REGISTER, PHONE]]],
+)
+def test_kernel_takes_nothing_but_datagrams(wrong: object) -> None:
+    for call in (
+        lambda: KERNEL.sift(wrong, 0, 0, 0.0, (0.5, 1.0), (0, 1)),
+        lambda: KERNEL.refusals(wrong, 1, 1),
+    ):
+        with pytest.raises(TypeError):
+            call()
+
+
+@pytest.mark.parametrize("flow", [None, (), ("UDP", (), ()), ("UDP", (), (1, 2)), ("UDP", (), ("a", "b")), ["UDP"] * 4])
+def test_kernel_refuses_nobody_without_an_address(flow: object) -> None:
+    with pytest.raises(TypeError):
+        KERNEL.refusals([(REGISTER, flow)], 1, 1)
+
+
+def test_peers_and_edges_are_not_told_when_to_come_back() -> None:
+    edge = PHONE._replace(remote=("192.0.2.99", 5060))
+    overload = Overload()
+    overload.adopt(lambda flow: flow == edge, ())
+    answers = overload.refusals([(REGISTER, PHONE), (REGISTER, edge), (request("INVITE"), PHONE)], 0.0)
+    assert [answer is not None and b"Retry-After" in answer for answer in answers] == [True, False, False]
+    assert answers[2] is None

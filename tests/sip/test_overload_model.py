@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from sipha.sip.overload import Overload, Verdict
-from tests.sip.test_overload import KNOWN, PHONE, REGISTER
+from tests.sip.test_overload import KNOWN, PHONE, REGISTER, decide
 
 SERVE = 400e-6
 CHALLENGE, REFUSE, IGNORE = SERVE / 2, SERVE / 6, SERVE / 15
@@ -61,7 +61,7 @@ class Server:
         for request in read:
             verdict = Verdict.SERVED
             if overloaded:
-                verdict = self.overload.judge(KNOWN if request.known else REGISTER, PHONE, self.now)
+                verdict = decide(self.overload, KNOWN if request.known else REGISTER, PHONE, self.now)
             cost = {Verdict.REFUSED: REFUSE, Verdict.IGNORED: IGNORE}
             self.now += cost.get(verdict, SERVE if request.known else CHALLENGE)
             decided.append((request, verdict))
@@ -71,7 +71,7 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def a_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sipha.sip.overload.CREDIT", 10_000)
+    monkeypatch.setattr("sipha.sip.overload.CREDIT", 3_000)
 
 
 @pytest.mark.parametrize(("times", "share"), [(1.5, 0.85), (2, 0.8), (4, 0.6), (10, 0.3)])

@@ -4,12 +4,20 @@ from collections.abc import Iterator
 
 import pytest
 
+from sipha.sip.flow import Flow
 from sipha.transport.sockets import Listener
+from tests.kernels import kernel
 from tests.transport.node import HOST, Node
 
 
-@pytest.fixture
-def node() -> Iterator[Node]:
+@pytest.fixture(params=[False, True], ids=["python", "kernel"])
+def node(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    if request.param:
+        udp, overload = kernel("sipha.transport._udp"), kernel("sipha.sip._overload")
+        monkeypatch.setattr("sipha.transport.udp._drain", udp.drainer(Flow))
+        monkeypatch.setattr("sipha.transport.udp._send_many", udp.send_many)
+        monkeypatch.setattr("sipha.sip.overload._sift", overload.sift)
+        monkeypatch.setattr("sipha.sip.overload._refusals", overload.refusals)
     made = Node()
     yield made
     made.endpoint.stop()

@@ -15,6 +15,7 @@ from sipha.sip.events import Event, RequestReceived, TimerFired, TransactionFail
 from sipha.sip.flow import Flow
 from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, response_to
+from sipha.sip.overload import ADMITTED
 from sipha.transport.endpoint import Endpoint
 from sipha.transport.interfaces import ITransactionUser
 from sipha.transport.listeners import Listeners
@@ -348,33 +349,30 @@ def test_lost_framing_is_answered_and_then_closed(stream_node: Node) -> None:
     assert not wire.connected
 
 
-def test_endpoint_sends_nothing_once_it_may_not() -> None:
-    node = Node()
+def test_endpoint_sends_nothing_once_it_may_not(node: Node) -> None:
     node.lease_until = 0.0
     node.receive(request())
     assert node.endpoint.send(b"stateless", node.flow)
+    assert node.receive_late(request("REGISTER")) == []
     assert node.answers() == []
-    assert node.endpoint.counters["withheld"] == 2
-    node.endpoint.stop()
-    node.phone.close()
+    assert node.endpoint.counters["withheld"] == 2 + ADMITTED
 
 
-def test_lease_that_ends_between_two_messages_lets_only_the_first_leave() -> None:
-    node = Node()
+def test_lease_that_ends_between_two_messages_lets_only_the_first_leave(node: Node) -> None:
     node.lease_until = node.clock + 2
     assert node.endpoint.send_all([(b"in time", node.flow), (b"too late", node.flow)]) == []
     assert node.answers() == [b"in time"]
     assert node.endpoint.counters["withheld"] == 1
-    node.endpoint.stop()
-    node.phone.close()
 
 
 def test_message_that_cant_be_sent_keeps_no_other_from_leaving(node: Node) -> None:
     unreachable = node.flow._replace(remote=("255.255.255.255", 5060))
-    assert node.endpoint.send_all([(b"lost", unreachable), (b"sent", node.flow)]) == [unreachable]
-    assert node.answers() == [b"sent"]
+    odd = node.flow._replace(remote=("nowhere", 5060))
+    sent = [(b"%d" % number, node.flow) for number in range(9)]
+    assert node.endpoint.send_all([*sent[:4], (b"lost", unreachable), *sent[4:], (b"lost", odd)]) == [unreachable, odd]
+    assert node.answers() == [data for data, _ in sent]
     node.reactor.advance(0)
-    assert node.endpoint.counters["flow-failed"] == 1
+    assert node.endpoint.counters["flow-failed"] == 2
 
 
 def test_what_is_due_before_sending_is_done_when_the_events_are_over() -> None:

@@ -290,7 +290,12 @@ class Source:
         return self.number
 
 
-drain_by_kernel = kernel("sipha.transport._drain").drainer(Flow)
+drain_by_kernel = kernel("sipha.transport._udp").drainer(Flow)
+send_many = kernel("sipha.transport._udp").send_many
+RECVERR = {
+    socket.AF_INET: (socket.IPPROTO_IP, udp_module._IP_RECVERR),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, udp_module._IPV6_RECVERR),
+}
 
 
 class DrainTests(TestCase):
@@ -377,7 +382,7 @@ class DrainTests(TestCase):
             drain_by_kernel(5, ("a", 1), [], 9, 9)
         for type_ in (tuple, Source, 1, Address):
             with pytest.raises(TypeError):
-                kernel("sipha.transport._drain").drainer(type_)
+                kernel("sipha.transport._udp").drainer(type_)
 
     def test_kernel_leaves_no_references(self) -> None:
         source, local = self.ways[1][0], ("192.0.2.1", 5060)
@@ -396,11 +401,129 @@ class Ipv6DrainTests(DrainTests):
     family = socket.AF_INET6
 
 
+class SendManyTests(TestCase):
+    """What the kernel sends at once."""
+
+    host = "127.0.0.1"
+    family = socket.AF_INET
+
+    def setUp(self) -> None:
+        self.server, self.phones = self.bound(), [self.bound() for _ in range(3)]
+        self.local = self.server.getsockname()[:2]
+        self.flows = [Flow("UDP", self.local, phone.getsockname()[:2]) for phone in self.phones]
+        self.asked = 0
+
+    def bound(self) -> socket.socket:
+        made = socket.socket(self.family, socket.SOCK_DGRAM)
+        self.addCleanup(made.close)
+        made.setblocking(False)
+        made.bind((self.host, 0))
+        return made
+
+    def clock(self) -> float:
+        self.asked += 1
+        return float(self.asked)
+
+    def send(self, messages: object, place: int = 0, until: float = 1e9, together: int = 1) -> int:
+        place = send_many(self.server, self.local, messages, place, until, self.clock, together)
+        assert isinstance(place, int)
+        return place
+
+    def came(self, phone: socket.socket) -> list[bytes]:
+        got = []
+        try:
+            while True:
+                got.append(phone.recv(70_000))
+        except BlockingIOError:
+            return got
+
+    def test_each_message_goes_where_it_is_to_go(self) -> None:
+        for together in (1, 7, 8, 64):
+            messages = [(b"%d" % number * number, self.flows[number % 3]) for number in range(30)]
+            self.asked = 0
+            assert self.send(messages, 2, together=together) == 30
+            assert self.asked == -(-28 // together)
+            for number, phone in enumerate(self.phones):
+                assert self.came(phone) == [data for data, flow in messages[2:] if flow == self.flows[number]]
+        assert self.send([]) == 0
+        assert self.send([(b"", self.flows[0])], 5) == 5
+
+    def test_clock_ends_it(self) -> None:
+        messages = [(b"%d" % number, self.flows[0]) for number in range(10)]
+        assert self.send(messages, until=4.0) == 3
+        assert self.send(messages, until=0.0) == 0
+        self.asked = 0
+        assert self.send(messages, until=3.0, together=4) == 8
+        assert len(self.came(self.phones[0])) == 11
+
+    def test_what_is_not_plain_ends_it(self) -> None:
+        plain, flow = (b"x", self.flows[0]), self.flows[0]
+        odd = [
+            (b"x", flow._replace(transport="TCP")),
+            (b"x", flow._replace(local=("192.0.2.1", 5060))),
+            *(
+                (b"x", flow._replace(remote=(host, 5060)))
+                for host in ("nowhere", "", "fe80::1%1", "\0", "127.0.0.1\0x")
+            ),
+            *((b"x", flow._replace(remote=(self.host, port))) for port in (-1, 65536, 1 << 70)),
+            (b"x", flow._replace(remote=(self.host, "5060"))),  # type: ignore[arg-type]
+            (b"x", flow._replace(remote=("1.2.3.4" if ":" in self.host else "::1", 5060))),
+            (bytes(70_000), flow),
+        ]
+        for message in odd:
+            for together in (1, 8):
+                assert self.send([plain, plain, message, plain], together=together) == 2
+                assert self.send([message], together=together) == 0
+        assert len(self.came(self.phones[0])) == 4 * len(odd)
+
+    def test_what_fails_ends_it(self) -> None:
+        gone = self.bound()
+        flow = self.flows[0]._replace(remote=gone.getsockname()[:2])
+        gone.close()
+        self.server.setsockopt(*RECVERR[self.family], 1)
+        assert self.send([(b"anybody?", flow)]) == 1
+        assert self.send([(b"x", self.flows[0])]) == 0
+        assert self.send([(b"x", self.flows[0])]) == 1
+        self.server.close()
+        assert self.send([(b"x", self.flows[0])]) == 0
+
+    def test_kernel_sends_nothing_but_messages(self) -> None:
+        flow = self.flows[0]
+        wrong: list[object] = [None, (), [b"x"], [("x", flow)], [(b"x",)], [[b"x", flow]], [(bytearray(b"x"), flow)]]
+        for messages in wrong:
+            with pytest.raises(TypeError):
+                self.send(messages)
+        for flow_ in (None, (), ("UDP",), tuple(flow)[:3]):
+            assert self.send([(b"x", flow_)]) == 0
+        for place, together in ((-1, 1), (0, 0), (0, 65)):
+            with pytest.raises(ValueError, match="together"):
+                self.send([(b"x", flow)], place, together=together)
+        with pytest.raises(ZeroDivisionError):
+            send_many(self.server, self.local, [(b"x", flow)], 0, 1.0, lambda: 1 / 0, 1)
+        with pytest.raises(UnicodeEncodeError):
+            self.send([(b"x", flow._replace(remote=("\udc80", 1)))])
+
+    def test_kernel_leaves_no_references(self) -> None:
+        messages = [(b"%d" % number, flow) for number, flow in enumerate(self.flows)]
+        watched = (self.server, self.local, messages, *messages, *self.flows, self.clock)
+        before = list(map(sys.getrefcount, watched))
+        for _ in range(50):
+            self.send(messages, together=2)
+            self.send([(b"x", self.flows[0]._replace(remote=("nowhere", 1)))])
+        assert list(map(sys.getrefcount, watched)) == before
+
+
+class Ipv6SendManyTests(SendManyTests):
+    host = "::1"
+    family = socket.AF_INET6
+
+
 class KernelUdpSocketTests(UdpSocketTests):
     """The same with the kernel."""
 
     def setUp(self) -> None:
         self.patch(udp_module, "_drain", drain_by_kernel)
+        self.patch(udp_module, "_send_many", send_many)
         super().setUp()
 
 
