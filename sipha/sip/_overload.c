@@ -50,7 +50,7 @@ static inline bool starts_with_letters(Span span, const char *letters, Py_ssize_
 static bool has_letters(Span span, const char *letters, Py_ssize_t size)
 {
     for (; span.size >= size; span = from(span, 1))
-        if (starts_with_letters(span, letters, size))
+        if ((*span.at | ('a' - 'A')) == *letters && starts_with_letters(span, letters, size))
             return true;
     return false;
 }
@@ -211,10 +211,28 @@ static inline char *put_text(char *to, const char *text, Py_ssize_t size)
     return to + size;
 }
 
+static char *put_number(char *to, unsigned long number)
+{
+    char digits[20];
+    int size = 0;
+    do
+        digits[sizeof(digits) - ++size] = (char)('0' + number % 10);
+    while ((number /= 10) > 0);
+    return put_text(to, digits + sizeof(digits) - size, size);
+}
+
+/* Eight digits of the base 16. */
+static char *put_mark(char *to, uint32_t mark)
+{
+    for (int shift = 28; shift >= 0; shift -= 4)
+        *to++ = "0123456789abcdef"[mark >> shift & 0xF];
+    return to;
+}
+
 #define PUT(to, text) put_text(to, "" text, sizeof(text) - 1)
 
 /* The 503; None if a request isn't written as most are; NULL and an exception if that can't be had. */
-static PyObject *refusal(Span message, Span host, long port, long least, long spread)
+static PyObject *refusal(Span message, Span host, unsigned long port, unsigned long least, unsigned long spread)
 {
     Span fields[COPIED], via;
     if (!copied(message, fields))
@@ -231,10 +249,10 @@ static PyObject *refusal(Span message, Span host, long port, long least, long sp
     PyObject *answer = PyBytes_FromStringAndSize(NULL, room);
     if (answer == NULL)
         return NULL;
-    char *begin = PyBytes_AS_STRING(answer), *to = begin, number[64];
+    char *begin = PyBytes_AS_STRING(answer), *to = begin;
     to = PUT(to, "SIP/2.0 503 Service Unavailable\r\nVia: ");
     to = put_text(to, via.at, rport);
-    to = put_text(to, number, PyOS_snprintf(number, sizeof(number), ";rport=%ld", port));
+    to = put_number(PUT(to, ";rport="), port);
     to = put_text(to, via.at + behind, via.size - behind);
     to = PUT(to, ";received=");
     to = put_text(to, host.at, host.size);
@@ -243,21 +261,19 @@ static PyObject *refusal(Span message, Span host, long port, long least, long sp
     to = PUT(to, "\r\nTo: ");
     to = put_text(to, fields[TO].at, fields[TO].size);
     if (!has_letters(fields[TO], "tag=", 4))
-        to = put_text(to, number, PyOS_snprintf(number, sizeof(number), ";tag=%08lx", (unsigned long)mark));
+        to = put_mark(PUT(to, ";tag="), mark);
     to = PUT(to, "\r\nCall-ID: ");
     to = put_text(to, fields[CALL_ID].at, fields[CALL_ID].size);
     to = PUT(to, "\r\nCSeq: ");
     to = put_text(to, fields[CSEQ].at, fields[CSEQ].size);
-    if (spread > 0) {
-        long wait = least + (long)(mark % (unsigned long)spread);
-        to = put_text(to, number, PyOS_snprintf(number, sizeof(number), "\r\nRetry-After: %ld", wait));
-    }
+    if (spread > 0)
+        to = put_number(PUT(to, "\r\nRetry-After: "), least + mark % spread);
     to = PUT(to, "\r\nContent-Length: 0\r\n\r\n");
     _PyBytes_Resize(&answer, to - begin);
     return answer;
 }
 
-static PyObject *refuse(PyObject *datagram, long least, long spread)
+static PyObject *refuse(PyObject *datagram, unsigned long least, unsigned long spread)
 {
     PyObject *flow, *remote;
     if (!is_datagram(datagram))
@@ -271,8 +287,8 @@ static PyObject *refuse(PyObject *datagram, long least, long spread)
     }
     Span host;
     host.at = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(remote, 0), &host.size);
-    long port = PyLong_AsLong(PyTuple_GET_ITEM(remote, 1));
-    if (host.at == NULL || (port == -1 && PyErr_Occurred()))
+    unsigned long port = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(remote, 1));
+    if (host.at == NULL || PyErr_Occurred())
         return NULL;
     if (host.size > LONGEST_HOST)
         Py_RETURN_NONE;
@@ -285,9 +301,13 @@ static PyObject *refusals(PyObject *Py_UNUSED(module), PyObject *args)
     long least, spread;
     if (!PyArg_ParseTuple(args, "O!ll", &PyList_Type, &datagrams, &least, &spread))
         return NULL;
+    if (least < 0 || spread < 0) {
+        PyErr_SetString(PyExc_ValueError, "nobody can come back before now");
+        return NULL;
+    }
     PyObject *answers = PyList_New(0);
     for (Py_ssize_t i = 0; answers != NULL && i < PyList_GET_SIZE(datagrams); i++) {
-        PyObject *answer = refuse(PyList_GET_ITEM(datagrams, i), least, spread);
+        PyObject *answer = refuse(PyList_GET_ITEM(datagrams, i), (unsigned long)least, (unsigned long)spread);
         if (answer == NULL || PyList_Append(answers, answer) < 0)
             Py_CLEAR(answers);
         Py_XDECREF(answer);

@@ -43,8 +43,8 @@ LATE, ADMITTED = 1024, 64
 are one entry of the log: no flood keeps phones out.
 """
 
-CREDIT, EARNED = 30_000, 0.5
-"""So many are answered 503 without T1 between two of them: a storm. Then half as many are answered as are served.
+CREDIT, EARNED = 40_000, 0.25
+"""So many are answered 503 without T1 between two of them: a storm. Then a quarter as many are answered as are served.
 
 An answer costs three times as much as silence, after which the phone sends its request again.
 """
@@ -344,14 +344,16 @@ def refusal(request: bytes, flow: Flow, least: int, spread: int) -> bytes | None
         return None
     mark = mark_of(fields[b"Call-ID"] + fields[b"CSeq"])
     host, port = flow.remote
-    tag = b"" if b"tag=" in to.lower() else b";tag=%08x" % mark
-    wait = b"Retry-After: %d\r\n" % (least + mark % spread) if spread else b""
-    return (
-        b"SIP/2.0 503 Service Unavailable\r\nVia: %b;rport=%d%b;received=%b\r\nFrom: %b\r\nTo: %b%b\r\n"
-        b"Call-ID: %b\r\nCSeq: %b\r\n%bContent-Length: 0\r\n\r\n"
-    ) % (
-        *(before, port, after, host.encode(), fields[b"From"], to, tag),
-        *(fields[b"Call-ID"], fields[b"CSeq"], wait),
+    return b"".join(
+        (
+            b"SIP/2.0 503 Service Unavailable\r\nVia: ",
+            *(before, f";rport={port}".encode(), after, b";received=", host.encode()),
+            *(b"\r\nFrom: ", fields[b"From"], b"\r\nTo: ", to),
+            b"" if b"tag=" in to.lower() else f";tag={mark:08x}".encode(),
+            *(b"\r\nCall-ID: ", fields[b"Call-ID"], b"\r\nCSeq: ", fields[b"CSeq"]),
+            f"\r\nRetry-After: {least + mark % spread}".encode() if spread else b"",
+            b"\r\nContent-Length: 0\r\n\r\n",
+        )
     )
 
 

@@ -178,14 +178,14 @@ def test_no_flood_keeps_phones_out() -> None:
     assert (tally.late, tally.refused, tally.ignored) == (10 * LATE, verdicts.count(Verdict.REFUSED), 0)
 
 
-def test_of_a_load_that_lasts_half_as_many_are_answered_as_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_load_that_lasts_few_are_answered_for_those_that_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sipha.sip.overload.CREDIT", 100)
     overload = Overload()
     overload.waited(T1, 1.0)
     verdicts = [decide(overload, REGISTER) for _ in range(LATE // 2)]
     assert verdicts.count(Verdict.REFUSED) == 100
     assert verdicts[-1] is Verdict.IGNORED
-    for data in 3 * (request("BYE"), KNOWN):
+    for data in int(1.5 / EARNED) * (request("BYE"), KNOWN):
         assert decide(overload, data) is Verdict.SERVED
     again = [decide(overload, REGISTER) for _ in range(10)]
     assert again == [*[Verdict.REFUSED] * 3, *[Verdict.IGNORED] * 7]

@@ -71,7 +71,7 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def a_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sipha.sip.overload.CREDIT", 3_000)
+    monkeypatch.setattr("sipha.sip.overload.CREDIT", 4_000)
 
 
 @pytest.mark.parametrize(("times", "share"), [(1.5, 0.85), (2, 0.8), (4, 0.6), (10, 0.3)])

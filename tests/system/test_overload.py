@@ -69,23 +69,25 @@ def test_leader_serves_on_and_calls_go_first_when_more_comes_than_it_can_serve(
 
     That is judged by the round in which the rest of the machine was in the way the least.
     """
-    before = cluster.status(cluster.wait_for_leader())
-    assert before is not None
+    first = cluster.status(cluster.wait_for_leader())
+    assert first is not None
     phones.register("-N", str(USERS), "-w", "64")
     endless, served = ("-N", "100000000", "-D", str(seconds), "-R"), list[tuple[float, float]]()
     answered = []
+    most = phones.register(*endless, "-w", "256")["rate"]
     for _ in range(rounds):
-        most = phones.register(*endless, "-w", "256")
         calls = phones.begin("callgen", "-n", str(USERS), "-D", str(seconds), "-r", str(CALLS), "-w", str(10 * CALLS))
-        flood = phones.register(*endless, *offered(times * most["rate"]))
+        flood = phones.register(*endless, *offered(times * most))
         called = phones.end(calls)
         assert flood["bad"] > 0
         assert flood["lastbad"] == 503
         answered.append(called["ok"] / called["started"])
-        served.append((flood["rate"] / most["rate"], flood["p99us"] / 1e6))
+        # The maximum changes from one moment to the next, with what else the machine does.
+        before, most = most, phones.register(*endless, "-w", "256")["rate"]
+        served.append((flood["rate"] / ((before + most) / 2), flood["p99us"] / 1e6))
     after = cluster.status(cluster.wait_for_leader())
     assert after is not None
-    assert (after["leader"], after["term"]) == (before["leader"], before["term"])
+    assert (after["leader"], after["term"]) == (first["leader"], first["term"])
     assert any(alarm.startswith("more requests come than this node can serve") for alarm in after["alarms"])
     print(f"at {times} times the maximum:", *(f"{part:.0%} of it, p99 {p99:.2f} s;" for part, p99 in served))
     best, p99 = max(served)
