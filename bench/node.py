@@ -1,11 +1,11 @@
 """What a REGISTER costs a node, by the CPU time of its reactor's thread: a cluster of one in this process.
 
-    .venv/bin/python -m bench.node [--first] [--rounds 20]
+    .venv/bin/python -m bench.node [--first | --refused] [--rounds 20]
 
 With `--first` phones are new in each round: what is measured is their challenge, and then the REGISTER that makes their
-binding. It prints the least of the rounds, since whatever else the machine does only adds to it. The kernel's part is
-included; there are no followers, and the disk isn't waited for. To compare two trees, run them in turns, with
-PYTHONSAFEPATH=1 PYTHONPATH=TREE:.
+binding. With `--refused` most have waited too long, and are answered 503. It prints the least of the rounds, since
+whatever else the machine does only adds to it. The kernel's part is included; there are no followers, and the disk isn't
+waited for. To compare two trees, run them in turns, with PYTHONSAFEPATH=1 PYTHONPATH=TREE:.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from sipha.cluster import founding
 from sipha.service.life import Life
 from sipha.service.node import Node
 from sipha.sip.digest import ha1, ha2, response
+from sipha.sip.overload import T1
 from sipha.state.entries import PutAccount
 
 DOMAIN, PASSWORD = "sipha.test", "secret"
@@ -34,6 +35,9 @@ PHONES = 900
 ROUNDS = 100
 BATCH = 90
 """As many datagrams of this size are read in one turn when a leader has all it can do."""
+
+LATE = 1.1 * T1
+"""Seconds for which what is refused has waited; all credit is there again by then."""
 
 PATIENCE = 10.0
 """Seconds within which a batch is answered."""
@@ -77,6 +81,7 @@ class Lone:
                 self.reactor.iterate(0.005)
         self._until(lambda: len(done) == phones)
         self.phones = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.phones.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         self.phones.bind(("127.0.8.200", 5999))
         self.phones.setblocking(False)
         self.phones.connect(("127.0.8.100", 5060))
@@ -101,6 +106,23 @@ class Lone:
             nonces = {_username(answer): _nonce(answer) for answer in answers}
             bound, _ = self._exchange([register(number, 2, nonces[user(number)]) for number in phones], 200)
             yield challenged, bound
+
+    def refusals(self, cseq: int) -> Iterator[float]:
+        """Let all phones wait too long, and yield for each batch of refusals the seconds that one of them took."""
+        for number in range(PHONES):
+            self.phones.send(register(number, cseq, self.nonce))
+        time.sleep(LATE)
+        left, deadline = PHONES, time.monotonic() + PATIENCE
+        while left:
+            if time.monotonic() > deadline:
+                raise BenchError(f"{left} of {PHONES} REGISTERs were lost")
+            begin = time.thread_time()
+            self.reactor.iterate(0)
+            spent = time.thread_time() - begin
+            answers = list(self._answers())
+            left -= len(answers)
+            if answers and all(answer.startswith(b"SIP/2.0 503 ") for answer in answers):
+                yield spent / len(answers)
 
     def _exchange(self, requests: list[bytes], status: int) -> tuple[float, list[bytes]]:
         """The seconds in which a batch got answers of this status, and those; raises BenchError if some don't come."""
@@ -203,7 +225,9 @@ def _kernel() -> float:
 def main() -> None:
     """Read the options, measure, and print."""
     parser = argparse.ArgumentParser(prog="bench.node", description="Measure what a REGISTER costs a node.")
-    parser.add_argument("--first", action="store_true", help="phones that are new, with their challenge")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--first", action="store_true", help="phones that are new, with their challenge")
+    kind.add_argument("--refused", action="store_true", help="phones that have waited too long")
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sipha-bench-") as directory:
@@ -214,6 +238,9 @@ def main() -> None:
             found = [spent for number in range(2, 2 + options.rounds) for spent in lone.firsts(number)]
             challenged, bound = (min(seconds) / BATCH * 1e6 for seconds in zip(*found, strict=True))
             print(f"a challenge: {challenged:.1f} µs; the binding: {bound:.1f} µs")
+        elif options.refused:
+            least = min(spent for cseq in range(3, 3 + options.rounds) for spent in lone.refusals(cseq))
+            print(f"a REGISTER that is refused: {least * 1e6:.1f} µs")
         else:
             least = min(seconds for cseq in range(3, 3 + options.rounds) for seconds in lone.round(cseq))
             print(f"a REGISTER: {least / BATCH * 1e6:.1f} µs")

@@ -26,6 +26,10 @@ BYTES_PER_WAKE = 65536
 """With the datagram that completes as many bytes the turn ends too: parsing takes time by the byte, and a turn must
 stay far shorter than the lease."""
 
+RUSH, RUSH_AGE = 4, 0.1
+"""Once datagrams have waited for so many seconds, so many times as much is taken: such a load can't afford what each
+turn takes by itself."""
+
 TRANSIENT = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE})
 """Send errors that say nothing of the destination: the datagram is lost, the flow is not."""
 
@@ -92,6 +96,7 @@ class UdpSocket:
         self._family = self._socket.family
         self._open = True
         self._reading = False
+        self._rush = 1
         self._others = [
             UdpSocket(reactor, address, received, failed, counters, bind=giving(other), receive_buffer=receive_buffer)
             for other in others
@@ -164,7 +169,7 @@ class UdpSocket:
         """Send from a place on those that go by this socket, as far as nothing is amiss, `until` then by the clock.
 
         Return the place of the first that wasn't sent so, for whatever reason: it is for `send`. The clock is read
-        before each call of the kernel, which sends so many together. None is sent unless the module in C is there.
+        before each call of the kernel, by which so many may be sent together.
         """
         return _send_many(self._socket, self.address, messages, place, until, clock, together)
 
@@ -219,17 +224,20 @@ class UdpSocket:
     def doRead(self) -> None:
         """Take DATAGRAMS_PER_WAKE datagrams or BYTES_PER_WAKE, and hand them over together (IReadDescriptor)."""
         datagrams: list[tuple[bytes, Flow]] = []
-        error, left = 0, BYTES_PER_WAKE
+        most = self._rush * DATAGRAMS_PER_WAKE
+        error, left = 0, self._rush * BYTES_PER_WAKE
         for _ in range(DATAGRAMS_PER_WAKE):
-            error, left = _drain(self._socket, self.address, datagrams, DATAGRAMS_PER_WAKE, left)
+            error, left = _drain(self._socket, self.address, datagrams, most, left)
             if error in {0, errno.EAGAIN}:
                 break
             self._read_errors()
-        if error == errno.EAGAIN and datagrams:
-            self._received(datagrams, 0.0, 0.0)
-        elif datagrams:
+        age = fill = 0.0
+        if error != errno.EAGAIN and datagrams:
             taken, room, *_ = self._memory()
-            self._received(datagrams, self._age() if taken else 0.0, taken / room)
+            age, fill = self._age() if taken else 0.0, taken / room
+        self._rush = RUSH if age > RUSH_AGE else 1
+        if datagrams:
+            self._received(datagrams, age, fill)
         self._report()
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - always the same
@@ -304,17 +312,27 @@ def drain_by_calls(
     return 0, left
 
 
-def send_none(
-    _source: socket.socket,
-    _local: Address,
-    _messages: list[tuple[bytes, Flow]],
+def send_by_calls(  # noqa: PLR0917  what a kernel takes
+    source: socket.socket,
+    local: Address,
+    messages: list[tuple[bytes, Flow]],
     place: int,
-    _until: float,
-    _clock: Callable[[], float],
+    until: float,
+    clock: Callable[[], float],
     _together: int,
 ) -> int:
-    """Leave all to `send`."""
-    return place
+    """Send messages from a place on, until one of them can't be sent just so; return the place of that one."""
+    family = source.family
+    for at in range(place, len(messages)):
+        data, (transport, own, remote, _) = messages[at]
+        if transport != "UDP" or own != local or clock() >= until:
+            return at
+        try:
+            socket.inet_pton(family, remote[0])  # else Python would ask the DNS, and block
+            source.sendto(data, remote)
+        except (OSError, OverflowError, ValueError, TypeError):
+            return at
+    return max(place, len(messages))
 
 
 def _by_the_hundred() -> tuple[
@@ -324,7 +342,7 @@ def _by_the_hundred() -> tuple[
     try:
         from sipha.transport import _udp  # noqa: PLC0415  if it has been built
     except ImportError:
-        return drain_by_calls, send_none
+        return drain_by_calls, send_by_calls
     return _udp.drainer(Flow), _udp.send_many
 
 
