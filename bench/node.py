@@ -4,8 +4,8 @@
 
 With `--first` phones are new in each round: what is measured is their challenge, and then the REGISTER that makes their
 binding. With `--refused` most have waited too long, and are answered 503. It prints the least of the rounds, since
-whatever else the machine does only adds to it. The kernel's part is included; there are no followers, and the disk isn't
-waited for. To compare two trees, run them in turns, with PYTHONSAFEPATH=1 PYTHONPATH=TREE:.
+whatever else the machine does only adds to it. The kernel's part is included; there are no followers, and the disk
+isn't waited for. To compare two trees, run them in turns, with PYTHONSAFEPATH=1 PYTHONPATH=TREE:.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from collections.abc import Iterator
 
 import pytest
@@ -102,10 +103,12 @@ def test_listeners_know_their_addresses(stream_node: Node) -> None:
 
 
 def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken, socket.socket() as stream:
-        taken.bind((HOST, 0))
-        stream.bind((HOST, taken.getsockname()[1]))
-        return int(taken.getsockname()[1])
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken, socket.socket() as stream:
+            taken.bind((HOST, 0))
+            with suppress(OSError):  # a connection of somebody's may come from there
+                stream.bind((HOST, taken.getsockname()[1]))
+                return int(taken.getsockname()[1])
 
 
 def test_listeners_are_opened_before_others_are_retired(node: Node) -> None:

@@ -208,7 +208,7 @@ class UdpSocketTests(TestCase):
             for _ in range((2 + RUSH) * DATAGRAMS_PER_WAKE):
                 self.phone.sendto(b"x", udp.address)
             time.sleep(wait)
-            taken = []
+            taken = list[int]()
             while sum(taken) < (2 + RUSH) * DATAGRAMS_PER_WAKE:
                 udp.doRead()
                 taken.append(len(self.successResultOf(self.datagrams.get())))
