@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from twisted.internet.testing import MemoryReactorClock
