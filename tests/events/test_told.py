@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import get_args
+
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sipha.events.event import Moment, event_of
+from sipha.events.history import _FORMAT
 from sipha.events.told import events_in, told
-from sipha.state.changes import Change
+from sipha.state.changes import Change, Refreshed
 from sipha.state.entries import (
     Barrier,
+    Contact,
     DeleteAccount,
     Expire,
     Member,
@@ -79,3 +85,18 @@ def test_events_of_all_else_are_too() -> None:
     assert len(changes) == len(OTHERS)
     assert_told(changes)
     assert_told(changes, MOMENT._replace(node=None))
+
+
+def test_what_a_history_holds_is_as_its_form_says() -> None:
+    """Who changes what is packed must raise the history's form, and have `written` here be kept for the new one."""
+    log, contact = Log(), Contact("sip:a@192.0.2.1", 60, q=500, params=";x=y", instance="<urn:uuid:1>", reg_id=1)
+    all_there_is = Register(
+        *("sip:a@x", "call", 1, (contact,), False, "sip:a@192.0.2.9:5060", "udp:192.0.2.10:5060", "flow"),
+        *(("<sip:edge@x;lr>",), "phone/1", "INVITE,ACK", True, 1, 2, "attr", "{}"),
+    )
+    records = [all_there_is, msgspec.structs.replace(all_there_is, cseq=2, received="sip:a@192.0.2.8:5060")]
+    unregister = msgspec.structs.replace(all_there_is, cseq=3, contacts=(Contact("sip:a@192.0.2.1", 0),))
+    changes = [change for record in [*records, unregister, *OTHERS] for change in log.apply(record)]
+    assert {type(change) for change in changes} == {*get_args(Change)} - {Refreshed}
+    written = told(MOMENT, changes).data
+    assert (Path(__file__).parent / f"told-{_FORMAT}.msgpack").read_bytes() == written
