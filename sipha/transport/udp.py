@@ -26,9 +26,9 @@ BYTES_PER_WAKE = 65536
 """With the datagram that completes as many bytes the turn ends too: parsing takes time by the byte, and a turn must
 stay far shorter than the lease."""
 
-RUSH, RUSH_AGE = 4, 0.1
-"""Once datagrams have waited for so many seconds, so many times as much is taken: such a load can't afford what each
-turn takes by itself."""
+RUSH, RUSH_AGE, RUSH_OTHERS = 4, 0.1, 32
+"""Once datagrams have waited for so many seconds up to so many times as much is taken in a turn, until as many of them
+aren't REGISTERs: such a load can't afford what each turn takes by itself, and a call takes ten times as long."""
 
 TRANSIENT = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE})
 """Send errors that say nothing of the destination: the datagram is lost, the flow is not."""
@@ -96,7 +96,7 @@ class UdpSocket:
         self._family = self._socket.family
         self._open = True
         self._reading = False
-        self._rush = 1
+        self._late = False
         self._others = [
             UdpSocket(reactor, address, received, failed, counters, bind=giving(other), receive_buffer=receive_buffer)
             for other in others
@@ -223,22 +223,31 @@ class UdpSocket:
 
     def doRead(self) -> None:
         """Take DATAGRAMS_PER_WAKE datagrams or BYTES_PER_WAKE, and hand them over together (IReadDescriptor)."""
-        datagrams: list[tuple[bytes, Flow]] = []
-        most = self._rush * DATAGRAMS_PER_WAKE
-        error, left = 0, self._rush * BYTES_PER_WAKE
-        for _ in range(DATAGRAMS_PER_WAKE):
-            error, left = _drain(self._socket, self.address, datagrams, most, left)
-            if error in {0, errno.EAGAIN}:
+        datagrams, more = self._take()
+        for _ in range(1, RUSH if self._late else 1):
+            if not more or sum([not data.startswith(b"REGISTER ") for data, _ in datagrams]) >= RUSH_OTHERS:
                 break
-            self._read_errors()
+            further, more = self._take()
+            datagrams += further
         age = fill = 0.0
-        if error != errno.EAGAIN and datagrams:
+        if more and datagrams:
             taken, room, *_ = self._memory()
             age, fill = self._age() if taken else 0.0, taken / room
-        self._rush = RUSH if age > RUSH_AGE else 1
+        self._late = age > RUSH_AGE
         if datagrams:
             self._received(datagrams, age, fill)
         self._report()
+
+    def _take(self) -> tuple[list[tuple[bytes, Flow]], bool]:
+        """Take what a turn may take; False with it if no more waits."""
+        datagrams: list[tuple[bytes, Flow]] = []
+        error, left = 0, BYTES_PER_WAKE
+        for _ in range(DATAGRAMS_PER_WAKE):
+            error, left = _drain(self._socket, self.address, datagrams, DATAGRAMS_PER_WAKE, left)
+            if error in {0, errno.EAGAIN}:
+                break
+            self._read_errors()
+        return datagrams, error != errno.EAGAIN
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - always the same
         """Read the error queue: Twisted takes its EPOLLERR for a lost connection (IReadDescriptor)."""

@@ -200,23 +200,27 @@ class UdpSocketTests(TestCase):
             taken.append(len(self.successResultOf(self.datagrams.get())))
         assert taken == [2, 2, 1]
 
-    def test_socket_takes_more_at_a_time_while_datagrams_have_waited_for_long(self) -> None:
+    def test_socket_takes_more_registers_at_a_time_while_they_have_waited_for_long(self) -> None:
         udp = self.udp_socket(StillReactor())
         udp.start()
         time.sleep(0.05)  # the kernel begins to note times when it has a moment
-        for wait, least in ((0.0, 1), (1.1 * RUSH_AGE, RUSH)):
-            for _ in range((2 + RUSH) * DATAGRAMS_PER_WAKE):
-                self.phone.sendto(b"x", udp.address)
+        long = 1.1 * RUSH_AGE
+        for wait, others, times in (
+            (0.0, 0, 1),
+            (long, 0, RUSH),
+            (long, RUSH_OTHERS - 1, RUSH),
+            (long, RUSH_OTHERS, 1),
+        ):
+            sent = (2 + RUSH) * DATAGRAMS_PER_WAKE
+            for number in range(sent):
+                is_other = 0 <= number - DATAGRAMS_PER_WAKE < others
+                self.phone.sendto(b"OPTIONS sip:x" if is_other else b"REGISTER sip:x", udp.address)
             time.sleep(wait)
             taken = list[int]()
-            while sum(taken) < (2 + RUSH) * DATAGRAMS_PER_WAKE:
+            while sum(taken) < sent:
                 udp.doRead()
                 taken.append(len(self.successResultOf(self.datagrams.get())))
-            assert taken[:2] == [DATAGRAMS_PER_WAKE, least * DATAGRAMS_PER_WAKE]
-        for _ in range(2 * DATAGRAMS_PER_WAKE):
-            self.phone.sendto(b"x", udp.address)
-        udp.doRead()
-        assert len(self.successResultOf(self.datagrams.get())) == DATAGRAMS_PER_WAKE
+            assert taken[:2] == [DATAGRAMS_PER_WAKE, times * DATAGRAMS_PER_WAKE]
 
     def test_send_returns_why_nothing_was_sent_and_never_raises(self) -> None:
         still = StillReactor()
