@@ -22,6 +22,7 @@ from sipha.transport.udp import (
     DATAGRAMS_PER_WAKE,
     RUSH,
     RUSH_AGE,
+    RUSH_OTHERS,
     UdpSocket,
     drain_by_calls,
     send_by_calls,
