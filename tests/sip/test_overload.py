@@ -196,6 +196,20 @@ def test_of_a_load_that_lasts_few_are_answered_for_those_that_are_served(monkeyp
     assert asked.count(Verdict.REFUSED) == 100
 
 
+@pytest.mark.parametrize("other", ["log", "worker"])
+def test_what_others_refuse_first_takes_no_credit_from_a_storm(monkeypatch: pytest.MonkeyPatch, other: str) -> None:
+    monkeypatch.setattr("sipha.sip.overload.CREDIT", 100)
+    overload = Overload()
+    overload.waited(T1, 1.0)
+    storm = [decide(overload, REGISTER) for _ in range(LATE // 2)]
+    if other == "log":
+        overload.log_is_behind(QUIET)
+    else:
+        overload.add({"register": Tally(0, 1, 0)}, 0, T1, QUIET)
+    again = [decide(overload, REGISTER, PHONE, QUIET + T1 / 2) for _ in range(LATE // 2)]
+    assert (storm.count(Verdict.REFUSED), again.count(Verdict.REFUSED)) == (100, 100)
+
+
 def test_overload_is_told_when_it_begins_and_lasts_until_nothing_is_refused_for_some_time() -> None:
     begun: list[float] = []
     overload = Overload(begun.append)
