@@ -187,7 +187,7 @@ class Overload:
             if trusted
             else _refusals(datagrams, 1, spread)
         )
-        self._expect(len(datagrams) - answers.count(None), now)
+        self._expect(sum(answer is not None and place not in trusted for place, answer in enumerate(answers)), now)
         return answers
 
     def log_is_behind(self, now: float) -> None:

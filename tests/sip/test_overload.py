@@ -412,3 +412,14 @@ def test_peers_and_edges_are_not_told_when_to_come_back() -> None:
     answers = overload.refusals([(REGISTER, PHONE), (REGISTER, edge), (request("INVITE"), PHONE)], 0.0)
     assert [answer is not None and b"Retry-After" in answer for answer in answers] == [True, False, False]
     assert answers[2] is None
+
+
+def test_peers_and_edges_do_not_have_others_come_back_later() -> None:
+    edge = PHONE._replace(remote=("192.0.2.99", 5060))
+    overload = Overload()
+    overload.adopt(lambda flow: flow == edge, ())
+    overload.waited(T1, 1.0)
+    for number in range(2 * LATE):
+        decide(overload, REGISTER, PHONE, number / LATE)
+    overload.refusals([(REGISTER, edge)] * 100 * ADMITTED, 2.0)
+    assert max(overload.retry_after(mark, 2.0) for mark in range(LONGEST_SPREAD)) == SPREAD
