@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -403,6 +407,24 @@ def test_kernel_takes_nothing_but_datagrams(wrong: object) -> None:
 def test_kernel_refuses_nobody_without_an_address(flow: object) -> None:
     with pytest.raises(TypeError):
         KERNEL.refusals([(REGISTER, flow)], 1, 1)
+
+
+def test_kernel_leaves_no_references() -> None:
+    given = [(REGISTER, PHONE), (KNOWN, PHONE), (request("INVITE"), PHONE), (REGISTER.replace(b"To: ", b"t: "), PHONE)]
+    wrong = [*given, None]
+    watched = (given, *given, wrong, REGISTER, PHONE, PHONE.remote, PHONE.remote[0])
+    before = list(map(sys.getrefcount, watched))
+    for _ in range(50):
+        KERNEL.sift(given, 0, 0, 2.0, (EARNED, 10.0), (0, 1))
+        KERNEL.refusals(given, 1, 8)
+        for call in (
+            partial(KERNEL.sift, wrong, 0, 0, 2.0, (EARNED, 10.0), (0, 1)),
+            partial(KERNEL.refusals, wrong, 1, 8),
+        ):
+            with suppress(TypeError):
+                call()
+    del call  # it refers to what is watched
+    assert list(map(sys.getrefcount, watched)) == before
 
 
 def test_peers_and_edges_are_not_told_when_to_come_back() -> None:
