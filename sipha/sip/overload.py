@@ -187,12 +187,13 @@ class Overload:
             if trusted
             else _refusals(datagrams, 1, spread)
         )
-        self._expect(len(datagrams) - answers.count(None), now)
+        self._expect(sum(answer is not None and place not in trusted for place, answer in enumerate(answers)), now)
         return answers
 
     def log_is_behind(self, now: float) -> None:
         """A REGISTER was refused, because others have waited for the log too long."""
         self.behind += 1
+        self._fill_up(now)
         self._note(now)
 
     def add(self, tally: Mapping[Priority, Tally], behind: int, wait: float, now: float) -> None:
@@ -203,6 +204,7 @@ class Overload:
         self.behind += behind
         if tally or behind:
             self.wait = wait
+            self._fill_up(now)
             self._note(now)
 
     def lasts(self, now: float) -> bool:

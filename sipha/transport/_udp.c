@@ -132,6 +132,8 @@ static socklen_t address(PyObject *remote, Peer *peer)
         return 0;
     Py_ssize_t size;
     const char *host = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(remote, 0), &size);
+    if (host == NULL && PyErr_ExceptionMatches(PyExc_UnicodeError))
+        PyErr_Clear(); /* it has bytes of a zone that are no text */
     int overflow;
     long port = PyLong_AsLongAndOverflow(PyTuple_GET_ITEM(remote, 1), &overflow);
     if (host == NULL || overflow || strlen(host) != (size_t)size || port < 0 || port > 65535)

@@ -329,9 +329,10 @@ class Endpoint:
                 # A final response would end for its phone what goes on here and further on.
                 self._layer.receive(request, flow, now)
                 return
-            retry_after = self._overload.retry_after(mark_of(data), now)
+            overload = self._overload
             # As in `Overload.refusals`.
-            headers = () if self._overload.trusts(flow) else (("Retry-After", str(retry_after)),)
+            trusted = overload.trusts(flow)
+            headers = () if trusted else (("Retry-After", str(overload.retry_after(mark_of(data), now))),)
             self._refuse(SipError("overloaded", status=503, headers=headers), request, flow)
 
     # -- errors -----------------------------------------------------------------------------------------------------

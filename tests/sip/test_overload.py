@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -194,6 +198,20 @@ def test_of_a_load_that_lasts_few_are_answered_for_those_that_are_served(monkeyp
     assert storm.count(Verdict.REFUSED) == 100
     asked = [decide(overload, request("OPTIONS"), PHONE, 2 * T1) for _ in range(300)]
     assert asked.count(Verdict.REFUSED) == 100
+
+
+@pytest.mark.parametrize("other", ["log", "worker"])
+def test_what_others_refuse_first_takes_no_credit_from_a_storm(monkeypatch: pytest.MonkeyPatch, other: str) -> None:
+    monkeypatch.setattr("sipha.sip.overload.CREDIT", 100)
+    overload = Overload()
+    overload.waited(T1, 1.0)
+    storm = [decide(overload, REGISTER) for _ in range(LATE // 2)]
+    if other == "log":
+        overload.log_is_behind(QUIET)
+    else:
+        overload.add({"register": Tally(0, 1, 0)}, 0, T1, QUIET)
+    again = [decide(overload, REGISTER, PHONE, QUIET + T1 / 2) for _ in range(LATE // 2)]
+    assert (storm.count(Verdict.REFUSED), again.count(Verdict.REFUSED)) == (100, 100)
 
 
 def test_overload_is_told_when_it_begins_and_lasts_until_nothing_is_refused_for_some_time() -> None:
@@ -391,6 +409,24 @@ def test_kernel_refuses_nobody_without_an_address(flow: object) -> None:
         KERNEL.refusals([(REGISTER, flow)], 1, 1)
 
 
+def test_kernel_leaves_no_references() -> None:
+    given = [(REGISTER, PHONE), (KNOWN, PHONE), (request("INVITE"), PHONE), (REGISTER.replace(b"To: ", b"t: "), PHONE)]
+    wrong = [*given, None]
+    watched = (given, *given, wrong, REGISTER, PHONE, PHONE.remote, PHONE.remote[0])
+    before = list(map(sys.getrefcount, watched))
+    for _ in range(50):
+        KERNEL.sift(given, 0, 0, 2.0, (EARNED, 10.0), (0, 1))
+        KERNEL.refusals(given, 1, 8)
+        for call in (
+            partial(KERNEL.sift, wrong, 0, 0, 2.0, (EARNED, 10.0), (0, 1)),
+            partial(KERNEL.refusals, wrong, 1, 8),
+        ):
+            with suppress(TypeError):
+                call()
+    del call  # it refers to what is watched
+    assert list(map(sys.getrefcount, watched)) == before
+
+
 def test_peers_and_edges_are_not_told_when_to_come_back() -> None:
     edge = PHONE._replace(remote=("192.0.2.99", 5060))
     overload = Overload()
@@ -398,3 +434,14 @@ def test_peers_and_edges_are_not_told_when_to_come_back() -> None:
     answers = overload.refusals([(REGISTER, PHONE), (REGISTER, edge), (request("INVITE"), PHONE)], 0.0)
     assert [answer is not None and b"Retry-After" in answer for answer in answers] == [True, False, False]
     assert answers[2] is None
+
+
+def test_peers_and_edges_do_not_have_others_come_back_later() -> None:
+    edge = PHONE._replace(remote=("192.0.2.99", 5060))
+    overload = Overload()
+    overload.adopt(lambda flow: flow == edge, ())
+    overload.waited(T1, 1.0)
+    for number in range(2 * LATE):
+        decide(overload, REGISTER, PHONE, number / LATE)
+    overload.refusals([(REGISTER, edge)] * 100 * ADMITTED, 2.0)
+    assert max(overload.retry_after(mark, 2.0) for mark in range(LONGEST_SPREAD)) == SPREAD

@@ -367,12 +367,14 @@ def test_lease_that_ends_between_two_messages_lets_only_the_first_leave(node: No
 
 def test_message_that_cant_be_sent_keeps_no_other_from_leaving(node: Node) -> None:
     unreachable = node.flow._replace(remote=("255.255.255.255", 5060))
-    odd = node.flow._replace(remote=("nowhere", 5060))
+    # A URI may have a zone of any bytes: maddr=fe80::1%\xff.
+    odd = [node.flow._replace(remote=(host, 5060)) for host in ("nowhere", "fe80::1%\udcff")]
     sent = [(b"%d" % number, node.flow) for number in range(9)]
-    assert node.endpoint.send_all([*sent[:4], (b"lost", unreachable), *sent[4:], (b"lost", odd)]) == [unreachable, odd]
+    messages = [*sent[:4], (b"lost", unreachable), *sent[4:6], *((b"lost", flow) for flow in odd), *sent[6:]]
+    assert node.endpoint.send_all(messages) == [unreachable, *odd]
     assert node.answers() == [data for data, _ in sent]
     node.reactor.advance(0)
-    assert node.endpoint.counters["flow-failed"] == 2
+    assert node.endpoint.counters["flow-failed"] == 3
 
 
 def test_what_is_due_before_sending_is_done_when_the_events_are_over() -> None:

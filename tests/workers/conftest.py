@@ -67,6 +67,9 @@ class Line:
     def getsockname(self) -> Address:
         return self._address
 
+    def fileno(self) -> int:
+        return -1  # a kernel in C can send nothing by it, and leaves all to `sendto`
+
     def sendto(self, data: bytes, remote: tuple[Any, ...]) -> None:
         self._sent(data, Flow("UDP", self._address, (remote[0], remote[1])))
 
