@@ -226,9 +226,7 @@ class Endpoint:
     def _act(self, datagrams: list[tuple[bytes, Flow]], *, overloaded: bool) -> None:
         now, intercept, judge = self._reactor.seconds(), self._intercept, self._overload.judge
         self._tell_received(datagrams)
-        refused: list[tuple[bytes, Flow]] = []
-        if overloaded:
-            datagrams, refused = self._overload.sift(datagrams, now)
+        datagrams, refused = self._sift(datagrams, now) if overloaded else (datagrams, [])
         shortcut = self._shortcut if self._clock() < self._lease_until() else _parse_all
         for came, flow in datagrams:
             data = message_of(came)
@@ -255,6 +253,16 @@ class Endpoint:
         if refused:
             self._turn_away(refused, now)
         self.turn(now)
+
+    def _sift(
+        self, datagrams: list[tuple[bytes, Flow]], now: float
+    ) -> tuple[list[tuple[bytes, Flow]], list[tuple[bytes, Flow]]]:
+        """What goes on, and the REGISTERs that are refused for overload."""
+        try:
+            return self._overload.sift(datagrams, now)
+        except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
+            self._note_mistake("sifting datagrams")
+            return datagrams, []
 
     def _messages_received(self, received: list[Received], flow: Flow) -> None:
         now = self._reactor.seconds()
@@ -309,10 +317,15 @@ class Endpoint:
 
     def _turn_away(self, datagrams: list[tuple[bytes, Flow]], now: float) -> None:
         """Answer requests that are refused for overload, REGISTERs at a glance if possible."""
-        answers = self._overload.refusals(datagrams, now)
+        try:
+            answers = self._overload.refusals(datagrams, now)
+        except Exception:  # noqa: BLE001 - our mistake about one message must not stop the others
+            self._note_mistake("refusing datagrams")
+            return
         told = [(answer, flow) for answer, (_, flow) in zip(answers, datagrams, strict=True) if answer is not None]
-        self._layer.count("REGISTER", 503, len(told))
-        self._send(told, TOGETHER)
+        if told:
+            self._layer.count("REGISTER", 503, len(told))
+            self._send(told, TOGETHER)
         for answer, (came, flow) in zip(answers, datagrams, strict=True):
             if answer is None:
                 try:

@@ -15,7 +15,7 @@ from sipha.sip.events import Event, RequestReceived, TimerFired, TransactionFail
 from sipha.sip.flow import Flow
 from sipha.sip.layer import TransactionLayer
 from sipha.sip.message import Request, response_to
-from sipha.sip.overload import ADMITTED
+from sipha.sip.overload import ADMITTED, T1
 from sipha.transport.endpoint import Endpoint
 from sipha.transport.interfaces import ITransactionUser
 from sipha.transport.listeners import Listeners
@@ -164,6 +164,19 @@ def test_copy_of_what_is_under_way_is_not_refused(node: Node, monkeypatch: pytes
         node.user.act = node.user.answer
         assert statuses(node.receive_late(data, data.replace(b"Via: ", b"v:"))) == [180, 180]
         assert statuses(node.receive_late(data.replace(b"CSeq: 1", b"CSeq: 2").replace(b"9hG", b"8hG"))) == [503]
+
+
+@pytest.mark.parametrize(("part", "served"), [("_sift", [200, 200]), ("_refusals", [200])])
+def test_mistake_in_refusing_keeps_nothing_else_from_being_served(
+    node: Node, monkeypatch: pytest.MonkeyPatch, part: str, served: list[int]
+) -> None:
+    node.receive_late()
+    monkeypatch.setattr(f"sipha.sip.overload.{part}", None)
+    node.endpoint._datagrams_received(
+        [(request("REGISTER"), node.flow), (request("BYE", branch="z9hG4bKb"), node.flow)], T1, 0.0
+    )
+    assert statuses(node.answers()) == served
+    assert node.endpoint.counters["mistake"] == 1
 
 
 def test_refusal_goes_where_the_request_came_from_if_that_is_to_be_forced(node: Node) -> None:
