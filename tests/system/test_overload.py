@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.cluster import PATIENT, create_accounts
+from bench.cluster import BUILT, COMPILED, PATIENT, REPLICATED, Variant, create_accounts
 from bench.load import build, offered, read_report
 from sipha.sandbox import Sandbox
 from tests.system.nodes import restore, started, table
@@ -21,12 +21,28 @@ USERS = 2000
 CALLS = 10
 """How many calls a second are made meanwhile."""
 
+SHARE = {REPLICATED: 0.65, COMPILED: 0.8}
+"""What is served at twice the maximum, of the maximum: interpreted a refusal costs a third of a REGISTER, compiled a
+quarter (docs/performance.md).
+"""
+
+
+@pytest.fixture(
+    scope="module", params=[REPLICATED, pytest.param(COMPILED, marks=pytest.mark.long)], ids=lambda each: str(each.name)
+)
+def variant(request: pytest.FixtureRequest) -> Variant:
+    chosen: Variant = request.param
+    if chosen.compiled and not (BUILT / ".built").exists():
+        pytest.skip("make compiled builds it")
+    return chosen
+
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+def cluster(tmp_path_factory: pytest.TempPathFactory, variant: Variant) -> Iterator[Sandbox]:
     # Calls are answered where the contacts say, not where the REGISTERs came from.
     quiet = '[nat]\nping_scope = "none"'
-    cluster = Sandbox(tmp_path_factory.mktemp("overload"), prefix=PREFIX, tls=True, cluster=PATIENT, extra=quiet)
+    directory, launcher = tmp_path_factory.mktemp("overload"), variant.launcher
+    cluster = Sandbox(directory, prefix=PREFIX, tls=True, cluster=PATIENT, extra=quiet, launcher=launcher)
     with started(cluster):
         create_accounts(cluster, cluster.wait_for_leader(), USERS)
         yield cluster
@@ -60,10 +76,10 @@ def phones(cluster: Sandbox) -> Phones:
 
 
 @pytest.mark.parametrize(
-    ("times", "rounds", "seconds", "share"), [(3, 2, 3, 0.15), pytest.param(2, 3, 10, 0.8, marks=pytest.mark.long)]
+    ("times", "rounds", "seconds", "share"), [(3, 2, 3, 0.15), pytest.param(2, 3, 10, None, marks=pytest.mark.long)]
 )
 def test_leader_serves_on_and_calls_go_first_when_more_comes_than_it_can_serve(
-    cluster: Sandbox, phones: Phones, *, times: int, rounds: int, seconds: int, share: float
+    cluster: Sandbox, phones: Phones, variant: Variant, *, times: int, rounds: int, seconds: int, share: float | None
 ) -> None:
     """At so many times the most that it can serve, a share of that is served, 99 % of it within a second.
 
@@ -92,7 +108,7 @@ def test_leader_serves_on_and_calls_go_first_when_more_comes_than_it_can_serve(
     print(f"at {times} times the maximum:", *(f"{part:.0%} of it, p99 {p99:.2f} s;" for part, p99 in served))
     best, p99 = max(served)
     assert max(answered) >= 0.9
-    assert best >= share
+    assert best >= (share or SHARE[variant])
     assert p99 < 1.0
 
 
