@@ -76,7 +76,7 @@ def phones(cluster: Sandbox) -> Phones:
 
 
 @pytest.mark.parametrize(
-    ("times", "rounds", "seconds", "share"), [(3, 2, 3, 0.15), pytest.param(2, 3, 10, None, marks=pytest.mark.long)]
+    ("times", "rounds", "seconds", "share"), [(3, 2, 3, 0.3), pytest.param(2, 3, 10, None, marks=pytest.mark.long)]
 )
 def test_leader_serves_on_and_calls_go_first_when_more_comes_than_it_can_serve(
     cluster: Sandbox, phones: Phones, variant: Variant, *, times: int, rounds: int, seconds: int, share: float | None
