@@ -20,7 +20,7 @@ TICK = 0.25
 """Seconds between two looks."""
 
 STALL = 1.0
-"""Seconds by which a look may be late: whoever is held up for longer has lost its lease meanwhile."""
+"""Seconds by which a look may be late, or those of a lease if that lasts longer: who is held up longer has lost it."""
 
 RECOVERY = 10.0
 """Seconds without a fault after which the node is well again."""
@@ -34,8 +34,8 @@ _LINKS = Path("/sys/class/net")
 class Health(Service):
     """The faults of this node; `report` is told in a few words of the first one, or with nothing that all is well.
 
-    `interfaces` are those of the virtual addresses, whose links must be up; `clock` must not jump. `stalls` are the
-    seconds by which each look was late.
+    `interfaces` are those of the virtual addresses, whose links must be up; `clock` must not jump. `lease` is how many
+    seconds one lasts, `stalls` are those by which each look was late.
     """
 
     def __init__(
@@ -45,10 +45,13 @@ class Health(Service):
         report: Callable[[str], None],
         interfaces: Sequence[str] = (),
         links: Path = _LINKS,
+        *,
+        lease: float = 0.0,
     ) -> None:
         self._reactor = reactor
         self._clock = clock
         self._report = report
+        self._stall = max(STALL, lease)
         self._links = [links / interface / "carrier" for interface in interfaces]
         self._faults: dict[str, tuple[str, float]] = {}  # by kind: what is wrong, and until when it counts
         self._rests: dict[str, float] = {}  # by kind: for how long it counts, of those that grow
@@ -105,7 +108,7 @@ class Health(Service):
     def _look(self) -> None:
         now = self._clock()
         self.stalls.observe(max(now - self._due, 0.0))
-        if now - self._due > STALL:
+        if now - self._due > self._stall:
             self.fault("stall", f"the process was held up for {now - self._due:.1f} s")
         for link in self._links:
             if not _has_carrier(link):

@@ -39,7 +39,7 @@ from sipha.service.nat import make_keepalive, make_keepalive_settings
 from sipha.service.outcomes import RegisterOutcomes
 from sipha.service.probe import SelfProbe
 from sipha.service.replication import Replication
-from sipha.service.settings import make_capture, make_domains, make_listeners
+from sipha.service.settings import make_capture, make_domains, make_listeners, make_timing
 from sipha.service.sip import KeyRing, SipService
 from sipha.service.trace import Tracing
 from sipha.service.view import Parts, View
@@ -76,7 +76,8 @@ class Node(MultiService):
         self.events.setServiceParent(self)
         GarbageCollection(reactor).setServiceParent(self)
         interfaces = [placement.interface for placement in configuration.virtual_address.placements]
-        self.health = Health(reactor, boottime, replica.report, [name for name in interfaces if name])
+        lease = make_timing(configuration.cluster).lease
+        self.health = Health(reactor, boottime, replica.report, [name for name in interfaces if name], lease=lease)
         self.health.setServiceParent(self)
         self.address = AddressService(reactor, configuration, life.file, replica, self.health)
         self.address.setServiceParent(self)

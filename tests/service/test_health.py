@@ -11,14 +11,14 @@ from sipha.service.health import RECOVERY, STALL, TICK, Health
 class Node:
     """A node with two links, whose clock may run on while its reactor stands still."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, lease: float = 0.0) -> None:
         self.reactor = Clock()
         self.held_up = 0.0
         self.told: list[str] = []
         self.directory = directory
         for name in ("eth0", "eth1"):
             self.set_link(name, "1\n")
-        self.health = Health(self.reactor, self.now, self.told.append, ("eth0", "eth1"), directory)
+        self.health = Health(self.reactor, self.now, self.told.append, ("eth0", "eth1"), directory, lease=lease)
         self.health.startService()
 
     def now(self) -> float:
@@ -75,6 +75,17 @@ def test_node_that_was_held_up_is_unwell(node: Node) -> None:
     node.run(TICK)
     assert not node.health.well()
     assert node.told == ["the process was held up for 1.2 s"]
+
+
+def test_node_that_was_held_up_for_less_than_its_lease_lasts_is_well(tmp_path: Path) -> None:
+    node = Node(tmp_path, lease=2 * STALL)
+    node.run(1)
+    node.held_up += 2 * STALL - TICK
+    node.run(1)
+    assert node.health.well()
+    node.held_up += 2 * STALL + TICK
+    node.run(TICK)
+    assert not node.health.well()
 
 
 def test_node_that_takes_long_to_start_is_well(tmp_path: Path) -> None:
