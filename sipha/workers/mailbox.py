@@ -9,10 +9,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from twisted.internet.interfaces import IReadDescriptor
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -23,8 +24,8 @@ Letter = list[tuple[bytes, Flow]]
 
 LETTERS_PER_WAKE = 16
 
-_LARGEST = 1 << 18
-"""Bytes; a turn of `sipha.transport.udp` brings half of that."""
+_LARGEST = 1 << 19
+"""Bytes; a turn of `sipha.transport.udp` brings less than that."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[tuple[bytes, Address, Address]]).decode
@@ -33,6 +34,8 @@ _decode = msgspec.msgpack.Decoder(list[tuple[bytes, Address, Address]]).decode
 @implementer(IReadDescriptor)
 class Mailbox:
     """The end of a mailbox that is read; `received` is told of letters, those of one wake-up as one."""
+
+    log: ClassVar = Logger()
 
     def __init__(self, reactor: Any, end: socket.socket, received: Callable[[Letter], object]) -> None:
         self._reactor = reactor
@@ -71,10 +74,16 @@ class Mailbox:
         received: Letter = []
         with suppress(BlockingIOError):
             for _ in range(LETTERS_PER_WAKE):
-                letter = _decode(self._socket.recv(_LARGEST))
-                received += [(data, Flow("UDP", local, remote)) for data, local, remote in letter]
+                received += self._opened(self._socket.recv(_LARGEST))
         if received:
             self._received(received)
+
+    def _opened(self, letter: bytes) -> Letter:
+        try:
+            return [(data, Flow("UDP", local, remote)) for data, local, remote in _decode(letter)]
+        except msgspec.MsgspecError:  # raised, it would have the reactor leave the mailbox unread for good
+            self.log.failure("a mistake of ours in writing a letter")
+            return []
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002  nothing is lost: then the daemon hands it over
         """The reactor can't watch the socket (IReadDescriptor)."""

@@ -69,6 +69,16 @@ def test_what_a_mailbox_has_no_room_for_comes_back(rig: Rig) -> None:
     assert len(post.send()) == 8  # more than a datagram takes
 
 
+@pytest.mark.parametrize("wrong", [b"", b"\xc1", b"\x91\x93\xc4\x01x\x92\xa1\xff\x01\x92\xa1a\x01"])
+def test_letter_that_is_none_keeps_no_other_from_being_read(rig: Rig, wrong: bytes) -> None:
+    rig.mailbox.read()
+    rig.writing.send(wrong)
+    rig.posts[0].put(1, b"SIP/2.0 200 OK", FLOW)
+    rig.posts[0].send()
+    rig.world.until(lambda: rig.received)
+    assert rig.received == [[(b"SIP/2.0 200 OK", FLOW)]]
+
+
 def test_mailbox_that_rests_keeps_its_letters(rig: Rig) -> None:
     rig.mailbox.read()
     rig.mailbox.rest()
