@@ -388,8 +388,8 @@ class Endpoint:
         until, clock, failed = self._lease_until(), self._clock, list[Flow]()
         messages, place = list(messages), 0
         while place < len(messages):
-            if not self.taps:
-                place = self._sockets.send_many(messages, place, until, clock, together)
+            if not self.taps and (udp := self._sockets.udp_of(messages[place][1])) is not None:
+                place = udp.send_many(messages, place, until, clock, together)
                 if place == len(messages):
                     break
             data, flow = messages[place]

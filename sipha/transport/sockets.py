@@ -93,18 +93,9 @@ class Sockets:
         transports = self._own.get((canonical(host), port))
         return transports is not None and (transport is None or transport in transports)
 
-    def send_many(
-        self,
-        messages: list[tuple[bytes, Flow]],
-        place: int,
-        until: float,
-        clock: Callable[[], float],
-        together: int,
-    ) -> int:
-        """See UdpSocket: by the socket that the message at this place goes by."""
-        flow = messages[place][1]
-        udp = self._udp.get(flow.local) if flow.transport == "UDP" else None
-        return place if udp is None else udp.send_many(messages, place, until, clock, together)
+    def udp_of(self, flow: Flow) -> UdpSocket | None:
+        """The UDP socket that a flow goes by; None if it goes by a connection, or by what we don't have any more."""
+        return self._udp.get(flow.local) if flow.transport == "UDP" else None
 
     def send(self, data: bytes, flow: Flow) -> int:
         """Send, and return 0, or the errno why it was not sent."""
