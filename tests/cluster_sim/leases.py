@@ -43,6 +43,7 @@ class Leases:
         self._acknowledged: defaultdict[tuple[str, int, int], dict[str, int]] = defaultdict(dict)
         self._ended: set[bytes] = set()  # the commitments of claims whose secrets were told
         self._shown: defaultdict[tuple[str, int], set[bytes]] = defaultdict(set)  # the same, by who has heard: its life
+        self._heard_of: dict[tuple[str, int], bytes] = {}  # the claim that each life of a node has promised something last
         self._checked: dict[str, tuple[float, frozenset[str]]] = {}  # each leader's lease and other voters
         self._seen: dict[str, tuple[bytes, float]] = {}  # each leader's claim at its last step: secret, end
 
@@ -74,6 +75,7 @@ class Leases:
         if promised < heartbeat.seconds:
             raise Violation(f"{node.name} promises {heartbeat.seconds} s, and its disk says {promised}")
         self._promises[node.name] = claim, heartbeat
+        self._heard_of[node.name, node.life] = heartbeat.commitment
         if not node.forgetful():  # else it may have promised another something as well
             acknowledged = self._acknowledged[leader, *claim]
             acknowledged[node.name] = max(message.sent, acknowledged.get(node.name, 0))
@@ -83,9 +85,11 @@ class Leases:
         self._ended.add(commit_to(secret))
 
     def shown(self, node: Node, secret: bytes) -> None:
-        """A node hears the secret of a claim, and knows that it has ended if it is the last that it has heard of."""
-        claim = self._promises.get(node.name)
-        if claim is not None and claim[1].commitment == commit_to(secret):
+        """A node hears the secret of a claim, and knows that it has ended if it is the last that it has heard of.
+
+        What it heard of before it was started anew it doesn't know.
+        """
+        if self._heard_of.get((node.name, node.life)) == commit_to(secret):
             self._shown[node.name, node.life].add(commit_to(secret))
 
     def voted(self, node: Node) -> None:
