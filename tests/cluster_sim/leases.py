@@ -43,7 +43,7 @@ class Leases:
         self._acknowledged: defaultdict[tuple[str, int, int], dict[str, int]] = defaultdict(dict)
         self._ended: set[bytes] = set()  # the commitments of claims whose secrets were told
         self._shown: defaultdict[tuple[str, int], set[bytes]] = defaultdict(set)  # the same, by who has heard: its life
-        self._heard_of: dict[tuple[str, int], bytes] = {}  # the claim that each life of a node has promised something last
+        self._heard_of: dict[tuple[str, int], bytes] = {}  # the claim that each life of a node acknowledged last
         self._checked: dict[str, tuple[float, frozenset[str]]] = {}  # each leader's lease and other voters
         self._seen: dict[str, tuple[bytes, float]] = {}  # each leader's claim at its last step: secret, end
 
