@@ -15,7 +15,7 @@ from sipha.cluster import founding
 from sipha.cluster.storage import Storage
 from sipha.sandbox import Sandbox, SandboxError, SandboxNode
 
-PATIENT = "election_min = 2.0\nelection_max = 4.0"
+PATIENT = "election_min = 3.0\nelection_max = 6.0"
 """What else this machine does must not end the leader's lease in the midst of a measurement."""
 
 LEADER_CORE, OTHER_CORE = 0, 1

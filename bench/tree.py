@@ -8,7 +8,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from math import log
 from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -16,9 +15,6 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 AHEAD = -10
 """The nice value of a session with precedence: nine times the weight of others, whose nodes must keep their leases."""
-
-_STEP = 1.25
-"""By so much a nice value that is less by one makes the weight larger (sched(7))."""
 
 
 class Tree:
@@ -63,26 +59,20 @@ class Tree:
 def precedence(pids: Iterable[int]) -> Iterator[None]:
     """Have the sessions of these processes run before all others meanwhile (sched(7), autogroup).
 
-    Those that have the same cores share what one would have by itself, or they would leave the others nothing.
     Without root's rights, or on a kernel that doesn't group processes by session, they run as ever.
     """
-    sessions = defaultdict[frozenset[int], dict[int, int]](dict)  # by their cores: a process of each
-    for pid in pids:
-        with suppress(OSError):
-            sessions[frozenset(os.sched_getaffinity(pid))].setdefault(os.getsid(pid), pid)
-    nice = {pid: AHEAD + round(log(len(each), _STEP)) for each in sessions.values() for pid in each.values()}
-    for pid, value in nice.items():
-        _give(pid, value)
+    sessions = list(pids)
+    _put_ahead(sessions, AHEAD)
     try:
         yield
     finally:
-        for pid in nice:
-            _give(pid, 0)
+        _put_ahead(sessions, 0)
 
 
-def _give(pid: int, nice: int) -> None:
-    with suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(f"{nice}", "ascii")
+def _put_ahead(pids: Iterable[int], nice: int) -> None:
+    for pid in pids:
+        with suppress(OSError):
+            Path(f"/proc/{pid}/autogroup").write_text(f"{nice}", "ascii")
 
 
 def _stat(pid: int) -> list[str]:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -55,26 +54,6 @@ def test_precedence_is_that_of_the_session_and_ends() -> None:
             assert not AUTOGROUP.read_text().endswith(f" nice {AHEAD}\n")
         assert group.read_text().endswith(" nice 0\n")
         process.communicate(b"\n")
-
-
-@pytest.mark.skipif(os.geteuid() != 0 or not AUTOGROUP.exists(), reason="takes root, and a kernel with autogroups")
-def test_sessions_with_the_same_cores_share_their_precedence() -> None:
-    with ExitStack() as stack:
-        processes = [
-            stack.enter_context(
-                subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
-            )
-            for _ in range(4)
-        ]
-        alone, *_ = processes
-        Tree(alone.pid).pin(0)
-        with precedence(process.pid for process in processes):
-            nices = [
-                int(Path(f"/proc/{process.pid}/autogroup").read_text().rpartition(" ")[2]) for process in processes
-            ]
-        for process in processes:
-            process.communicate(b"\n")
-    assert nices == [AHEAD, *[AHEAD + 5] * 3]  # 1.25 ** 5 is three
 
 
 def test_precedence_of_a_process_that_has_ended_changes_nothing() -> None:
