@@ -46,7 +46,7 @@ class Health(Service):
         interfaces: Sequence[str] = (),
         links: Path = _LINKS,
         *,
-        lease: float = 0.0,
+        lease: float,
     ) -> None:
         self._reactor = reactor
         self._clock = clock

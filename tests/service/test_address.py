@@ -119,7 +119,7 @@ class Held:
     def __init__(self) -> None:
         self.clock, self.addresses, self.leader = Clock(), Addresses(), Leader()
         self.faults: list[str] = []
-        self.health = Health(self.clock, self.clock.seconds, self.faults.append)
+        self.health = Health(self.clock, self.clock.seconds, self.faults.append, lease=0.0)
         self.holder = AddressHolder(self.clock, self.addresses, cast("Replica", self.leader), self.health)
         Child(self.addresses.asked).setServiceParent(self.holder)
         self.holder.startService()

@@ -123,7 +123,7 @@ def sip() -> Deaf:
 
 @pytest.fixture
 def health(clock: Clock) -> Health:
-    health = Health(clock, clock.seconds, lambda _: None)
+    health = Health(clock, clock.seconds, lambda _: None, lease=0.0)
     health.startService()
     return health
 
