@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
 import pysyncobj.syncobj
@@ -69,6 +69,14 @@ class Timing:
         return 0.8 * self.election_min
 
 
+class Answer(NamedTuple):
+    """What the library answers to entries: what it wants next, whether that is further back, whether it took them."""
+
+    next_index: int
+    reset: bool = False
+    success: bool = False
+
+
 class Outbox(Protocol):
     """Takes what the library wants to tell a peer."""
 
@@ -76,9 +84,6 @@ class Outbox(Protocol):
         self, peer: str, commit_index: int, prev_index: int | None, prev_term: int | None, entries: list[Entry]
     ) -> bool:
         """Entries or a heartbeat from the leader; False if the peer can't take them now."""
-
-    def append_reply(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
-        """The answer to the message that is being received."""
 
     def request_vote(self, peer: str, last_index: int, last_term: int) -> None:
         """A vote is asked for in the current term."""
@@ -106,6 +111,8 @@ class Raft(SyncObj):
         self._journal = journal
         self._outbox = outbox
         self._apply = apply
+        self.answer: Answer | None = None
+        """To the entries that are being received."""
         self._nodes: dict[str, _Peer] = {}
         self._reachable: set[str] = set()
         self._stored: dict[str, int] = {}  # up to where each peer has our log on disk; it said so in this term of ours
@@ -350,8 +357,8 @@ class Raft(SyncObj):
 
     # Messages
 
-    def receive_append(self, peer: str, append: AppendEntries) -> None:
-        """Take a verified message of a leader whose term is not earlier than ours."""
+    def receive_append(self, peer: str, append: AppendEntries) -> Answer | None:
+        """Take a verified message of a leader whose term is not earlier than ours, and return what to answer."""
         message: dict[str, Any] = {"type": "append_entries", "term": append.term, "commit_index": append.commit_index}
         if append.prev_index is not None:
             message |= {
@@ -359,7 +366,9 @@ class Raft(SyncObj):
                 "prevLogTerm": append.prev_term,
                 "entries": append.entries,
             }
+        self.answer = None
         self._SyncObj__onMessageReceived(self._node(peer), message)
+        return self.answer
 
     def receive_reply(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
         """Take a follower's answer of this term.
@@ -457,8 +466,7 @@ class _Link(Transport):
                     self._raft.heartbeat_sent(node)
                 return sent
             case "next_node_idx":
-                reset, success = message["reset"], message["success"]
-                self._outbox.append_reply(node.id, message["next_node_idx"], reset=reset, success=success)
+                self._raft.answer = Answer(message["next_node_idx"], message["reset"], message["success"])
             case "request_vote":
                 self._outbox.request_vote(node.id, message["last_log_index"], message["last_log_term"])
             case "response_vote":

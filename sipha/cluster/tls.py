@@ -225,8 +225,11 @@ class _Transport(BufferingTLSTransport):
     def send(self, data: bytes) -> None:
         """Give the kernel what was written, and this."""
         self._hurries = True
-        self._aggregator.flush()
-        TLSMemoryBIOProtocol.write(self, data)
+        if getattr(self._aggregator, "_scheduled", None):  # something waits for a later turn: both are one record
+            self._aggregator.write(data)
+            self._aggregator.flush()
+        else:
+            TLSMemoryBIOProtocol.write(self, data)
         self._hurries = False
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

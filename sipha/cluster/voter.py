@@ -16,7 +16,7 @@ from sipha.cluster import guards
 from sipha.cluster.disk import Disk
 from sipha.cluster.journal import Journal
 from sipha.cluster.lease import Lease, Promise
-from sipha.cluster.raft import Raft, Timing
+from sipha.cluster.raft import Answer, Raft, Timing
 from sipha.cluster.succession import Succession
 from sipha.cluster.wire import (
     AppendEntries,
@@ -99,7 +99,6 @@ class Voter:
         self._grants: set[str] = set()
         self._votes: tuple[int, set[str]] = (0, set())
         self._secret = b""  # what shows our voters that the leader's claim has ended
-        self._answering: tuple[int, int | None] = (0, None)  # sent, matched of the message being received
         self._verified: tuple[int, int, int] = (0, 0, 0)  # up to where our log is the leader's: term, index, sent
         self._round = (-math.inf, 0)  # when it began, and what was committed then
         self._goal = 0  # what was committed when the round before began
@@ -313,16 +312,17 @@ class Voter:
             self._time.begin(message.time, now)
         if message.unaided:
             self._unaided = (message.term, message.commit_index)
-        self._answering = (message.sent, matched)
-        raft.receive_append(peer, append)
+        answer = raft.receive_append(peer, append)
         if promised and (claim != self._acked[0] or now - self._acked[1] >= self._timing.append_period * _ACK_PAUSE):
             # The term is written down by now: nobody of an earlier one can be promised anything after a crash.
             self._acked = (claim, now)
             self._send(peer, LeaseAck(message.term, message.claim, message.sent))
+        if answer is not None:  # last: it goes out at once, and with it what was said before
+            self._answer(peer, answer, message.sent, matched)
 
-    def append_reply(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
+    def _answer(self, peer: str, answer: Answer, sent: int, matched: int | None) -> None:
         """Acknowledge what really matched, as far as it is on disk."""
-        sent, matched = self._answering
+        next_index, reset, success = answer
         if matched is not None and success:
             next_index = matched + 1
         elif reset and next_index <= self.raft.last_index:
@@ -340,8 +340,7 @@ class Voter:
     def installed(self, peer: str, index: int) -> None:
         """A snapshot of the leader's at `index` is in place of our log, or our log holds all that it covers."""
         if peer == self.raft.leader and not self.raft.leads:
-            self._answering = (0, None)
-            self.append_reply(peer, index + 1, reset=False, success=True)
+            self._answer(peer, Answer(index + 1, success=True), sent=0, matched=None)
 
     def remembers(self) -> bool:
         """Return True if we have all that a leader has committed without us, since it knows that we forgot.

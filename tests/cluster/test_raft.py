@@ -275,9 +275,6 @@ class Silence:
     def append_entries(self, *_message: object) -> bool:
         return False
 
-    def append_reply(self, *_message: object, **_more: object) -> None:
-        pass
-
     def request_vote(self, *_message: object) -> None:
         pass
 

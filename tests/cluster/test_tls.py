@@ -633,6 +633,19 @@ class TestOnTheWay:
         longest = max(records(relay.said[0])[before:], key=len)
         assert len(longest) > sum(len(frame(message)) for message in sent)
 
+    def test_what_hurries_goes_out_in_one_record_with_what_was_said_before(
+        self, world: World, talk: Talk, relay: Relay
+    ) -> None:
+        talk.goes_on()
+        before = len(records(relay.said[0]))
+        proposal = Propose(1, bytes(100))
+        entries = AppendEntries(1, 0, 1, 1, [(bytes(100), 2, 1)], 0, 0, 0, 0, b"", unaided=False)
+        for message in (proposal, entries):
+            assert talk.nodes["b"].network.send("a", message)
+        world.until(lambda: entries in talk.nodes["a"].user.messages)
+        first, *_ = records(relay.said[0])[before:]
+        assert len(first) > len(frame(proposal) + frame(entries))
+
 
 class TestRotation:
     """Certificates change while the nodes talk."""

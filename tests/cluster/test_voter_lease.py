@@ -6,6 +6,7 @@ import pytest
 
 from sipha.cluster.lease import commit_to
 from sipha.cluster.wire import (
+    AppendReply,
     LastWord,
     LeaseAck,
     PreVote,
@@ -165,6 +166,18 @@ def test_later_term_is_durable_before_its_leaders_lease_is_acknowledged(
     monkeypatch.setattr(voter, "_send", look)
     voter.receive("a", append(5))
     assert terms == [5]
+
+
+def test_follower_says_of_the_lease_before_what_takes_it_along(ballot: Ballot) -> None:
+    """An answer goes to the kernel at once, with all that was written before; by itself the lease's would be later."""
+    leader = ballot.elect("a")
+    ballot.queues.clear()
+    ballot.heartbeat("a")
+    ballot.deliver("a", "b")
+    lease, reply = ballot.queues["b", "a"]
+    assert isinstance(lease, LeaseAck)
+    assert isinstance(reply, AppendReply)
+    assert reply.next_index == leader.raft.last_index + 1
 
 
 # The lease

@@ -218,9 +218,9 @@ MUTATIONS = [
     Mutation(
         "the term is written down before a lease is acknowledged",
         VOTER + "_receive_append",
-        "raft.receive_append(peer, append)\n",
+        "answer = raft.receive_append(peer, append)\n",
         "self._send(peer, LeaseAck(message.term, message.claim, message.sent))\n"
-        "    raft.receive_append(peer, append)\n",
+        "    answer = raft.receive_append(peer, append)\n",
     ),
     Mutation(
         "a claim ends before its secret is told to the next leader",
@@ -237,7 +237,7 @@ MUTATIONS = [
     # What is acknowledged
     Mutation(
         "a follower acknowledges what it has on disk",
-        VOTER + "append_reply",
+        VOTER + "_answer",
         "if next_index > self._journal.durable + 1:",
         "if False:",
     ),
