@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import atexit
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from sipha.cluster import authority, founding
 from sipha.cluster.handover import UNWELL
 from sipha.errors import ConfigError
 from sipha.service import node as node_module
+from sipha.service.health import STALL
 from sipha.service.life import Life
 from sipha.service.node import LINGER, Node
 from tests.cluster.world import World
@@ -113,6 +115,22 @@ def test_leader_that_is_stopped_asks_another_to_lead_but_not_for_long(
     alone.end()
     assert world.reactor.seconds() - began > 0.4
     assert asked == [(None, "it is being stopped", True, UNWELL)], "even one that is unwell is to lead then"
+
+
+@pytest.mark.parametrize(("election_min", "well"), [(0.4, False), (10.0, True)])
+def test_node_goes_by_its_own_lease_in_whether_it_was_held_up_for_too_long(
+    world: World, tmp_path: Path, election_min: float, *, well: bool
+) -> None:
+    cluster = f"plaintext = true\nelection_min = {election_min}\nelection_max = {2 * election_min}"
+    settings = configuration(tmp_path, cluster)
+    found(settings)
+    alone = Alone(world, settings)
+    world.turn(0.5)  # it is started, and looks
+    time.sleep(STALL + 0.5)
+    world.turn(0.1)
+    was_well = alone.node.health.well()
+    alone.end()
+    assert was_well == well
 
 
 def test_threads_of_the_disk_get_the_interpreter_soon(alone: Alone) -> None:
