@@ -21,6 +21,7 @@ NODES = 3
 WORKERS = 8
 """With so many a database that waits for disks does best (on two cores; 16 are no better)."""
 
+CEILING = "Kamailio in memory"
 NEAREST = "Kamailio, PostgreSQL"
 """The one whose 200 OK means nearly as much as sipha's."""
 
@@ -101,7 +102,7 @@ def in_memory(directory: Path, prefix: str) -> Peer:
         launcher=("taskset", "-c", str(LEADER_CORE)),
     )
     return Peer(
-        "Kamailio in memory",
+        CEILING,
         "none: one process has it",
         directory,
         f"{prefix}.200",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bench.cluster import ALONE, COMPILED, COMPILED_ALONE, REPLICATED
 from bench.load import Sample
 from bench.log_figures import Range, over
-from bench.peers import NEAREST
+from bench.peers import CEILING, NEAREST
 from bench.result import CALL, CALLS, FIRST, HIGH, MOST, OVERLOAD, STEADY, STORM, Plan, Result
 
 MEMORY = "memory of a node for each binding"
@@ -18,10 +18,28 @@ SERVED = "served at twice the maximum, of the maximum"
 PINGS = "4,000 pings/s"
 SYNC, LATE = "fdatasync", "sleep late"
 
+REFERENCE = 9.0
+"""Of CPU time, in µs, the ceiling took for a REGISTER where the goals were set."""
+
 Number = Callable[[Sample], float]
 
 _THREE = (REPLICATED, COMPILED)
 """Three nodes, as the interpreter runs them, and compiled."""
+
+
+class Goal(NamedTuple):
+    """What is to be reached where the ceiling takes REFERENCE for a REGISTER.
+
+    On a machine of half the speed a rate is to be half as high (`speeds` 1), and a time may be twice as long (-1).
+    """
+
+    number: float
+    form: str
+    speeds: int = 0
+
+    def text(self, speed: float = 1.0) -> str:
+        """What it comes to at a speed, of that where it was set."""
+        return self.form.format(self.number * speed**self.speeds)
 
 
 class Table(NamedTuple):
@@ -111,9 +129,15 @@ def calls(result: Result) -> Table:
 
 
 def goals(result: Result) -> Table:
-    """What sipha is to reach, and what it does: interpreted, and compiled."""
-    head = ["sipha", "goal", "interpreted", "compiled"]
-    return Table([head, *([*line] for line in _goals(result) if any(line[2:]))], words=True)
+    """What sipha is to reach, what that comes to at the speed of this machine, and what it does."""
+    ceiling = result.of(CEILING, MOST)
+    speed = REFERENCE / over(list(map(_cost, ceiling))).median if ceiling else None
+    lines = [["sipha", "goal", "at this speed", "interpreted", "compiled"]]
+    for name, goal, measured in _goals(result):
+        if any(measured):
+            here = goal.text(speed) if goal and goal.speeds and speed else ""
+            lines.append([name, goal.text() if goal else "", here, *measured])
+    return Table(lines, words=True)
 
 
 def noise(result: Result) -> str:
@@ -125,7 +149,10 @@ def noise(result: Result) -> str:
     return f"The host: {', '.join(parts)}; while nothing comes they take of a core: {', '.join(idle)}"
 
 
-def _goals(result: Result) -> Iterator[tuple[str, ...]]:
+_A_SECOND, _MS, _S = "{:,.0f}/s", "{:.3g} ms", "{:.3g} s"
+
+
+def _goals(result: Result) -> Iterator[tuple[str, Goal | None, list[str]]]:
     def both(load: str, number: Number, form: str, unit: str) -> list[str]:
         return [_spread(result.of(variant.name, load), number, form, unit) for variant in _THREE]
 
@@ -133,31 +160,36 @@ def _goals(result: Result) -> Iterator[tuple[str, ...]]:
         figures = [result.parts.get(variant.name, {}).get(name) for variant in _THREE]
         return [over(each).text(form, scale) + unit if each else "" for each in figures]
 
-    yield "REGISTER refresh, three nodes, mTLS, fsync, nonce reused", "30,000/s", *both(MOST, _rate, ",.0f", "/s")
+    yield (
+        "REGISTER refresh, three nodes, mTLS, fsync, nonce reused",
+        Goal(30_000, _A_SECOND, 1),
+        both(MOST, _rate, ",.0f", "/s"),
+    )
     nearest = result.of(NEAREST, MOST)
-    ratios = (_ratio(result.of(variant.name, MOST), nearest, _rate) for variant in _THREE)
-    yield f"its rate beside {NEAREST}", "× 7", *ratios
-    alone = (_spread(result.of(variant.name, MOST), _rate, ",.0f", "/s") for variant in (ALONE, COMPILED_ALONE))
-    yield "REGISTER refresh in memory on one node", "35,000/s", *alone
-    yield "first REGISTER with its 401, three nodes", "18,000/s", *both(FIRST, _rate, ",.0f", "/s")
-    for load, limits in ((STEADY, ("1 ms", "5 ms")), (HIGH, ("5 ms", "50 ms"))):
+    ratios = [_ratio(result.of(variant.name, MOST), nearest, _rate) for variant in _THREE]
+    yield f"its rate beside {NEAREST}", Goal(7, "× {:g}"), ratios
+    alone = [_spread(result.of(variant.name, MOST), _rate, ",.0f", "/s") for variant in (ALONE, COMPILED_ALONE)]
+    yield "REGISTER refresh in memory on one node", Goal(35_000, _A_SECOND, 1), alone
+    yield "first REGISTER with its 401, three nodes", Goal(18_000, _A_SECOND, 1), both(FIRST, _rate, ",.0f", "/s")
+    for load, limits in ((STEADY, (1, 5)), (HIGH, (5, 50))):
         for name, number, limit in (("p50", _p50, limits[0]), ("p99", _p99, limits[1])):
-            yield f"{load}: {name}", limit, *both(load, number, ".2f", " ms")
-    yield "calls", "2,500/s", *both(CALL, _rate, ",.0f", "/s")
-    yield "leader's CPU time for a REGISTER", "", *both(MOST, leader, ".1f", " µs")
-    yield "what its core would serve by that", "", *both(MOST, lambda sample: 1e6 / leader(sample), ",.0f", "/s")
-    yield "a follower's", "4 µs", *both(MOST, follower, ".1f", " µs")
+            yield f"{load}: {name}", Goal(limit, _MS, -1), both(load, number, ".2f", " ms")
+    yield "calls", Goal(2_500, _A_SECOND, 1), both(CALL, _rate, ",.0f", "/s")
+    yield "leader's CPU time for a REGISTER", None, both(MOST, leader, ".1f", " µs")
+    yield "what its core would serve by that", None, both(MOST, lambda sample: 1e6 / leader(sample), ",.0f", "/s")
+    yield "a follower's", Goal(4, "{:.3g} µs", -1), both(MOST, follower, ".1f", " µs")
     bindings, large = f"{result.plan.bindings:,} bindings", result.plan.bindings == Plan.bindings
-    yield f"{MEMORY}, {bindings}", "1,000 B" if large else "", *parts(MEMORY, ",.0f", 1, " B")
-    yield f"{START} with {bindings}", "8 s" if large else "", *parts(START, ".2f", 1, " s")
-    yield f"{STALL}, {bindings}", "20 ms", *parts(STALL, ".1f", 1e3, " ms")
-    yield PINGS, "6 % of a core", *parts(PINGS, ".1%", 1, " of a core")
-    yield SERVED, "80%", *parts(SERVED, ".0%", 1, "")
+    yield f"{MEMORY}, {bindings}", Goal(1_000, "{:,.0f} B") if large else None, parts(MEMORY, ",.0f", 1, " B")
+    yield f"{START} with {bindings}", Goal(8, _S, -1) if large else None, parts(START, ".2f", 1, " s")
+    yield f"{STALL}, {bindings}", Goal(20, _MS, -1), parts(STALL, ".1f", 1e3, " ms")
+    yield PINGS, Goal(6, "{:.3g} % of a core", -1), parts(PINGS, ".1%", 1, " of a core")
+    yield SERVED, Goal(0.8, "{:.0%}"), parts(SERVED, ".0%", 1, "")
     overload, storms = result.of(COMPILED.name, OVERLOAD), result.of(COMPILED.name, STORM)
-    yield "99th percentile of what is served then", "1,000 ms", "", _spread(overload, _p99, ",.0f", " ms")
+    yield "99th percentile of what is served then", Goal(1, _S, -1), ["", _spread(overload, _p99, ",.0f", " ms")]
+    goal = Goal(15, _S, -1) if result.plan.phones == Plan.phones else None
     for storm in storms:
         through = f"through after {storm.ok / storm.rate:.1f} s, {storm.failed} lost"
-        yield f"{result.plan.phones:,} phones at once", "15 s" if result.plan.phones == Plan.phones else "", "", through
+        yield f"{result.plan.phones:,} phones at once", goal, ["", through]
 
 
 def _spread(samples: Sequence[Sample], number: Number, form: str, unit: str = "") -> str:

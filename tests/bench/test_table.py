@@ -7,7 +7,7 @@ import pytest
 from bench import result, table
 from bench.cluster import ALONE, COMPILED, REPLICATED
 from bench.load import Sample
-from bench.peers import NEAREST
+from bench.peers import CEILING, NEAREST
 from bench.result import CALL, FIRST, HIGH, MOST, OVERLOAD, STEADY, STORM, Plan, Result
 
 
@@ -73,6 +73,7 @@ def test_goals_show_what_was_measured_and_nothing_else(measured: Result) -> None
     goals = table.goals(measured)
     assert row(goals, f"its rate beside {NEAREST}") == {
         "goal": "× 7",
+        "at this speed": "",
         "interpreted": "× 8.50 (5.00–12.00)",
         "compiled": "",
     }
@@ -94,18 +95,32 @@ def test_goals_show_what_was_measured_and_nothing_else(measured: Result) -> None
     assert row(goals, "REGISTER refresh in memory on one node")["interpreted"] == "31,000/s"
     assert row(goals, f"{table.MEMORY}, 1,000,000 bindings") == {
         "goal": "1,000 B",
+        "at this speed": "",
         "interpreted": "795 B",
         "compiled": "",
     }
     assert row(goals, f"{table.STALL}, 1,000,000 bindings")["interpreted"] == "9.3 ms"
     assert row(goals, table.PINGS) == {
         "goal": "6 % of a core",
+        "at this speed": "",
         "interpreted": "5.1% of a core",
         "compiled": "4.1% of a core",
     }
     assert row(goals, table.SERVED)["compiled"] == "95%"
     assert row(goals, "99th percentile of what is served then")["compiled"] == "340 ms"
     assert row(goals, "100,000 phones at once")["compiled"] == "through after 10.0 s, 0 lost"
+
+
+def test_goals_are_in_proportion_to_the_speed_of_the_machine(measured: Result) -> None:
+    for _ in range(measured.plan.rounds):
+        measured.add(CEILING, MOST, sample(45_000.0, kamailio=18.0))
+        measured.add(REPLICATED.name, STEADY, sample(1_000.0, p99=4000.0))
+    goals = table.goals(measured)
+    here = {name: cells[1] for name, *cells in goals.lines}
+    assert here["REGISTER refresh, three nodes, mTLS, fsync, nonce reused"] == "15,000/s"
+    assert here["a follower's"] == "8 µs"
+    assert here["REGISTER at 1,000/s: p99"] == "10 ms"
+    assert here[f"its rate beside {NEAREST}"] == ""
 
 
 def test_goals_of_large_tables_are_none_of_small_ones(measured: Result) -> None:
