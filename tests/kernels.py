@@ -16,11 +16,12 @@ HERE = Path(__file__).parents[1]
 
 
 @cache
-def kernel(name: str) -> Any:
-    """The module in C with this name; nothing imports it but who calls this."""
+def kernel(name: str, *macros: str) -> Any:
+    """The module in C with this name, built with these macros; nothing imports it but who calls this."""
     source = HERE / f"{name.replace('.', '/')}.c"
     with tempfile.TemporaryDirectory(prefix="sipha-kernel-") as directory:
-        command = build_ext(Distribution({"ext_modules": [Extension(name, [str(source)])]}))
+        extension = Extension(name, [str(source)], define_macros=[(macro, None) for macro in macros])
+        command = build_ext(Distribution({"ext_modules": [extension]}))
         command.build_lib = command.build_temp = directory
         command.ensure_finalized()
         command.run()

@@ -136,7 +136,7 @@ static uint8_t *put_path(uint8_t *at, PyObject *path)
     return at;
 }
 
-/* The row with the binding that is made now; NULL with an error set. */
+/* The row with the binding that is made now, without its digest; NULL with an error set. */
 static PyObject *written(const Said *said, uint64_t contact_id, const Moment *moment)
 {
     uint64_t expires_at = moment->time + granted(said->seconds, said->jitter, moment) * 1000;
@@ -167,7 +167,7 @@ static PyObject *written(const Said *said, uint64_t contact_id, const Moment *mo
     at = put_text(put_text(put_path(at, said->path), said->user_agent), said->methods);
     at = put_number(put_number(at, said->flags), said->cflags);
     put_text(put_number(put_text(at, said->attr), moment->time), said->kv_store);
-    put_lead(lead, size, expires_at, expires_at / 1000);
+    put_times(lead, expires_at, expires_at / 1000);
     return row;
 }
 
@@ -201,45 +201,89 @@ static int is_buried(PyObject *tombstones, PyObject *aor, PyObject *call_id)
     return found;
 }
 
-/* Make one row: 1 if that is done, 0 if nothing was, and the reference is to be asked; -1 with an error set. */
+/* A row that is made, the REGISTER of which it is, and the shard in which it is to be: until then without its digest. */
+typedef struct {
+    PyObject *shard, *request, *contact_id, *row, *outcome;
+} Made;
+
+static void forget(const Made rows[], int count)
+{
+    for (int i = 0; i < count; i++) {
+        Py_DECREF(rows[i].request);
+        Py_XDECREF(rows[i].contact_id);
+        Py_XDECREF(rows[i].row);
+        Py_XDECREF(rows[i].outcome);
+    }
+}
+
+/* Make one row, behind those made: 1 if that is done, 0 if the record isn't plain, or not yet; -1 with an error set. */
 static int make_one(State *state, PyObject *shards, PyObject *tombstones, PyObject *request, PyObject *contact_ids,
-                    PyObject *outcomes, PyObject *made, const Moment *moment, PyObject *time, Sum *sum)
+                    const Moment *moment, PyObject *time, Made rows[], int count)
 {
     Said said;
-    if (!read_request(state, request, moment, &said))
+    if ((PyObject *)Py_TYPE(request) != state->request.type || !read_request(state, request, moment, &said))
         return 0;
     PyObject *aor = at(request, state->request.aor), *shard = shard_of(shards, aor);
     if (shard == NULL)
         return -1;
+    for (int i = 0; i < count; i++)
+        if (PyUnicode_Compare(at(rows[i].request, state->request.aor), aor) == 0)
+            return 0; /* it has a row that isn't in the table yet */
     int known = PyDict_Contains(shard, aor);
     if (known == 0)
         known = is_buried(tombstones, aor, at(request, state->request.call_id));
     if (known)
         return known < 0 ? -1 : 0;
-    int done = -1;
     uint64_t number;
-    PyObject *row = NULL, *outcome_ = NULL, *each = NULL, *contact_id = PyIter_Next(contact_ids);
-    if (contact_id == NULL || !is_number(contact_id, &number)) {
-        if (!PyErr_Occurred())
-            PyErr_SetString(PyExc_TypeError, "an id is a number of 64 bits");
-        goto end;
+    Made one = {shard, Py_NewRef(request), PyIter_Next(contact_ids), NULL, NULL};
+    if (one.contact_id != NULL && is_number(one.contact_id, &number)) {
+        if ((one.row = written(&said, number, moment)) != NULL)
+            one.outcome = outcome(state->registered, state->raw, one.row, time);
+    } else if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_TypeError, "an id is a number of 64 bits");
+    if (one.outcome == NULL) {
+        forget(&one, 1);
+        return -1;
     }
-    if ((row = written(&said, number, moment)) == NULL ||
-        (outcome_ = outcome(state->registered, state->raw, row, time)) == NULL ||
-        (each = PyTuple_Pack(3, request, contact_id, row)) == NULL || PyDict_SetItem(shard, aor, row) < 0 ||
-        PyList_Append(made, each) < 0 || PyList_Append(outcomes, outcome_) < 0)
-        goto end;
-    const uint8_t *lead = (const uint8_t *)PyBytes_AS_STRING(row);
-    uint64_t low = big(lead + 8, 8);
-    sum->low += low;
-    sum->high += big(lead, 8) + (sum->low < low);
-    done = 1;
-end:
-    Py_XDECREF(each);
-    Py_XDECREF(outcome_);
-    Py_XDECREF(row);
-    Py_XDECREF(contact_id);
-    return done;
+    rows[count] = one;
+    return 1;
+}
+
+/* Make rows of the records from this one on, and say how many: those that are hashed together. An error may be set. */
+static int make(State *state, PyObject *shards, PyObject *tombstones, PyObject *records, Py_ssize_t first,
+                PyObject *contact_ids, const Moment *moment, PyObject *time, Made rows[LANES])
+{
+    int count = 0, done = 1;
+    while (done == 1 && count < LANES && first + count < PySequence_Fast_GET_SIZE(records)) {
+        PyObject *record = Py_NewRef(PySequence_Fast_GET_ITEM(records, first + count));
+        done = make_one(state, shards, tombstones, record, contact_ids, moment, time, rows, count);
+        Py_DECREF(record);
+        count += done == 1;
+    }
+    return count;
+}
+
+/* Put rows in the table; false with an error set if that was done in part. */
+static bool add(const Made rows[], int count, Py_ssize_t aor, PyObject *outcomes, PyObject *made, Sum *sum)
+{
+    PyObject *each[LANES];
+    for (int i = 0; i < count; i++)
+        each[i] = rows[i].row;
+    put_digests(each, count);
+    for (int i = 0; i < count; i++) {
+        const Made *one = &rows[i];
+        PyObject *told = PyTuple_Pack(3, one->request, one->contact_id, one->row);
+        int failed = told == NULL || PyDict_SetItem(one->shard, at(one->request, aor), one->row) < 0 ||
+                     PyList_Append(made, told) < 0 || PyList_Append(outcomes, one->outcome) < 0;
+        Py_XDECREF(told);
+        if (failed)
+            return false;
+        const uint8_t *lead = (const uint8_t *)PyBytes_AS_STRING(one->row);
+        uint64_t low = big(lead + 8, 8);
+        sum->low += low;
+        sum->high += big(lead, 8) + (sum->low < low);
+    }
+    return true;
 }
 
 static bool are_shards(PyObject *object)
@@ -270,18 +314,21 @@ static PyObject *first(PyObject *module, PyObject *const *args, Py_ssize_t nargs
     /* An id is the version shifted by 20 bits, and more. */
     if (moment.version < UINT64_C(1) << 43 && moment.time < UINT64_C(1) << 61 && moment.default_expires <= LARGEST &&
         moment.min_expires <= LARGEST && moment.max_expires <= LARGEST)
-        for (Py_ssize_t i = PyList_GET_SIZE(outcomes); i < PySequence_Fast_GET_SIZE(records); i++) {
-            PyObject *record = PySequence_Fast_GET_ITEM(records, i);
-            if ((PyObject *)Py_TYPE(record) != state->request.type)
+        while (!PyErr_Occurred()) {
+            Made rows[LANES];
+            Py_ssize_t next = PyList_GET_SIZE(outcomes);
+            int count = make(state, shards, tombstones, records, next, contact_ids, &moment, time, rows);
+            if (count == 0)
                 break;
-            Py_INCREF(record);
-            int done = make_one(state, shards, tombstones, record, contact_ids, outcomes, made, &moment, time, &sum);
-            Py_DECREF(record);
-            if (done < 0)
-                return NULL;
-            if (done == 0)
-                break;
+            PyObject *type, *value, *traceback; /* of an error about the record after those */
+            PyErr_Fetch(&type, &value, &traceback);
+            bool done = add(rows, count, state->request.aor, outcomes, made, &sum);
+            forget(rows, count);
+            if (done || type != NULL)
+                PyErr_Restore(type, value, traceback);
         }
+    if (PyErr_Occurred())
+        return NULL;
     return Py_BuildValue("KK", (unsigned long long)sum.high, (unsigned long long)sum.low);
 }
 

@@ -186,7 +186,7 @@ static uint8_t *put(uint8_t *at, const uint8_t *from, const uint8_t *end)
     return at + (end - from);
 }
 
-/* A row with this binding, refreshed; NULL with an error set. */
+/* A row with this binding, refreshed, without its digest; NULL with an error set. */
 static PyObject *rewritten(const uint8_t *data, const Binding *b, const uint64_t bucket, uint64_t version,
                            uint64_t expires_at, uint64_t cseq, uint64_t last_modified)
 {
@@ -202,7 +202,7 @@ static PyObject *rewritten(const uint8_t *data, const Binding *b, const uint64_t
     at = put_number(put(at, b->call_id_at, b->cseq_at), cseq);
     at = put_number(put(at, b->q_at, b->last_modified_at), last_modified);
     put(at, b->kv_store_at, b->end);
-    put_lead(lead, size, expires_at, bucket);
+    put_times(lead, expires_at, bucket);
     return row;
 }
 
@@ -299,51 +299,86 @@ static void exchange(Sum *sum, PyObject *row, PyObject *new)
     sum->low -= former_low;
 }
 
-/* Refresh one row: 1 if that is done, 0 if nothing was, and the reference is to be asked, or tells of the error that is set;
- * -1 with an error set if it was done in part. */
-static int refresh_one(State *state, PyObject *shards, PyObject *record, PyObject *outcomes, PyObject *replaced,
-                       const Moment *moment, PyObject *time, Sum *sum)
+/* The row of an AOR, the shard that has it, and the row that is to take its place: until then without its digest. */
+typedef struct {
+    PyObject *shard, *aor, *row, *new, *outcome;
+} Made;
+
+static void forget(const Made made[], int count)
 {
-    int done = 0;
-    PyObject *row = NULL, *new = NULL, *made = NULL;
+    for (int i = 0; i < count; i++) {
+        Py_DECREF(made[i].aor);
+        Py_DECREF(made[i].row);
+        Py_XDECREF(made[i].new);
+        Py_XDECREF(made[i].outcome);
+    }
+}
+
+/* Make what a record makes of a row, behind what is made; false, maybe with an error set, if it isn't plain, or not yet. */
+static bool make_one(State *state, PyObject *shards, PyObject *record, const Moment *moment, PyObject *time, Made made[],
+                     int count)
+{
+    if ((PyObject *)Py_TYPE(record) != state->refresh.type)
+        return false;
     PyObject *aor = at(record, state->refresh.aor);
-    if (aor == NULL)
-        return 0;
-    Py_INCREF(aor);
-    Py_hash_t hash = PyObject_Hash(aor);
+    Py_hash_t hash = aor == NULL ? -1 : PyObject_Hash(aor);
     if (hash == -1)
-        goto end;
+        return false;
     PyObject *shard = PyTuple_GET_ITEM(shards, (Py_ssize_t)((size_t)hash % (size_t)PyTuple_GET_SIZE(shards)));
-    if (!PyDict_CheckExact(shard))
-        goto end;
-    row = PyDict_GetItemWithError(shard, aor);
+    PyObject *row = PyDict_CheckExact(shard) ? PyDict_GetItemWithError(shard, aor) : NULL;
     if (row == NULL)
-        goto end;
-    Py_INCREF(row);
-    new = refreshed(&state->refresh, record, row, moment);
-    if (new == NULL)
-        goto end;
-    made = outcome(state->registered, state->raw, new, time);
-    if (made == NULL)
-        goto end;
-    if (replaced != Py_None) {
-        PyObject *pair = PyTuple_Pack(2, aor, row);
-        int failed = pair == NULL || PyList_Append(replaced, pair);
-        Py_XDECREF(pair);
-        if (failed)
-            goto end;
+        return false;
+    for (int i = 0; i < count; i++)
+        if (made[i].row == row)
+            return false; /* it is about the row that is to take the place of this one */
+    Made one = {shard, Py_NewRef(aor), Py_NewRef(row), NULL, NULL};
+    if ((one.new = refreshed(&state->refresh, record, row, moment)) != NULL)
+        one.outcome = outcome(state->registered, state->raw, one.new, time);
+    if (one.outcome == NULL) {
+        forget(&one, 1);
+        return false;
     }
-    done = -1;
-    if (PyDict_SetItem(shard, aor, new) == 0 && PyList_Append(outcomes, made) == 0) {
-        exchange(sum, row, new);
-        done = 1;
+    made[count] = one;
+    return true;
+}
+
+/* Make what the records from this one on make of rows, and say of how many: those that can be hashed together. */
+static int make(State *state, PyObject *shards, PyObject *records, Py_ssize_t first, const Moment *moment, PyObject *time,
+                Made made[LANES])
+{
+    int count = 0;
+    while (count < LANES && first + count < PySequence_Fast_GET_SIZE(records)) {
+        PyObject *record = Py_NewRef(PySequence_Fast_GET_ITEM(records, first + count));
+        bool plain = make_one(state, shards, record, moment, time, made, count);
+        Py_DECREF(record);
+        if (!plain)
+            break;
+        count++;
     }
-end:
-    Py_XDECREF(made);
-    Py_XDECREF(new);
-    Py_XDECREF(row);
-    Py_DECREF(aor);
-    return done;
+    return count;
+}
+
+/* Put what was made in the table; false with an error set if that was done in part. */
+static bool replace(const Made made[], int count, PyObject *outcomes, PyObject *replaced, Sum *sum)
+{
+    PyObject *rows[LANES];
+    for (int i = 0; i < count; i++)
+        rows[i] = made[i].new;
+    put_digests(rows, count);
+    for (int i = 0; i < count; i++) {
+        const Made *one = &made[i];
+        if (replaced != Py_None) {
+            PyObject *pair = PyTuple_Pack(2, one->aor, one->row);
+            int failed = pair == NULL || PyList_Append(replaced, pair);
+            Py_XDECREF(pair);
+            if (failed)
+                return false;
+        }
+        if (PyDict_SetItem(one->shard, one->aor, one->new) < 0 || PyList_Append(outcomes, one->outcome) < 0)
+            return false;
+        exchange(sum, one->row, one->new);
+    }
+    return true;
 }
 
 static PyObject *refresh(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
@@ -366,20 +401,20 @@ static PyObject *refresh(PyObject *module, PyObject *const *args, Py_ssize_t nar
     Sum sum = {0, 0};
     if (moment.time < UINT64_C(1) << 61 && moment.default_expires <= LARGEST && moment.min_expires <= LARGEST &&
         moment.max_expires <= LARGEST)
-        for (Py_ssize_t i = PyList_GET_SIZE(outcomes); i < PySequence_Fast_GET_SIZE(records); i++) {
-            PyObject *record = PySequence_Fast_GET_ITEM(records, i);
-            if ((PyObject *)Py_TYPE(record) != state->refresh.type)
+        while (true) {
+            Made made[LANES];
+            int count = make(state, shards, records, PyList_GET_SIZE(outcomes), &moment, time, made);
+            if (count == 0)
                 break;
-            Py_INCREF(record);
-            int done = refresh_one(state, shards, record, outcomes, replaced, &moment, time, &sum);
-            Py_DECREF(record);
-            if (done == 1)
-                continue;
-            if (done < 0 || (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)))
+            PyErr_Clear(); /* the record that it is about comes first in what is made next */
+            bool done = replace(made, count, outcomes, replaced, &sum);
+            forget(made, count);
+            if (!done)
                 return NULL;
-            PyErr_Clear();
-            break;
         }
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError))
+        return NULL;
+    PyErr_Clear();
     return Py_BuildValue("KK", (unsigned long long)sum.high, (unsigned long long)sum.low);
 }
 
@@ -453,7 +488,8 @@ static PyObject *load(PyObject *Py_UNUSED(module), PyObject *data)
         return NULL;
     uint8_t *lead = (uint8_t *)PyBytes_AS_STRING(row);
     memcpy(lead + LEAD, bytes, size);
-    put_lead(lead, size, b.expires_at, b.expires_at / 1000);
+    put_times(lead, b.expires_at, b.expires_at / 1000);
+    put_digests(&row, 1);
     PyObject *aor = PyUnicode_DecodeUTF8((const char *)b.aor.at, (Py_ssize_t)b.aor.size, NULL);
     if (aor == NULL) {
         Py_DECREF(row);

@@ -30,6 +30,7 @@ from tests.state.test_changes import Witness
 from tests.state.test_model import AORS, phones, policies
 
 KERNEL, FIRST = kernel("sipha.state._row"), kernel("sipha.state._first")
+KERNELS = {"C": (KERNEL, FIRST), "Python": (None, None)}
 
 WIDTHS = [0, 0x7F, 0x80, 0xFF, 0x100, 0xFFFF, 0x10000, 0xFFFFFFFF, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
 
@@ -41,9 +42,9 @@ BINDING = Binding("a", "b", 1, 2, 3, "c", 4, 5, "d", 0, "e", "f", "g", "h", ("i"
 def written_in(language: str) -> Iterator[None]:
     """All that is done meanwhile is done by the kernel as far as it goes, or by none."""
     with pytest.MonkeyPatch.context() as patch:
-        used = KERNEL if language == "C" else None
+        used, first = KERNELS[language]
         patch.setattr(location_module, "refresh_plain", used and used.refresh)
-        patch.setattr(location_module, "first_plain", FIRST.first if used else None)
+        patch.setattr(location_module, "first_plain", first and first.first)
         patch.setattr(location_module, "shorten_plain", used and used.shortened)
         patch.setattr(row_module, "load_plain", used and used.load)
         yield
