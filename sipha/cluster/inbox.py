@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from sipha.cluster.catchup import Catchup
 from sipha.cluster.checkpoint import Checkpoints
@@ -35,7 +35,6 @@ _FROM_GUESTS = (AppendEntries, SnapshotChunk, PreVote, RequestVote)
 """What counts from who is no member as far as we know: it may be one (Raft thesis §4.1)."""
 
 
-@implementer(INetworkUser)
 class Inbox:
     """Takes each message as a step of the `driver`, which takes another when something follows from it.
 
@@ -139,3 +138,6 @@ class Inbox:
         began = self._voter.raft.term_at(message.commit_index) == message.term
         if message.commitment and began and self._kinship.hello(peer).priority:
             self.served_until = message.time
+
+
+classImplements(Inbox, INetworkUser)

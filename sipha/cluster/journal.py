@@ -13,11 +13,11 @@ from functools import partial
 from operator import attrgetter
 from typing import overload
 
-import msgspec
 from twisted.logger import Logger
 
 from sipha.cluster.disk import Damaged, Disk
 from sipha.cluster.seal import seal, unseal
+from sipha.cluster.sealed import Ballot
 from sipha.cluster.segment import Segment
 from sipha.cluster.window import Tail, Window
 from sipha.cluster.wire import Entry
@@ -41,13 +41,6 @@ _FEW = 4
 _TERM = "term"
 
 
-class _Ballot(msgspec.Struct):
-    """The current term and the node that got our vote in it."""
-
-    term: int
-    vote: str | None
-
-
 class Journal:
     """The entries from `first_index`, the base, which a snapshot covers or which is entry 1, to `last_index`.
 
@@ -65,8 +58,8 @@ class Journal:
         self._sync = sync
         self._writer = Writer(disk, self._settled, self._failed, sync=sync)
         self._log = Logger(namespace="sipha.cluster")
-        self._ballot = _Ballot(0, None)
-        self._kept: _Ballot | None = None  # what is known to be on disk
+        self._ballot = Ballot(0, None)
+        self._kept: Ballot | None = None  # what is known to be on disk
         self._commit = 0
         self._segments: list[Segment] = []
         self._window = Window(0)
@@ -266,7 +259,7 @@ class Journal:
 
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:
         """Keep term and vote, durably; raises OSError."""
-        ballot = _Ballot(term, votedForNodeId)
+        ballot = Ballot(term, votedForNodeId)
         if ballot != self._kept:
             self._kept = None
             self._disk.replace(_TERM, seal(ballot))
@@ -436,7 +429,7 @@ class Journal:
 
     def _load_ballot(self) -> None:
         try:
-            self._ballot = unseal(self._disk.read(_TERM), _Ballot)
+            self._ballot = unseal(self._disk.read(_TERM), Ballot)
         except FileNotFoundError:
             if self._last[1] > 1:
                 raise Damaged(f"the file {_TERM} is missing") from None

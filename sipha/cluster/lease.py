@@ -15,24 +15,16 @@ import math
 import os
 from collections.abc import Collection
 from hashlib import sha256
-from typing import Annotated
-
-from msgspec import Meta, Struct
 
 from sipha.cluster.disk import Disk
 from sipha.cluster.seal import seal, unseal
+from sipha.cluster.sealed import Longest
 from sipha.cluster.wire import MAX_LEASE, SECRET
 
 MARGIN = 1.1
 """What a follower adds to the stated duration, as a factor."""
 
 _FILE = "promise"
-
-
-class _Longest(Struct):
-    """The longest duration ever promised, in seconds."""
-
-    duration: Annotated[float, Meta(ge=0, le=MAX_LEASE / 1000)]
 
 
 def commit_to(secret: bytes) -> bytes:
@@ -149,7 +141,7 @@ class Promise:
         if not commitment or claim < self._claim or (claim == self._claim and self.secret):
             return False
         if duration > self._longest or (not self._readable and now >= self._quiet_until):
-            self._disk.replace(_FILE, seal(_Longest(duration)))  # durably: it is acknowledged only after this
+            self._disk.replace(_FILE, seal(Longest(duration)))  # durably: it is acknowledged only after this
             self._longest, self._readable = duration, True
         if claim != self._claim:
             self._claim, self._commitment, self.secret = claim, commitment, b""
@@ -170,7 +162,7 @@ class Promise:
 
     def _read(self) -> float:
         try:
-            return unseal(self._disk.read(_FILE), _Longest).duration
+            return unseal(self._disk.read(_FILE), Longest).duration
         except FileNotFoundError:
             return 0.0
         except (OSError, ValueError):

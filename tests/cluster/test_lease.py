@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from sipha.cluster.lease import Lease, Promise, _Longest, commit_to
+from sipha.cluster.lease import Lease, Promise, commit_to
 from sipha.cluster.seal import seal
+from sipha.cluster.sealed import Longest
 from tests.cluster_sim.disk import VirtualDisk
 
 SECRET = b"secret"
@@ -267,7 +268,7 @@ def test_promise_with_a_flipped_bit_is_unreadable(disk: VirtualDisk) -> None:
 
 
 def test_promise_longer_than_any_heartbeat_states_is_unreadable(disk: VirtualDisk) -> None:
-    disk.replace("promise", seal(_Longest(1e9)))
+    disk.replace("promise", seal(Longest(1e9)))
     assert not Promise(disk, 0.0).binds(11.1)
 
 

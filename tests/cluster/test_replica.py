@@ -321,7 +321,7 @@ def test_failing_steps_dont_end_the_driving_until_they_go_on(
 ) -> None:
     cluster.start("a", "b", "c")
     leader = cluster.wait_for_leader()
-    tick = leader._voter.tick
+    tick = leader._raft.tick
     failing: list[int] = [1, 2]
 
     def fail() -> None:
@@ -331,7 +331,7 @@ def test_failing_steps_dont_end_the_driving_until_they_go_on(
             raise ZeroDivisionError
         tick()
 
-    monkeypatch.setattr(leader._voter, "tick", fail)
+    monkeypatch.setattr(leader._raft, "tick", fail)
     cluster.world.until(lambda: not failing)
     assert isinstance(cluster.register(leader, "sip:alice@example.com")[0], Registered)
     assert not cluster.failed
@@ -788,7 +788,7 @@ def test_time_goes_on_over_a_stop_of_all_nodes_while_the_machine_is_up(
 # Backup
 
 
-def test_time_that_passes_after_an_entry_is_applied_counts(assemble: Assemble) -> None:
+def test_time_that_passes_after_an_entry_is_applied_counts(assemble: Assemble, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that starts, and knows the time from its log alone, is held up in the step that applies it."""
     assembly = assemble("a")
     assembly.start("a")
@@ -802,7 +802,7 @@ def test_time_that_passes_after_an_entry_is_applied_counts(assemble: Assemble) -
     assembly.crash("a", power_lost=True)
     assembly.start("a", boot_id="the next")
     replica = assembly.replica("a")
-    clock, tick, late = replica._clock, replica._voter.tick, [0.0]
+    clock, tick, late = replica._clock, replica._raft.tick, [0.0]
     replica._clock = lambda: clock() + late[0]
 
     def be_late() -> None:
@@ -810,7 +810,7 @@ def test_time_that_passes_after_an_entry_is_applied_counts(assemble: Assemble) -
         if replica.machine.index >= index:
             late[0] = 3.0
 
-    vars(replica._voter)["tick"] = be_late
+    monkeypatch.setattr(replica._raft, "tick", be_late)
     assembly.until(lambda: late[0])
     assert replica.cluster_time() > time + 2.9
 

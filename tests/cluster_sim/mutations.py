@@ -110,7 +110,7 @@ MUTATIONS = [
         "a vote is durable before it is given",
         "cluster.journal:Journal.setCurrentTerm",
         "self._disk.replace(_TERM, seal(ballot))",
-        "self._disk.replace(_TERM, seal(_Ballot(term, None)))",
+        "self._disk.replace(_TERM, seal(Ballot(term, None)))",
     ),
     Mutation(
         "a blank or forgetful disk doesn't vote",
@@ -170,7 +170,7 @@ MUTATIONS = [
     Mutation(
         "the longest promise is on disk before it is given",
         LEASE + "Promise.give",
-        "self._disk.replace(_FILE, seal(_Longest(duration)))",
+        "self._disk.replace(_FILE, seal(Longest(duration)))",
         "pass",
     ),
     Mutation(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
 
-from sipha.cluster import founding, journal, lease, raft, segment
+from sipha.cluster import founding, raft, segment
 from sipha.cluster.expirer import Expirer
 from sipha.cluster.guards import members_of
 from sipha.cluster.handover import HandoverFailed
@@ -21,6 +21,7 @@ from sipha.cluster.membership import MembershipRefused
 from sipha.cluster.raft import Raft, Timing
 from sipha.cluster.replica import Replica
 from sipha.cluster.seal import unseal
+from sipha.cluster.sealed import Ballot, Longest
 from sipha.cluster.wire import MAX_LEASE
 from sipha.errors import ConfigError, Unavailable, UnknownOutcome
 from sipha.state.entries import Policy, Record, Register
@@ -110,6 +111,32 @@ class Observer:
         self.node.world.note(self.node.name, "leads no more")
         if not self.node.frozen:
             self.node.guard.withdraw()
+
+
+class Log:
+    """The journal of a node as the library has it, which shows the invariants what becomes of it."""
+
+    def __init__(self, node: Node, journal: Journal) -> None:
+        self.node = node
+        self.journal = journal
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.journal, name)
+
+    def __len__(self) -> int:
+        return len(self.journal)
+
+    def __getitem__(self, item: int | slice) -> Any:
+        return self.journal[item]
+
+    def add(self, command: bytes, index: int, term: int) -> None:
+        self.journal.add(command, index, term)
+        self.node.world.invariants.added(self.node, command, index, term)
+
+    def deleteEntriesFrom(self, position: int) -> None:
+        self.node.world.invariants.cut(self.node, self.journal.first_index + position)
+        self.journal.deleteEntriesFrom(position)
+        self.node.world.invariants.shortened(self.node)
 
 
 class Node:
@@ -463,25 +490,15 @@ class Node:
 
     def _look_into(self, replica: Replica) -> None:
         """See what it adds and applies."""
-        apply, add, cut = replica._raft._apply, replica._journal.add, replica._journal.deleteEntriesFrom
+        apply = replica._raft._apply
 
         def applied(index: int, entry: bytes) -> list[Outcome]:
             outcomes: list[Outcome] = apply(index, entry)
             self.world.invariants.applied(self, index, entry, outcomes)
             return outcomes
 
-        def added(command: bytes, index: int, term: int) -> None:
-            add(command, index, term)
-            self.world.invariants.added(self, command, index, term)
-
-        def cut_off(position: int) -> None:
-            self.world.invariants.cut(self, replica._journal.first_index + position)
-            cut(position)
-            self.world.invariants.shortened(self)
-
-        vars(replica._journal)["deleteEntriesFrom"] = cut_off
         replica._raft._apply = applied
-        vars(replica._journal)["add"] = added
+        replica._raft._SyncObj__raftLog = Log(self, replica._journal)
         replica.leadership.observe(Observer(self))
         self.world.invariants.started(self, self._journal, replica._journal)
         self._journal = replica._journal
@@ -663,14 +680,14 @@ class Node:
         data = self.disk.durable("term")
         if data is None:
             return None
-        ballot = unseal(data, journal._Ballot)
+        ballot = unseal(data, Ballot)
         return ballot.term, ballot.vote
 
     def promised(self) -> float:
         """For how many seconds it will keep still after a start, whatever happens before."""
         data = self.disk.durable("promise")
         try:
-            return 0.0 if data is None else unseal(data, lease._Longest).duration
+            return 0.0 if data is None else unseal(data, Longest).duration
         except ValueError:
             return MAX_LEASE / 1000
 
