@@ -1051,7 +1051,8 @@ def take_step(layer: TransactionLayer, step: tuple[object, ...], now: float) -> 
                 layer.start(message, flow, now, branch_timeout=6.0)
         case ("answer", int() as index, int() as status) if layer._servers:
             server = list(layer._servers.values())[index % len(layer._servers)]
-            layer.respond(server, response_to(server.request, status, to_tag="b"), now)
+            assert isinstance(server.context, Request)  # a transaction at rest has let go of its own
+            layer.respond(server, response_to(server.context, status, to_tag="b"), now)
         case ("wait", float() as seconds):
             layer.handle_timer(now + seconds)
             return now + seconds
@@ -1069,7 +1070,7 @@ def accept_all(layer: TransactionLayer, now: float) -> list[object]:
         match event:
             case RequestReceived(received, flow) if received.method not in {"ACK", "CANCEL", "REGISTER"}:
                 with suppress(SipError):  # the key of an RFC 2543 client leaves out the To tag
-                    layer.accept(received, flow, now)
+                    layer.accept(received, flow, now).context = received
             case TransactionEnded(transaction):
                 ended.append(transaction)
     return ended
