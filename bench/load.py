@@ -51,7 +51,7 @@ class Server(Protocol):
         """Where it says what goes wrong."""
 
     def trees(self) -> Mapping[str, Tree]:
-        """All its processes, by what they are; raises BenchError if it isn't what it was."""
+        """All its processes, by what they are now; raises BenchError if some have ended."""
 
     def cseqs(self, users: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
         """For each place that should have them, the CSeqs with which users' bindings were made."""
@@ -143,7 +143,8 @@ class Load:
         with precedence(pid for tree in trees.values() for pid in tree.pids()):
             output = run_ahead(command)
         spent = {name: tree.cpu() - before[name] for name, tree in trees.items()}
-        server.trees()
+        if server.trees() != trees:
+            raise BenchError(f"{server.name}: another leads than before, or a process is another")
         report = read_report(output)
         each = max(report["ok"], 1)
         failed = int(report["bad"] + report["timeout"] + report["ovf"])

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -17,11 +18,11 @@ AHEAD = -10
 """The nice value of a session with precedence: nine times the weight of others, whose nodes must keep their leases."""
 
 
+@dataclass(frozen=True)
 class Tree:
     """The process with this id and its descendants, whoever they are at the time."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    pid: int
 
     def pids(self) -> list[int]:
         """The processes that there are now, the first one first."""

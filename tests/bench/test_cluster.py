@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench.cluster import ALONE, REPLICATED, Cluster, Variant
+from bench.cluster import ALONE, LEADER_CORE, OTHER_CORE, REPLICATED, Cluster, Variant
 from bench.load import BenchError, Load
 
 USERS = 200
@@ -62,5 +63,22 @@ def test_phones_refresh_the_bindings_that_were_loaded(variant: Variant, tmp_path
         # A phone that had moved would be an event, and a row of the history: more than a refresh is.
         history = cluster.sandbox.request(cluster.leader, "GET", f"/v1/history/sip:u00000000@{cluster.sandbox.domain}")
         assert {event["kind"] for event in history["events"]} <= {"gap"}
+    finally:
+        cluster.stop()
+
+
+@pytest.mark.system
+def test_leader_is_who_leads_when_its_cluster_is_measured(tmp_path: Path) -> None:
+    cluster = Cluster(REPLICATED, tmp_path, "127.0.93")
+    try:
+        cluster.start()
+        former = cluster.leader
+        cluster.sandbox.request(former, "POST", "/v1/transfer", {})
+        trees = cluster.trees()
+        assert cluster.leader is not former
+        assert len(trees) == REPLICATED.size
+        assert os.sched_getaffinity(trees["leader"].pid) == {LEADER_CORE}
+        assert former.process is not None
+        assert os.sched_getaffinity(former.process.pid) == {OTHER_CORE}
     finally:
         cluster.stop()

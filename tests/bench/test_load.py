@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ class Registrar(threading.Thread):
         super().__init__(daemon=True)
         self.forgets = forgets
         self.held: dict[str, int] = {}
+        self.leaders: Iterator[int] = repeat(os.getpid())
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind((HOST, 5060))
 
@@ -48,7 +50,7 @@ class Registrar(threading.Thread):
             self.socket.sendto("\r\n".join(["SIP/2.0 200 OK", *fields, "", ""]).encode(), source)
 
     def trees(self) -> Mapping[str, Tree]:
-        return {}
+        return {"leader": Tree(next(self.leaders))}
 
     def cseqs(self, users: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
         held = {user: self.held[user] for user in users}
@@ -92,6 +94,13 @@ def test_load_raises_the_cseqs_from_run_to_run(registrar: Registrar) -> None:
     changed = {user for user, cseq in registrar.held.items() if cseq != first[user]}
     assert changed
     assert all(registrar.held[user] > first[user] for user in changed)
+
+
+def test_load_has_one_leader_from_its_beginning_to_its_end(registrar: Registrar) -> None:
+    registrar.forgets = frozenset()
+    registrar.leaders = iter((os.getpid(), os.getppid()))
+    with pytest.raises(BenchError, match="another leads than before"):
+        Load(registrar).register(users=range(20), count=20)
 
 
 def test_report_is_read_by_name() -> None:
