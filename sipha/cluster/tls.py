@@ -229,6 +229,7 @@ class _Transport(BufferingTLSTransport):
             self._aggregator.write(data)
             self._aggregator.flush()
         else:
+            self._aggregator.flush()
             TLSMemoryBIOProtocol.write(self, data)
         self._hurries = False
 
@@ -249,7 +250,10 @@ class _Transport(BufferingTLSTransport):
 
 
 def send(transport: Any, data: bytes) -> None:
-    """Give the kernel what was written, and this: by itself it would wait for two more turns of the reactor."""
+    """Give the kernel what was written, and this: by itself it would wait for two more turns of the reactor.
+
+    Without TLS it waits with what was written in this turn, if there is any.
+    """
     if isinstance(transport, _Transport):
         transport.send(data)
     else:

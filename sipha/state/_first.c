@@ -324,8 +324,13 @@ static PyObject *first(PyObject *module, PyObject *const *args, Py_ssize_t nargs
             PyErr_Fetch(&type, &value, &traceback);
             bool done = add(rows, count, state->request.aor, outcomes, made, &sum);
             forget(rows, count);
-            if (done || type != NULL)
+            if (done)
                 PyErr_Restore(type, value, traceback);
+            else { /* what is in the table in part counts for more */
+                Py_XDECREF(type);
+                Py_XDECREF(value);
+                Py_XDECREF(traceback);
+            }
         }
     if (PyErr_Occurred())
         return NULL;
