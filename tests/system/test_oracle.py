@@ -85,16 +85,22 @@ def befall(hosts: Hosts, fault: Fault, leader: SandboxNode) -> tuple[float, floa
 
 
 def leader_that_stays(hosts: Hosts) -> SandboxNode:
-    """Wait until who leads is well: one that is unwell since the fault before hands leadership on soon."""
+    """Wait until who leads is well, and one more to whom it could hand leadership.
+
+    A leader that is unwell since the fault before hands it on soon, and goes on leading if all others are unwell, too.
+    """
     found: list[SandboxNode] = []
+
+    def is_well(node: SandboxNode) -> bool:
+        status = hosts.quick_status(node)
+        return status is not None and not any("is unwell" in alarm for alarm in status["alarms"])
 
     def leads_well() -> bool:
         leader = hosts.wait_for_leader()
-        status = hosts.quick_status(leader)
         found.append(leader)
-        return status is not None and status["leading"] and not any("is unwell" in alarm for alarm in status["alarms"])
+        return is_well(leader) and hosts.leads(leader) and sum(map(is_well, hosts.nodes)) > 1
 
-    wait_until(leads_well, "a leader that is well")
+    wait_until(leads_well, "a leader that is well, and another node")
     return found[-1]
 
 
