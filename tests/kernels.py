@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -31,3 +34,16 @@ def kernel(name: str, *macros: str) -> Any:
         module = module_from_spec(spec)
         loader.exec_module(module)
     return module
+
+
+def check_that_nothing_is_kept(use: Callable[[], object], objects: Sequence[object]) -> None:
+    """Use a kernel a thousand times, and see that no memory and no reference to these objects is left of it."""
+    use()
+    gc.collect()
+    counts = [sys.getrefcount(each) for each in objects]
+    blocks = sys.getallocatedblocks()
+    for _ in range(1000):
+        use()
+    gc.collect()
+    assert [sys.getrefcount(each) for each in objects] == counts
+    assert sys.getallocatedblocks() - blocks < 100

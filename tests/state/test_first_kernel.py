@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 from itertools import count
 from typing import Any
 
@@ -18,7 +16,7 @@ from sipha.state.entries import SCHEMA, Batch, Contact, Policy, Record, Register
 from sipha.state.machine import Machine
 from sipha.state.outcomes import Outcome, Registered
 from sipha.state.row import LEAD
-from tests.kernels import kernel
+from tests.kernels import check_that_nothing_is_kept, kernel
 from tests.state.snapshots import taken
 from tests.state.test_changes import Witness
 from tests.state.test_model import policies
@@ -170,13 +168,4 @@ def test_kernel_holds_on_to_nothing() -> None:
         assert len(made(request, request)[0]) == 1
         assert made(request, tombstones=buried)[0] == []
 
-    use()
-    gc.collect()
-    kept = [request, request.aor, request.contacts[0], request.path, buried]
-    counts = [sys.getrefcount(each) for each in kept]
-    blocks = sys.getallocatedblocks()
-    for _ in range(1000):
-        use()
-    gc.collect()
-    assert [sys.getrefcount(each) for each in kept] == counts
-    assert sys.getallocatedblocks() - blocks < 100
+    check_that_nothing_is_kept(use, [request, request.aor, request.contacts[0], request.path, buried])

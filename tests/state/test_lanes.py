@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any
@@ -17,7 +15,7 @@ from sipha.state.entries import SCHEMA, Batch, Contact, Policy, Record, Refresh,
 from sipha.state.machine import Machine
 from sipha.state.outcomes import Outcome, Registered
 from sipha.state.row import Row, digested, row_of
-from tests.kernels import kernel
+from tests.kernels import check_that_nothing_is_kept, kernel
 from tests.state.test_changes import Witness
 from tests.state.test_row_kernel import BINDING, FIRST, KERNEL, KERNELS, state_of, written_in
 
@@ -175,13 +173,4 @@ def test_kernels_hold_on_to_nothing() -> None:
         FIRST.first(({},), None, first, outcomes, made, count(), 7, 0, 3600, 60, 7200)
         assert len(outcomes) == len(made) == len(AORS)
 
-    use()
-    gc.collect()
-    kept = [*again, *first, *stored.values(), *stored, *AORS]
-    counts = [sys.getrefcount(each) for each in kept]
-    blocks = sys.getallocatedblocks()
-    for _ in range(1000):
-        use()
-    gc.collect()
-    assert [sys.getrefcount(each) for each in kept] == counts
-    assert sys.getallocatedblocks() - blocks < 100
+    check_that_nothing_is_kept(use, [*again, *first, *stored.values(), *stored, *AORS])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -24,7 +22,7 @@ from sipha.state.machine import Machine
 from sipha.state.outcomes import Invalid, Outcome, Outdated, Registered
 from sipha.state.row import LATEST, LEAD, Row, row_of
 from tests.cluster_sim.explore import explore
-from tests.kernels import kernel
+from tests.kernels import check_that_nothing_is_kept, kernel
 from tests.state.snapshots import taken
 from tests.state.test_changes import Witness
 from tests.state.test_model import AORS, phones, policies
@@ -500,13 +498,6 @@ def test_kernel_holds_on_to_nothing() -> None:
         assert KERNEL.load(data) is not None
         assert KERNEL.load(data[:-1]) is None
 
-    use()
-    gc.collect()
-    kept = [request, request.aor, request.contacts[0], record, record.aor, stored, data, binding]
-    counts = [sys.getrefcount(each) for each in kept]
-    blocks = sys.getallocatedblocks()
-    for _ in range(1000):
-        use()
-    gc.collect()
-    assert [sys.getrefcount(each) for each in kept] == counts
-    assert sys.getallocatedblocks() - blocks < 100
+    check_that_nothing_is_kept(
+        use, [request, request.aor, request.contacts[0], record, record.aor, stored, data, binding]
+    )
