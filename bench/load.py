@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from bench.tree import Tree, precedence
@@ -190,7 +191,10 @@ def run_ahead(command: list[str], **environment: str) -> str:
 
 
 def build() -> Path:
-    """Compile both generators unless they are newer than their sources; return the directory they are in."""
+    """Compile both generators unless they are newer than their sources; return the directory they are in.
+
+    Another process may build them at the same time: what is there is whole.
+    """
     directory = HERE / "build"
     directory.mkdir(exist_ok=True)
     for name in ("regload", "callgen"):
@@ -198,7 +202,10 @@ def build() -> Path:
         if not made.exists() or any(source.stat().st_mtime > made.stat().st_mtime for source in sources):
             # OpenSSL calls MD5 deprecated; digest authentication needs it.
             flags = ["-O2", "-Wall", "-Wno-deprecated-declarations"]
-            subprocess.run(["cc", *flags, "-o", str(made), str(sources[0]), "-lcrypto"], check=True)
+            with TemporaryDirectory(dir=directory) as apart:
+                whole = Path(apart) / name
+                subprocess.run(["cc", *flags, "-o", str(whole), str(sources[0]), "-lcrypto"], check=True)
+                whole.replace(made)
     return directory
 
 

@@ -38,7 +38,7 @@ class Plan:
     bindings: int = 1_000_000
 
 
-QUICK = Plan(rounds=2, seconds=0.8, users=2_000, fresh=1_000, callers=500, phones=10_000, bindings=50_000)
+QUICK = Plan(rounds=2, seconds=0.6, users=2_000, fresh=1_000, callers=500, phones=10_000, bindings=50_000)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import load
 from bench.load import BenchError, Load, read_report, run_ahead
 from bench.tree import Tree
 
@@ -112,3 +113,27 @@ def test_command_that_runs_ahead_gives_what_it_prints_or_how_it_ends() -> None:
     assert run_ahead([sys.executable, "-c", said], WORD="yes") == "yes True\n"
     with pytest.raises(BenchError, match="ends with status 1"):
         run_ahead([sys.executable, "-c", said, "fail"], WORD="yes")
+
+
+def test_build_shows_no_generator_before_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text(
+        "#!/bin/sh\n"
+        'while [ "$1" != -o ]; do shift; done\n'
+        'echo half > "$2"\n'
+        f'ls "{tmp_path}/build" >> "{tmp_path}/seen"\n'
+        'echo whole > "$2"\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(load, "HERE", tmp_path)
+    for source in ("regload.c", "callgen.c", "sipload.h"):
+        (tmp_path / source).touch()
+    (tmp_path / "build").mkdir()
+
+    load.build()
+
+    seen = (tmp_path / "seen").read_text().split()
+    assert seen.count("regload") == 1  # when the other was compiled, after it
+    assert "callgen" not in seen
+    assert [(tmp_path / "build" / name).read_text() for name in ("regload", "callgen")] == ["whole\n"] * 2
