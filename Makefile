@@ -49,9 +49,10 @@ test-compiled: compiled
 	PYTHONPATH=$(COMPILED) $(BIN)/python -m pytest -q --numprocesses auto --override-ini "pythonpath=$(COMPILED) ." \
 	    -m "not system and not long and not interpreted"
 
+# The long ones stand together: without worksteal one process has nearly all of them.
 test-long: $(STAMP) deb test-compiled
 	@.ci/packages $(TEST_PACKAGES) $(LONG_PACKAGES) $(DEB_TEST_PACKAGES) $(BROWSER_PACKAGES)
-	$(BIN)/python -m pytest -q --numprocesses auto -m "not system"
+	$(BIN)/python -m pytest -q --numprocesses auto --dist worksteal -m "not system"
 	$(BIN)/python -m pytest -q -m "system"
 
 # The Debian package installed, run, upgraded and purged in a Debian of its own; as root.
