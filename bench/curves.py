@@ -1,6 +1,6 @@
 """How the cost of a REGISTER grows: with the table, the nodes, an AOR's contacts, and what comes at once.
 
-    make curves            some twenty minutes, and 8 GB of memory
+    make curves            a quarter of an hour, and 8 GB of memory
     make curves QUICK=1    a few minutes, with smaller tables
 
 Three nodes unless something else is said, under TLS, with fsync; cores are as in bench.run. `make figures` draws them.
