@@ -111,13 +111,26 @@ def test_each_block_of_commands_is_typed_by_one_test() -> None:
 
 @pytest.mark.follows("README")
 @pytest.mark.follows("failover")
-@pytest.mark.follows("performance")
+@pytest.mark.follows(
+    *("performance", "Beside other registrars", "Curves", "Parts of a REGISTER's way", "The log", "Compiled", "Exports")
+)
 def test_make_knows_what_pages_let_it_make(script: Script) -> None:
     for command in script.rest():
         make = 'make() { command make --dry-run "$@"; }'
         done = subprocess.run(
             ["bash", "-c", f"{make}; {command.text}"], cwd=ROOT, capture_output=True, text=True, check=False
         )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.system
+@pytest.mark.long
+@pytest.mark.follows(
+    *("performance", "A REGISTER", "What a follower pays", "What an entry costs its leader", "A call", "With workers")
+)
+def test_benches_that_a_page_shows_run(script: Script) -> None:
+    for command in script.rest():
+        done = subprocess.run(["bash", "-c", command.text], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
 

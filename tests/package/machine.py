@@ -33,7 +33,8 @@ class Machine:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        command = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network"]
+        name = f"--machine=sipha-{os.getpid()}"  # by the directory's name, two runs' would be one
+        command = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network", name]
         self._process = subprocess.Popen(
             [*command, f"--directory={root}", "--boot", "systemd.unit=multi-user.target"],
             stdin=subprocess.DEVNULL,
