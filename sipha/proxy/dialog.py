@@ -112,7 +112,7 @@ def _listener(routed: Request, side: Hop, transport: ITransport) -> Flow | None:
 
 def _is_contact(contact: str, wanted: Uri) -> bool:
     try:
-        return parse_uri(contact).equivalent(wanted)
+        return parse_uri(contact).comparable.equivalent(wanted.comparable)
     except MalformedMessage:
         return False
 

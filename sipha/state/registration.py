@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
 
 from sipha.errors import SipError
-from sipha.sip.uri import Uri, parse_uri
+from sipha.sip.uri import Comparable, parse_uri
 from sipha.state.binding import Binding
 from sipha.state.changes import Reason
 from sipha.state.entries import Contact, Policy, Refresh, Register
@@ -221,32 +223,39 @@ def find(
             return place
     if not bindings:
         return -1
-    sought = _parse(uri)
+    sought = _comparable(uri)
     if sought is not None:
         for place, binding in enumerate(bindings):
-            parsed = None if binding.contact_id in skipped else _parse(binding.contact)
-            if parsed is not None and sought.equivalent(parsed):
+            other = None if binding.contact_id in skipped else _comparable(binding.contact)
+            if other is not None and sought.equivalent(other):
                 return place
     return -1
 
 
 def _distinct(request: Register) -> list[Contact]:
     """Return the contacts without those that are named again later in the same REGISTER: the later one counts."""
-    distinct: list[tuple[Contact, Uri | None]] = []
+    distinct: list[Contact] = []
+    flows, texts = set[tuple[int, str]](), set[str]()
+    uris = defaultdict[tuple[object, ...], list[Comparable]](list)  # by what must be equal
     for contact in reversed(request.contacts):
-        uri = _parse(contact.uri)
-        if not any(_is_same(request, contact, uri, *other) for other in distinct):
-            distinct.append((contact, uri))
-    return [contact for contact, _ in reversed(distinct)]
-
-
-def _is_same(request: Register, contact: Contact, uri: Uri | None, other: Contact, other_uri: Uri | None) -> bool:
-    reg_id, other_reg_id = _reg_id(request, contact), _reg_id(request, other)
-    if reg_id or other_reg_id:
-        return reg_id == other_reg_id and contact.instance == other.instance
-    if uri is None or other_uri is None:
-        return contact.uri == other.uri
-    return contact.uri == other.uri or uri.equivalent(other_uri)
+        if reg_id := _reg_id(request, contact):
+            flow = reg_id, contact.instance
+            if flow in flows:
+                continue
+            flows.add(flow)
+        else:
+            if contact.uri in texts:
+                continue
+            texts.add(contact.uri)
+            uri = _comparable(contact.uri)
+            if uri is not None:
+                alike = uris[uri.parts]
+                if any(uri.equivalent(other) for other in alike):
+                    continue
+                alike.append(uri)
+        distinct.append(contact)
+    distinct.reverse()
+    return distinct
 
 
 def _reg_id(request: Register, contact: Contact) -> int:
@@ -352,8 +361,10 @@ def _binding(  # noqa: PLR0917  those of a binding's fields that a REGISTER does
     )
 
 
-def _parse(text: str) -> Uri | None:
+@lru_cache(maxsize=1024)  # a REGISTER's contacts are compared with each other, and with all bindings
+def _comparable(text: str) -> Comparable | None:
+    """What is compared of a URI, None if it is none."""
     try:
-        return parse_uri(text)
+        return parse_uri(text).comparable
     except SipError:
         return None

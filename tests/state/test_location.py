@@ -8,6 +8,7 @@ from itertools import count
 
 import pytest
 
+from sipha.state import registration
 from sipha.state.entries import (
     SCHEMA,
     Batch,
@@ -382,6 +383,13 @@ def test_contact_spelt_the_same_goes_before_an_equivalent_one(log: Log) -> None:
     assert [(binding.contact, binding.q) for binding in log.bindings] == [("sip:a@h;x=1", None), ("sip:a@h;x=2", 9)]
     log.register("sip:a@h", cseq=4)
     assert log.contacts == ["sip:a@h", "sip:a@h;x=2"]
+
+
+def test_register_parses_each_contact_once(log: Log) -> None:
+    log.register(*(f"sip:h?{number}" for number in range(12)), cseq=1)
+    parsed = registration._comparable.cache_info().misses
+    log.register(*(f"sip:h?1{number}" for number in range(10, 22)), cseq=2)
+    assert registration._comparable.cache_info().misses == parsed + 12
 
 
 def test_contact_that_is_no_uri_is_compared_as_text(log: Log) -> None:
