@@ -135,6 +135,11 @@ def verify(append: AppendEntries, log: Log) -> Verified:
     )
 
 
+def without_entries(append: AppendEntries) -> AppendEntries:
+    """Return the message as a heartbeat that says nothing of the log, and asks for no answer about it."""
+    return _with(append, prev_index=None, prev_term=None, entries=[])
+
+
 def _held(entries: list[Entry], log: Log) -> int:
     """How many of the entries, from the first on, the log holds."""
     for count, (_, index, term) in enumerate(entries):

@@ -44,6 +44,9 @@ _ACK_PAUSE = 0.5
 _TURN = 0.04
 """Seconds that a node has for its election before the next one stands; a pre-vote and a vote take a few ms."""
 
+_MOST_UNWRITTEN = 64 << 20
+"""Bytes of log that wait for a follower's disk at most, about; what comes beyond it asks for again later."""
+
 
 class Voter:
     """Votes, stands, follows and leads.
@@ -299,6 +302,10 @@ class Voter:
         if raft.leads and message.term == raft.term:
             raise guards.DivergedError(f"{peer} leads term {message.term}, and so do we")
         guards.check_entries(message)
+        if message.prev_index is not None and self._journal.backlog > _MOST_UNWRITTEN:
+            # The disk hangs, or is slower than the others' are: the memory must not be what ends this.
+            self.counters["entries the disk had no room for"] += 1
+            message = guards.without_entries(message)
         append, matched = guards.verify(message, raft)
         claim = (message.term, message.claim)
         promised = self._promise.give(message.lease / 1000, now, claim, message.commitment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sipha.cluster import voter as module
 from sipha.cluster.wire import AppendReply, LeaseAck
 from tests.cluster.ballot import Ballot, Convene, append
 
@@ -52,6 +53,32 @@ def test_heartbeat_is_answered_while_the_disk_is_slow(ballot: Ballot) -> None:
         follower.tick()
         assert leader.lease.valid(ballot.now)
     assert leader.raft.commit_index == before
+
+
+def test_follower_whose_disk_hangs_holds_no_more_than_it_may_and_gets_the_rest_later(
+    ballot: Ballot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_UNWRITTEN", 500)
+    leader, follower = ballot.elect("a"), ballot.voters["b"]
+    ballot.disks["b"].delay = (30.0, 30.0)
+    for number in range(40):
+        ballot.append("a", b"%100d" % number)
+        ballot.now += 0.02
+        ballot.settle(rounds=2)
+        assert leader.lease.valid(ballot.now)
+    assert 500 < ballot.journals["b"].backlog < 1000
+    assert follower.counters["entries the disk had no room for"] > 30
+    assert "b" not in leader._went_back, "it would send all of that again and again"
+    assert len(ballot.tables["a"]) >= 39 > len(ballot.tables["b"])
+    ballot.disks["b"].delay = (0.0, 0.0)
+    for _ in range(4):
+        ballot.now += 30.0
+    leader = ballot.elect("a")
+    for _ in range(4):
+        ballot.heartbeat("a")
+        ballot.settle()
+    assert ballot.tables["b"] == ballot.tables["a"] == [b"%100d" % number for number in range(40)]
+    assert leader.raft.match("b") == leader.raft.last_index
 
 
 @pytest.mark.parametrize(("prev", "prev_term"), [(1, 0), (9, 5)])

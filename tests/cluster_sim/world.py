@@ -14,7 +14,19 @@ from contextlib import contextmanager
 from types import ModuleType
 from zlib import crc32
 
-from sipha.cluster import catchup, checkpoint, handover, journal, memory, proposals, raft, snapshots, storage, window
+from sipha.cluster import (
+    catchup,
+    checkpoint,
+    handover,
+    journal,
+    memory,
+    proposals,
+    raft,
+    snapshots,
+    storage,
+    voter,
+    window,
+)
 from sipha.state import snapshot
 from tests.cluster_sim.events import Events
 from tests.cluster_sim.history import History
@@ -151,6 +163,7 @@ SMALL: dict[ModuleType, dict[str, object]] = {
     storage: {"_PROGRESS_LIMIT": 600},
     handover: {"HOLD_DOWN": 1.0},
     memory: {"PERIOD": 5.0},
+    voter: {"_MOST_UNWRITTEN": 2000},
 }
 """What makes files, slices and patience so small that in some seconds everything happens often."""
 
