@@ -245,7 +245,7 @@ def _authorized_aor(
 
 def _path(request: Request, flow: Flow, settings: RegistrarSettings) -> tuple[str, ...]:
     """The Path that an edge of ours added (RFC 3327 §5.3); from anyone else it would aim our calls at a victim."""
-    if not is_edge(flow, settings):
+    if not _is_edge(flow, settings):
         return ()
     values = tuple(request.headers.values("Path"))
     if sum(map(len, values)) > MAX_PATH or not _is_printable("".join(values)):
@@ -266,7 +266,7 @@ def full(settings: RegistrarSettings) -> SipError:
     )
 
 
-def is_edge(flow: Flow, settings: RegistrarSettings) -> bool:
+def _is_edge(flow: Flow, settings: RegistrarSettings) -> bool:
     """Return True if a message came from a proxy that is trusted."""
     if not settings.edges:
         return False

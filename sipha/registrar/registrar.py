@@ -15,7 +15,7 @@ from sipha.errors import QueueFull, SipError, Unavailable
 from sipha.registrar import response
 from sipha.registrar.interfaces import IRegistry, Key, Verdict
 from sipha.registrar.plain import read
-from sipha.registrar.record import Prepared, RegistrarSettings, is_edge, prepare, prepare_plain
+from sipha.registrar.record import Prepared, RegistrarSettings, prepare, prepare_plain
 from sipha.sip.flow import Flow
 from sipha.sip.message import Request
 from sipha.sip.origin import Origin, origin_of
@@ -202,8 +202,8 @@ class Registrar:
             now = self._clock()
             if isinstance(error, QueueFull):
                 self._overload.log_is_behind(now)
-            # A 503 with Retry-After would make an edge give up all its phones' registrar (RFC 3261 §21.5.4).
-            if is_edge(answer.destination, self._settings):
+            # A 503 with Retry-After would make an edge or a peer give up all its phones' registrar (RFC 3261 §21.5.4).
+            if self._overload.trusts(answer.destination):
                 headers = ()
             else:
                 wait = self._overload.retry_after(mark_of(answer.key[0].encode()), now, error.retry_after)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import msgspec
 import pytest
@@ -380,8 +380,8 @@ def test_overload_knows_when_too_much_waits_for_the_log(site: Site, alice: Phone
     assert site.registrar._overload.behind == 1
 
 
-def test_edge_gets_no_retry_after(site: Site, alice: Phone) -> None:
-    site.start(edges=(ip_network("192.0.2.0/24"),))
+def test_edge_or_peer_gets_no_retry_after(site: Site, alice: Phone) -> None:
+    site.registrar._overload.adopt(lambda flow: ip_address(flow.remote[0]) in ip_network("192.0.2.0/24"), ())
     site.replica.failure = NotLeader("b leads")
     response = alice.register(alice.contact())
     assert response.status == 503
