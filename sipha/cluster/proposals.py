@@ -41,7 +41,7 @@ FEW_UNDER_WAY = 2
 """So many may, while what comes meanwhile makes the next one larger: an entry costs each node what 30 records do."""
 
 COMPANY = 0.002
-"""Seconds for which a record waits for others at most, once a few entries are under way."""
+"""Seconds for which a record waits for others, once a few entries are under way; the next tick then ends its wait."""
 
 Done = Callable[[Outcome | Unavailable], None]
 """What a proposer is told by, once."""
@@ -152,7 +152,15 @@ class Proposals:
                 self._submit(proposals, [proposal[0] for proposal in proposals])
             else:
                 proposals = self._next()
-                self._submit(proposals, self._shorten([proposal[0] for proposal in proposals]))
+                self._submit(proposals, self._shortened([proposal[0] for proposal in proposals]))
+
+    def _shortened(self, records: list[Record]) -> list[Record]:
+        """The records as they go into an entry: in full if what is applied now can't be read, which apply finds out."""
+        try:
+            return self._shorten(records)
+        except Exception:  # noqa: BLE001  whatever it is, their proposers are still to be told
+            _log.failure("records can't be shortened")
+            return records
 
     def expire(self) -> None:
         """Tell those who have waited long enough; the library may never do."""

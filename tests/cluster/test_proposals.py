@@ -196,6 +196,21 @@ def test_what_was_shortened_in_vain_is_in_no_entry_if_another_leads_by_then(outd
     assert (len(outdated.entries), outdated.proposals.count) == (1, 0)
 
 
+def test_records_that_cant_be_shortened_are_proposed_in_full(log: Log) -> None:
+    """What is wrong with the table apply finds out; here it would keep all of the entry from ever being told."""
+
+    def fail(_: object) -> None:
+        raise ValueError("a row that isn't one")
+
+    log.proposals._shorten = fail  # type: ignore[assignment]
+    log.propose(2)
+    log.proposals.flush()
+    ((batch, settle),) = log.entries
+    assert batch.records == (RemoveBindings("x"), RemoveBindings("x"))
+    settle([Done(1), Done(2)])
+    assert log.outcomes == [Done(1), Done(2)]
+
+
 def test_queue_is_bounded(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PROPOSALS", 10)
     log.propose(12)
