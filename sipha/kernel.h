@@ -25,7 +25,12 @@ static inline bool is_named_tuple(PyObject *type, Py_ssize_t size)
 /* One of such a class, without its fields; NULL and an exception if there is no memory. */
 static inline PyObject *blank(PyObject *type, Py_ssize_t size)
 {
-    return ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, size);
+    PyObject *made = ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, size);
+#if PY_VERSION_HEX >= 0x030E0000
+    if (made != NULL)
+        ((PyTupleObject *)made)->ob_hash = -1;  /* not known yet, which 0 wouldn't say */
+#endif
+    return made;
 }
 
 /* Give a tuple its next field, which is the tuple's from now on; false if that couldn't be made. */

@@ -55,7 +55,8 @@ read_by_kernel = kernel("sipha.registrar._glance").reader(Plain, Origin, Credent
 def read(data: bytes, flow: Flow = FLOW) -> Plain | None:
     """What a datagram says, in which pattern and kernel agree."""
     plain = read_by_pattern(data, *flow.remote)
-    assert read_by_kernel(data, *flow.remote) == plain
+    by_kernel = read_by_kernel(data, *flow.remote)
+    assert (by_kernel, hash(by_kernel)) == (plain, hash(plain))
     return plain
 
 
