@@ -117,7 +117,7 @@ class Journal:
     @property
     def backlog(self) -> int:
         """Bytes of the entries that are not on disk yet."""
-        first = self.durable + 1
+        first = max(self.durable + 1, self._segments[0].first)  # a reset that the disk is at begins a new log
         if first > self.last_index:
             return 0
         segment = self._segment(first)

@@ -45,7 +45,7 @@ _TURN = 0.04
 """Seconds that a node has for its election before the next one stands; a pre-vote and a vote take a few ms."""
 
 _MOST_UNWRITTEN = 64 << 20
-"""Bytes of log that wait for a follower's disk at most, about; what comes beyond it asks for again later."""
+"""Bytes of log that wait for a follower's disk at most, about; what comes beyond it has sent again later."""
 
 
 class Voter:
@@ -95,6 +95,7 @@ class Voter:
         self._journal = journal
         self._promise = Promise(disk, clock())
         self._went_back: dict[str, int] = {}  # when we last let a peer's next index go back, in microseconds
+        self._full = False  # with entries that wait for the disk
         self._heard = -timing.election_max
         self._unaided = (0, 0)  # the term of a leader, and what was committed in it without counting us
         self._acked = ((0, 0), -math.inf)  # the claim whose lease we acknowledged last, and when
@@ -302,9 +303,8 @@ class Voter:
         if raft.leads and message.term == raft.term:
             raise guards.DivergedError(f"{peer} leads term {message.term}, and so do we")
         guards.check_entries(message)
-        if message.prev_index is not None and self._journal.backlog > _MOST_UNWRITTEN:
-            # The disk hangs, or is slower than the others' are: the memory must not be what ends this.
-            self.counters["entries the disk had no room for"] += 1
+        if message.prev_index is not None and self._is_full():
+            self.counters["entries the disk had no room for"] += len(message.entries)
             message = guards.without_entries(message)
         append, matched = guards.verify(message, raft)
         claim = (message.term, message.claim)
@@ -326,6 +326,12 @@ class Voter:
             self._send(peer, LeaseAck(message.term, message.claim, message.sent))
         if answer is not None:  # last: it goes out at once, and with it what was said before
             self._answer(peer, answer, message.sent, matched)
+
+    def _is_full(self) -> bool:
+        """Return True while so much of the log waits for the disk, which hangs or is slow, that it would fill the memory."""
+        # What is sent again is all that was left out: worth it once there is room for much of it.
+        self._full = self._journal.backlog > (_MOST_UNWRITTEN // 2 if self._full else _MOST_UNWRITTEN)
+        return self._full
 
     def _answer(self, peer: str, answer: Answer, sent: int, matched: int | None) -> None:
         """Acknowledge what really matched, as far as it is on disk."""

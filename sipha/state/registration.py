@@ -25,6 +25,9 @@ _replace = msgspec.structs.replace
 _MOST_CONTACTS = 64
 """How many contacts one REGISTER may bind where the policy has no limit: each is compared with every binding."""
 
+_LONGEST = 512
+"""Characters of a phone's contact at most."""
+
 
 class Moment(NamedTuple):
     """When a REGISTER is applied: as which version (the log index), at which cluster time (ms), under what rules.
@@ -361,9 +364,14 @@ def _binding(  # noqa: PLR0917  those of a binding's fields that a REGISTER does
     )
 
 
-@lru_cache(maxsize=1024)  # a REGISTER's contacts are compared with each other, and with all bindings
 def _comparable(text: str) -> Comparable | None:
     """What is compared of a URI, None if it is none."""
+    # What is remembered must not be as long as an operator's request.
+    return _parsed(text) if len(text) <= _LONGEST else _parsed.__wrapped__(text)
+
+
+@lru_cache(maxsize=1024)  # a REGISTER's contacts are compared with each other, and with all bindings
+def _parsed(text: str) -> Comparable | None:
     try:
         return parse_uri(text).comparable
     except SipError:

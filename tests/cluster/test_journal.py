@@ -474,9 +474,10 @@ def test_reset_lets_a_base_take_the_place_of_the_log(disk: Watched) -> None:
     assert entries(journal) == [(b"\1", 30, 1)]
     assert (journal.durable, ends) == (0, [])
     add(journal)
+    assert 0 < journal.backlog < journal.size, "all of the new log waits for the disk, nothing of the old one"
     journal.flush()
     disk.wait()
-    assert (journal.durable, ends) == (31, [None])
+    assert (journal.durable, ends, journal.backlog) == (31, [None], 0)
     assert disk.names() == [f"log-{30:020d}", "term"]
     disk.restart(power_lost=True)
     assert opened(disk, (30, 1)).last_index == 31

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from sipha.cluster import journal, raft
 from sipha.cluster import voter as module
-from sipha.cluster.wire import AppendReply, LeaseAck
+from sipha.cluster.wire import AppendEntries, AppendReply, LeaseAck, RaftMessage
 from tests.cluster.ballot import Ballot, Convene, append
 
 
@@ -79,6 +80,54 @@ def test_follower_whose_disk_hangs_holds_no_more_than_it_may_and_gets_the_rest_l
         ballot.settle()
     assert ballot.tables["b"] == ballot.tables["a"] == [b"%100d" % number for number in range(40)]
     assert leader.raft.match("b") == leader.raft.last_index
+
+
+def test_follower_whose_disk_is_slow_isnt_sent_all_again_for_each_entry_that_it_has_taken(
+    convene: Convene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_UNWRITTEN", 2000)
+    monkeypatch.setattr(journal, "_GROUP", 200)
+    monkeypatch.setattr(raft, "_MAX_APPEND", 256)
+    ballot = convene("abc")
+    leader, sent = ballot.elect("a"), 0
+
+    def send(peer: str, message: RaftMessage) -> bool:
+        nonlocal sent
+        sent += len(message.entries) if peer == "b" and isinstance(message, AppendEntries) else 0
+        return ballot.send("a", peer, message)
+
+    leader._send = send
+    ballot.disks["b"].delay = (0.1, 0.1)
+    for number in range(100):
+        ballot.append("a", b"%100d" % number)
+        for _ in range(5):
+            ballot.now += 0.01
+            ballot.settle(rounds=1)
+    assert ballot.voters["b"].counters["entries the disk had no room for"]
+    assert ballot.journals["b"].backlog < 2500
+    assert leader.raft.match("b") > 40
+    assert sent < 300
+
+
+def test_follower_that_puts_a_snapshot_in_place_of_its_log_hears_a_new_leader(ballot: Ballot) -> None:
+    leader, follower = ballot.elect("a"), ballot.voters["b"]
+    ballot.append("a", *(b"%d" % number for number in range(30)))
+    ballot.settle("ac")
+    ballot.heartbeat("a")
+    ballot.settle("ac")
+    ballot.queues.clear()
+    term = leader.raft.term_at(20)
+    ballot.crash("a")
+    assert term is not None
+    ballot.disks["b"].delay = (0.5, 0.5)
+    ballot.journals["b"].reset(20, term, lambda _: None)
+    follower.raft.install(20)
+    ballot.elect("c", "bc")
+    for _ in range(100):
+        ballot.heartbeat("c")
+        ballot.settle("bc", rounds=2)
+    assert ballot.journals["b"].durable == ballot.voters["c"].raft.last_index
+    assert ballot.tables["b"][-1:] == ballot.tables["c"][-1:] == [b"29"]
 
 
 @pytest.mark.parametrize(("prev", "prev_term"), [(1, 0), (9, 5)])

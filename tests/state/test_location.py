@@ -387,9 +387,17 @@ def test_contact_spelt_the_same_goes_before_an_equivalent_one(log: Log) -> None:
 
 def test_register_parses_each_contact_once(log: Log) -> None:
     log.register(*(f"sip:h?{number}" for number in range(12)), cseq=1)
-    parsed = registration._comparable.cache_info().misses
+    parsed = registration._parsed.cache_info().misses
     log.register(*(f"sip:h?1{number}" for number in range(10, 22)), cseq=2)
-    assert registration._comparable.cache_info().misses == parsed + 12
+    assert registration._parsed.cache_info().misses == parsed + 12
+
+
+def test_contact_longer_than_a_phone_may_send_is_compared_and_not_remembered(log: Log) -> None:
+    parsed = registration._parsed.cache_info().misses
+    for cseq, scheme in enumerate(("sip", "SIP"), 1):
+        log.register(f"{scheme}:a@h?{'x' * 600}", cseq=cseq)
+    assert log.contacts == ["SIP:a@h?" + "x" * 600]
+    assert registration._parsed.cache_info().misses == parsed
 
 
 def test_contact_that_is_no_uri_is_compared_as_text(log: Log) -> None:
