@@ -25,12 +25,13 @@ from sipha.sip.flow import Flow
 from sipha.sip.message import Request, mark_received
 from sipha.sip.parser import parse
 from sipha.sip.token import Tokens
-from sipha.state.entries import SCHEMA, Batch, Policy, PutAccount, Register, decode, encode
+from sipha.state.entries import SCHEMA, Batch, Contact, Policy, PutAccount, Register, decode, encode
 from sipha.state.outcomes import Registered
 from sipha.workers.registry import DistantRegistry
 
 NOW = 1000.0
 TERM = 1
+CONTACTS = 24
 FLOW = Flow("UDP", ("127.0.8.100", 5060), ("127.0.8.200", 5999))
 
 INVITE = (
@@ -239,6 +240,23 @@ def test_machine_applies_refreshes(benchmark: BenchmarkFixture, site: Site) -> N
     )
     assert len(outcomes) == BATCH
     assert all(isinstance(outcome, Registered) for outcome in outcomes)
+
+
+@pytest.mark.benchmark(group=f"apply, a REGISTER of {CONTACTS} contacts")
+def test_machine_applies_a_register_of_many_contacts(benchmark: BenchmarkFixture, site: Site) -> None:
+    """Half of them take the places of what is there, the others are nowhere: each is compared with all the others."""
+    numbers, half = itertools.count(), CONTACTS // 2
+
+    def fresh() -> tuple[tuple[bytes], dict[str, object]]:
+        number = next(numbers)
+        contacts = [Contact(f"sip:phone?{number}.{place}", 3600 * (place < half)) for place in range(CONTACTS)]
+        return (entry([Register(f"sip:{user(0)}@{DOMAIN}", str(number), 1, tuple(contacts))]),), {}
+
+    (outcome,) = benchmark.pedantic(
+        lambda data: site.machine.apply(site.machine.index + 1, data), setup=fresh, rounds=300, warmup_rounds=5
+    )
+    assert isinstance(outcome, Registered)
+    assert len(outcome.bindings) == half
 
 
 @pytest.mark.benchmark(group="render")

@@ -328,7 +328,7 @@ class Voter:
             self._answer(peer, answer, message.sent, matched)
 
     def _is_full(self) -> bool:
-        """Return True while so much of the log waits for the disk, which hangs or is slow, that it would fill the memory."""
+        """Return True while too much of the log waits for the disk, which hangs or is slow, for the memory to hold."""
         # What is sent again is all that was left out: worth it once there is room for much of it.
         self._full = self._journal.backlog > (_MOST_UNWRITTEN // 2 if self._full else _MOST_UNWRITTEN)
         return self._full
