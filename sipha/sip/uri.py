@@ -116,7 +116,9 @@ class SipUri(NamedTuple):
     def comparable(self) -> Comparable:
         """What is compared of the URI."""
         params = {name.lower(): _comparable(value or "").lower() for name, value in self.params}
-        strict = tuple(sorted((name, params.pop(name)) for name in _NEVER_IGNORED & params.keys())) if params else ()
+        strict = tuple(sorted(param for param in params.items() if param[0] in _NEVER_IGNORED))
+        for name, _ in strict:
+            del params[name]
         user = None if self.user is None else _comparable(self.user)
         password = None if self.password is None else _comparable(self.password)
         # "URI header components are never ignored. Any present header component MUST be present in both URIs and match"
