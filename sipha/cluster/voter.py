@@ -95,7 +95,7 @@ class Voter:
         self._journal = journal
         self._promise = Promise(disk, clock())
         self._went_back: dict[str, int] = {}  # when we last let a peer's next index go back, in microseconds
-        self._full = False  # with entries that wait for the disk
+        self._full = False  # more waits for the disk than the memory may hold
         self._heard = -timing.election_max
         self._unaided = (0, 0)  # the term of a leader, and what was committed in it without counting us
         self._acked = ((0, 0), -math.inf)  # the claim whose lease we acknowledged last, and when
