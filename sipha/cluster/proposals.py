@@ -37,11 +37,14 @@ MAX_RECORD = MAX_COMMAND - 1024
 MAX_UNDER_WAY = 8
 """Entries that may wait for their majority."""
 
-FEW_UNDER_WAY = 2
-"""So many may, while what comes meanwhile makes the next one larger: an entry costs each node what 30 records do."""
+SEVERAL = 4
+"""Records that make an entry while another is under way; while more are, only as many as fit do.
+
+What comes meanwhile makes the next one larger, since an entry costs each node what 30 records do.
+"""
 
 COMPANY = 0.002
-"""Seconds for which a record waits for others, once a few entries are under way; the next tick then ends its wait."""
+"""Seconds for which a record waits for others, once an entry is under way; the next tick then ends its wait."""
 
 Done = Callable[[Outcome | Unavailable], None]
 """What a proposer is told by, once."""
@@ -131,7 +134,7 @@ class Proposals:
             return False
         if self._outdated or not self._waiting:
             return bool(self._outdated)
-        if under_way < FEW_UNDER_WAY or len(self._waiting) >= self._fit:
+        if not under_way or len(self._waiting) >= (min(SEVERAL, self._fit) if under_way == 1 else self._fit):
             return True
         deadline = self._waiting[0][3]
         return deadline < self._clock() + DEADLINE - COMPANY or math.isinf(deadline)

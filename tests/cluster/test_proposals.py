@@ -112,31 +112,59 @@ def test_entry_is_bounded_in_records_and_bytes(log: Log) -> None:
     assert len(log.entries) > 1
 
 
-def test_entry_that_is_not_full_waits_while_a_few_are_under_way(log: Log) -> None:
-    for _ in range(module.FEW_UNDER_WAY + 2):
+def test_entry_waits_for_company_while_others_are_under_way(log: Log) -> None:
+    for _ in range(module.SEVERAL):
         log.propose(1)
         log.proposals.flush()
-    assert len(log.entries) == module.FEW_UNDER_WAY
+    assert [len(batch.records) for batch, _ in log.entries] == [1]  # the others are less than several
+    log.propose(1)
+    log.proposals.flush()
+    assert [len(batch.records) for batch, _ in log.entries] == [1, module.SEVERAL]
+    log.propose(module.SEVERAL)
+    log.proposals.flush()
+    assert len(log.entries) == 2
+    log.propose(module.MAX_RECORDS - module.SEVERAL)
+    log.proposals.flush()
+    assert len(log.entries[2][0].records) == module.MAX_RECORDS
+
+
+def test_entry_is_made_of_what_waits_once_nothing_is_under_way(log: Log) -> None:
+    log.propose(1)
+    log.proposals.flush()
+    log.propose(2)
+    assert not log.proposals.ready
     log.entries[0][1]([Done(0)])
     log.proposals.expire()
     assert log.proposals.ready
     log.proposals.flush()
-    assert not log.proposals.ready
-    assert len(log.entries[-1][0].records) == 2
-    log.propose(module.MAX_RECORDS)
-    log.proposals.flush()
-    assert len(log.entries) == module.FEW_UNDER_WAY + 2
+    assert len(log.entries[1][0].records) == 2
+
+
+@pytest.mark.parametrize("under_way", [1, 2, 3])
+def test_entry_waits_for_company_no_longer_than_it_may(log: Log, under_way: int) -> None:
+    for _ in range(under_way):
+        log.propose(module.MAX_RECORDS)
+        log.proposals.flush()
     log.propose(1)
+    log.now = module.COMPANY
     assert not log.proposals.ready
     log.now = 2 * module.COMPANY
+    log.proposals.flush()
+    assert len(log.entries[under_way][0].records) == 1
+
+
+def test_several_large_records_are_an_entry_if_no_more_fit(log: Log) -> None:
+    log.propose(1, size=module.MAX_BATCH // 2)
+    log.proposals.flush()
+    log.propose(1, size=module.MAX_BATCH // 2)
     assert log.proposals.ready
 
 
 def test_what_the_leader_wants_itself_waits_for_no_company(log: Log) -> None:
-    for _ in range(module.FEW_UNDER_WAY + 1):
+    for _ in range(3):
         log.proposals.add_internal(RemoveBindings("x"), log.outcomes.append)
     log.proposals.flush()
-    assert len(log.entries) == module.FEW_UNDER_WAY + 1
+    assert len(log.entries) == 3
 
 
 def test_few_entries_are_under_way_at_a_time(log: Log) -> None:
@@ -168,14 +196,14 @@ def outdated(log: Log) -> Log:
 
 
 def test_what_was_shortened_in_vain_is_proposed_in_full_before_all_others(outdated: Log) -> None:
-    outdated.propose(1)
+    outdated.propose(module.SEVERAL)
     outdated.proposals.expire()
     outdated.proposals.flush()
     _, (first, settle), (second, _) = outdated.entries
-    assert (first.records, second.records) == ((REMOVAL,), (RemoveBindings("x"),))
+    assert (first.records, set(second.records)) == ((REMOVAL,), {RemoveBindings("x")})
     settle([Done(2)])
     assert outdated.outcomes == [Done(1), Done(2)]
-    assert outdated.proposals.count == 1
+    assert outdated.proposals.count == module.SEVERAL
 
 
 def test_what_was_shortened_in_vain_waits_while_leadership_is_handed_on(outdated: Log) -> None:
@@ -323,6 +351,7 @@ def test_proposer_may_propose_again_when_told(log: Log) -> None:
     log.add(RemoveBindings("a"), lambda _: log.propose(1))
     log.proposals.flush()
     log.entries[0][1]([Done(1)])
+    log.proposals.expire()
     log.proposals.flush()
     assert len(log.entries) == 2
     log.add(RemoveBindings("b"), lambda _: log.propose(1))
@@ -334,13 +363,13 @@ def test_what_comes_while_leadership_is_handed_on_waits_and_is_not_lost(log: Log
     log.propose(2)
     log.proposals.flush()
     log.proposals.hold()
-    log.propose(3)
+    log.propose(module.SEVERAL)
     log.proposals.flush()
     assert len(log.entries) == 1
-    assert log.proposals.count == 5
+    assert log.proposals.count == 2 + module.SEVERAL
     log.proposals.resume()
     log.proposals.flush()
-    assert [len(batch.records) for batch, _ in log.entries] == [2, 3]
+    assert [len(batch.records) for batch, _ in log.entries] == [2, module.SEVERAL]
 
 
 def test_what_is_held_waits_no_longer_than_the_deadline(log: Log) -> None:
@@ -355,12 +384,12 @@ def test_entry_is_under_way_until_its_proposers_are_told(log: Log) -> None:
     log.propose(1)
     assert not log.proposals.under_way
     log.proposals.flush()
-    log.propose(1)
+    log.propose(module.SEVERAL)
     log.proposals.flush()
     assert log.proposals.under_way
     log.entries[0][1]([Done(0)])
     assert log.proposals.under_way
-    log.entries[1][1]([Done(0)])
+    log.entries[1][1]([Done(0)] * module.SEVERAL)
     assert not log.proposals.under_way
 
 
@@ -388,13 +417,13 @@ def test_own_record_of_the_cluster_has_an_entry_of_its_own(log: Log) -> None:
 
 def test_proposer_behind_an_entry_without_a_deadline_waits_no_longer(log: Log) -> None:
     log.proposals.add_internal(RemoveBindings("barrier"), log.outcomes.append)
-    log.propose(2)
+    log.propose(module.SEVERAL)
     log.proposals.flush()
     log.propose(1)
     log.proposals.hold()
     log.now = module.DEADLINE
     log.proposals.expire()
-    assert [type(outcome) for outcome in log.outcomes] == [UnknownOutcome, UnknownOutcome, QueueFull]
+    assert [type(outcome) for outcome in log.outcomes] == [UnknownOutcome] * module.SEVERAL + [QueueFull]
     log.entries[0][1]([Done(1)])
     assert log.outcomes[-1] == Done(1)
 
