@@ -230,7 +230,8 @@ class Replica:
             tell([(waiting, refusal) for _, waiting in records])
         else:
             self._proposals.add(records, tell)
-            self._driver.kick()
+            if self._proposals.ready:  # if not, the entry that is under way ends the wait, or the next tick
+                self._driver.kick()
 
     def cluster_time(self) -> float:
         """The cluster time now, in seconds; it never goes back."""

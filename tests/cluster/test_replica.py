@@ -17,9 +17,11 @@ from zope.interface.verify import verifyObject
 from sipha.cluster import founding, journal, memory, segment
 from sipha.cluster import replica as module
 from sipha.cluster.disk import FileDisk
+from sipha.cluster.driver import TICK
 from sipha.cluster.guards import REGULAR
 from sipha.cluster.leadership import ILeader
 from sipha.cluster.peers import Peers
+from sipha.cluster.proposals import COMPANY
 from sipha.cluster.raft import Timing
 from sipha.cluster.replica import Replica
 from sipha.cluster.wire import (
@@ -139,6 +141,27 @@ def test_who_proposes_many_hears_of_each_at_any_node(assembly: Assembly, name: s
     assembly.until(lambda: sum(map(len, told)) == 3)
     assert [number for outcomes in told for number, outcome in outcomes if isinstance(outcome, Registered)] == [0, 1, 2]
     assert (len(told) == 1) is (name == leader)
+
+
+def test_leader_takes_no_step_for_a_record_that_waits_for_company(assembly: Assembly) -> None:
+    first = assembly.propose("a", register("sip:alice@example.com"))
+    assembly.clock.advance(0)
+    assert assembly.replica("a")._proposals.under_way
+    due = list(assembly.clock.getDelayedCalls())
+    second = assembly.propose("a", register("sip:bob@example.com"))
+    assert assembly.clock.getDelayedCalls() == due
+    assembly.until(lambda: first and second)
+    assert {type(outcome) for outcome in first + second} == {Registered}
+
+
+def test_record_waits_for_company_no_longer_than_it_may_although_nothing_else_happens(assembly: Assembly) -> None:
+    """The next tick makes an entry of it, even if the one before it stays under way."""
+    assembly.silent = {"b", "c"}
+    assembly.propose("a", register("sip:alice@example.com"))
+    assembly.clock.advance(0)
+    last = assembly.replica("a").status().last_index
+    assembly.propose("a", register("sip:bob@example.com"))
+    assert assembly.until(lambda: assembly.replica("a").status().last_index > last) < COMPANY + 2 * TICK
 
 
 def test_who_proposes_many_where_nobody_leads_hears_at_once(assembly: Assembly) -> None:
