@@ -139,6 +139,11 @@ class Proposals:
         deadline = self._waiting[0][3]
         return deadline < self._clock() + DEADLINE - COMPANY or math.isinf(deadline)
 
+    @property
+    def few(self) -> bool:
+        """True if less than several wait: a turn of the reactor costs more than what it adds to them saves."""
+        return len(self._waiting) < SEVERAL
+
     def hold(self) -> None:
         """Make no more entries until `resume`: what comes meanwhile waits."""
         self._held = True

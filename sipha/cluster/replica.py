@@ -425,20 +425,25 @@ class Replica:
             self._kinship.call()
 
     def _advance(self) -> None:
-        proposes = self._raft.leads or self._handover.under_way
-        if proposes:
-            if self._journal.backlog < _BACKLOG:  # else the others' disks would let it grow without end
-                self._proposals.flush()
+        if self._raft.leads or self._handover.under_way:
+            self._flush()
             self._step_handover()
         self._voter.tick()
+        self._proposals.expire()
+        if self._raft.leads and self._proposals.few and self._proposals.ready:  # an entry of theirs was applied
+            self._flush()
+            self._voter.tick()
         if self.machine.index > self._checkpoints.index:
             self._checkpoints.applied(self.machine.index, self.machine.hash())
         self._watch_role()
-        self._proposals.expire()
         self._forwarding.expire()
-        more = proposes and self._proposals.ready and self._journal.backlog < _BACKLOG
+        more = self._raft.leads and self._proposals.ready and self._journal.backlog < _BACKLOG
         if more or self._raft.applied_index < self._raft.commit_index:
             self._driver.kick()
+
+    def _flush(self) -> None:
+        if self._journal.backlog < _BACKLOG:  # else the others' disks would let it grow without end
+            self._proposals.flush()
 
     def _step_handover(self) -> None:
         was_under_way = self._handover.under_way
