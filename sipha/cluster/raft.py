@@ -301,26 +301,35 @@ class Raft(SyncObj):
     def tick(self) -> None:
         """Commit, apply, and send what is due; entries at once, heartbeats each period.
 
-        Only `stand` begins an election: one that falls due meanwhile waits for its pre-vote. A single voter, who
-        counts nobody else's disk, waits for its own.
+        Only `stand` begins an election: one that falls due meanwhile waits for its pre-vote.
         """
         if not self.leads:
             self._SyncObj__applyLogEntries()  # all that the library's tick does then
-            return
-        if not self._SyncObj__otherNodes and self._journal.durable < self.last_index:
             return
         self._count_disks()
         if self._owes_entries():
             self._SyncObj__newAppendEntriesTime = 0.0
         due, self._SyncObj__raftElectionDeadline = self._SyncObj__raftElectionDeadline, math.inf
         try:
-            self.doTick(0.0)
+            if self._SyncObj__otherNodes or self._journal.durable >= self.last_index:
+                self.doTick(0.0)
+            else:
+                self._tick_alone()
         finally:
             self._SyncObj__raftElectionDeadline = due
             lagging, self._lagging = self._lagging, []
             for peer in lagging:
                 if peer in self._reachable:
                     self.connected(peer)
+
+    def _tick_alone(self) -> None:
+        """Commit what a single voter has on disk, where the library would commit all of its log; apply, and send."""
+        durable = self._journal.durable
+        if self.term_at(durable) == self.term:  # Raft §5.4.2
+            self.commit(durable)
+        self._SyncObj__applyLogEntries()
+        if self._SyncObj__newAppendEntriesTime < pysyncobj.syncobj.monotonicTime():
+            self._SyncObj__sendAppendEntries()
 
     @property
     def due(self) -> bool:

@@ -117,7 +117,13 @@ def test_tables_of_nodes_are_sets_and_dicts(plain: SyncObj, name: str) -> None:
 
 def test_methods_that_we_call_or_override_are_the_librarys() -> None:
     overridden = {name for name in vars(Raft) if name.startswith("_SyncObj__")}
-    called = {"_applyCommand", "_checkCommandsToApply", "_SyncObj__applyLogEntries", "doTick"}
+    called = {
+        "_applyCommand",
+        "_checkCommandsToApply",
+        "_SyncObj__applyLogEntries",
+        "_SyncObj__sendAppendEntries",
+        "doTick",
+    }
     assert overridden == {"_SyncObj__doApplyCommand", "_SyncObj__onBecomeLeader"}
     for name in overridden | called:
         assert callable(vars(SyncObj).get(name)), f"{name} is gone" + HELP

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -152,6 +153,63 @@ def test_leader_takes_no_step_for_a_record_that_waits_for_company(assembly: Asse
     assert assembly.clock.getDelayedCalls() == due
     assembly.until(lambda: first and second)
     assert {type(outcome) for outcome in first + second} == {Registered}
+
+
+@pytest.mark.parametrize("size", [10, 10_000, 40_000])
+def test_single_voter_applies_what_its_disk_has_whatever_comes_meanwhile(
+    assemble: Assemble, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """And makes no step after the other for it: of 80 KB, one applies as many entries as are 64 KiB."""
+    assembly = assemble("a")
+    assembly.start("a")
+    replica = assembly.elect("a")
+    assembly.run(0.5)
+    assembly.seats["a"].disk.delay = (0.03, 0.03)
+    steps: Counter[float] = Counter()
+    tick = replica._voter.raft.tick
+
+    def count() -> None:
+        steps[assembly.clock.seconds()] += 1
+        assert steps[assembly.clock.seconds()] < 10
+        tick()
+
+    monkeypatch.setattr(replica._voter.raft, "tick", count)
+    told: list[tuple[str, Outcome | Unavailable]] = []
+
+    def propose(name: str, size: int, *after: tuple[str, int]) -> None:
+        def done(outcome: Outcome | Unavailable) -> None:
+            told.append((name, outcome))
+            for each in after:
+                propose(*each)
+
+        replica.propose(PutSetting(name, "x" * size), done)
+
+    propose("first", 40_000, ("third", size))
+    propose("second", 40_000)
+    assert assembly.until(lambda: len(told) >= 2) < 0.05
+    assembly.until(lambda: len(told) == 3)
+    assert [name for name, _ in told] == ["first", "second", "third"]
+    assert {type(outcome) for _, outcome in told} == {Done}
+
+
+def test_single_voter_tells_of_a_record_once_its_disk_has_it(assemble: Assemble) -> None:
+    """It has had what is added meanwhile wait for company, and made entries of that, before it looked what it has."""
+    assembly = assemble("a")
+    assembly.start("a")
+    replica = assembly.elect("a")
+    assembly.run(0.5)
+    assembly.seats["a"].disk.delay = (0.015, 0.015)
+    waited: list[float] = []
+    for number in range(50):
+        begin = assembly.clock.seconds()
+        replica.propose(
+            register(f"sip:{number}@example.com"),
+            lambda _, begin=begin: waited.append(assembly.clock.seconds() - begin),  # type: ignore[misc]
+        )
+        assembly.run(0.006)
+    assembly.run(0.1)
+    assert len(waited) == 50
+    assert sorted(waited)[25] < 2.5 * 0.015
 
 
 def test_record_waits_for_company_no_longer_than_it_may_although_nothing_else_happens(assembly: Assembly) -> None:
