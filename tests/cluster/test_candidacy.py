@@ -321,6 +321,7 @@ def test_node_says_that_it_is_unwell_to_who_connects_later(assembly: Assembly) -
     assert assembly.replica("b")._kinship.trouble("a") == "the link of eth0 is down"
 
 
+@pytest.mark.interpreted
 def test_earlier_release_is_not_sent_what_it_doesnt_know(assembly: Assembly, monkeypatch: pytest.MonkeyPatch) -> None:
     introduce = Kinship.introduce
 

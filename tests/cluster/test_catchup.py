@@ -446,6 +446,7 @@ def test_node_whose_memory_is_found_damaged_while_a_snapshot_is_taken_leaves(lag
     assert max(name for name in names if name.startswith("snapshot-")) < f"snapshot-{replica.machine.index:020d}"
 
 
+@pytest.mark.interpreted
 def test_refused_snapshot_is_sent_again_later(lagging: Assembly) -> None:
     """Meanwhile it may be another; nobody must wait for it for ever."""
     lagging.start("c")
