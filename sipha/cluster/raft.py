@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
@@ -116,7 +115,6 @@ class Raft(SyncObj):
         """To the entries that are being received."""
         self._nodes: dict[str, _Peer] = {}
         self._reachable: set[str] = set()
-        self._voters: tuple[str, ...] = ()  # the others
         self._stored: dict[str, int] = {}  # up to where each peer has our log on disk; it said so in this term of ours
         self._lagging: list[str] = []  # to whom a heartbeat was sent in this tick, for want of entries
         conf = SyncObjConf(
@@ -210,7 +208,6 @@ class Raft(SyncObj):
             self._stored.pop(node.id, None)
             for table in (next_index, match, heard):
                 table.pop(node, None)
-        self._voters = tuple(node.id for node in others)
         self._SyncObj__otherNodes: set[Node] = others
         self._SyncObj__readonlyNodes: set[Node] = readers
         for node in others | readers:
@@ -338,15 +335,12 @@ class Raft(SyncObj):
 
     def _owes_entries(self) -> bool:
         """Return True if a peer that can be sent to lacks entries that the log has."""
-        last, next_index = self.last_index, self._SyncObj__raftNextIndex
-        if min(next_index.values(), default=last + 1) > last:
-            return False
-        first = self.first_index
+        first, last, next_index = self.first_index, self.last_index, self._SyncObj__raftNextIndex
         return any(first < next_index[node] <= last for node in self._SyncObj__connectedNodes)
 
     def _on_disks(self) -> int:
         """Return up to where a majority has the log on disk, of which the leader is one (Raft thesis §10.2.1)."""
-        disks = sorted([self._journal.durable, *map(self._stored.get, self._voters, repeat(0))])
+        disks = sorted([self._journal.durable, *[self.match(node.id) for node in self._SyncObj__otherNodes]])
         return disks[(len(disks) - 1) // 2]
 
     def _count_disks(self) -> None:
@@ -354,9 +348,9 @@ class Raft(SyncObj):
 
         It takes for granted that the leader has all; but the leader writes while the others do.
         """
-        match, stored, majority = self._SyncObj__raftMatchIndex, self._stored, self._on_disks()
+        match, majority = self._SyncObj__raftMatchIndex, self._on_disks()
         for node in match:
-            match[node] = min(stored.get(node.id, 0), majority)
+            match[node] = min(self.match(node.id), majority)
 
     def connected(self, peer: str) -> None:
         """The peer can be sent to."""

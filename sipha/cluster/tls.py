@@ -21,7 +21,6 @@ from service_identity.pyopenssl import verify_hostname
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
 from twisted.internet.protocol import connectionDone
 from twisted.internet.ssl import Certificate, CertificateOptions, TLSVersion, trustRootFromCertificates
-from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -33,7 +32,6 @@ _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CE
 _NO_TLS_1_3 = frozenset({"unsupported protocol", "wrong version number", "http request"})
 
 _PIECE = 1 << 15
-_HEAD, _APPLICATION_DATA = 5, 23  # of a TLS record (RFC 8446 §5.1)
 
 Mark = tuple[int, ...] | None
 """What changes when a file does; None if it isn't there."""
@@ -234,30 +232,6 @@ class _Transport(BufferingTLSTransport):
             self._aggregator.flush()
             TLSMemoryBIOProtocol.write(self, data)
         self._hurries = False
-
-    def dataReceived(self, data: bytes) -> None:
-        """Read what came; one record, as most is, by one look for data, where Twisted takes a second to find no more.
-
-        Nor does it look for what OpenSSL has to say itself: that goes out with what we say next. If what looks like a
-        record were the midst of one, what it completes would be read with what comes next.
-        """
-        one = len(data) > _HEAD and data[0] == _APPLICATION_DATA and int.from_bytes(data[3:_HEAD]) == len(data) - _HEAD
-        if not one or not self._handshakeDone or self._appSendBuffer or self._lostTLSConnection:
-            super().dataReceived(data)
-            return
-        self._tlsConnection.bio_write(data)
-        try:
-            plain = self._tlsConnection.recv(_PIECE)
-        except SSL.WantReadError:  # it was for OpenSSL itself
-            self._flushSendBIO()
-        except SSL.ZeroReturnError:
-            self._shutdownTLS()
-            self._tlsShutdownFinished(None)
-        except SSL.Error:
-            self._tlsShutdownFinished(Failure())
-        else:
-            if not self._aborted:
-                ProtocolWrapper.dataReceived(self, plain)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Let the last look for data find an end; what it fails with otherwise is held by its own traceback."""

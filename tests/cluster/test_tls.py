@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import os
 import pickle
 import random
@@ -26,22 +25,15 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from OpenSSL import SSL
-from twisted.internet.address import IPv4Address
-from twisted.internet.error import ConnectionDone
-from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.protocols.tls import TLSMemoryBIOProtocol
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from sipha.cluster import authority, peers
 from sipha.cluster.authority import Issued
 from sipha.cluster.connection import MAX_UNSENT, Connection
 from sipha.cluster.peers import Peers
-from sipha.cluster.tls import Certificates, Credentials, TlsFactory, expires, load
+from sipha.cluster.tls import Certificates, Credentials, expires, load
 from sipha.cluster.wire import (
     MAX_FRAME,
     MAX_HELLO,
@@ -875,103 +867,3 @@ class TestFiles:
 def encrypted(key: bytes) -> bytes:
     loaded = load_pem_private_key(key, None)
     return loaded.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
-
-
-class Listener(Protocol):
-    """Hears what is under TLS."""
-
-    def __init__(self) -> None:
-        self.heard = b""
-        self.ended: Failure | None = None
-
-    def dataReceived(self, data: bytes) -> None:
-        self.heard += data
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.ended = reason
-
-
-class Said:
-    """What an end of TLS by hand says to a `TlsFactory`'s connection, and what that hears."""
-
-    def __init__(self, pki: Pki) -> None:
-        credentials = pki.install("a")
-        certificates = Certificates(credentials, partial(load, credentials, "a.sipha.sipha"), pytest.fail)
-        self.connection: Any = TlsFactory(certificates, False, Factory.forProtocol(Listener), Clock()).buildProtocol(
-            IPv4Address("TCP", "127.0.0.1", 7000)
-        )
-        self.transport = StringTransport()
-        self.connection.makeConnection(self.transport)
-        self.listener: Any = self.connection.wrappedProtocol
-        self._comes, self._goes = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.end = pki.tls(pki.issue("b")).wrap_bio(self._comes, self._goes)
-        while not self.connection._handshakeDone:
-            with suppress(ssl.SSLWantReadError):
-                self.end.do_handshake()
-            self.connection.dataReceived(self._goes.read())
-            self._comes.write(self.transport.value())
-            self.transport.clear()
-
-    @property
-    def heard(self) -> bytes:
-        heard: bytes = self.listener.heard
-        return heard
-
-    def records(self, *texts: bytes) -> bytes:
-        for text in texts:
-            self.end.write(text)
-        return self._goes.read()
-
-    def close(self) -> bytes:
-        with suppress(ssl.SSLWantReadError):
-            self.end.unwrap()
-        return self._goes.read()
-
-
-class TestRecords:
-    """What is read at once is what Twisted would read, however it comes."""
-
-    TEXTS = (b"first", b"x" * 20_000, b"", b"second" * 100, b"last")
-
-    @pytest.fixture
-    def said(self, tmp_path: Path) -> Said:
-        return Said(Pki(tmp_path))
-
-    def test_connection_hears_each_record_when_it_comes(self, said: Said) -> None:
-        for number in range(3):
-            said.connection.dataReceived(said.records(b"%d" % number))
-            assert said.heard == b"012"[: number + 1]
-
-    @pytest.mark.parametrize("seed", range(20))
-    def test_connection_hears_all_wherever_records_are_cut(self, said: Said, seed: int) -> None:
-        texts, dice = [text for text in self.TEXTS if text], random.Random(seed)
-        data = said.records(*texts)
-        ends = list(itertools.accumulate(len(record) for record in records(data)))
-        cuts = sorted({0, *dice.sample(ends, 3), *dice.sample(range(len(data)), dice.randrange(4)), len(data)})
-        for begin, end in itertools.pairwise(cuts):
-            said.connection.dataReceived(data[begin:end])
-            whole = sum(each <= end for each in ends)
-            assert len(said.heard) >= sum(len(record) - 22 for record in records(data)[:whole])
-        assert said.heard == b"".join(texts)
-
-    def test_connection_ends_with_a_record_that_says_so(self, said: Said) -> None:
-        said.connection.dataReceived(said.records(b"last"))
-        (record,) = records(said.close())
-        said.connection.dataReceived(record)
-        assert said.transport.disconnecting
-        assert said.heard == b"last"
-
-    def test_connection_ends_with_a_damaged_record(self, said: Said) -> None:
-        record = bytearray(said.records(b"damaged"))
-        record[-1] ^= 1
-        said.connection.dataReceived(bytes(record))
-        assert said.transport.disconnecting
-        said.connection.dataReceived(said.records(b"more"))
-        assert not said.heard
-        said.connection.connectionLost(Failure(ConnectionDone()))
-        assert said.listener.ended.check(SSL.Error)
-
-    def test_connection_that_is_aborted_hears_no_more(self, said: Said) -> None:
-        said.connection.abortConnection()
-        said.connection.dataReceived(said.records(b"more"))
-        assert not said.heard
