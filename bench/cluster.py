@@ -65,6 +65,7 @@ class Cluster:
     """Nodes of a variant, on PREFIX.11 and up, whose leader serves PREFIX.10 from a core of its own."""
 
     window = 512
+    told_later: frozenset[str] = frozenset()
     calls = True
 
     def __init__(self, variant: Variant, directory: Path, prefix: str) -> None:

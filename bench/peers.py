@@ -39,6 +39,7 @@ class Peer:
     instances: dict[str, Daemon] = field(default_factory=dict)
     database: Database | None = None
     window: int = 64
+    told_later: frozenset[str] = frozenset()
 
     def start(self) -> None:
         """Start all of it."""
@@ -124,7 +125,8 @@ def replicated(directory: Path, prefix: str) -> Peer:
             launcher=("taskset", "-c", str(LEADER_CORE if number == 1 else OTHER_CORE)),
         )
     guarantee = "none: one process has it, two more will be told"
-    return Peer("Kamailio, dmq, three nodes", guarantee, directory, f"{prefix}.200", instances)
+    told_later = frozenset(list(instances)[1:])
+    return Peer("Kamailio, dmq, three nodes", guarantee, directory, f"{prefix}.200", instances, told_later=told_later)
 
 
 def written_through(directory: Path, prefix: str) -> Peer:

@@ -28,6 +28,7 @@ class Registrar(threading.Thread):
     target = HOST
     load_host = PHONES
     window = 8
+    told_later: frozenset[str] = frozenset()
 
     def __init__(self, forgets: frozenset[str]) -> None:
         super().__init__(daemon=True)
@@ -84,6 +85,18 @@ def test_load_finds_out_what_was_acknowledged_and_is_not_there(registrar: Regist
             load.register(users=range(20), count=20)
     else:
         assert load.register(users=range(20), count=20).ok == 20
+
+
+def test_load_counts_as_lost_what_a_place_that_is_told_later_lacks(registrar: Registrar) -> None:
+    registrar.told_later = frozenset({"there"})
+    sample = Load(registrar, patience=0).register(users=range(20), count=20)
+    assert (sample.ok, sample.failed) == (20, 20 if registrar.forgets else 0)
+
+
+def test_load_does_not_excuse_who_acknowledged(registrar: Registrar) -> None:
+    registrar.forgets, registrar.told_later = frozenset({"here", "there"}), frozenset({"there"})
+    with pytest.raises(BenchError, match=r"acknowledged, but not there: .*'here'"):
+        Load(registrar, patience=0).register(users=range(20), count=20)
 
 
 def test_load_raises_the_cseqs_from_run_to_run(registrar: Registrar) -> None:
