@@ -56,6 +56,27 @@ def test_heartbeat_is_answered_while_the_disk_is_slow(ballot: Ballot) -> None:
     assert leader.raft.commit_index == before
 
 
+def test_single_voter_tells_its_learner_while_its_own_disk_hangs(convene: Convene) -> None:
+    """Entries at once, and a heartbeat each period: the learner must not wait for a disk that isn't its own."""
+    ballot = convene("a", learners="d")
+    leader, learner = ballot.elect("a"), ballot.voters["d"]
+    ballot.settle()
+    ballot.disks["a"].delay = (5.0, 5.0)
+    before = leader.raft.last_index
+    ballot.append("a", b"one")
+    leader.tick()
+    ballot.settle()
+    assert learner.raft.last_index == before + 1
+    assert ballot.journals["a"].durable == leader.raft.commit_index == before
+    for _ in range(5):
+        ballot.queues["a", "d"].clear()
+        ballot.heartbeat("a")
+        assert ballot.under_way("a", "d", AppendEntries)
+        ballot.deliver("a", "d")
+        ballot.deliver("d", "a")
+    assert ballot.tables == {"a": [], "d": []}
+
+
 def test_follower_whose_disk_hangs_holds_no_more_than_it_may_and_gets_the_rest_later(
     ballot: Ballot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
