@@ -44,7 +44,7 @@ What comes meanwhile makes the next one larger, since an entry costs each node w
 """
 
 COMPANY = 0.002
-"""Seconds for which a record waits for others, once an entry is under way; the next tick then ends its wait."""
+"""Seconds for which a record waits for others, once an entry is under way."""
 
 Done = Callable[[Outcome | Unavailable], None]
 """What a proposer is told by, once."""
@@ -136,8 +136,14 @@ class Proposals:
             return bool(self._outdated)
         if not under_way or len(self._waiting) >= (min(SEVERAL, self._fit) if under_way == 1 else self._fit):
             return True
-        deadline = self._waiting[0][3]
-        return deadline < self._clock() + DEADLINE - COMPANY or math.isinf(deadline)
+        return self.patience <= 0
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which the first record that waits may still wait for company; 0 or less if it is to go."""
+        if not self._waiting or math.isinf(deadline := self._waiting[0][3]):
+            return 0.0
+        return deadline - self._clock() - (DEADLINE - COMPANY)
 
     @property
     def few(self) -> bool:

@@ -17,6 +17,7 @@ from zope.interface import classImplements
 from sipha.cluster.candidacy import Candidacy
 from sipha.cluster.catchup import LOG_LIMIT, Catchup
 from sipha.cluster.checkpoint import Checkpoints
+from sipha.cluster.company import Company
 from sipha.cluster.disk import Disk
 from sipha.cluster.driver import Driver
 from sipha.cluster.forwarding import Forwarding
@@ -120,6 +121,7 @@ class Replica:
         )
         self._lease, self._raft = self._voter.lease, self._voter.raft
         self._proposals = Proposals(clock, self._encode, self._raft.append, self._shorten)
+        self._company = Company(reactor, self._proposals, self._driver.kick)
         self._forwarding = Forwarding(
             clock, network.send, lambda record, done: self._propose_here([(record, done)], tell_each)
         )
@@ -230,8 +232,10 @@ class Replica:
             tell([(waiting, refusal) for _, waiting in records])
         else:
             self._proposals.add(records, tell)
-            if self._proposals.ready:  # if not, the entry that is under way ends the wait, or the next tick
+            if self._proposals.ready:
                 self._driver.kick()
+            else:
+                self._company.expect()
 
     def cluster_time(self) -> float:
         """The cluster time now, in seconds; it never goes back."""
@@ -440,6 +444,7 @@ class Replica:
         more = self._raft.leads and self._proposals.ready and self._journal.backlog < _BACKLOG
         if more or self._raft.applied_index < self._raft.commit_index:
             self._driver.kick()
+        self._company.expect()
 
     def _flush(self) -> None:
         if self._journal.backlog < _BACKLOG:  # else the others' disks would let it grow without end
@@ -480,6 +485,7 @@ class Replica:
     def _end(self) -> None:
         """Lead no more, and answer who waits."""
         self._withdraw()
+        self._company.stop()
         self._handover.stop(self._clock())
         self._proposals.withdraw()
         self._forwarding.stop()

@@ -146,9 +146,11 @@ def test_entry_waits_for_company_no_longer_than_it_may(log: Log, under_way: int)
         log.propose(module.MAX_RECORDS)
         log.proposals.flush()
     log.propose(1)
-    log.now = module.COMPANY
+    log.now = module.COMPANY / 2
     assert not log.proposals.ready
-    log.now = 2 * module.COMPANY
+    assert log.proposals.patience == pytest.approx(module.COMPANY / 2)
+    log.now = module.COMPANY
+    assert log.proposals.ready
     log.proposals.flush()
     assert len(log.entries[under_way][0].records) == 1
 
