@@ -3,6 +3,7 @@
     make figures
 
 takes their JSON into docs/performance/, draws the curves beside it, and writes the tables between the page's marks.
+What a shorter run has measured is refused: its tables are small, and some goals aren't in it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ from bench.log_figures import over
 
 PAGE = HERE.parent / "docs" / "performance.md"
 FIGURES = HERE.parent / "docs" / "performance"
-MEASURED = ("bench.json", "curves.json")
+MEASURED: dict[str, tuple[Callable[[Path], result.Result | Curves], object]] = {
+    "bench.json": (result.read, result.QUICK),
+    "curves.json": (curves.read, curves.QUICK),
+}
+"""How what was measured is read, and the plan of the shorter run."""
 
 # Letters stay letters, and the same figures give the same bytes.
 mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "sipha", "font.size": 9})
@@ -126,12 +131,22 @@ def blocks(measured: result.Result, drawn: Curves) -> dict[str, str]:
     }
 
 
+def take(build: Path, figures: Path) -> None:
+    """Copy what was measured; raises ValueError if a shorter run did."""
+    for name, (read, shorter) in MEASURED.items():
+        if (made := build / name).exists():
+            if read(made).plan == shorter:
+                raise ValueError(f"{made} is of a shorter run: measure without QUICK=1, or remove it to keep the last")
+            shutil.copy(made, figures / name)
+
+
 def main() -> None:
     """Take over what was measured."""
     FIGURES.mkdir(exist_ok=True)
-    for name in MEASURED:
-        if (made := HERE / "build" / name).exists():
-            shutil.copy(made, FIGURES / name)
+    try:
+        take(HERE / "build", FIGURES)
+    except ValueError as error:
+        raise SystemExit(f"make figures: {error}") from None
     measured, drawn = result.read(FIGURES / "bench.json"), curves.read(FIGURES / "curves.json")
     for curve in CURVES:
         draw(curve, getattr(drawn, curve.name), FIGURES / f"{curve.name}.svg")

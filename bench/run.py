@@ -1,6 +1,6 @@
 """sipha beside its peers, in turns under the same load on the same cores, as tables and as JSON.
 
-    make bench            about half an hour, and 4 GB of memory
+    make bench            about half an hour, and 5 GB of memory
     make bench QUICK=1    three minutes, with smaller tables
 
 Whoever answers the phones has core 0; replicas and the load generator share core 1. Who needs a database may use both

@@ -11,8 +11,8 @@ from bench.log_figures import Range, over
 from bench.peers import CEILING, NEAREST
 from bench.result import CALL, CALLS, FIRST, HIGH, MOST, OVERLOAD, STEADY, STORM, Plan, Result
 
-MEMORY = "memory of a node for each binding"
-START = "start"
+MEMORY = "memory of log and table for each binding"
+START = "start until the table is there"
 STALL = "longest stall by its own doing"
 SERVED = "served at twice the maximum, of the maximum"
 PINGS = "4,000 pings/s"
@@ -31,11 +31,13 @@ class Goal(NamedTuple):
     """What is to be reached where the ceiling takes REFERENCE for a REGISTER.
 
     On a machine of half the speed a rate is to be half as high (`speeds` 1), and a time may be twice as long (-1).
+    `stretch` is what would be better still.
     """
 
     number: float
     form: str
     speeds: int = 0
+    stretch: float | None = None
 
     def text(self, speed: float = 1.0) -> str:
         """What it comes to at a speed, of that where it was set."""
@@ -132,12 +134,19 @@ def goals(result: Result) -> Table:
     """What sipha is to reach, what that comes to at the speed of this machine, and what it does."""
     ceiling = result.of(CEILING, MOST)
     speed = REFERENCE / over(list(map(_cost, ceiling))).median if ceiling else None
-    lines = [["sipha", "goal", "at this speed", "interpreted", "compiled"]]
+    lines = [["sipha", "goal", "stretch", "at this speed", "interpreted", "compiled"]]
     for name, goal, measured in _goals(result):
         if any(measured):
-            here = goal.text(speed) if goal and goal.speeds and speed else ""
-            lines.append([name, goal.text() if goal else "", here, *measured])
+            lines.append([name, *_aims(goal, speed), *measured])
     return Table(lines, words=True)
+
+
+def _aims(goal: Goal | None, speed: float | None) -> list[str]:
+    """A goal, its stretch, and what it comes to at a speed."""
+    if goal is None:
+        return ["", "", ""]
+    stretch = "" if goal.stretch is None else goal.form.format(goal.stretch)
+    return [goal.text(), stretch, goal.text(speed) if goal.speeds and speed else ""]
 
 
 def noise(result: Result) -> str:
@@ -162,26 +171,34 @@ def _goals(result: Result) -> Iterator[tuple[str, Goal | None, list[str]]]:
 
     yield (
         "REGISTER refresh, three nodes, mTLS, fsync, nonce reused",
-        Goal(30_000, _A_SECOND, 1),
+        Goal(30_000, _A_SECOND, 1, 45_000),
         both(MOST, _rate, ",.0f", "/s"),
     )
     nearest = result.of(NEAREST, MOST)
     ratios = [_ratio(result.of(variant.name, MOST), nearest, _rate) for variant in _THREE]
-    yield f"its rate beside {NEAREST}", Goal(7, "× {:g}"), ratios
+    yield f"its rate beside {NEAREST}", Goal(7, "× {:g}", stretch=10), ratios
     alone = [_spread(result.of(variant.name, MOST), _rate, ",.0f", "/s") for variant in (ALONE, COMPILED_ALONE)]
-    yield "REGISTER refresh in memory on one node", Goal(35_000, _A_SECOND, 1), alone
-    yield "first REGISTER with its 401, three nodes", Goal(18_000, _A_SECOND, 1), both(FIRST, _rate, ",.0f", "/s")
+    yield "REGISTER refresh in memory on one node", Goal(35_000, _A_SECOND, 1, 60_000), alone
+    yield (
+        "first REGISTER with its 401, three nodes",
+        Goal(18_000, _A_SECOND, 1, 27_000),
+        both(FIRST, _rate, ",.0f", "/s"),
+    )
     for load, limits in ((STEADY, (1, 5)), (HIGH, (5, 50))):
         for name, number, limit in (("p50", _p50, limits[0]), ("p99", _p99, limits[1])):
             yield f"{load}: {name}", Goal(limit, _MS, -1), both(load, number, ".2f", " ms")
-    yield "calls", Goal(2_500, _A_SECOND, 1), both(CALL, _rate, ",.0f", "/s")
+    yield "calls", Goal(2_500, _A_SECOND, 1, 5_000), both(CALL, _rate, ",.0f", "/s")
     yield "leader's CPU time for a REGISTER", None, both(MOST, leader, ".1f", " µs")
     yield "what its core would serve by that", None, both(MOST, lambda sample: 1e6 / leader(sample), ",.0f", "/s")
-    yield "a follower's", Goal(4, "{:.3g} µs", -1), both(MOST, follower, ".1f", " µs")
+    yield "a follower's", Goal(4, "{:.3g} µs", -1, 2.5), both(MOST, follower, ".1f", " µs")
     bindings, large = f"{result.plan.bindings:,} bindings", result.plan.bindings == Plan.bindings
-    yield f"{MEMORY}, {bindings}", Goal(1_000, "{:,.0f} B") if large else None, parts(MEMORY, ",.0f", 1, " B")
-    yield f"{START} with {bindings}", Goal(8, _S, -1) if large else None, parts(START, ".2f", 1, " s")
-    yield f"{STALL}, {bindings}", Goal(20, _MS, -1), parts(STALL, ".1f", 1e3, " ms")
+    yield (
+        f"{MEMORY}, {bindings}",
+        Goal(1_000, "{:,.0f} B", stretch=700) if large else None,
+        parts(MEMORY, ",.0f", 1, " B"),
+    )
+    yield f"{START} with {bindings}", Goal(8, _S, -1, 4) if large else None, parts(START, ".2f", 1, " s")
+    yield f"{STALL}, {bindings}", Goal(20, _MS, -1, 10) if large else None, parts(STALL, ".1f", 1e3, " ms")
     yield PINGS, Goal(6, "{:.3g} % of a core", -1), parts(PINGS, ".1%", 1, " of a core")
     yield SERVED, Goal(0.8, "{:.0%}"), parts(SERVED, ".0%", 1, "")
     overload, storms = result.of(COMPILED.name, OVERLOAD), result.of(COMPILED.name, STORM)

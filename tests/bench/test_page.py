@@ -23,6 +23,18 @@ def test_page_shows_each_curve() -> None:
         assert (page.FIGURES / f"{curve.name}.svg").exists()
 
 
+def test_figures_of_a_shorter_run_are_refused(tmp_path: Path) -> None:
+    build, figures = tmp_path / "build", tmp_path / "figures"
+    figures.mkdir()
+    result.Result("a machine", result.Plan()).write(build / "bench.json")
+    page.take(build, figures)
+    assert result.read(figures / "bench.json").machine == "a machine"
+    result.Result("another", result.QUICK).write(build / "bench.json")
+    with pytest.raises(ValueError, match="of a shorter run"):
+        page.take(build, figures)
+    assert result.read(figures / "bench.json").machine == "a machine"
+
+
 def test_block_replaces_what_stands_between_its_marks() -> None:
     text = "a\n<!-- make figures: x -->\nold\n<!-- end -->\nb\n<!-- make figures: y -->\n<!-- end -->\nc\n"
     filled = page.fill(text, {"y": "two\nlines", "x": "new"})

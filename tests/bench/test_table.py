@@ -73,13 +73,14 @@ def test_goals_show_what_was_measured_and_nothing_else(measured: Result) -> None
     goals = table.goals(measured)
     assert row(goals, f"its rate beside {NEAREST}") == {
         "goal": "× 7",
+        "stretch": "× 10",
         "at this speed": "",
         "interpreted": "× 8.50 (5.00–12.00)",
         "compiled": "",
     }
     assert row(goals, "a follower's")["interpreted"] == "10.0 µs"
     assert row(goals, "what its core would serve by that")["interpreted"] == "20,000/s"
-    names = {line[0] for line in goals.lines}
+    names = {line[0] for line in goals.lines[1:]}
     assert not any("memory" in name or "calls" in name for name in names)
     measured.add(ALONE.name, MOST, sample(31_000.0, leader=30.0))
     measured.parts = {
@@ -95,6 +96,7 @@ def test_goals_show_what_was_measured_and_nothing_else(measured: Result) -> None
     assert row(goals, "REGISTER refresh in memory on one node")["interpreted"] == "31,000/s"
     assert row(goals, f"{table.MEMORY}, 1,000,000 bindings") == {
         "goal": "1,000 B",
+        "stretch": "700 B",
         "at this speed": "",
         "interpreted": "795 B",
         "compiled": "",
@@ -102,6 +104,7 @@ def test_goals_show_what_was_measured_and_nothing_else(measured: Result) -> None
     assert row(goals, f"{table.STALL}, 1,000,000 bindings")["interpreted"] == "9.3 ms"
     assert row(goals, table.PINGS) == {
         "goal": "6 % of a core",
+        "stretch": "",
         "at this speed": "",
         "interpreted": "5.1% of a core",
         "compiled": "4.1% of a core",
@@ -116,7 +119,7 @@ def test_goals_are_in_proportion_to_the_speed_of_the_machine(measured: Result) -
         measured.add(CEILING, MOST, sample(45_000.0, kamailio=18.0))
         measured.add(REPLICATED.name, STEADY, sample(1_000.0, p99=4000.0))
     goals = table.goals(measured)
-    here = {name: cells[1] for name, *cells in goals.lines}
+    here = {line[0]: row(goals, line[0])["at this speed"] for line in goals.lines[1:]}
     assert here["REGISTER refresh, three nodes, mTLS, fsync, nonce reused"] == "15,000/s"
     assert here["a follower's"] == "8 µs"
     assert here["REGISTER at 1,000/s: p99"] == "10 ms"
@@ -125,8 +128,9 @@ def test_goals_are_in_proportion_to_the_speed_of_the_machine(measured: Result) -
 
 def test_goals_of_large_tables_are_none_of_small_ones(measured: Result) -> None:
     measured.plan = Plan(bindings=1000)
-    measured.parts = {REPLICATED.name: {table.MEMORY: [90_000.0]}}
-    assert row(table.goals(measured), f"{table.MEMORY}, 1,000 bindings")["goal"] == ""
+    measured.parts = {REPLICATED.name: {table.MEMORY: [90_000.0], table.STALL: [0.001]}}
+    for name in (table.MEMORY, table.STALL):
+        assert row(table.goals(measured), f"{name}, 1,000 bindings")["goal"] == ""
 
 
 def test_result_is_read_as_it_was_written(measured: Result, tmp_path: Path) -> None:
