@@ -42,7 +42,7 @@ class Variant:
     tls: bool = True
     launcher: tuple[str, ...] = ()
     compiled: bool = False
-    cluster: str = ""
+    cluster: str = PATIENT
     sip: str = ""
 
 
@@ -77,7 +77,7 @@ class Cluster:
             prefix=prefix,
             size=variant.size,
             tls=variant.tls,
-            cluster="\n".join((f'durability = "{variant.durability}"', PATIENT, variant.cluster)),
+            cluster=f'durability = "{variant.durability}"\n{variant.cluster}',
             sip=variant.sip,
             launcher=variant.launcher,
         )

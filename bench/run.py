@@ -14,10 +14,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from bench import command, parts, table
-from bench.cluster import COMPILED, LEADER_CORE, OTHER_CORE, REPLICATED, VARIANTS, Cluster
+from bench.cluster import (
+    ALONE,
+    COMPILED,
+    COMPILED_ALONE,
+    LEADER_CORE,
+    OTHER_CORE,
+    REPLICATED,
+    VARIANTS,
+    Cluster,
+)
 from bench.load import BenchError, Load, Sample, Server
 from bench.noise import measure_noise
 from bench.peers import PEERS
@@ -118,6 +128,26 @@ def measure_parts(directory: Path, plan: Plan, result: Result) -> None:
         result.parts.setdefault(variant.name, {}).update(parts.measure(variant, directory, plan))
 
 
+def measure_start(directory: Path, plan: Plan, result: Result, prefix: str) -> None:
+    """Find how long it takes from killing a node with a large table until a phone has registered with it again.
+
+    By itself, since three have two cores to share here; it has sipha's own timers, which belong to that.
+    """
+    for variant, alone in ((REPLICATED, ALONE), (COMPILED, COMPILED_ALONE)):
+        cluster = Cluster(replace(alone, cluster=""), directory / alone.name, prefix)
+        _progress(f"{variant.name}: {plan.bindings:,} bindings")
+        cluster.preload(plan.bindings)
+        with _running([cluster]):
+            cluster.add_users(1)
+            load, took = Load(cluster), []
+            for _ in range(plan.rounds):
+                began = time.monotonic()
+                cluster.restart()
+                load.register(users=range(1), count=1, reuse=False)
+                took.append(time.monotonic() - began)
+        result.parts.setdefault(variant.name, {})[table.SERVES] = took
+
+
 @contextmanager
 def _running(servers: Sequence[Server]) -> Iterator[None]:
     """Start the servers, and end them with the block."""
@@ -164,6 +194,7 @@ def main() -> None:
                 bench.round(number)
         overload(directory / "overload", plan, result, f"127.0.{_NETWORK}")
         measure_parts(directory, plan, result)
+        measure_start(directory / "start", plan, result, f"127.0.{_NETWORK}")
     result.write(options.json)
     print(table.text(result))
 

@@ -13,6 +13,7 @@ from bench.result import CALL, CALLS, FIRST, HIGH, MOST, OVERLOAD, STEADY, STORM
 
 MEMORY = "memory of log and table for each binding"
 START = "start until the table is there"
+SERVES = "start until a phone has registered"
 STALL = "longest stall by its own doing"
 SERVED = "served at twice the maximum, of the maximum"
 PINGS = "4,000 pings/s"
@@ -197,7 +198,8 @@ def _goals(result: Result) -> Iterator[tuple[str, Goal | None, list[str]]]:
         Goal(1_000, "{:,.0f} B", stretch=700) if large else None,
         parts(MEMORY, ",.0f", 1, " B"),
     )
-    yield f"{START} with {bindings}", Goal(8, _S, -1, 4) if large else None, parts(START, ".2f", 1, " s")
+    for name in (START, SERVES):
+        yield f"{name}, {bindings}", Goal(8, _S, -1, 4) if large else None, parts(name, ".2f", 1, " s")
     yield f"{STALL}, {bindings}", Goal(20, _MS, -1, 10) if large else None, parts(STALL, ".1f", 1e3, " ms")
     yield PINGS, Goal(6, "{:.3g} % of a core", -1), parts(PINGS, ".1%", 1, " of a core")
     yield SERVED, Goal(0.8, "{:.0%}"), parts(SERVED, ".0%", 1, "")
