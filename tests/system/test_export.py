@@ -15,7 +15,7 @@ GROWTH = 50_000_000
 """Bytes by which the node that exports may grow."""
 
 P99 = 20_000.0
-"""Microseconds in which the leader answers 99 of 100 REGISTERs meanwhile."""
+"""Microseconds by which the leader may take longer for 99 of 100 REGISTERs meanwhile."""
 
 
 @pytest.mark.timeout(900)
@@ -26,5 +26,5 @@ def test_follower_exports_a_million_bindings_while_phones_register(tmp_path: Pat
     for form, export in result.exports.items():
         assert export.lines == result.bindings + (form == "csv")
         assert export.growth < GROWTH, form
-        assert result.during[form].p99_us < P99, form
+        assert result.during[form].p99_us < result.before.p99_us + P99, form
         assert not result.during[form].failed, form
