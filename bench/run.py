@@ -194,7 +194,8 @@ def main() -> None:
                 bench.round(number)
         overload(directory / "overload", plan, result, f"127.0.{_NETWORK}")
         measure_parts(directory, plan, result)
-        measure_start(directory / "start", plan, result, f"127.0.{_NETWORK}")
+        if plan.bindings == Plan.bindings:  # the start with a small table says nothing
+            measure_start(directory / "start", plan, result, f"127.0.{_NETWORK}")
     result.write(options.json)
     print(table.text(result))
 
