@@ -35,7 +35,7 @@ class Server(Protocol):
     window: int
     """With so many requests under way it does best."""
     told_later: frozenset[str]
-    """The places that hear of what was acknowledged, or may never hear of it."""
+    """The places that are told of a binding after it was acknowledged, and so may never have it."""
 
     @property
     def target(self) -> str:

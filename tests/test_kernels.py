@@ -47,7 +47,7 @@ PyMODINIT_FUNC PyInit_planted(void)
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with the sanitizers before all else, so that the kernels that it builds have them; it must be quick.
+    """Run Python with the sanitizers before all else, so that the kernels that it builds have them.
 
     Bytes have memory of their own then, which ends where they do.
     """

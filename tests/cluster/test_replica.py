@@ -21,7 +21,7 @@ from sipha.cluster.disk import FileDisk
 from sipha.cluster.guards import REGULAR
 from sipha.cluster.leadership import ILeader
 from sipha.cluster.peers import Peers
-from sipha.cluster.proposals import COMPANY
+from sipha.cluster.proposals import COMPANY, MAX_RECORDS, SEVERAL
 from sipha.cluster.raft import Timing
 from sipha.cluster.replica import Replica
 from sipha.cluster.wire import (
@@ -221,6 +221,28 @@ def test_record_waits_for_company_no_longer_than_it_may_although_nothing_else_ha
     last = assembly.replica("a").status().last_index
     assembly.propose("a", register("sip:bob@example.com"))
     assert assembly.until(lambda: assembly.replica("a").status().last_index > last) < COMPANY + 0.0005
+
+
+def test_records_that_an_entry_has_no_room_for_wait_no_longer_either(assembly: Assembly) -> None:
+    assembly.silent = {"b", "c"}
+    assembly.propose("a", register("sip:alice@example.com"))
+    assembly.clock.advance(0)
+    last = assembly.replica("a").status().last_index
+    records = [(register(f"sip:{number}@example.com"), number) for number in range(MAX_RECORDS + SEVERAL)]
+    assembly.replica("a").propose_all(records, lambda _: None)
+    assembly.clock.advance(0)
+    assert assembly.replica("a").status().last_index == last + 1
+    assert assembly.until(lambda: assembly.replica("a").status().last_index > last + 1) < COMPANY + 0.0005
+
+
+def test_replica_that_stops_awaits_no_company(assembly: Assembly) -> None:
+    assembly.propose("a", register("sip:alice@example.com"))
+    assembly.clock.advance(0)
+    before = list(assembly.clock.getDelayedCalls())
+    assembly.propose("a", register("sip:bob@example.com"))
+    (timer,) = [call for call in assembly.clock.getDelayedCalls() if call not in before]
+    assembly.replica("a").stop()
+    assert not timer.active()
 
 
 def test_who_proposes_many_where_nobody_leads_hears_at_once(assembly: Assembly) -> None:
